@@ -1,0 +1,274 @@
+"""The recipe: one typed, complete, validated description of a run.
+
+A recipe is a TOML file of flat sections; every key has a default, so an empty recipe is a whole one. `--set
+section.field=value` overrides a key (the value is read as TOML, and as a plain string where it is not TOML). A key that
+does not exist is refused and the nearest name offered. The copy that a run saves with its model is `recipe.model_dump()`.
+
+The `[model]` section holds `family` and that family's own options, which `hashtag_core.models.registry` validates by
+the same rules: this module knows no model.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hashtag_core.errors import ConfigError, NotFoundError
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are refused, values are checked on assignment, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ArchiveSection(Section):
+    """How `prepare` reads the archive."""
+
+    format: str = "posts"
+    batch_rows: int = Field(512, ge=1, le=100_000)
+    max_image_bytes: int = Field(50_000_000, ge=1)
+
+
+class CaptionsSection(Section):
+    """What is taken out of a caption before a model reads it. The same rules hold at tagging time."""
+
+    hashtags: Literal["remove", "keep_inline_words", "keep"] = "remove"
+    """`remove`: tag and '#' go (default). `keep_inline_words`: a tag inside the sentence keeps its word (article 001;
+    it leaks the answer). `keep`: untouched."""
+    mentions: Literal["keep", "remove"] = "keep"
+    urls: Literal["keep", "remove"] = "remove"
+    non_alphabetic: Literal["keep", "remove"] = "keep"
+    min_words: int = Field(0, ge=0)
+    """Posts with a shorter caption are left out of the dataset (article 001: 5)."""
+
+
+class VocabularySection(Section):
+    """Which hashtags a model may recommend; decided on the train split alone."""
+
+    min_count: int = Field(5, ge=1)
+    max_size: int = Field(10_000, ge=1)
+    deny: list[str] = []
+    deny_file: str | None = None
+    synonyms: dict[str, str] = {}
+    synonyms_file: str | None = None
+    min_tags_per_post: int = Field(0, ge=0)
+    """Train posts with fewer tags are left out (article 001: 5)."""
+    min_tags_counted: Literal["before_cut", "after_cut"] = "before_cut"
+
+
+class SplitSection(Section):
+    """How posts are divided. Fractions are of groups (users, near-duplicates), so counts differ a little."""
+
+    kind: Literal["random", "by_user", "by_time"] = "by_user"
+    validation: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.1, ge=0, lt=1)
+    seed: int = 0
+    near_duplicate_bits: int = Field(0, ge=0, le=16)
+    """Hamming distance of two 64-bit perceptual hashes up to which two images count as one."""
+
+    @model_validator(mode="after")
+    def _leaves_train(self) -> "SplitSection":
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test = {self.validation + self.test:g} leaves nothing to train on")
+        return self
+
+
+class EncodersSection(Section):
+    """The frozen encoders. `minilm` and `efficientnet_lite0` come with the `sample` extra; `hf:<name or folder>` is any
+    transformers model."""
+
+    text: str = "minilm"
+    image: str = "efficientnet_lite0"
+    regions: str = "grid"
+    """`grid` (6x6 cells of the image encoder's feature map), `detector:<hf name or folder>`, or `precomputed:<URI>`."""
+    grid_side: int = Field(6, ge=1, le=32)
+    max_tokens: int = Field(64, ge=1, le=512)
+    """Word pieces of a caption that the text encoder sees, special tokens included."""
+    batch_size: int = Field(64, ge=1)
+    backend: Literal["auto", "torch", "onnx"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    cache: str | None = None
+    """Where features are kept; null: `_features/` beside the dataset."""
+
+
+class ModelSection(BaseModel):
+    """The family and, beside it, the family's own options (validated by the family)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    family: str = "lxmert4hashtag"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class TrainingSection(Section):
+    """The training loop; closed-form families read `seed` alone."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1)
+    """Posts a step, all workers together."""
+    accumulate: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    encoder_learning_rate: float | None = Field(None, gt=0)
+    """For parameters that came pretrained; null: the same rate."""
+    weight_decay: float = Field(0.01, ge=0)
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["constant", "linear", "cosine", "cosine_restarts"] = "linear"
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Share of all steps."""
+    restart_epochs: int = Field(5, ge=1)
+    gradient_clip_norm: float | None = Field(1.0, gt=0)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 autocast where the device computes it faster, else float32."""
+    modality_dropout: float = Field(0.0, ge=0, lt=1)
+    """Chance that a post's image, and independently its caption, is hidden in a step, so that the embeddings of absence are trained."""
+    finetune_encoders: bool = False
+    label_order: Literal["written", "shuffled", "frequent_first"] = "written"
+    max_tags: int = Field(30, ge=1)
+    """Tags of one post that a sequence family is taught, at most."""
+    select_metric: str = "f1_at_5"
+    select_protocol: Literal["headline", "papers", "floor"] = "floor"
+    early_stopping_epochs: int | None = Field(5, ge=1)
+    """Epochs without a better validation figure after which training stops; null: never."""
+    seed: int = 0
+    workers: int = Field(1, ge=1)
+    worker_cpus: float | None = Field(None, gt=0)
+    """CPUs a worker reserves; null: what fits beside the controller on the smallest layout."""
+    gpus: Literal["auto", "never", "always"] = "auto"
+    max_failures: int = Field(3, ge=0)
+    storage: str | None = None
+    """Where checkpoints go (local or `s3://`); null: `runs/` in the working folder."""
+    streaming: Literal["auto", "never", "always"] = "auto"
+    """`always`: features come through Ray Data in order; `never`: memory-mapped from node-local disk; `auto`: by free disk."""
+
+
+class EvaluationSection(Section):
+    """What `evaluate` and `promote` compute."""
+
+    ks: list[int] = Field(default_factory=lambda: list(range(1, 11)))
+    split: Literal["test", "validation"] = "test"
+    batch_rows: int = Field(512, ge=1)
+    bootstrap_samples: int = Field(1000, ge=0)
+    seed: int = 0
+
+
+class GatesSection(Section):
+    """What a challenger must pass."""
+
+    metric: str = "f1_at_5"
+    protocol: Literal["headline", "papers", "floor"] = "headline"
+    min_gain: float = 0.0
+    """The challenger's figure must exceed the champion's by more than this."""
+
+
+class TaggingSection(Section):
+    """The bulk tagging job."""
+
+    top_k: int = Field(10, ge=1, le=1000)
+    chunk_rows: int = Field(512, ge=1, le=100_000)
+    chunks_per_task: int = Field(8, ge=1)
+    """Consecutive chunks of one row group that one task reads through."""
+    actors: int | None = Field(None, ge=1)
+    """Tagging actors; null: one a GPU, else one a CPU."""
+    batch_size: int = Field(64, ge=1)
+
+
+class TrackingSection(Section):
+    """Names in MLflow."""
+
+    experiment: str = "hashtag-recommender"
+    model_name: str = "hashtag-recommender"
+    """Registered model; all families are versions of it, so that one alias `champion` stands over them all."""
+
+
+class Recipe(Section):
+    """One run, whole. Field meanings stand in the sections."""
+
+    archive: ArchiveSection = ArchiveSection()
+    captions: CaptionsSection = CaptionsSection()
+    vocabulary: VocabularySection = VocabularySection()
+    split: SplitSection = SplitSection()
+    encoders: EncodersSection = EncodersSection()
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    gates: GatesSection = GatesSection()
+    tagging: TaggingSection = TaggingSection()
+    tracking: TrackingSection = TrackingSection()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def validate_section(cls: type[S], values: Mapping[str, Any], where: str) -> S:
+    """`cls(**values)`, with every fault told in one `ConfigError`.
+
+    `where` is what the message calls this section, a file or a section name.
+    """
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(cls, fault, where) for fault in error.errors())) from None
+
+
+def _explain(cls: type[BaseModel], fault: Any, where: str) -> str:
+    path = [str(step) for step in fault["loc"]]
+    key = ".".join(path)
+    if fault["type"] == "extra_forbidden":
+        owner: Any = cls
+        for step in path[:-1]:
+            owner = owner.model_fields[step].annotation
+        return f"{where}: unknown key {key!r}{nearest(path[-1], owner.model_fields)}"
+    found = fault.get("input")
+    shown = "" if isinstance(found, Mapping) or fault["type"] == "missing" else f", found {found!r}"
+    return f"{where}: {key or 'recipe'}: {fault['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def parse_override(text: str) -> tuple[str, str, Any]:
+    """`section.field=value` -> (section, field, value); the value as TOML reads it, else the bare string."""
+    name, equals, raw = text.partition("=")
+    section, dot, field = name.strip().partition(".")
+    if not (equals and dot and section and field):
+        raise ConfigError(f"--set {text!r}: expected section.field=value")
+    try:
+        value: Any = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    return section, field, value
+
+
+def read_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a TOML file (None: all defaults) with `--set` overrides applied.
+
+    Raises NotFoundError for a file that is not there, ConfigError for anything in it that is wrong.
+    """
+    values: dict[str, Any] = {}
+    where = "recipe"
+    if path is not None:
+        where = str(path)
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise NotFoundError(f"no recipe at {path}") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    for text in overrides:
+        section, field, value = parse_override(text)
+        if section not in Recipe.model_fields:
+            raise ConfigError(f"--set {text!r}: unknown section {section!r}{nearest(section, Recipe.model_fields)}")
+        held = values.setdefault(section, {})
+        if not isinstance(held, dict):
+            raise ConfigError(f"{where}: [{section}] is not a section")
+        held[field] = value
+    return validate_section(Recipe, values, where)

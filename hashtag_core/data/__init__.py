@@ -1,0 +1,1 @@
+"""Posts: reading, cleaning, hashtags, images, vocabulary, splits, batches."""

@@ -1,0 +1,145 @@
+"""What every model family is: `TagModel`, taught by gradient (`NeuralModel`) or fitted once (`FittedModel`)."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from hashtag_core.config import Section
+from hashtag_core.data.batches import PostBatch, Targets
+
+Modality = Literal["image", "caption", "history"]
+
+
+class ModelOptions(Section):
+    """Options that every family has. A family adds its own in a subclass."""
+
+    inputs: list[Modality] = Field(default_factory=lambda: ["image", "caption", "history"])
+    """Modalities the model may see; one left out is treated as absent everywhere (the ablations)."""
+
+    @model_validator(mode="after")
+    def _sees_something(self) -> Self:
+        if not self.inputs:
+            raise ValueError("inputs: name at least one of 'image', 'caption', 'history'")
+        return self
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The sizes that a model is built for; saved in `model.json`."""
+
+    vocabulary_size: int
+    image_dim: int = 0
+    text_dim: int = 0
+    regions: int = 36
+    token_vocabulary_size: int = 0
+    """Ids of the family's tokenizer; 0 where it has none."""
+    pad_token_id: int = 0
+    max_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """How a family cuts captions: `wordpiece` (the text encoder's own tokenizer file) or `words` (built on the train captions)."""
+
+    kind: Literal["wordpiece", "words"]
+    max_tokens: int
+    min_count: int = 1
+    stop_words: bool = False
+    """True: English stop words are dropped (article 003)."""
+
+
+class TagModel(nn.Module):
+    """A model that ranks the tags of the vocabulary for posts.
+
+    Subclasses set `name`, `paper` and `Options`, and are made known by `@register` (see `registry`).
+    `score` returns one number in [0, 1] for each tag, higher is better; ties are broken by index, and the vocabulary is
+    sorted by falling train count, then by name.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    """Citation and what differs here in a line."""
+    Options: ClassVar[type[ModelOptions]] = ModelOptions
+
+    def __init__(self, options: ModelOptions, spec: InputSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    @classmethod
+    def needs(cls, options: ModelOptions) -> frozenset[str]:
+        """Which of `batches.FEATURES` the model reads."""
+        return frozenset()
+
+    @classmethod
+    def tokenizer(cls, options: ModelOptions) -> TokenizerSpec | None:
+        """The tokenizer of its own, None for a family that reads no token ids."""
+        return None
+
+    @abstractmethod
+    def score(self, batch: PostBatch) -> Tensor:
+        """scores_BV in [0, 1], float32. Called in eval mode without gradients."""
+
+
+class NeuralModel(TagModel):
+    """Taught by gradient descent."""
+
+    objective: ClassVar[Literal["multi_label", "softmax", "sequence", "hybrid", "metric"]]
+
+    @abstractmethod
+    def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
+        """Scalar loss, the mean over the posts of the batch. A post without a tag in the vocabulary contributes what the objective says of it, never NaN."""
+
+    def forward(self, batch: PostBatch, targets: Targets) -> Tensor:
+        """`loss`, under the name that DistributedDataParallel wraps."""
+        return self.loss(batch, targets)
+
+    def pretrained_parameters(self) -> set[str]:
+        """Names of parameters that start pretrained (they take `encoder_learning_rate`)."""
+        return set()
+
+    def initialise(self, encoder_folder: str | None) -> None:
+        """Copy pretrained weights in, once, before training starts (never when a model folder is loaded)."""
+        return None
+
+
+class FitSource(Protocol):
+    """The train split, as `FittedModel.fit` reads it: several passes, in a fixed order, in bounded memory."""
+
+    vocabulary_size: int
+    posts: int
+
+    def batches(self, batch_size: int) -> Iterator[tuple[PostBatch, list[list[int]]]]:
+        """Inputs and each post's vocabulary indices in the author's order."""
+        ...
+
+
+class FittedModel(TagModel):
+    """Fitted once, in closed form or by storing the train posts; no epochs.
+
+    State is buffers (they make `weights.safetensors`), set by `fit`; `load_state_dict` takes whatever shapes the file has.
+    """
+
+    @abstractmethod
+    def fit(self, source: FitSource, *, seed: int) -> dict[str, float]:
+        """Fit on the train split; returns figures worth logging."""
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):  # type: ignore[no-untyped-def]
+        for key, value in state_dict.items():
+            owner_name, _, leaf = key.rpartition(".")
+            self.get_submodule(owner_name).register_buffer(leaf, torch.empty_like(value))
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+@dataclass(frozen=True)
+class FamilyCard:
+    """A line of `list_models(detail=True)`."""
+
+    name: str
+    kind: Literal["neural", "fitted"]
+    paper: str
+    needs: frozenset[str] = field(default_factory=frozenset)

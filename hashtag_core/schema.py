@@ -1,0 +1,77 @@
+"""The Arrow schemas that archives, datasets, tagged output and caches are written in.
+
+The only place that spells a column. A reader accepts any column order, absent optional columns and wider types
+(`large_string`, dictionary, other timestamp units); what it hands on has exactly these types.
+"""
+
+import pyarrow as pa
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+POST = pa.schema(
+    [
+        pa.field("post_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("created_at", TIMESTAMP),
+        pa.field("caption", pa.string()),
+        pa.field("hashtags", pa.list_(pa.string())),
+        pa.field("image", pa.binary()),
+        pa.field("image_uri", pa.string()),
+        pa.field("latitude", pa.float64()),
+        pa.field("longitude", pa.float64()),
+    ]
+)
+"""One post of an archive. All but `post_id` may be null or absent."""
+
+PREPARED = pa.schema(
+    [
+        *POST,
+        pa.field("image_key", pa.string()),
+        pa.field("caption_key", pa.string()),
+        pa.field("source", pa.string()),
+    ]
+)
+"""One post of a dataset: the caption is cleaned, the hashtags are found and normalised (all of them, in the author's
+order, inside the vocabulary or not). `image_key` and `caption_key` are the SHA-256 (hex) of the image bytes and of the
+cleaned caption in UTF-8, null where there is none; `source` is `<archive part>#<row>`."""
+
+TAGGED = pa.schema(
+    [
+        pa.field("post_id", pa.string(), nullable=False),
+        pa.field("hashtags", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+        pa.field("model_name", pa.string(), nullable=False),
+        pa.field("model_version", pa.string(), nullable=False),
+    ]
+)
+"""One tagged post: hashtags best first, scores in [0, 1] and not increasing, `detail` null when `status` is `ok`."""
+
+STATUSES = ("ok", "image_missing", "image_unreadable", "caption_missing", "empty")
+"""What `status` may hold. `empty`: neither a usable image nor a caption."""
+
+REJECTED = pa.schema(
+    [
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("row", pa.int64()),
+        pa.field("post_id", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+"""A row (or, with `row` null, a whole part) that is no post. Written as JSON lines."""
+
+
+def features(dim: int, rows: int | None = None) -> pa.Schema:
+    """The cache of one encoder output: `key` (SHA-256 of the content) and the value, row-major.
+
+    `rows` is None for one vector of `dim`; else the value is a list of `rows * dim` numbers (a grid) or, where
+    `rows` is 0, of any multiple of `dim` (token states of one caption).
+    """
+    if rows is None:
+        value: pa.DataType = pa.list_(pa.float16(), dim)
+    elif rows > 0:
+        value = pa.list_(pa.float16(), rows * dim)
+    else:
+        value = pa.list_(pa.float16())
+    return pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", value, nullable=False)])

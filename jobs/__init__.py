@@ -1,0 +1,1 @@
+"""Entry points: parse, connect, call one core function, print a summary."""

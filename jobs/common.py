@@ -1,0 +1,93 @@
+"""What every entry point shares: flags, exit codes, the JSON summary as the last line of stdout."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hashtag_core.config import Recipe, nearest, read_recipe
+from hashtag_core.errors import HashtagError, UsageError
+
+logger = logging.getLogger("hashtag_core.jobs")
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+class JobParser(argparse.ArgumentParser):
+    """An argument parser whose every fault is one line and exit code 2, with the nearest flag offered."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            self.error(f"unknown argument {unknown[0]!r}{nearest(unknown[0].split('=')[0], known)}")
+        return parsed
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message} (see --help)")
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--recipe`, `--set`, `--dry-run`, `--verbose`: alike for every job."""
+    parser.add_argument("--recipe", metavar="FILE", help="TOML recipe; without one, the defaults of hashtag_core.config")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override a recipe key"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="validate everything, touch nothing, say what would be done")
+    parser.add_argument("--verbose", action="store_true", help="debug messages and stack traces on stderr")
+
+
+def recipe_of(arguments: argparse.Namespace, default: str | None = None) -> Recipe:
+    """The recipe that the flags describe; `default` is the file taken where none is named."""
+    return read_recipe(arguments.recipe or default, arguments.overrides)
+
+
+def run(parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any]], argv: Sequence[str] | None = None) -> int:
+    """Parse, run `main`, print its summary as one JSON line on stdout, return the exit code.
+
+    Everything else that any library or child process prints to file descriptor 1 goes to stderr: Ray's messages would
+    otherwise land behind the summary. A `GateRefused` with a `summary` still prints it.
+    """
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        code, summary = _run(parser, main, argv)
+        sys.stdout.flush()
+        if summary is not None:
+            os.write(saved, (json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        return code
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def _run(
+    parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any]], argv: Sequence[str] | None
+) -> tuple[int, Mapping[str, Any] | None]:
+    verbose = "--verbose" in (sys.argv if argv is None else argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.getLogger("hashtag_core").setLevel(logging.DEBUG if verbose else logging.INFO)
+    for noisy in ("botocore", "s3fs", "aiobotocore", "httpx", "alembic", "mlflow.store.db.utils", "matplotlib", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        return DONE, main(parser.parse_args(argv))
+    except HashtagError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        if verbose:
+            traceback.print_exc()
+        return error.exit_code, getattr(error, "summary", None)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        return FAILED, None
+    except Exception as error:  # the one place that turns a bug into an exit code, with its whole trace
+        traceback.print_exc()
+        print(f"{parser.prog}: {type(error).__name__}: {error}", file=sys.stderr)
+        return FAILED, None
