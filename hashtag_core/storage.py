@@ -86,8 +86,6 @@ def join(uri: str, *parts: str) -> str:
         if part.startswith("/") or ".." in part.split("/"):
             raise ConfigError(f"{part!r} leads out of {uri}")
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts if part)]) or "/"
-        "//", "/", uri == "/"
-    )
 
 
 def exists(uri: str) -> bool:
