@@ -89,7 +89,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether there is a file, or a folder with something in it."""
+    """Whether there is a file or a folder (on S3: some key below it)."""
     if not is_remote(uri):
         return os.path.exists(local_path(uri))
     bucket, key = _split(uri)

@@ -1,0 +1,383 @@
+"""Local disks and an S3 over HTTP, by the same tests; faults are caused by a small HTTP server that answers them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hashtag_core import storage
+from hashtag_core.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
+
+ODD = [
+    "a b.bin",
+    "100%25.bin",
+    "#1.bin",
+    "day=2024-01-01/x.bin",
+    "画像/é.bin",
+    "plus+and&.bin",
+    "?q=1.bin",
+    "'quote\".bin",
+    "x" * 240,
+]
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty folder, on disk and on S3."""
+    if request.param == "local":
+        return str(tmp_path / "root")
+    return request.getfixturevalue("s3_bucket") + "/some/root"
+
+
+def paths(uri: str, **options: object) -> list[str]:
+    return [info.path for info in storage.list_files(uri, **options)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_are_verbatim(root: str, name: str) -> None:
+    uri = storage.join(root, name)
+    storage.write_bytes(uri, name.encode())
+    assert storage.read_bytes(uri) == name.encode()
+    assert storage.exists(uri)
+    with storage.open_input(uri) as file:
+        assert file.read() == name.encode()
+    assert paths(root) == [name]
+    assert storage.list_files(root)[0].uri == uri
+    storage.move(uri, storage.join(root, "moved", name))
+    assert paths(root) == [f"moved/{name}"]
+    storage.remove(storage.join(root, "moved", name))
+    assert not storage.exists(storage.join(root, "moved", name))
+
+
+def test_listing_is_sorted_recursive_and_skips_hidden(root: str) -> None:
+    for name in (
+        "b/c/2.parquet",
+        "a.parquet",
+        "b/1.parquet",
+        "_state/plan.json",
+        "b/.x.tmp",
+        "b/_meta/3.parquet",
+        "b/1.txt",
+    ):
+        storage.write_bytes(storage.join(root, name), b"x" * len(name))
+    assert paths(root) == ["a.parquet", "b/1.parquet", "b/1.txt", "b/c/2.parquet"]
+    assert paths(root, suffix=".parquet") == ["a.parquet", "b/1.parquet", "b/c/2.parquet"]
+    assert paths(root, hidden=True)[:3] == ["_state/plan.json", "a.parquet", "b/.x.tmp"]
+    first = storage.list_files(root)[0]
+    assert first.size == len("a.parquet")
+    assert storage.file_info(first.uri).etag == first.etag
+    assert [info.path for info in storage.list_files(first.uri)] == ["a.parquet"]
+
+
+def test_etag_follows_the_content(root: str) -> None:
+    uri = storage.join(root, "x")
+    storage.write_bytes(uri, b"one")
+    before = storage.file_info(uri).etag
+    assert storage.file_info(uri).etag == before
+    time.sleep(0.01)
+    storage.write_bytes(uri, b"two")
+    assert storage.file_info(uri).etag != before
+
+
+def test_a_folder_listing_takes_no_neighbour_of_like_name(root: str) -> None:
+    storage.write_bytes(storage.join(root, "part/1"), b"")
+    storage.write_bytes(storage.join(root, "partial/2"), b"")
+    assert paths(storage.join(root, "part")) == ["1"]
+
+
+def test_missing(root: str) -> None:
+    uri = storage.join(root, "nothing")
+    assert not storage.exists(uri)
+    for operation in (storage.read_bytes, storage.read_json, storage.open_input, storage.file_info, storage.list_files):
+        with pytest.raises(NotFoundError, match=re.escape(uri)):
+            operation(uri)
+    storage.remove(uri)
+    storage.remove_tree(uri)
+
+
+def test_missing_bucket(s3_bucket: str) -> None:
+    uri = "s3://no-such-bucket-at-all/x"
+    assert not storage.exists(uri)
+    with pytest.raises(NotFoundError, match="no such bucket"):
+        storage.write_bytes(uri, b"x")
+    with pytest.raises(NotFoundError, match="no such bucket"):
+        storage.list_files(uri)
+    with pytest.raises(NotFoundError), storage.open_output(uri) as file:
+        file.write(b"x")
+
+
+def test_json(root: str) -> None:
+    uri = storage.join(root, "x.json")
+    storage.write_json(uri, {"b": [1, 2.5, None], "a": "é"})
+    assert storage.read_json(uri) == {"b": [1, 2.5, None], "a": "é"}
+    assert "é" in storage.read_bytes(uri).decode()
+    storage.write_bytes(uri, b"{")
+    with pytest.raises(StorageError, match="not JSON"):
+        storage.read_json(uri)
+
+
+def fail_after_writing(file: BinaryIO) -> None:
+    file.write(b"half")
+    raise ValueError
+
+
+def test_output_is_whole_or_absent(root: str) -> None:
+    uri = storage.join(root, "x.bin")
+    with pytest.raises(ValueError), storage.open_output(uri) as file:
+        fail_after_writing(file)
+    assert not storage.exists(uri)
+    with storage.open_output(uri) as file:
+        file.write(b"first")
+        assert not storage.exists(uri)
+    with pytest.raises(ValueError), storage.open_output(uri) as file:
+        fail_after_writing(file)
+    assert storage.read_bytes(uri) == b"first"
+    assert paths(root, hidden=True) == ["x.bin"]
+
+
+def test_a_killed_writer_leaves_nothing_visible(root: str, repository: Path) -> None:
+    code = f"""
+        import sys, time
+        from hashtag_core import storage
+        with storage.open_output({storage.join(root, "x.parquet")!r}) as file:
+            file.write(b"x" * 20_000_000)
+            file.flush()
+            print("written", flush=True)
+            time.sleep(60)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=repository, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    storage.write_bytes(storage.join(root, "other"), b"")
+    assert paths(root) == ["other"]
+
+
+def test_parquet_through_arrow(root: str) -> None:
+    table = pa.table({"x": range(10_000), "s": ["text"] * 10_000})
+    with storage.open_output(storage.join(root, "é #1.parquet")) as file:
+        pq.write_table(table, file, row_group_size=1000)
+    with storage.open_input(storage.join(root, "é #1.parquet")) as file:
+        part = pq.ParquetFile(file)
+        assert part.num_row_groups == 10
+        assert part.read_row_group(9, columns=["x"])["x"].to_pylist() == list(range(9000, 10_000))
+    filesystem, path = storage.arrow_filesystem(storage.join(root, "copy.parquet"))
+    pq.write_table(table, path, filesystem=filesystem)
+    assert pq.read_table(path, filesystem=filesystem).equals(table)
+    assert storage.file_info(storage.join(root, "copy.parquet")).size > 0
+
+
+def test_large_objects_go_in_several_parts(s3_bucket: str) -> None:
+    data = os.urandom(20_000_000)
+    with storage.open_output(f"{s3_bucket}/large") as file:
+        file.write(data)
+    assert storage.read_bytes(f"{s3_bucket}/large") == data
+    storage.move(f"{s3_bucket}/large", f"{s3_bucket}/moved")
+    assert storage.file_info(f"{s3_bucket}/moved").size == len(data)
+
+
+def test_create_wins_once(root: str) -> None:
+    uri = storage.join(root, "lease")
+    won, lost = [], []
+    barrier = threading.Barrier(8)
+
+    def claim(n: int) -> None:
+        barrier.wait()
+        try:
+            storage.create_bytes(uri, str(n).encode())
+            won.append(n)
+        except AlreadyExistsError:
+            lost.append(n)
+
+    threads = [threading.Thread(target=claim, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert len(lost) == 7
+    assert storage.read_bytes(uri) == str(won[0]).encode()
+    assert paths(root, hidden=True) == ["lease"]
+
+
+def test_folders_are_copied_whole(root: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("weights.bin", "sub/x y#.json", "_hidden/z", ".dot"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    storage.upload_folder(source, storage.join(root, "model"))
+    storage.download_folder(storage.join(root, "model"), tmp_path / "back")
+    back = {
+        p.relative_to(tmp_path / "back").as_posix(): p.read_text()
+        for p in (tmp_path / "back").rglob("*")
+        if p.is_file()
+    }
+    assert back == {name: name for name in ("weights.bin", "sub/x y#.json", "_hidden/z", ".dot")}
+    storage.remove_tree(storage.join(root, "model"))
+    assert not storage.exists(storage.join(root, "model"))
+    with pytest.raises(NotFoundError):
+        storage.download_folder(storage.join(root, "model"), tmp_path / "none")
+
+
+@pytest.mark.parametrize("part", ["../x", "a/../../x", "/etc/passwd", ".."])
+def test_join_does_not_climb(part: str) -> None:
+    for base in ("/data/out", "s3://bucket/out"):
+        with pytest.raises(ConfigError, match="leads out of"):
+            storage.join(base, part)
+
+
+def test_join() -> None:
+    assert storage.join("/", "a") == "/a"
+    assert storage.join("out/", "a/", "", "b..c") == "out/a/b..c"
+    assert storage.join("s3://bucket", "a b/c") == "s3://bucket/a b/c"
+    assert storage.join("s3://bucket/") == "s3://bucket"
+
+
+def test_schemes(tmp_path: Path) -> None:
+    assert storage.is_remote("s3://bucket/key")
+    assert not storage.is_remote("/a/b")
+    assert not storage.is_remote("odd:name/x")
+    (tmp_path / "x").write_bytes(b"1")
+    assert storage.read_bytes(f"file://{tmp_path}/x") == b"1"
+    with pytest.raises(ConfigError, match="gs://"):
+        storage.read_bytes("gs://bucket/key")
+    with pytest.raises(ConfigError, match="expected s3://bucket/key"):
+        storage.read_bytes("s3:///key")
+
+
+def test_what_is_no_file_and_no_room(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="read failed: Is a directory"):
+        storage.read_bytes(str(tmp_path))
+    with pytest.raises(StorageError, match="write failed"):
+        storage.write_bytes(str(tmp_path / "file" / "below"), b"")
+    with pytest.raises(StorageError, match="write failed"):
+        storage.write_bytes("/proc/nothing/here", b"")
+
+
+class Faults:
+    """An HTTP server that answers each request as told and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[int], tuple[int, bytes]] = lambda n: (200, b"")
+        self.seen: list[tuple[str, dict[str, str], bytes]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def respond(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                outer.seen.append((self.command, {k.lower(): v for k, v in self.headers.items()}, body))
+                status, content = outer.answer(len(outer.seen))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("ETag", '"0"')
+                self.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(content)
+
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = respond  # noqa: N815
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    made = Faults()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{made.server.server_port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", *storage._CHECKSUMS):
+        monkeypatch.setenv(name, "")  # so that the test's end takes back what the code may set
+        monkeypatch.delenv(name)
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def error(code: str) -> bytes:
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>told so</Message></Error>".encode()
+
+
+def test_denied(faults: Faults) -> None:
+    faults.answer = lambda n: (403, error("AccessDenied"))
+    uri = "s3://bucket/key"
+    for name, operation in {
+        "read": storage.read_bytes,
+        "look-up": storage.exists,
+        "listing": storage.list_files,
+    }.items():
+        with pytest.raises(StorageError, match=rf"{uri}: {name} failed: .*(AccessDenied|Forbidden)"):
+            operation(uri)
+    for write in (storage.write_bytes, storage.create_bytes):
+        with pytest.raises(StorageError, match="AccessDenied") as caught:
+            write(uri, b"x")
+        assert not isinstance(caught.value, AlreadyExistsError | NotFoundError)
+    with pytest.raises(StorageError, match="open failed"):
+        storage.open_input(uri)
+
+
+def test_busy_servers_are_asked_again_and_not_forever(faults: Faults) -> None:
+    faults.answer = lambda n: (503, error("SlowDown")) if n < 3 else (200, b"data")
+    assert storage.read_bytes("s3://bucket/key") == b"data"
+    assert len(faults.seen) == 3
+
+
+def test_a_server_that_is_gone_is_a_storage_error(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "MAX_ATTEMPTS", 2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match=r"s3://bucket/key: read failed: .*connect"):
+        storage.read_bytes("s3://bucket/key")
+
+
+def test_no_trailing_checksums_for_an_endpoint_of_ones_own(faults: Faults) -> None:
+    storage.write_bytes("s3://bucket/key", b"data")
+    storage.create_bytes("s3://bucket/key", b"data")
+    with storage.open_output("s3://bucket/key") as file:
+        file.write(b"data")
+    puts = [(headers, body) for command, headers, body in faults.seen if command == "PUT"]
+    assert len(puts) == 3
+    for headers, body in puts:
+        assert body == b"data"
+        assert "x-amz-trailer" not in headers
+    assert [headers.get("if-none-match") for headers, _ in puts] == [None, "*", None]
+    storage.arrow_filesystem("s3://bucket/key")
+    assert os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] == "when_required"
+
+
+def test_worker_environment_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*storage._FORWARDED, *storage._CHECKSUMS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
+    assert storage.worker_environment() == {}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://minio:9000")
+    monkeypatch.setenv("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_supported")
+    assert storage.worker_environment() == {
+        "AWS_ENDPOINT_URL": "http://minio:9000",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_supported",
+    }
