@@ -1,0 +1,121 @@
+"""Image bytes to pixels: the only module that knows Pillow.
+
+Every picture is resized to a square by squashing (no crop, bicubic with antialiasing): nothing of the picture is lost,
+and a region's box in [0, 1] is the same place in the picture that the user posted.
+"""
+
+import hashlib
+import io
+
+import imagehash
+import numpy as np
+from PIL import Image
+
+from hashtag_core.errors import ImageError
+
+MAX_DECODED_PIXELS = 50_000_000
+"""Largest picture that is decoded, in pixels after JPEG's own downscaling. Pillow itself refuses 178,956,970 undecoded."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
+"""What is tried. Others (EPS runs Ghostscript, PSD, FITS, ...) are no photos and only widen the attack surface."""
+
+HASH_SIDE_PX = 128
+"""Side that a picture is decoded to before it is hashed: 4 times the 32 px the hash is made of."""
+
+ORIENTATION_TAG = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what sets the picture upright (EXIF 2.3, 4.6.4)."""
+
+
+def decode_image(data: bytes, side_px: int) -> np.ndarray:
+    """uint8 [side_px, side_px, 3], RGB, upright.
+
+    Transparency is laid over white, 16-bit greys are scaled to 8, an animation gives its first frame. A JPEG is decoded
+    at the smallest of libjpeg's scales that is not below `side_px` (3 times the speed on a phone's photo).
+
+    Raises ImageError that says why: empty, not an image (and what it starts with), truncated, too large, broken.
+    """
+    image = _open(data)
+    kind = image.format
+    try:
+        turn = _turn(image)
+        image.draft("RGB", (side_px, side_px))
+        _check_size(image)
+        image.load()
+        square = _rgb(image).resize((side_px, side_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise anything: OSError, SyntaxError, struct.error, KeyError, ...
+        told = str(error) or type(error).__name__
+        cut = "truncated" in told or isinstance(error, EOFError) or "unrecognized data stream" in told
+        raise ImageError(f"{'truncated' if cut else 'broken'} {kind} of {len(data)} bytes: {told}") from None
+    return np.asarray(square if turn is None else square.transpose(turn))
+
+
+def perceptual_hash(data: bytes) -> int | None:
+    """64-bit DCT hash (pHash): the Hamming distance of two is small where the pictures look alike. None if unreadable."""
+    try:
+        pixels = decode_image(data, HASH_SIDE_PX)
+    except ImageError:
+        return None
+    return int(str(imagehash.phash(Image.fromarray(pixels))), 16)
+
+
+def image_key(data: bytes) -> str:
+    """SHA-256 of the bytes, hex: what features are cached under."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageError("empty: 0 bytes")
+    Image.init()
+    try:
+        return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    except Image.DecompressionBombError:
+        raise ImageError("too large: more than 178,956,970 pixels") from None
+    except Exception:  # noqa: BLE001  (as above: a header can break a decoder in any way)
+        raise ImageError(f"not an image: {len(data)} bytes that start with {data[:16]!r}") from None
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_DECODED_PIXELS:
+        raise ImageError(f"too large: {width} x {height} pixels to decode, more than {MAX_DECODED_PIXELS:,}")
+    if width * height == 0:
+        raise ImageError(f"broken {image.format}: {width} x {height} pixels")
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # noqa: BLE001  (a broken EXIF block does not make the picture unreadable)
+        return None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
+        return _from_deep_grey(image)
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", over.size, "white"), over).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """Greys of 16 or 32 bits or floats; `convert` would cut them off at 255."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    top = values.max(initial=0.0)
+    if image.mode.startswith("I;16") or (image.mode == "I" and top > 255):
+        values *= 255.0 / max(65535.0, top)
+    elif image.mode == "F" and top <= 1.0:
+        values *= 255.0
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")

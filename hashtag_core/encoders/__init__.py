@@ -1,0 +1,197 @@
+"""Frozen pretrained encoders of images and captions, behind one object.
+
+    encoders = load_encoders(recipe.encoders, needs)
+    encoders.encode_images([pixels, ...])   -> {"image_vector": float16 [n, D], "image_grid": float16 [n, R, D]}
+    encoders.encode_captions(["a red bird"]) -> {"text_vector": float16 [n, D], "text_states": [n, S, D], "text_states_mask": [n, S]}
+
+Every output is rounded to float16, whether it goes to the cache or straight to a model: both see the same numbers.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hashtag_core.config import EncodersSection
+from hashtag_core.data.features import FeatureCache, FeatureKind
+from hashtag_core.encoders import image as image_encoders
+from hashtag_core.encoders import text as text_encoders
+from hashtag_core.encoders.image import ImageBackend, ImageEncoder, LoadedBackbone, Pixels2Features, TorchBackend
+from hashtag_core.encoders.regions import grid_boxes
+from hashtag_core.encoders.text import TextEncoder, text_source
+from hashtag_core.errors import ConfigError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The encoders that a set of `needs` asks for; a modality that is not needed has none (its `dim` is 0)."""
+
+    section: EncodersSection
+    needs: frozenset[str]
+    image: ImageEncoder | None
+    text: TextEncoder | None
+
+    @property
+    def image_dim(self) -> int:
+        """D of `image_vector` and `image_grid`."""
+        return self.image.dim if self.image else 0
+
+    @property
+    def text_dim(self) -> int:
+        """D of `text_vector` and `text_states`."""
+        return self.text.dim if self.text else 0
+
+    @property
+    def regions(self) -> int:
+        """R of `image_grid`."""
+        return self.section.grid_side**2
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        """float32 [R, 4]: x0, y0, x1, y1 of each region in [0, 1]."""
+        return grid_boxes(self.section.grid_side)
+
+    @property
+    def image_side_px(self) -> int:
+        """Side that `decode_image` must decode to; 0 where no image is needed."""
+        return self.image.side_px if self.image else 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the features depend on, for `model.json`: equal identities mean equal features (to float16 rounding)."""
+        found: dict[str, Any] = {}
+        if self.image:
+            found["image"] = {
+                "id": self.image.id,
+                "revision": self.image.revision,
+                "dim": self.image.dim,
+                "side_px": self.image.side_px,
+                "regions": self.regions,
+                "region_source": self.section.regions,
+            }
+        if self.text:
+            found["text"] = {
+                "id": self.text.id,
+                "revision": self.text.revision,
+                "dim": self.text.dim,
+                "max_tokens": self.text.max_tokens,
+            }
+        return found
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """How they run here, for a plan or a log: `{"image": "onnx-float32", "text": "torch-bfloat16"}`."""
+        found = {"image": self.image.backend.name} if self.image else {}
+        return found | ({"text": f"torch-{self.text.precision}"} if self.text else {})
+
+    @property
+    def kinds(self) -> dict[str, FeatureKind]:
+        """The outputs, with the folder of the cache that each is kept in."""
+        found = {}
+        if self.image:
+            folder = f"{_file_name(self.image.id)}/{self.image.revision}"
+            side_px = self.image.side_px
+            found["image_vector"] = FeatureKind("image", f"{folder}/image_vector-{side_px}px", self.image.dim)
+            grid = f"{folder}/image_grid-{side_px}px-{self.section.grid_side}x{self.section.grid_side}"
+            found["image_grid"] = FeatureKind("image", grid, self.image.dim, rows=self.regions)
+        if self.text:
+            folder = f"{_file_name(self.text.id)}/{self.text.revision}"
+            found["text_vector"] = FeatureKind(
+                "caption", f"{folder}/text_vector-{self.text.max_tokens}tokens", self.text.dim
+            )
+            states = f"{folder}/text_states-{self.text.max_tokens}tokens"
+            found["text_states"] = FeatureKind("caption", states, self.text.dim, rows=0)
+        return {name: kind for name, kind in found.items() if name in self.needs}
+
+    def open_cache(self, root: str) -> FeatureCache:
+        """The cache below `root` of what these encoders give."""
+        return FeatureCache(root, self.kinds, self.boxes if "image_grid" in self.kinds else None)
+
+    def encode_images(self, images: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """uint8 [side, side, 3] each -> `image_vector` and `image_grid`, float16, as far as they are needed."""
+        if self.image is None:
+            return {}
+        side = self.image.side_px
+        stacked = np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
+        return {name: _half(value) for name, value in self.image.encode(stacked).items()}
+
+    def encode_captions(self, captions: list[str]) -> dict[str, np.ndarray]:
+        """Captions -> `text_vector`, `text_states` (float16) and `text_states_mask` (bool), as far as they are needed."""
+        if self.text is None:
+            return {}
+        found = self.text.encode(captions)
+        return {name: value if value.dtype == bool else _half(value) for name, value in found.items()}
+
+    @property
+    def text_folder(self) -> str:
+        """Transformers folder (or hub name) of the text encoder, whether or not it is loaded."""
+        return text_source(self.section.text)
+
+    @property
+    def text_tokenizer_file(self) -> Path:
+        """`tokenizer.json` of the text encoder, whether or not it is loaded."""
+        return text_encoders.tokenizer_file(self.section.text)
+
+
+def load_encoders(
+    section: EncodersSection, needs: frozenset[str], device: str = "auto", *, threads: int | None = None
+) -> Encoders:
+    """Load what `needs` (names of `batches.FEATURES`) asks for.
+
+    `device`: a torch device, or `auto` for the first GPU, else the CPU. `threads`: CPU threads of this process's
+    encoders; None leaves the library's choice (an actor that shares a machine passes its own share).
+    NotFoundError where weights are missing, IntegrityError where they are not the pinned ones, ConfigError where the
+    section asks for what cannot be.
+    """
+    if section.regions != "grid":
+        raise ConfigError(f"encoders.regions: {section.regions!r} is not known; there is 'grid'")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    image = text = None
+    if outputs := tuple(name for name in image_encoders.OUTPUTS if name in needs):
+        backbone = image_encoders.load_backbone(section.image)
+        image = ImageEncoder(backbone, outputs, _image_backend(section, backbone, outputs, where), section.batch_size)
+    if outputs := tuple(name for name in text_encoders.OUTPUTS if name in needs):
+        text = TextEncoder(
+            section.text,
+            outputs,
+            max_tokens=section.max_tokens,
+            batch_size=section.batch_size,
+            device=where,
+            precision=_precision(section, where, prefers_low=True),
+        )
+    return Encoders(section, needs, image, text)
+
+
+def _image_backend(
+    section: EncodersSection, backbone: LoadedBackbone, outputs: tuple[str, ...], device: torch.device
+) -> ImageBackend:
+    module = Pixels2Features(backbone.network, outputs, section.grid_side).eval()
+    return TorchBackend(module, device, _precision(section, device, prefers_low=not backbone.network.convolutional))
+
+
+def _precision(section: EncodersSection, device: torch.device, *, prefers_low: bool) -> Precision:
+    if section.precision != "auto":
+        return section.precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if prefers_low and device.type == "cpu" and _cpu_computes_bfloat16() else "float32"
+
+
+def _cpu_computes_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _half(values: np.ndarray) -> np.ndarray:
+    top = float(np.finfo(np.float16).max)
+    return np.clip(values, -top, top).astype(np.float16)
+
+
+def _file_name(encoder: str) -> str:
+    return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in encoder).strip("._")

@@ -1,0 +1,246 @@
+"""Image encoders: pixels to one pooled vector and a grid of region features, by torch or ONNX Runtime.
+
+Shapes: n images, D features, H x W cells of the network's last feature map, R = grid_side^2 regions.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hashtag_core.encoders import huggingface
+from hashtag_core.encoders.packaged import EFFICIENTNET_SHA256, check_sha256, efficientnet_weights
+from hashtag_core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+OUTPUTS = ("image_vector", "image_grid")
+"""What an image encoder can give."""
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Backbone(nn.Module):
+    """A pretrained vision network: normalised pixels [n, 3, side, side] -> (vector [n, D], map [n, D, H, W]).
+
+    `convolutional` tells what is fast for it: channels-last memory and ONNX on CPUs, or bfloat16.
+    """
+
+    side_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    convolutional: bool
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A backbone with the names that its features are kept under."""
+
+    id: str
+    revision: str
+    network: Backbone
+    dim: int
+
+
+class EfficientNetLite0(Backbone):
+    """EfficientNet-Lite0 (Tan & Le 2019, the variant without squeeze-and-excitation), ImageNet weights; 1280-d, 7x7."""
+
+    side_px = 224
+    mean = (127.0, 127.0, 127.0)
+    std = (128.0, 128.0, 128.0)
+    convolutional = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.network = EfficientNet.from_name("efficientnet-lite0")
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        map_BDHW = self.network.extract_features(pixels)
+        return map_BDHW.mean(dim=(2, 3)), map_BDHW
+
+
+class TransformersVision(Backbone):
+    """Any transformers vision model: ViT, DINOv2, SigLIP, CLIP, ResNet, ConvNeXt, ...
+
+    The vector is `pooler_output`, or the mean over the map where the model has none, where the checkpoint lacks the
+    pooler's weights or where it has another width than the map. The map is the feature map, or the patch tokens
+    (those behind the class and register tokens) laid out as a square.
+    """
+
+    def __init__(self, network: nn.Module, settings: dict[str, Any], pooler: bool, source: str) -> None:
+        super().__init__()
+        self.network = network
+        self.pooler = pooler
+        self.source = source
+        self.side_px = _side(settings, source)
+        scale = 1.0 / float(settings.get("rescale_factor", 1 / 255)) if settings.get("do_rescale", True) else 1.0
+        normalise = settings.get("do_normalize", True)
+        self.mean = _channels(settings["image_mean"] if normalise else 0.0, scale)
+        self.std = _channels(settings["image_std"] if normalise else 1.0, scale)
+        with torch.inference_mode():
+            states = network(pixel_values=torch.zeros(1, 3, self.side_px, self.side_px)).last_hidden_state
+        self.convolutional = states.ndim == 4
+        self.cells = math.prod(states.shape[2:]) if self.convolutional else self._patches(states.shape[1])
+
+    def _patches(self, tokens: int) -> int:
+        patch_px = getattr(self.network.config, "patch_size", None)
+        patch_px = patch_px[0] if isinstance(patch_px, list | tuple) else patch_px
+        cells = (self.side_px // patch_px) ** 2 if patch_px else tokens
+        if cells > tokens:  # hierarchical (Swin): fewer tokens than patches, no class token
+            cells = tokens
+        if math.isqrt(cells) ** 2 != cells:
+            raise ConfigError(f"hf:{self.source}: its {tokens} tokens are no square grid")
+        return cells
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.network(pixel_values=pixels)
+        map_BDHW = found.last_hidden_state
+        if not self.convolutional:
+            side = math.isqrt(self.cells)
+            map_BDHW = map_BDHW[:, -self.cells :].transpose(1, 2).unflatten(2, (side, side))
+        pooled = getattr(found, "pooler_output", None) if self.pooler else None
+        if pooled is not None and pooled.flatten(1).shape[1] == map_BDHW.shape[1]:
+            return pooled.flatten(1), map_BDHW
+        return map_BDHW.mean(dim=(2, 3)), map_BDHW
+
+
+def load_backbone(encoder: str) -> LoadedBackbone:
+    """`efficientnet_lite0` or `hf:<name or folder>`.
+
+    NotFoundError where the weights are not there, IntegrityError where they are not those that were pinned.
+    """
+    network: Backbone
+    if encoder == "efficientnet_lite0":
+        path = efficientnet_weights()
+        revision = check_sha256(path, EFFICIENTNET_SHA256)
+        network = EfficientNetLite0()
+        network.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    else:
+        source = huggingface.source_of(encoder, "encoders.image")
+        model, missing = huggingface.load_model(source)
+        model = getattr(model, "vision_model", model)
+        pooler = huggingface.require_complete(missing, "pooler", source)
+        revision = huggingface.revision_of(source, model)
+        network = TransformersVision(model, huggingface.preprocessor_of(source), pooler, source)
+    network.eval().requires_grad_(False)
+    with torch.inference_mode():
+        _, map_BDHW = network(torch.zeros(1, 3, network.side_px, network.side_px))
+    return LoadedBackbone(encoder, revision, network, map_BDHW.shape[1])
+
+
+class Pixels2Features(nn.Module):
+    """uint8 [n, side, side, 3] -> the named outputs, in that order, float32: what each backend runs whole."""
+
+    pooling_RC: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Backbone, outputs: tuple[str, ...], grid_side: int) -> None:
+        super().__init__()
+        self.network = network
+        self.outputs = outputs
+        with torch.inference_mode():
+            _, map_BDHW = network(torch.zeros(1, 3, network.side_px, network.side_px))
+        pooling = adaptive_pooling(map_BDHW.shape[2], map_BDHW.shape[3], grid_side)
+        self.register_buffer("pooling_RC", torch.from_numpy(pooling))
+        self.register_buffer("mean", torch.tensor(network.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(network.std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        vector_BD, map_BDHW = self.network((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)
+        found = {"image_vector": vector_BD.float()}
+        if "image_grid" in self.outputs:
+            found["image_grid"] = self.pooling_RC @ map_BDHW.float().flatten(2).transpose(1, 2)
+        return tuple(found[name] for name in self.outputs)
+
+
+class ImageBackend(Protocol):
+    """What runs `Pixels2Features`."""
+
+    name: str
+
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """uint8 [n, side, side, 3] -> one float32 array an output."""
+        ...
+
+
+class TorchBackend:
+    """Eager torch, in float32 or under bfloat16 autocast, channels-last for a convolutional network."""
+
+    def __init__(self, module: Pixels2Features, device: torch.device, precision: Precision) -> None:
+        self.name = f"torch-{precision}"
+        memory = torch.channels_last if module.network.convolutional else torch.contiguous_format
+        self.module = module.to(device=device, memory_format=memory)  # type: ignore[call-overload]
+        self.device = device
+        self.precision = precision
+
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        low = self.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=low):
+            found = self.module(torch.from_numpy(pixels).to(self.device))
+        return [value.float().cpu().numpy() for value in found]
+
+
+class ImageEncoder:
+    """A backbone behind a backend: what `Encoders` calls."""
+
+    def __init__(
+        self, backbone: LoadedBackbone, outputs: tuple[str, ...], backend: ImageBackend, batch_size: int
+    ) -> None:
+        self.id = backbone.id
+        self.revision = backbone.revision
+        self.dim = backbone.dim
+        self.side_px = backbone.network.side_px
+        self.outputs = outputs
+        self.backend = backend
+        self.batch_size = batch_size
+
+    def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 [n, side, side, 3] -> float32 arrays, one an output, `batch_size` images at a time; n may be 0."""
+        # The first pass of an empty list tells the shapes.
+        padded = images if len(images) else np.zeros((1, self.side_px, self.side_px, 3), np.uint8)
+        found = [
+            self.backend.run(np.ascontiguousarray(padded[start : start + self.batch_size]))
+            for start in range(0, len(padded), self.batch_size)
+        ]
+        return {
+            name: np.concatenate([part[position] for part in found])[: len(images)]
+            for position, name in enumerate(self.outputs)
+        }
+
+
+def adaptive_pooling(height: int, width: int, side: int) -> np.ndarray:
+    """float32 [side * side, height * width]: adaptive average pooling as a matrix (rows sum to 1).
+
+    A region covers the cells from floor(i * n / side) to ceil((i + 1) * n / side), as torch's adaptive_avg_pool2d.
+    """
+
+    def weights(cells: int) -> np.ndarray:
+        matrix = np.zeros((side, cells))
+        for i in range(side):
+            first, last = i * cells // side, -(-(i + 1) * cells // side)
+            matrix[i, first:last] = 1.0 / (last - first)
+        return matrix
+
+    return np.kron(weights(height), weights(width)).astype(np.float32)
+
+
+def _side(settings: dict[str, Any], source: str) -> int:
+    cropped = settings.get("do_center_crop") and settings.get("crop_size")
+    size = settings.get("crop_size") if cropped else settings.get("size")
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    if not isinstance(size, int):
+        raise ConfigError(f"hf:{source}: preprocessor_config.json names no size")
+    return size
+
+
+def _channels(value: float | list[float], scale: float) -> tuple[float, float, float]:
+    values = [value] * 3 if isinstance(value, int | float) else value
+    return (values[0] * scale, values[1] * scale, values[2] * scale)
