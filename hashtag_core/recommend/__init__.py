@@ -1,0 +1,1 @@
+"""A model folder and posts in, ranked hashtags out: the one path of evaluation, tagging and notebooks."""
