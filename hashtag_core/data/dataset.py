@@ -1,0 +1,95 @@
+"""A dataset that `prepare` wrote: what is in it, and its rows in their one order."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from hashtag_core import storage
+from hashtag_core.config import Section
+from hashtag_core.data.posts import READ_BUFFER_BYTES
+from hashtag_core.data.vocabulary import Vocabulary
+from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+FORMAT = 1
+INFO_NAME, VOCABULARY_NAME = "dataset.json", "vocabulary.json"
+ROW_GROUP_ROWS = 512
+
+
+class DatasetFile(Section):
+    """A Parquet file of the dataset: its path below the dataset and its rows."""
+
+    path: str
+    rows: int
+
+
+class DatasetInfo(Section):
+    """`dataset.json`. `content_hash` is of posts, splits, tags and configuration: equal on every machine and for every
+    order of parts. `left_out` counts valid posts that are in no split, by reason; `fingerprint` is of the archive's listing."""
+
+    format: Literal[1]
+    content_hash: str
+    posts: dict[Split, int]
+    vocabulary: int
+    rejected: int
+    left_out: dict[str, int]
+    config: dict[str, Any]
+    archive: str
+    test_archive: str | None = None
+    fingerprint: str
+    notes: list[str] = []
+    files: list[DatasetFile]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset, opened. Rows have one fixed order: that of `files(split)`, then that in the file."""
+
+    uri: str
+    info: DatasetInfo
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """NotFoundError where there is no finished dataset; IntegrityError where `dataset.json` is not one of this format."""
+        where = storage.join(uri, INFO_NAME)
+        try:
+            value = storage.read_json(where)
+        except NotFoundError:
+            raise NotFoundError(
+                f"{uri}: no dataset there ({INFO_NAME} is missing): run jobs/prepare.py first"
+            ) from None
+        try:
+            return cls(uri, DatasetInfo.model_validate(value))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise IntegrityError(f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary of the train split."""
+        return Vocabulary.load(storage.join(self.uri, VOCABULARY_NAME))
+
+    def files(self, split: Split) -> list[str]:
+        """URIs of the split's files, in their order."""
+        if split not in SPLITS:
+            raise ConfigError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+        return [storage.join(self.uri, file.path) for file in self.info.files if file.path.startswith(f"{split}/")]
+
+    def read(
+        self, split: Split, columns: Sequence[str] | None = None, batch_rows: int = ROW_GROUP_ROWS
+    ) -> Iterator[pa.Table]:
+        """Tables of at most `batch_rows` rows, in order; `columns` of PREPARED alone, in the order given."""
+        for uri in self.files(split):
+            with storage.open_input(uri) as source:
+                file = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
+                for batch in file.iter_batches(
+                    batch_size=batch_rows, columns=None if columns is None else list(columns)
+                ):
+                    table = pa.Table.from_batches([batch])
+                    yield table if columns is None else table.select(list(columns))
