@@ -1,0 +1,79 @@
+# Everything a person types. `make demo` or `make test` in a fresh clone sets up what it needs.
+#
+#   make setup     .venv with the exact versions of requirements.lock; does nothing when that is done
+#   make demo      the whole path on the sample archive: prepare, train, evaluate, promote, tag
+#   make test      lint and all tests
+#   make lint      ruff, formatting, types, import layers
+#   make format    let ruff repair and format the code
+#   make bench     the benchmarks in tests/benchmarks
+#   make lock      resolve pyproject.toml anew and rewrite requirements.lock
+#   make clean     remove .venv, caches and what the demo wrote
+#
+# PYTHON chooses the interpreter (3.11 or newer).
+#
+# TORCH chooses another build of PyTorch than the lock's, in pip's words: it is installed first and the lock's own line is
+# left out. On a node with GPUs, for example, `make setup TORCH="torch==2.13.0 --index-url <the index of your CUDA build>"`.
+
+.NOTPARALLEL:
+.PHONY: setup demo test lint format bench lock clean help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+PIP := pip --disable-pip-version-check --no-input
+# A recent pip resolves the lock several times faster than the one that comes with Python 3.11.
+PIP_VERSION := 26.3
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(READY)
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m $(PIP) install --quiet --no-compile pip==$(PIP_VERSION)
+ifneq ($(TORCH),)
+	$(BIN)/python -m $(PIP) install --no-compile --progress-bar off $(TORCH)
+endif
+	grep -v $(if $(TORCH),'^torch==','^#') requirements.lock > $(VENV)/requirements.txt
+	$(BIN)/python -m $(PIP) install --no-compile --progress-bar off --quiet -r $(VENV)/requirements.txt
+	touch $@
+
+demo: setup
+	$(BIN)/python jobs/demo.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks
+
+# Local version labels (+cpu) and CUDA's own packages are left out: they belong to one machine's build of PyTorch.
+lock:
+	rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m $(PIP) install --quiet --no-compile pip==$(PIP_VERSION)
+	grep '^torch==' requirements.lock > $(VENV)-lock/constraints.txt
+	$(VENV)-lock/bin/python -m $(PIP) install --no-compile -c $(VENV)-lock/constraints.txt '.[dev]'
+	{ echo "# Exact versions of everything, for Python 3.11 (make lock)."; \
+	  $(VENV)-lock/bin/python -m pip freeze --all \
+	  | grep -Ev '^(pip|hashtag-recommender|nvidia-|cuda-|triton)' | sed 's/+[a-z0-9.]*$$//'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf $(VENV)-lock build *.egg-info
+
+clean:
+	rm -rf $(VENV) $(VENV)-lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo
+	find hashtag_core jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
