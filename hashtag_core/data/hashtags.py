@@ -40,9 +40,16 @@ _HAS_LETTER = regex.compile(rf"[{_LETTER}]")
 _STRAY_JOINER = regex.compile(r"(?<![\p{Arabic}\p{M}])[\u200c\u200d]+|\u200c+$")
 
 
+def url_spans(text: str) -> list[tuple[int, int]]:
+    """Begin and end of every URL in the text, in order."""
+    return [match.span() for match in URL.finditer(text)] if "/" in text else []
+
+
 def hashtag_spans(text: str) -> list[tuple[int, int]]:
     """Begin and end of every hashtag in the text, sign included, in order."""
-    urls = [match.span() for match in URL.finditer(text)] if "." in text or "://" in text else []
+    if "#" not in text and "＃" not in text:
+        return []
+    urls = url_spans(text)
     return [
         match.span() for match in HASHTAG.finditer(text) if not any(begin <= match.start() < end for begin, end in urls)
     ]

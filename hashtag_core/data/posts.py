@@ -150,8 +150,8 @@ def _normalise_batch(
             continue
         array, bad, reason = _CASTS[field.name](batch.column(field.name))
         arrays.append(array)
-        for row in np.flatnonzero(bad):
-            faults.setdefault(int(row), f"{field.name}: {reason}")
+        for place in np.flatnonzero(bad):
+            faults.setdefault(int(place), f"{field.name}: {reason}")
     for row, shown in _blank_ids(arrays[schema.get_field_index("post_id")]):
         faults.setdefault(row, f"post_id: expected a non-empty string, found {shown}")
     if faults:
@@ -190,11 +190,11 @@ def _refused(array: pa.Array, target: pa.DataType, expected: str) -> Cast:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_fixed_size_binary(kind) or pt.is_binary_view(kind)
+    return any(test(kind) for test in (pt.is_binary, pt.is_large_binary, pt.is_fixed_size_binary, pt.is_binary_view))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)
+    return any(test(kind) for test in (pt.is_string, pt.is_large_string, pt.is_string_view))
 
 
 def _to_text(array: pa.Array) -> Cast:
