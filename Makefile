@@ -34,12 +34,13 @@ setup: $(READY)
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m $(PIP) install --quiet --no-compile pip==$(PIP_VERSION)
+	$(BIN)/python -m $(PIP) install -qq --no-compile pip==$(PIP_VERSION)
 ifneq ($(TORCH),)
 	$(BIN)/python -m $(PIP) install --no-compile --progress-bar off $(TORCH)
 endif
 	grep -v $(if $(TORCH),'^torch==','^#') requirements.lock > $(VENV)/requirements.txt
-	$(BIN)/python -m $(PIP) install --no-compile --progress-bar off --quiet -r $(VENV)/requirements.txt
+	@echo "Installing $$(wc -l < $(VENV)/requirements.txt) packages into $(VENV): two minutes, or as long as 1 GB takes to arrive."
+	$(BIN)/python -m $(PIP) install --no-compile -qq -r $(VENV)/requirements.txt
 	touch $@
 
 demo: setup
@@ -65,7 +66,7 @@ bench: setup
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/python -m $(PIP) install --quiet --no-compile pip==$(PIP_VERSION)
+	$(VENV)-lock/bin/python -m $(PIP) install -qq --no-compile pip==$(PIP_VERSION)
 	grep '^torch==' requirements.lock > $(VENV)-lock/constraints.txt
 	$(VENV)-lock/bin/python -m $(PIP) install --no-compile -c $(VENV)-lock/constraints.txt '.[dev]'
 	{ echo "# Exact versions of everything, for Python 3.11 (make lock)."; \
