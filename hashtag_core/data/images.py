@@ -53,7 +53,7 @@ def decode_image(data: bytes, side_px: int) -> np.ndarray:
         square = _rgb(image).resize((side_px, side_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
     except ImageError:
         raise
-    except Exception as error:  # Pillow's decoders raise anything: OSError, SyntaxError, struct.error, KeyError, ...
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise anything: OSError, SyntaxError, struct.error, KeyError, ...
         told = str(error) or type(error).__name__
         cut = "truncated" in told or isinstance(error, EOFError) or "unrecognized data stream" in told
         raise ImageError(f"{'truncated' if cut else 'broken'} {kind} of {len(data)} bytes: {told}") from None

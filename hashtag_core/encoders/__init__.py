@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hashtag_core.config import EncodersSection
-from hashtag_core.data.features import FeatureCache, FeatureKind
+from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
 from hashtag_core.encoders import image as image_encoders
 from hashtag_core.encoders import text as text_encoders
 from hashtag_core.encoders.image import ImageBackend, ImageEncoder, LoadedBackbone, Pixels2Features, TorchBackend
@@ -190,7 +190,7 @@ def _cpu_computes_bfloat16() -> bool:
 
 def _half(values: np.ndarray) -> np.ndarray:
     top = float(np.finfo(np.float16).max)
-    return np.clip(values, -top, top).astype(np.float16)
+    return np.asarray(np.clip(values, -top, top), dtype=np.float16)
 
 
 def _file_name(encoder: str) -> str:

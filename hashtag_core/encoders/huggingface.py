@@ -4,8 +4,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from hashtag_core.encoders.packaged import file_sha256
 from hashtag_core.errors import ConfigError, NotFoundError
 
@@ -27,7 +25,7 @@ def source_of(encoder: str, section_key: str) -> str:
     return source
 
 
-def load_model(source: str) -> tuple[nn.Module, set[str]]:
+def load_model(source: str) -> tuple[Any, set[str]]:
     """The bare model in eval mode, and the names of parameters that the checkpoint lacks (randomly initialised).
 
     A dual model (CLIP, SigLIP) and an encoder-decoder come whole: the caller takes its half.
@@ -48,7 +46,13 @@ def load_model(source: str) -> tuple[nn.Module, set[str]]:
     return model.eval().requires_grad_(False), set(report["missing_keys"])
 
 
-def revision_of(source: str, model: nn.Module) -> str:
+def half_of(model: Any, name: str) -> Any:
+    """The tower `name` of a dual model, the encoder of an encoder-decoder, any other model as it is."""
+    model = getattr(model, name, model)
+    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
+
+
+def revision_of(source: str, model: Any) -> str:
     """The hub's commit hash, or the SHA-256 of the folder's weights files."""
     if Path(source).is_dir():
         weights = sorted(Path(source).glob("*.safetensors"))

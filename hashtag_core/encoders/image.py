@@ -92,8 +92,7 @@ class TransformersVision(Backbone):
         patch_px = getattr(self.network.config, "patch_size", None)
         patch_px = patch_px[0] if isinstance(patch_px, list | tuple) else patch_px
         cells = (self.side_px // patch_px) ** 2 if patch_px else tokens
-        if cells > tokens:  # hierarchical (Swin): fewer tokens than patches, no class token
-            cells = tokens
+        cells = min(cells, tokens)  # a hierarchical model (Swin) has fewer tokens than patches, and no class token
         if math.isqrt(cells) ** 2 != cells:
             raise ConfigError(f"hf:{self.source}: its {tokens} tokens are no square grid")
         return cells
@@ -124,7 +123,7 @@ def load_backbone(encoder: str) -> LoadedBackbone:
     else:
         source = huggingface.source_of(encoder, "encoders.image")
         model, missing = huggingface.load_model(source)
-        model = getattr(model, "vision_model", model)
+        model = huggingface.half_of(model, "vision_model")
         pooler = huggingface.require_complete(missing, "pooler", source)
         revision = huggingface.revision_of(source, model)
         network = TransformersVision(model, huggingface.preprocessor_of(source), pooler, source)

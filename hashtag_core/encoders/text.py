@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from hashtag_core.encoders import huggingface
 from hashtag_core.encoders.packaged import MINILM_SHA256, cache_folder, check_sha256, minilm_folder
@@ -50,15 +49,13 @@ class TextEncoder:
         huggingface.require_complete(missing, "pooler", source)
         if encoder != "minilm":
             self.revision = huggingface.revision_of(source, model)
-        model = getattr(model, "text_model", model)
-        if getattr(model.config, "is_encoder_decoder", False):
-            model = model.get_encoder()
+        model = huggingface.half_of(model, "text_model")
         self.id = encoder
         self.outputs = outputs
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
-        self.model: nn.Module = model.to(device)
+        self.model = model.to(device)
         self.tokenizer = AutoTokenizer.from_pretrained(source)
         positions = getattr(model.config, "max_position_embeddings", max_tokens)
         self.max_tokens = min(max_tokens, positions if isinstance(positions, int) and positions > 0 else max_tokens)
@@ -71,7 +68,7 @@ class TextEncoder:
         """
         ids = self.tokenizer(captions, truncation=True, max_length=self.max_tokens)["input_ids"] if captions else []
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
-        found = {"text_vector": np.zeros((len(ids), self.dim), np.float32)}
+        found: dict[str, np.ndarray] = {"text_vector": np.zeros((len(ids), self.dim), np.float32)}
         if "text_states" in self.outputs:
             longest = int(lengths.max(initial=0))
             found["text_states"] = np.zeros((len(ids), longest, self.dim), np.float32)
