@@ -1,6 +1,7 @@
 """Fixtures that every test may use: a local Ray, an S3 over HTTP, the shared data, small archives."""
 
 import io
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -144,3 +145,25 @@ def write_archive(write_part: Callable[..., Path]) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with nothing in it: making one takes seconds, so it is made once and copied."""
+    from hashtag_core.tracking.runs import connect
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+        connect()
+    return path
+
+
+@pytest.fixture
+def mlflow_store(empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`MLFLOW_TRACKING_URI` leads to this new, empty database; artifacts go beside it."""
+    path = tmp_path / "tracking" / "mlflow.db"
+    path.parent.mkdir()
+    shutil.copyfile(empty_mlflow, path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    return path

@@ -1,0 +1,1 @@
+"""Runs, model versions and the champion in MLflow; the only package that imports it."""
