@@ -1,16 +1,29 @@
 """What every model family is: `TagModel`, taught by gradient (`NeuralModel`) or fitted once (`FittedModel`)."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from hashtag_core.config import Section
 from hashtag_core.data.batches import PostBatch, Targets
+from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
+
+__all__ = [
+    "FamilyCard",
+    "FitSource",
+    "FittedModel",
+    "InputSpec",
+    "Modality",
+    "ModelOptions",
+    "NeuralModel",
+    "TagModel",
+    "TokenizerSpec",
+]
 
 Modality = Literal["image", "caption", "history"]
 
@@ -18,7 +31,7 @@ Modality = Literal["image", "caption", "history"]
 class ModelOptions(Section):
     """Options that every family has. A family adds its own in a subclass."""
 
-    inputs: list[Modality] = Field(default_factory=lambda: ["image", "caption", "history"])
+    inputs: list[Modality] = ["image", "caption", "history"]
     """Modalities the model may see; one left out is treated as absent everywhere (the ablations)."""
 
     @model_validator(mode="after")
@@ -42,17 +55,6 @@ class InputSpec:
     max_tokens: int = 0
 
 
-@dataclass(frozen=True)
-class TokenizerSpec:
-    """How a family cuts captions: `wordpiece` (the text encoder's own tokenizer file) or `words` (built on the train captions)."""
-
-    kind: Literal["wordpiece", "words"]
-    max_tokens: int
-    min_count: int = 1
-    stop_words: bool = False
-    """True: English stop words are dropped (article 003)."""
-
-
 class TagModel(nn.Module):
     """A model that ranks the tags of the vocabulary for posts.
 
@@ -65,9 +67,12 @@ class TagModel(nn.Module):
     paper: ClassVar[str]
     """Citation and what differs here in a line."""
     Options: ClassVar[type[ModelOptions]] = ModelOptions
+    examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
+    """Options of tiny instances, by a short name: one for each path through the family. `tests/models` runs its whole suite on each."""
 
     def __init__(self, options: ModelOptions, spec: InputSpec) -> None:
         super().__init__()
+        self.options = options
         self.spec = spec
 
     @classmethod
@@ -83,6 +88,14 @@ class TagModel(nn.Module):
     @abstractmethod
     def score(self, batch: PostBatch) -> Tensor:
         """scores_BV in [0, 1], float32. Called in eval mode without gradients."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """State that is no tensor (the words of a vectoriser, user ids): JSON-able, saved as `extra.json`."""
+        return {}
+
+    def load_extra_state(self, values: dict[str, Any]) -> None:
+        """Take back what `extra_state` gave; called before the weights are loaded."""
+        return
 
 
 class NeuralModel(TagModel):
@@ -102,9 +115,12 @@ class NeuralModel(TagModel):
         """Names of parameters that start pretrained (they take `encoder_learning_rate`)."""
         return set()
 
-    def initialise(self, encoder_folder: str | None) -> None:
-        """Copy pretrained weights in, once, before training starts (never when a model folder is loaded)."""
-        return None
+    def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        """Copy pretrained weights in, once, before training starts (never when a model folder is loaded).
+
+        `encoder_folder` is the text encoder's transformers folder, `tokenizer` the family's own (for word vectors).
+        """
+        return
 
 
 class FitSource(Protocol):

@@ -15,7 +15,9 @@ _FAMILIES: dict[str, type[TagModel]] = {}
 def register(cls: type[M]) -> type[M]:
     """Class decorator: make a family known under `cls.name`. A second family of that name is an error."""
     if cls.name in _FAMILIES:
-        raise ValueError(f"two model families are called {cls.name!r}: {_FAMILIES[cls.name].__module__} and {cls.__module__}")
+        raise ValueError(
+            f"two model families are called {cls.name!r}: {_FAMILIES[cls.name].__module__} and {cls.__module__}"
+        )
     _FAMILIES[cls.name] = cls
     return cls
 
@@ -30,7 +32,9 @@ def family(name: str) -> type[TagModel]:
     try:
         return _FAMILIES[name]
     except KeyError:
-        raise ConfigError(f"model.family: no family {name!r}{nearest(name, _FAMILIES)}; there are {', '.join(list_models())}") from None
+        raise ConfigError(
+            f"model.family: no family {name!r}{nearest(name, _FAMILIES)}; there are {', '.join(list_models())}"
+        ) from None
 
 
 def parse_options(name: str, options: Mapping[str, Any]) -> ModelOptions:
@@ -43,5 +47,3 @@ def create_model(name: str, spec: InputSpec, options: Mapping[str, Any] | ModelO
     cls = family(name)
     parsed = options if isinstance(options, ModelOptions) else parse_options(name, options or {})
     return cls(parsed, spec)
-
-
