@@ -36,11 +36,20 @@ class JobParser(argparse.ArgumentParser):
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """`--recipe`, `--set`, `--dry-run`, `--verbose`: alike for every job."""
-    parser.add_argument("--recipe", metavar="FILE", help="TOML recipe; without one, the defaults of hashtag_core.config")
     parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override a recipe key"
+        "--recipe", metavar="FILE", help="TOML recipe; without one, the defaults of hashtag_core.config"
     )
-    parser.add_argument("--dry-run", action="store_true", help="validate everything, touch nothing, say what would be done")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="override a recipe key",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="validate everything, touch nothing, say what would be done"
+    )
     parser.add_argument("--verbose", action="store_true", help="debug messages and stack traces on stderr")
 
 
@@ -49,17 +58,24 @@ def recipe_of(arguments: argparse.Namespace, default: str | None = None) -> Reci
     return read_recipe(arguments.recipe or default, arguments.overrides)
 
 
-def run(parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any]], argv: Sequence[str] | None = None) -> int:
+def run(
+    parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any]], argv: Sequence[str] | None = None
+) -> int:
     """Parse, run `main`, print its summary as one JSON line on stdout, return the exit code.
 
     Everything else that any library or child process prints to file descriptor 1 goes to stderr: Ray's messages would
     otherwise land behind the summary. A `GateRefused` with a `summary` still prints it.
     """
+    verbose = "--verbose" in (sys.argv if argv is None else argv)
+    _log_to_stderr(verbose)
+    code, arguments = _attempt(parser.prog, verbose, lambda: parser.parse_args(argv))  # before the redirection: --help
+    if arguments is None:
+        return code
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
     try:
-        code, summary = _run(parser, main, argv)
+        code, summary = _attempt(parser.prog, verbose, lambda: main(arguments))
         sys.stdout.flush()
         if summary is not None:
             os.write(saved, (json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n").encode())
@@ -69,25 +85,27 @@ def run(parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any
         os.close(saved)
 
 
-def _run(
-    parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any]], argv: Sequence[str] | None
-) -> tuple[int, Mapping[str, Any] | None]:
-    verbose = "--verbose" in (sys.argv if argv is None else argv)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+def _log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
     logging.getLogger("hashtag_core").setLevel(logging.DEBUG if verbose else logging.INFO)
     for noisy in ("botocore", "s3fs", "aiobotocore", "httpx", "alembic", "mlflow.store.db.utils", "matplotlib", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _attempt(prog: str, verbose: bool, work: Callable[[], Any]) -> tuple[int, Any]:
     try:
-        return DONE, main(parser.parse_args(argv))
+        return DONE, work()
     except HashtagError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         if verbose:
             traceback.print_exc()
         return error.exit_code, getattr(error, "summary", None)
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted", file=sys.stderr)
+        print(f"{prog}: interrupted", file=sys.stderr)
         return FAILED, None
-    except Exception as error:  # the one place that turns a bug into an exit code, with its whole trace
+    except Exception as error:  # noqa: BLE001  the one place that turns a bug into an exit code, with its whole trace
         traceback.print_exc()
-        print(f"{parser.prog}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{prog}: {type(error).__name__}: {error}", file=sys.stderr)
         return FAILED, None
