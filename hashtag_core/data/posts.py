@@ -74,9 +74,11 @@ def part_problem(part: FileInfo) -> str | None:
 
 
 def iter_post_batches(
-    part: FileInfo | str, batch_rows: int, columns: Sequence[str] | None = None
+    part: FileInfo | str, batch_rows: int, columns: Sequence[str] | None = None, max_batch_bytes: int | None = None
 ) -> Iterator[PartBatch]:
-    """Stream one Parquet part in batches of at most `batch_rows` rows; `columns` of POST alone, `post_id` always.
+    """Stream one Parquet part in batches of `batch_rows` rows; `columns` of POST alone, `post_id` always.
+
+    With `max_batch_bytes`, of fewer rows where rows are so large on the mean that a batch would pass it.
 
     A part that cannot be read, wholly or from some row on, ends in an empty batch with one `Rejected` whose row is None.
     StorageError where the storage failed and not the part.
@@ -97,6 +99,8 @@ def iter_post_batches(
                 yield ends(problem)
                 return
             held = [name for name in wanted.names if name in names]
+            if max_batch_bytes is not None:
+                batch_rows = max(1, min(batch_rows, int(max_batch_bytes / _row_bytes(file.metadata))))
             for batch in file.iter_batches(batch_size=batch_rows, columns=held):
                 posts, rejected = _normalise_batch(batch, wanted, info.path, first_row)
                 yield PartBatch(first_row, posts, rejected)
@@ -123,6 +127,11 @@ def normalise_posts(
         rejected += faults
         first_row += batch.num_rows
     return pa.concat_tables(pieces) if pieces else schema.empty_table(), rejected
+
+
+def _row_bytes(metadata: pq.FileMetaData) -> float:
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return max(1.0, float(sum(group.total_byte_size for group in groups)) / max(1, metadata.num_rows))
 
 
 def _unreadable(uri: str, error: Exception) -> str:

@@ -1,0 +1,211 @@
+"""The middle of `prepare`: from the index of all posts to who goes where, the vocabulary and the content hash.
+
+Pure: it reads small columns and gives arrays; nothing is written.
+"""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hashtag_core.config import SplitSection, VocabularySection
+from hashtag_core.data.dataset import SPLITS
+from hashtag_core.data.splits import (
+    NONE,
+    OUT,
+    TEST,
+    TRAIN,
+    PostColumns,
+    cut_by_hash,
+    cut_by_time,
+    group_labels,
+    later_ones,
+    near_duplicate_labels,
+    superseded_ids,
+    wanted_sides,
+)
+from hashtag_core.data.vocabulary import Vocabulary, build_vocabulary
+from hashtag_core.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+KEPT = ""
+REPEATED_ID = "repeated post_id"
+REASONS: dict[str, str] = {
+    "caption_too_short": "the cleaned caption has fewer words than captions.min_words",
+    "near_duplicate": "an earlier post has the same image and caption (without image: the same caption)",
+    "in_test_archive": "a post of the test archive has the same id, image or caption",
+    "undated": "split.kind = 'by_time' and no created_at",
+    "repeats_across_border": "an earlier post with the same image or caption is in another split",
+    "no_hashtag": "a train post without a hashtag",
+    "too_few_hashtags": "a train post with fewer hashtags than vocabulary.min_tags_per_post",
+}
+"""Why a valid post is in no split."""
+
+
+@dataclass
+class Partition:
+    """`side` of each row of the index (int8; OUT or an index of SPLITS) and, for those that are OUT, why: a key of
+    REASONS, or REPEATED_ID for a row that is rejected."""
+
+    side: np.ndarray
+    reason: np.ndarray
+    vocabulary: Vocabulary
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def posts(self) -> dict[str, int]:
+        """Posts of each split."""
+        return {name: int((self.side == place).sum()) for place, name in enumerate(SPLITS)}
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Valid posts in no split, by reason."""
+        counts = Counter(self.reason.tolist())
+        return {name: counts[name] for name in REASONS if counts[name]}
+
+
+def partition_posts(
+    index: pa.Table,
+    from_test: np.ndarray,
+    split: SplitSection,
+    vocabulary: VocabularySection,
+    min_words: int,
+    deny: frozenset[str],
+) -> Partition:
+    """Decide on every row of the index; `from_test` marks those of the test archive, all of which are test.
+
+    ConfigError where a split that was asked for, or the vocabulary, comes out empty; it says the counts and what to change.
+    """
+    columns = PostColumns.of(index)
+    side = np.full(len(columns), OUT, dtype=np.int8)
+    reason = np.full(len(columns), KEPT, dtype=object)
+    main, test = np.flatnonzero(~from_test), np.flatnonzero(from_test)
+
+    def leave_out(rows: np.ndarray, lost: np.ndarray, why: str) -> np.ndarray:
+        reason[rows[lost]] = why
+        return rows[~lost]
+
+    too_short = index["words"].to_numpy() < min_words
+    main = leave_out(main, superseded_ids(columns.take(main)), REPEATED_ID)
+    test = leave_out(test, superseded_ids(columns.take(test)), REPEATED_ID)
+    main = leave_out(main, too_short[main], "caption_too_short")
+    test = leave_out(test, too_short[test], "caption_too_short")
+
+    both = np.concatenate([main, test])
+    repeats = np.full(len(columns), NONE, dtype=np.int64)
+    repeats[both] = near_duplicate_labels(columns.take(both), split.near_duplicate_bits)
+    rank = columns.earliest_first()
+    main = leave_out(main, _shared_with(columns, repeats, main, test), "in_test_archive")
+    test = leave_out(test, later_ones(repeats[test], rank[test]), "near_duplicate")
+    main = leave_out(main, later_ones(repeats[main], rank[main]), "near_duplicate")
+
+    held = columns.take(main)
+    shares = wanted_sides(split, test_is_given=bool(from_test.any()))
+    labels = group_labels(held, repeats[main], by_user=split.kind == "by_user")
+    sides = cut_by_time(held, labels, shares) if split.kind == "by_time" else cut_by_hash(held, labels, split, shares)
+    side[main], side[test] = sides.side, TEST
+    reason[main[sides.side == OUT]] = "undated"
+    reason[main[sides.repeats_across_border]] = "repeats_across_border"
+
+    tags = index["hashtags"]
+    train = np.flatnonzero(side == TRAIN)
+    train = leave_out(train, _tag_counts(tags, train) == 0, "no_hashtag")
+    if vocabulary.min_tags_counted == "before_cut":
+        train = leave_out(train, _tag_counts(tags, train) < vocabulary.min_tags_per_post, "too_few_hashtags")
+    built = build_vocabulary(_lists(tags, train), vocabulary, deny)
+    if vocabulary.min_tags_counted == "after_cut" and vocabulary.min_tags_per_post:
+        known = np.array([len(built.encode(row)) for row in _lists(tags, train)], dtype=np.int64)
+        train = leave_out(train, known < vocabulary.min_tags_per_post, "too_few_hashtags")
+        built = _recounted(built, _lists(tags, train))
+    side[(side == TRAIN) & (reason != KEPT)] = OUT
+    partition = Partition(side, reason, built, sides.notes)
+    _check(partition, [TRAIN, *shares, *([TEST] if from_test.any() else [])], split, vocabulary, index, deny)
+    return partition
+
+
+def content_hash(index: pa.Table, side: np.ndarray, config: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the configuration and of (split, id, hashtags, caption, image) of every post kept, sorted: equal for
+    equal content, whatever the machine, the parts and their order."""
+    kept = np.flatnonzero(side != OUT)
+    held = index.take(pa.array(kept)).append_column("side", pa.array(side[kept]))
+    order = pc.sort_indices(held.select(["side", "post_id"]), [("side", "ascending"), ("post_id", "ascending")])
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=False).encode())
+    names = ["side", "post_id", "user_id", "created_at", "hashtags", "caption_key", "image_key"]
+    for batch in held.select(names).take(order).cast(_HASHED).to_batches(max_chunksize=65_536):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+_HASHED = pa.schema(
+    [
+        pa.field("side", pa.int8()),
+        pa.field("post_id", pa.string()),
+        pa.field("user_id", pa.string()),
+        pa.field("created_at", pa.int64()),
+        pa.field("hashtags", pa.list_(pa.string())),
+        pa.field("caption_key", pa.binary(32)),
+        pa.field("image_key", pa.binary(32)),
+    ]
+)
+
+
+def _shared_with(columns: PostColumns, repeats: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool for each of `rows`: whether one of `others` has its id, image or caption, or is a near-duplicate of it."""
+    shared = np.isin(repeats[rows], repeats[others])
+    for codes in (columns.image, columns.caption):
+        shared |= np.isin(codes[rows], codes[others][codes[others] != NONE])
+    ids = pc.is_in(columns.post_ids.take(pa.array(rows)), value_set=columns.post_ids.take(pa.array(others)))
+    return shared | np.asarray(ids, dtype=bool)
+
+
+def _tag_counts(tags: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(pc.list_value_length(tags.take(pa.array(rows))), dtype=np.int64)
+
+
+def _lists(tags: pa.ChunkedArray, rows: np.ndarray) -> list[list[str]]:
+    return [row for chunk in tags.take(pa.array(rows)).chunks for row in chunk.to_pylist()]
+
+
+def _recounted(vocabulary: Vocabulary, train_tags: list[list[str]]) -> Vocabulary:
+    """The same tags, counted again in the posts that stayed; a tag that none of them has is dropped."""
+    keep = VocabularySection(min_count=1, max_size=max(1, len(vocabulary)))
+    known = [[tag for tag in tags if tag in vocabulary.index] for tags in train_tags]
+    built = build_vocabulary(known, keep)
+    return Vocabulary(built.tags, built.counts, built.posts, vocabulary.config)
+
+
+def _check(
+    partition: Partition,
+    wanted: list[int],
+    split: SplitSection,
+    vocabulary: VocabularySection,
+    index: pa.Table,
+    deny: frozenset[str],
+) -> None:
+    counts = ", ".join(f"{name} {n}" for name, n in partition.posts.items())
+    gone = ", ".join(f"{name} {n}" for name, n in partition.left_out.items())
+    told = f"{counts} of {len(partition.side)} posts" + (f"; left out: {gone}" if gone else "")
+    empty = [SPLITS[place] for place in wanted if not (partition.side == place).any()]
+    if empty:
+        raise ConfigError(
+            f"split.kind = {split.kind!r} leaves {' and '.join(empty)} empty ({told}): give more posts, raise the share "
+            "(split.validation, split.test), choose another split.kind, or loosen captions.min_words and vocabulary.min_tags_per_post"
+        )
+    if not len(partition.vocabulary):
+        train = np.flatnonzero(partition.side == TRAIN)
+        top = build_vocabulary(_lists(index["hashtags"], train), VocabularySection(min_count=1, max_size=1), deny)
+        used = (
+            f"the most used hashtag {top.tags[0]!r} has {top.counts[0]} train post(s)" if len(top) else "all are denied"
+        )
+        raise ConfigError(
+            f"the vocabulary is empty ({told}): {used}, vocabulary.min_count is {vocabulary.min_count}: lower it"
+        )

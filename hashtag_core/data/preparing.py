@@ -1,0 +1,109 @@
+"""From posts to rows of a dataset: what one batch needs to be looked at (INDEX) and to be written (PREPARED)."""
+
+import hashlib
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hashtag_core.config import CaptionsSection
+from hashtag_core.data.captions import clean_caption, count_words, normalised_caption
+from hashtag_core.data.hashtags import find_hashtags
+from hashtag_core.data.images import image_key, perceptual_hash
+from hashtag_core.data.vocabulary import TagRules
+from hashtag_core.schema import POST, PREPARED, TIMESTAMP
+
+INDEX = pa.schema(
+    [
+        pa.field("part", pa.int32(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("post_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("created_at", TIMESTAMP),
+        pa.field("hashtags", pa.list_(pa.string()), nullable=False),
+        pa.field("words", pa.int32(), nullable=False),
+        pa.field("caption_key", pa.binary(32)),
+        pa.field("caption_hash", pa.int64()),
+        pa.field("caption_words", pa.int32(), nullable=False),
+        pa.field("image_key", pa.binary(32)),
+        pa.field("image_hash", pa.uint64()),
+        pa.field("image_too_large", pa.bool_(), nullable=False),
+        pa.field("content_hash", pa.binary(32), nullable=False),
+    ]
+)
+"""One post without its image: `words` of the cleaned caption; `caption_hash` (8 bytes of SHA-256) and `caption_words` of the
+normalised one; the keys are SHA-256. About 300 bytes a post, which is what the driver holds."""
+
+
+@dataclass(frozen=True)
+class PostRules:
+    """Everything that decides how a post is read."""
+
+    captions: CaptionsSection
+    tags: TagRules
+    max_image_bytes: int
+
+    def hashtags_of(self, written: list[str] | None, caption: str | None) -> list[str]:
+        """The column's hashtags, or where it has none those in the caption; normalised, synonyms replaced."""
+        return self.tags.apply(written or find_hashtags(caption or ""))
+
+
+def index_posts(posts: pa.Table, rows: pa.Array, part: int, rules: PostRules) -> pa.Table:
+    """INDEX rows of posts (POST schema); `rows` are their numbers in the part."""
+    held = [_index_post(post, rules) for post in posts.to_pylist()]
+    columns = {name: [post[name] for post in held] for name in INDEX.names if name in _COMPUTED}
+    fixed = {
+        "part": pa.array([part] * posts.num_rows, pa.int32()),
+        "row": rows,
+        **{name: posts[name] for name in ("post_id", "user_id", "created_at")},
+    }
+    return pa.table({**fixed, **columns}, schema=INDEX)
+
+
+_COMPUTED = frozenset(INDEX.names) - {"part", "row", "post_id", "user_id", "created_at"}
+
+
+def _index_post(post: dict, rules: PostRules) -> dict:
+    tags = rules.hashtags_of(post["hashtags"], post["caption"])
+    cleaned = clean_caption(post["caption"], rules.captions)
+    normalised = normalised_caption(post["caption"])
+    too_large = post["image"] is not None and len(post["image"]) > rules.max_image_bytes
+    image = None if too_large else post["image"]
+    key = None if image is None else bytes.fromhex(image_key(image))
+    others = [post[name] for name in POST.names if name not in ("post_id", "image")]
+    return {
+        "hashtags": tags,
+        "words": count_words(cleaned),
+        "caption_key": None if cleaned is None else hashlib.sha256(cleaned.encode()).digest(),
+        "caption_hash": int.from_bytes(hashlib.sha256(normalised.encode()).digest()[:8], "big", signed=True)
+        if normalised
+        else None,
+        "caption_words": count_words(normalised),
+        "image_key": key,
+        "image_hash": None if image is None else perceptual_hash(image),
+        "image_too_large": too_large,
+        "content_hash": hashlib.sha256(repr((others, key)).encode()).digest(),
+    }
+
+
+def prepare_posts(posts: pa.Table, rows: list[int], part_path: str, rules: PostRules) -> pa.Table:
+    """PREPARED rows of posts (POST schema); `rows` are their numbers in the part."""
+    captions = posts["caption"].to_pylist()
+    written = posts["hashtags"].to_pylist()
+    cleaned = [clean_caption(caption, rules.captions) for caption in captions]
+    small = pc.less_equal(pc.binary_length(posts["image"]), rules.max_image_bytes)
+    images = pc.if_else(pc.fill_null(small, False), posts["image"], pa.scalar(None, pa.binary()))
+    computed = {
+        "caption": cleaned,
+        "hashtags": [rules.hashtags_of(tags, caption) for tags, caption in zip(written, captions, strict=True)],
+        "image": images,
+        "image_key": [None if image is None else image_key(image.as_py()) for image in _values(images)],
+        "caption_key": [None if text is None else hashlib.sha256(text.encode()).hexdigest() for text in cleaned],
+        "source": [f"{part_path}#{row}" for row in rows],
+    }
+    columns = {name: computed.get(name, posts[name] if name in POST.names else None) for name in PREPARED.names}
+    return pa.table(columns, schema=PREPARED)
+
+
+def _values(column: pa.ChunkedArray) -> list[pa.Scalar | None]:
+    return [value if value.is_valid else None for value in column]

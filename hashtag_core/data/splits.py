@@ -1,0 +1,295 @@
+"""Which posts are one, which belong together, and which split each goes to.
+
+Pure functions of small columns. Every decision rests on what a post holds, never on where it stands: the same posts give
+the same splits on every machine, in every order of parts.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+
+import faiss
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from hashtag_core.config import SplitSection
+from hashtag_core.data.dataset import SPLITS
+from hashtag_core.errors import ConfigError
+
+TRAIN, VALIDATION, TEST = range(3)
+OUT = -1
+"""Side of a post that is in no split; the others index `SPLITS`."""
+
+REPOST_WORDS = 5
+"""Posts without an image are one if they share a caption of at least this many words."""
+
+NONE = -1
+"""Code of an absent value."""
+
+UNDATED = np.iinfo(np.int64).max
+
+
+@dataclass
+class PostColumns:
+    """What the decisions read, row-aligned. Codes are arbitrary non-negative integers, equal for equal values; NONE: absent."""
+
+    post_ids: pa.Array
+    user: np.ndarray
+    created_us: np.ndarray
+    """Microseconds since 1970; UNDATED without a date."""
+    image: np.ndarray
+    """Code of the image's bytes."""
+    caption: np.ndarray
+    """Code of the normalised caption."""
+    caption_words: np.ndarray
+    image_hash: np.ndarray
+    """uint64, the perceptual hash."""
+    image_hashed: np.ndarray
+    """bool: whether there is one."""
+    content: pa.Array
+    """Hash of everything in the post, to order posts that share id and date."""
+    users: pa.Array
+
+    @classmethod
+    def of(cls, index: pa.Table) -> "PostColumns":
+        """From a table in the INDEX schema of `hashtag_core.data.preparing`."""
+
+        def codes(name: str) -> np.ndarray:
+            encoded = pc.dictionary_encode(_one(index[name]))
+            return np.asarray(pc.fill_null(encoded.indices, NONE), dtype=np.int64)
+
+        hashed = index["image_hash"].is_valid()
+        created = pc.fill_null(index["created_at"].cast(pa.int64()), UNDATED)
+        return cls(
+            post_ids=_one(index["post_id"].cast(pa.large_string())),
+            user=codes("user_id"),
+            created_us=created.to_numpy(),
+            image=codes("image_key"),
+            caption=codes("caption_hash"),
+            caption_words=index["caption_words"].to_numpy(),
+            image_hash=pc.fill_null(index["image_hash"], pa.scalar(0, pa.uint64())).to_numpy(),
+            image_hashed=hashed.to_numpy(),
+            content=_one(index["content_hash"]),
+            users=_one(index["user_id"].cast(pa.large_string())),
+        )
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: np.ndarray) -> "PostColumns":
+        """Those rows, in that order."""
+        held = {item.name: getattr(self, item.name) for item in fields(self)}
+        places = pa.array(rows)
+        return PostColumns(**{k: v[rows] if isinstance(v, np.ndarray) else v.take(places) for k, v in held.items()})
+
+    def earliest_first(self) -> np.ndarray:
+        """Rank of each post by date (undated last), then by id, then by content."""
+        order = pc.sort_indices(
+            pa.table({"created": self.created_us, "id": self.post_ids, "content": self.content}),
+            sort_keys=[("created", "ascending"), ("id", "ascending"), ("content", "ascending")],
+        ).to_numpy()
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        return rank
+
+
+@dataclass
+class Sides:
+    """`side` of each post (int8: OUT or an index of `SPLITS`), and what a person should know about the cut."""
+
+    side: np.ndarray
+    repeats_across_border: np.ndarray
+    """bool: left out because an earlier post of the same group is on another side."""
+    notes: list[str] = field(default_factory=list)
+
+
+def superseded_ids(columns: PostColumns) -> np.ndarray:
+    """bool: posts whose id occurs again in a post that wins: the latest, undated before dated, then by content hash."""
+    created = np.where(columns.created_us == UNDATED, np.iinfo(np.int64).min, columns.created_us)
+    frame = pd.DataFrame(
+        {
+            "id": pc.dictionary_encode(columns.post_ids).indices.to_numpy(),
+            "created": created,
+            "content": pc.rank(columns.content, "ascending", tiebreaker="dense").to_numpy(),
+        }
+    )
+    ordered = frame.sort_values(["id", "created", "content"], kind="stable")
+    lost = np.zeros(len(frame), dtype=bool)
+    lost[ordered.index[ordered.duplicated("id", keep="last")]] = True
+    return lost
+
+
+def near_duplicate_labels(columns: PostColumns, bits: int) -> np.ndarray:
+    """Equal labels for posts that are one: same image (bytes, or perceptual hashes at most `bits` apart) and same
+    normalised caption (none counts as one); without image the same caption of `REPOST_WORDS` words."""
+    pictured, textual = columns.image != NONE, (columns.image == NONE) & (columns.caption != NONE)
+    hashed = columns.image_hashed & pictured
+    links = [
+        _links(np.stack([columns.image, columns.caption]), pictured),
+        _links(np.stack([columns.image_hash.view(np.int64), columns.caption]), hashed),
+        _links(columns.caption[None], textual & (columns.caption_words >= REPOST_WORDS)),
+    ]
+    if bits:
+        links.append(_close_hashes(columns, np.flatnonzero(hashed), bits))
+    return _components(len(columns), links)
+
+
+def group_labels(columns: PostColumns, near_duplicates: np.ndarray, *, by_user: bool) -> np.ndarray:
+    """Equal labels for posts that no border may part: near-duplicates, a shared image, a shared normalised caption and,
+    `by_user`, one user."""
+    codes = [near_duplicates, columns.image, columns.caption, *([columns.user] if by_user else [])]
+    return _components(len(columns), [_links(code[None], code != NONE) for code in codes])
+
+
+def later_ones(labels: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """bool: every post of a label but the one of lowest rank."""
+    order = np.lexsort((rank, labels))
+    later = np.zeros(len(labels), dtype=bool)
+    later[order[1:]] = labels[order[1:]] == labels[order[:-1]]
+    return later
+
+
+def wanted_sides(split: SplitSection, *, test_is_given: bool) -> dict[int, float]:
+    """Shares of the posts that go to validation and to test."""
+    shares = {VALIDATION: split.validation}
+    if split.test > 0 and not test_is_given:
+        shares[TEST] = split.test
+    return shares
+
+
+def cut_by_hash(columns: PostColumns, labels: np.ndarray, split: SplitSection, shares: Mapping[int, float]) -> Sides:
+    """Random sides for whole groups, from a hash of (seed, smallest key of the group): adding posts moves no other group.
+
+    The key is the user (`by_user`, where there is one) or the post id. A group larger than the share of a side would decide its
+    figure alone and goes to train. A side that nothing falls to gets the group whose size is nearest to its share, but never the largest one.
+    """
+    labels = np.unique(labels, return_inverse=True)[1]
+    sizes = np.bincount(labels)
+    position = _positions(_smallest_keys(columns, labels, by_user=split.kind == "by_user"), split.seed)
+    side = np.full(len(sizes), TRAIN, dtype=np.int8)
+    begin, notes = 0.0, []
+    for place in (TEST, VALIDATION):
+        share = shares.get(place, 0.0)
+        side[(position >= begin) & (position < begin + share)] = place
+        begin += share
+        large = (side == place) & (sizes > max(share * len(columns), 1))
+        if large.any():
+            side[large] = TRAIN
+            notes.append(
+                f"{large.sum()} group(s) larger than the {SPLITS[place]} share went to train, {sizes[large].max()} posts at most"
+            )
+    for place in (TEST, VALIDATION):
+        free = np.flatnonzero(side == TRAIN)
+        if place in shares and not (side == place).any() and len(free) > 1:
+            free = np.delete(free, np.argmax(sizes[free]))
+            chosen = free[np.lexsort((position[free], np.abs(sizes[free] - shares[place] * len(columns))))[0]]
+            side[chosen] = place
+            notes.append(
+                f"no group fell to {SPLITS[place]}: it got the one nearest to its share, {sizes[chosen]} post(s)"
+            )
+    return Sides(side[labels], np.zeros(len(columns), dtype=bool), notes)
+
+
+def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, float]) -> Sides:
+    """Train strictly before validation strictly before test; posts without a date are OUT.
+
+    Borders are dates that occur, as near to the shares as they come. Of a group that a border parts, the posts on
+    another side than the earliest one's are OUT too.
+
+    ConfigError where there are fewer distinct dates than sides.
+    """
+    created = columns.created_us
+    dated = created != UNDATED
+    dates, counts = np.unique(created[dated], return_counts=True)
+    places = [place for place in (TEST, VALIDATION) if place in shares]
+    if len(dates) <= len(places):
+        raise ConfigError(
+            f"split.kind = 'by_time': {len(places) + 1} splits need as many distinct created_at, found {len(dates)} in "
+            f"{dated.sum()} dated of {len(columns)} posts; use 'random' or 'by_user'"
+        )
+    side = np.where(dated, TRAIN, OUT).astype(np.int8)
+    from_here = counts[::-1].cumsum()[::-1]
+    share, end, notes = 0.0, len(dates), []
+    for left, place in zip(range(len(places), 0, -1), places, strict=True):
+        share += shares[place]
+        candidates = np.arange(left, end)
+        border = int(candidates[np.argmin(np.abs(from_here[left:end] - share * dated.sum()))])
+        before = created < dates[end] if end < len(dates) else True
+        side[dated & (created >= dates[border]) & before] = place
+        end = border
+        notes.append(
+            f"{SPLITS[place]} begins at {pa.scalar(int(dates[border]), pa.timestamp('us', 'UTC')).as_py().isoformat()}"
+        )
+    rank = columns.earliest_first()
+    first_side = pd.Series(side[np.argsort(rank)]).groupby(labels[np.argsort(rank)], sort=False).first()
+    stray = dated & (side != first_side.loc[labels].to_numpy())
+    side[stray] = OUT
+    return Sides(side, stray, notes)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    held = column.combine_chunks()
+    return held.combine_chunks() if isinstance(held, pa.ChunkedArray) else held
+
+
+def _links(keys: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Pairs (row, first row with the same keys) for the rows `among`, int64 [2, m]; keys are [k, n]."""
+    rows = np.flatnonzero(among)
+    if not len(rows):
+        return np.empty((2, 0), dtype=np.int64)
+    group = pd.DataFrame(keys[:, rows].T).groupby(list(range(len(keys))), sort=False).ngroup().to_numpy()
+    first = np.full(group.max() + 1, -1, dtype=np.int64)
+    first[group[::-1]] = rows[::-1]
+    return np.stack([rows, first[group]])
+
+
+def _close_hashes(columns: PostColumns, rows: np.ndarray, bits: int) -> np.ndarray:
+    """Pairs of posts of one caption whose perceptual hashes differ in at most `bits` bits."""
+    pairs: list[np.ndarray] = [np.empty((2, 0), dtype=np.int64)]
+    for _, same in pd.Series(rows).groupby(columns.caption[rows], sort=False):
+        hashes, first = np.unique(columns.image_hash[same.to_numpy()], return_index=True)
+        if len(hashes) < 2:
+            continue
+        codes = hashes.view(np.uint8).reshape(-1, 8)
+        search = faiss.IndexBinaryFlat(64)
+        search.add(codes)
+        limits, _, found = search.range_search(codes, bits + 1)
+        of = np.repeat(np.arange(len(hashes)), [int(end - begin) for begin, end in itertools.pairwise(limits)])
+        pairs.append(same.to_numpy()[first[np.stack([of, found])]])
+    return np.concatenate(pairs, axis=1)
+
+
+def _components(n: int, links: Sequence[np.ndarray]) -> np.ndarray:
+    left, right = np.concatenate([np.empty((2, 0), dtype=np.int64), *links], axis=1)
+    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(n, n))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def _smallest_keys(columns: PostColumns, labels: np.ndarray, *, by_user: bool) -> np.ndarray:
+    """uint64 of each group: the smallest hash of a key in it."""
+    keys = np.zeros(len(columns), dtype=np.uint64)
+    with_user = (columns.user != NONE) & by_user
+    keys[~with_user] = _hashes(
+        f"post:{post_id}" for post_id in columns.post_ids.filter(pa.array(~with_user)).to_pylist()
+    )
+    if with_user.any():
+        users = pc.dictionary_encode(columns.users.filter(pa.array(with_user)))
+        keys[with_user] = _hashes(f"user:{user}" for user in users.dictionary.to_pylist())[users.indices.to_numpy()]
+    smallest = np.full(labels.max(initial=-1) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(smallest, labels, keys)
+    return smallest
+
+
+def _positions(keys: np.ndarray, seed: int) -> np.ndarray:
+    """Place of each key in [0, 1), uniform over seeds."""
+    return _hashes(f"{seed}:{key:016x}" for key in keys.tolist()) / 2.0**64
+
+
+def _hashes(texts: Iterable[str]) -> np.ndarray:
+    digests = b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts)
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
