@@ -95,8 +95,9 @@ class Linear(FittedModel):
         scale_D = np.array(scale)
         penalised_DD = gram_DD * scale_D[:, None] * scale_D
         penalised_DD[np.diag_indices_from(penalised_DD)] += penalty
-        solved_DV: np.ndarray = scipy.linalg.solve(penalised_DD, cross_DV * scale_D[:, None], assume_a="pos")
-        return solved_DV * scale_D[:, None]
+        weight_DV: np.ndarray = scipy.linalg.solve(penalised_DD, cross_DV * scale_D[:, None], assume_a="pos")
+        weight_DV *= scale_D[:, None]
+        return weight_DV
 
     def fit(self, source: FitSource, *, seed: int) -> dict[str, float]:
         """Two passes (means; moments by fold, with a sample of rows), then everything in memory."""

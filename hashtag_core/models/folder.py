@@ -1,0 +1,172 @@
+"""The model folder: what training leaves, MLflow stores, tagging loads and a person can copy. No pickle in it.
+
+    weights.safetensors   parameters and buffers
+    model.json            the family, its options and sizes, what the caller tells of the run, SHA-256 of the other files
+    vocabulary.json       the hashtags
+    tokenizer.json        where the family has a tokenizer of its own
+    extra.json            where it has state that is no tensor
+    README.md             the model card
+
+`model.json` is written last: a folder without it is no model.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from hashtag_core.data.tokens import CaptionTokenizer
+from hashtag_core.data.vocabulary import Vocabulary
+from hashtag_core.errors import HashtagError, IntegrityError, NotFoundError
+from hashtag_core.models.base import InputSpec, ModelOptions, TagModel
+from hashtag_core.models.card import model_card
+from hashtag_core.models.registry import create_model, parse_options
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION, VOCABULARY, TOKENIZER, EXTRA, CARD = (
+    "weights.safetensors",
+    "model.json",
+    "vocabulary.json",
+    "tokenizer.json",
+    "extra.json",
+    "README.md",
+)
+RESERVED = ("format", "family", "options", "spec", "version", "files")
+IDENTITY = ("encoders", "captions")
+"""Keys of `info` that decide what the model sees, and so are part of its version."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model folder in memory."""
+
+    model: TagModel
+    """In eval mode, on the device asked for."""
+    family: str
+    options: ModelOptions
+    spec: InputSpec
+    vocabulary: Vocabulary
+    tokenizer: CaptionTokenizer | None
+    info: dict[str, Any]
+    """All other keys of `model.json`: `name`, `recipe`, `encoders`, `captions`, `metrics`, `dataset`, `k`, ..."""
+    version: str
+    """First 12 hex digits of the SHA-256 over weights, vocabulary, tokenizer, options, sizes, encoders and caption rules."""
+
+
+def save_model_folder(
+    folder: str | Path,
+    model: TagModel,
+    options: ModelOptions,
+    vocabulary: Vocabulary,
+    tokenizer: CaptionTokenizer | None,
+    info: Mapping[str, Any],
+) -> str:
+    """Write the folder (its old content is replaced file by file) and return the version.
+
+    `info` is JSON-able; the card shows `name`, `metrics` (name -> figure), `dataset` (`content_hash`, `posts`, ...),
+    `encoders`, `captions`, `k` and `recipe` of it, each where it is given.
+    """
+    clash = sorted(set(info) & set(RESERVED))
+    if clash:
+        raise ValueError(f"info: {', '.join(clash)} are written by the folder itself")
+    if len(vocabulary) != model.spec.vocabulary_size:
+        raise ValueError(f"a model of {model.spec.vocabulary_size} tags cannot be saved with {len(vocabulary)}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (DESCRIPTION, TOKENIZER, EXTRA):
+        (folder / name).unlink(missing_ok=True)
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in model.state_dict().items()}
+    safetensors.torch.save_file(tensors, folder / WEIGHTS)
+    _write_json(folder / VOCABULARY, vocabulary.to_json())
+    if tokenizer is not None:
+        tokenizer.save(folder / TOKENIZER)
+    extra = model.extra_state()
+    if extra:
+        _write_json(folder / EXTRA, extra)
+    described: dict[str, Any] = {
+        "format": FORMAT,
+        "family": model.name,
+        "options": options.model_dump(mode="json"),
+        "spec": asdict(model.spec),
+    }
+    files = {
+        name: _sha256(folder / name) for name in (WEIGHTS, VOCABULARY, TOKENIZER, EXTRA) if (folder / name).is_file()
+    }
+    version = _version(described, files, info)
+    described |= {"version": version, "files": files, **info}
+    parameters = sum(value.numel() for value in tensors.values())
+    (folder / CARD).write_text(model_card(described, model.paper, len(vocabulary), parameters), encoding="utf-8")
+    _write_json(folder / DESCRIPTION, described)
+    return version
+
+
+def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
+    """The model of a folder, every file checked against its hash.
+
+    Raises NotFoundError where there is no `model.json`, IntegrityError naming the file that is missing or not what was
+    saved, ConfigError for a family that this release does not have.
+    """
+    folder = Path(folder)
+    if not (folder / DESCRIPTION).is_file():
+        raise NotFoundError(f"no model at {folder}: {DESCRIPTION} is not there")
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        if described["format"] != FORMAT:
+            raise IntegrityError(f"{folder / DESCRIPTION}: format {FORMAT} expected, found {described['format']!r}")
+        name, files, version = str(described["family"]), dict(described["files"]), str(described["version"])
+        spec, stored_options = InputSpec(**described["spec"]), dict(described["options"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{folder / DESCRIPTION}: not a model description: {type(error).__name__}: {error}"
+        ) from None
+    for file, expected in files.items():
+        if not (folder / file).is_file():
+            raise IntegrityError(f"{folder / file}: not there, but {DESCRIPTION} lists it")
+        if _sha256(folder / file) != expected:
+            raise IntegrityError(f"{folder / file}: its SHA-256 is not the one in {DESCRIPTION}")
+    for file in (WEIGHTS, VOCABULARY):
+        if file not in files:
+            raise IntegrityError(f"{folder / DESCRIPTION}: lists no {file}")
+    vocabulary = Vocabulary.load(str(folder / VOCABULARY))
+    tokenizer = CaptionTokenizer.from_file(folder / TOKENIZER) if TOKENIZER in files else None
+    try:
+        options = parse_options(name, stored_options)
+    except HashtagError as error:
+        raise type(error)(f"{folder / DESCRIPTION}: {error}") from None
+    model = create_model(name, spec, options)
+    if EXTRA in files:
+        model.load_extra_state(json.loads((folder / EXTRA).read_text(encoding="utf-8")))
+    try:
+        model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError, AttributeError) as error:
+        raise IntegrityError(f"{folder / WEIGHTS}: not the weights of a {name} with these options: {error}") from None
+    return LoadedModel(
+        model=model.to(device).eval(),
+        family=name,
+        options=options,
+        spec=spec,
+        vocabulary=vocabulary,
+        tokenizer=tokenizer,
+        info={key: value for key, value in described.items() if key not in RESERVED},
+        version=version,
+    )
+
+
+def _version(described: Mapping[str, Any], files: Mapping[str, str], info: Mapping[str, Any]) -> str:
+    identity = {**described, "files": files, **{key: info.get(key) for key in IDENTITY}}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
