@@ -122,6 +122,14 @@ class NeuralModel(TagModel):
         """
         return
 
+    def prepare(self, source: "FitSource", *, seed: int) -> dict[str, float]:
+        """Fit what is not taught by gradient (a topic model), once, before training starts, on one worker alone.
+
+        What it sets are buffers whose shapes follow from options and `spec`: a checkpoint holds them, and
+        DistributedDataParallel sends them to the other workers. Returns figures worth logging.
+        """
+        return {}
+
 
 class FitSource(Protocol):
     """The train split, as `FittedModel.fit` reads it: several passes, in a fixed order, in bounded memory."""
