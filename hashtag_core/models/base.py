@@ -31,13 +31,16 @@ Modality = Literal["image", "caption", "history"]
 class ModelOptions(Section):
     """Options that every family has. A family adds its own in a subclass."""
 
+    reads: ClassVar[frozenset[Modality]] = frozenset({"image", "caption", "history"})
+    """Modalities that the family can make use of."""
+
     inputs: list[Modality] = ["image", "caption", "history"]
     """Modalities the model may see; one left out is treated as absent everywhere (the ablations)."""
 
     @model_validator(mode="after")
     def _sees_something(self) -> Self:
-        if not self.inputs:
-            raise ValueError("inputs: name at least one of 'image', 'caption', 'history'")
+        if self.reads.isdisjoint(self.inputs):
+            raise ValueError(f"inputs: name at least one of {', '.join(map(repr, sorted(self.reads)))}")
         return self
 
 

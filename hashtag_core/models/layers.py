@@ -1,14 +1,13 @@
-"""Parts that the recurrent families share: images and captions with their absence, and tags taught and written step by step."""
+"""Parts that several families share: images and captions as vectors, each with a learned vector where it is absent."""
 
-from typing import TypeVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hashtag_core.data.batches import PostBatch
 from hashtag_core.models.base import InputSpec
-
-State = TypeVar("State")
 
 ABSENT_DEVIATION = 0.02
 
@@ -20,8 +19,8 @@ def absent_embedding(size: int) -> nn.Parameter:
 
 def masked_softmax(scores_BN: Tensor, mask_BN: Tensor) -> Tensor:
     """Softmax over the last axis where the mask is True, in float32; 0 elsewhere, and everywhere in a row without True."""
-    weights_BN = torch.softmax(scores_BN.float().masked_fill(~mask_BN, -torch.inf), dim=-1)
-    return weights_BN.nan_to_num(0.0) if not mask_BN.any(-1).all() else weights_BN
+    lowest = torch.finfo(torch.float32).min
+    return torch.softmax(scores_BN.float().masked_fill(~mask_BN, lowest), dim=-1) * mask_BN
 
 
 class ImageVector(nn.Module):
@@ -58,30 +57,49 @@ class ImageGrid(nn.Module):
         return torch.where(batch.image_present_B[:, None, None], grid_BRD, self.absent_D)
 
 
+@dataclass(frozen=True)
+class CaptionStates:
+    """What an LSTM made of captions; D is its hidden size."""
+
+    states_BTD: Tensor
+    mask_BT: Tensor
+    """bool; at least one True a row."""
+    last_BD: Tensor
+    """The output after the last token."""
+    cell_BD: Tensor
+    """The memory cell after the last token."""
+
+
 class CaptionLSTM(nn.Module):
     """Embedded tokens through one LSTM. An absent caption is a single step whose output is learned."""
 
-    def __init__(self, spec: InputSpec, embedding_size: int, hidden_size: int, dropout: float = 0.0) -> None:
+    def __init__(self, spec: InputSpec, embedding_size: int, hidden_size: int) -> None:
         super().__init__()
         rows = max(spec.token_vocabulary_size, spec.pad_token_id + 1)
         self.embedding = nn.Embedding(rows, embedding_size, padding_idx=spec.pad_token_id)
-        self.dropout = nn.Dropout(dropout)
         self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
         self.absent_D = absent_embedding(hidden_size)
-        self.absent_cell_D = absent_embedding(hidden_size)
 
-    def forward(self, batch: PostBatch) -> tuple[Tensor, Tensor]:
-        """states_BTD and mask_BT, with at least one True a row."""
+    def forward(self, batch: PostBatch) -> CaptionStates:
         if batch.token_ids_BT is None or batch.token_mask_BT is None:
-            absent_B1D = self.absent_D.expand(len(batch), 1, -1)
-            return absent_B1D, torch.ones(absent_B1D.shape[:2], dtype=torch.bool, device=absent_B1D.device)
-        states_BTD, _ = self.lstm(self.dropout(self.embedding(batch.token_ids_BT)))
-        absent_B = ~batch.token_mask_BT.any(1)
-        mask_BT = batch.token_mask_BT.clone()
-        mask_BT[:, 0] |= absent_B
-        return torch.where(absent_B[:, None, None], self.absent_D, states_BTD), mask_BT
+            absent_BD = self.absent_D.expand(len(batch), -1)
+            seen_B1 = torch.ones(len(batch), 1, dtype=torch.bool, device=absent_BD.device)
+            return CaptionStates(absent_BD[:, None], seen_B1, absent_BD, torch.zeros_like(absent_BD))
+        words_BTD = self.embed(batch.token_ids_BT)
+        present_B = batch.token_mask_BT.any(1)
+        lengths_B = batch.token_mask_BT.sum(1).clamp(min=1)
+        packed = pack_padded_sequence(words_BTD, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
+        outputs, (last_1BD, cell_1BD) = self.lstm(packed)
+        states_BTD, _ = pad_packed_sequence(outputs, batch_first=True, total_length=words_BTD.shape[1])
+        steps_T = torch.arange(words_BTD.shape[1], device=lengths_B.device)
+        return CaptionStates(
+            torch.where(present_B[:, None, None], states_BTD, self.absent_D),
+            steps_T < lengths_B[:, None],
+            torch.where(present_B[:, None], last_1BD[0], self.absent_D),
+            torch.where(present_B[:, None], cell_1BD[0], 0.0),
+        )
 
-    def last(self, batch: PostBatch) -> Tensor:
-        """The output after the last token, last_BD."""
-        states_BTD, mask_BT = self(batch)
-        return states_BTD[torch.arange(len(batch), device=states_BTD.device), mask_BT.sum(1) - 1]
+    def embed(self, token_ids_BT: Tensor) -> Tensor:
+        """What the LSTM reads of each token."""
+        words_BTD: Tensor = self.embedding(token_ids_BT)
+        return words_BTD

@@ -1,0 +1,84 @@
+"""What the families that write tags one after another share: options, teaching, and search."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hashtag_core.data.batches import END, PostBatch, Targets
+from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
+from hashtag_core.models.decoding import Ranking, Step, greedy_decode, sequence_scores
+from hashtag_core.models.objectives import sequence_loss
+
+State = TypeVar("State")
+
+
+def teach(step: Step[State], state: State, sequence_BL: Tensor, forcing: float = 1.0) -> tuple[Tensor, State]:
+    """logits_BLU of every step, and the state after the last.
+
+    A step is shown the true tag before it, or, with the chance `1 - forcing` (drawn anew for each step, the same for all
+    posts of the batch), the sign that the model itself found likeliest.
+    """
+    shown_BL = sequence_BL.clamp(min=END)
+    previous_B: Tensor | None = None
+    logits: list[Tensor] = []
+    for true_B in shown_BL.unbind(1):
+        logits_BU, state = step(previous_B, state)
+        logits.append(logits_BU)
+        told = forcing >= 1 or float(torch.rand(())) < forcing
+        previous_B = true_B if told else logits_BU.detach().argmax(-1)
+    return torch.stack(logits, dim=1), state
+
+
+class SequenceOptions(ModelOptions):
+    """Options of the families that write tags one after another."""
+
+    decode_steps: int = Field(10, ge=1)
+    """Tags that are decoded; all others rank below them."""
+    ranking: Ranking = "greedy"
+    """`greedy`: in the order of generation; `marginal`: by the chance to be among the tags decoded."""
+
+
+class SequenceModel(NeuralModel):
+    """A family that writes tags one after another: it gives `start` and `step`, and is taught and searched through them."""
+
+    objective: ClassVar = "sequence"
+    forcing: float = 1.0
+    """Chance that a step in training is shown the true tag before it, not the model's own."""
+
+    def __init__(self, options: SequenceOptions, spec: InputSpec) -> None:
+        super().__init__(options, spec)
+        self._decode_steps, self._ranking = options.decode_steps, options.ranking
+
+    @abstractmethod
+    def start(self, batch: PostBatch) -> Any:
+        """What the first step is given of the posts."""
+
+    @abstractmethod
+    def step(self, previous_B: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+        """One step of the decoder: logits_BU and the next state. `previous_B` is the sign before, None at the start."""
+
+    def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
+        logits_BLU, _ = teach(self.step, self.start(batch), targets.sequence_BL, self.forcing)
+        return sequence_loss(logits_BLU, targets.sequence_BL)
+
+    def score(self, batch: PostBatch) -> Tensor:
+        """Greedy search, as one ranked list (see `decoding.sequence_scores`)."""
+        decoded = greedy_decode(self.step, self.start(batch), self.spec.vocabulary_size, self._decode_steps)
+        return sequence_scores(decoded, self._ranking)
+
+
+class SignEmbedding(nn.Embedding):
+    """Embeddings of the U = V + 1 signs, and one more for the start."""
+
+    def __init__(self, vocabulary_size: int, size: int) -> None:
+        super().__init__(vocabulary_size + 2, size)
+
+    def after(self, previous_B: Tensor | None, posts: int) -> Tensor:
+        """The sign before each step, embedded: sign_BD."""
+        if previous_B is None:
+            return self.weight[-1].expand(posts, -1)
+        sign_BD: Tensor = self(previous_B)
+        return sign_BD
