@@ -167,3 +167,42 @@ def mlflow_store(empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     shutil.copyfile(empty_mlflow, path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def make_model_folder() -> Callable[..., Path]:
+    """`make_model_folder(folder, family="linear", seed=0, tags=40, name="toy")`: a saved model on the default encoders
+    with random weights, so that posts differ in their tags."""
+
+    def make(folder: Path, family: str = "linear", seed: int = 0, tags: int = 40, name: str = "toy") -> Path:
+        import torch
+
+        from hashtag_core.config import Recipe
+        from hashtag_core.data.vocabulary import Vocabulary
+        from hashtag_core.encoders import load_encoders
+        from hashtag_core.models import InputSpec, create_model, parse_options
+        from hashtag_core.models.folder import save_model_folder
+        from hashtag_core.models.registry import family as find_family
+
+        recipe, options = Recipe(), parse_options(family, {})
+        encoders = load_encoders(recipe.encoders, find_family(family).needs(options))
+        model = create_model(family, InputSpec(tags, encoders.image_dim, encoders.text_dim), options)
+        generator = torch.Generator().manual_seed(seed)
+        for value in model.buffers():
+            if value.numel() > 2:
+                value.copy_(
+                    torch.rand(value.shape, generator=generator) - 0.5
+                    if value.ndim > 1
+                    else torch.rand(value.shape, generator=generator) * 0.1
+                )
+        vocabulary = Vocabulary([f"tag{n:03d}" for n in range(tags)], np.arange(tags, 0, -1), posts=tags)
+        info = {
+            "name": name,
+            "recipe": recipe.model_dump(mode="json"),
+            "encoders": encoders.identity,
+            "captions": recipe.captions.model_dump(mode="json"),
+        }
+        save_model_folder(folder, model, options, vocabulary, None, info)
+        return folder
+
+    return make

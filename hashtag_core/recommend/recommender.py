@@ -1,0 +1,357 @@
+"""A model folder and posts in, ranked hashtags out: the path that evaluation, bulk tagging and notebooks share.
+
+A post goes through three steps, each of which can be called alone: `open_posts` (clean the caption, decode the image,
+note what is missing or broken), `featurize` (the model's own encoders, or a cache of them), `rank` (the model, and the
+order of ties). What a post cannot give is absent to the model, never a blank picture or an empty text.
+
+Scores depend on the other posts of a batch only in the last digits, as far as the encoders' arithmetic does; who needs
+them the same to the last digit calls with the same posts.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hashtag_core.config import CaptionsSection, EncodersSection
+from hashtag_core.data.batches import FeaturizedPosts, collate
+from hashtag_core.data.captions import clean_caption
+from hashtag_core.data.feature_cache import FeatureCache
+from hashtag_core.data.images import decode_image, image_key
+from hashtag_core.data.posts import normalise_posts
+from hashtag_core.encoders import Encoders, load_encoders
+from hashtag_core.errors import ConfigError, HashtagError, ImageError, IntegrityError
+from hashtag_core.models.folder import LoadedModel, load_model_folder
+from hashtag_core.recommend.images import fetch_image
+from hashtag_core.recommend.ranking import top_tags
+from hashtag_core.schema import POST, TAGGED
+
+READ = pa.schema([POST.field(name) for name in ("post_id", "user_id", "caption", "image", "image_uri")])
+"""What is read of a post."""
+
+CHECK_SIDE_PX = 64
+"""Side that an image is decoded to when the model does not look at it and only its status is wanted."""
+
+FETCHES = 8
+"""Images by reference that are fetched at once."""
+
+
+@dataclass
+class OpenedPosts:
+    """Posts with clean captions and decoded images (uint8 [side, side, 3]); None where there is none.
+
+    `statuses` and `details` say what is missing or broken, as the TAGGED schema does.
+    """
+
+    post_ids: list[str] = field(default_factory=list)
+    user_ids: list[str | None] = field(default_factory=list)
+    captions: list[str | None] = field(default_factory=list)
+    images: list[np.ndarray | None] = field(default_factory=list)
+    image_keys: list[str | None] = field(default_factory=list)
+    """Keys of images that a cache holds the features of; their pixels are not decoded."""
+    statuses: list[str] = field(default_factory=list)
+    details: list[str | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.post_ids)
+
+    def extend(self, other: "OpenedPosts") -> None:
+        """Append the posts of another."""
+        for item in fields(self):
+            getattr(self, item.name).extend(getattr(other, item.name))
+
+    def select(self, rows: Sequence[int]) -> "OpenedPosts":
+        """Those rows alone."""
+        return OpenedPosts(**{item.name: [getattr(self, item.name)[row] for row in rows] for item in fields(self)})
+
+
+class Recommender:
+    """One model, ready to recommend. Make it with `load`."""
+
+    def __init__(self, loaded: LoadedModel, encoders: Encoders, name: str, version: str, device: torch.device) -> None:
+        self.loaded = loaded
+        self.encoders = encoders
+        self.name = name
+        self.version = version
+        self.device = device
+        self.batch_size = encoders.section.batch_size
+        self.tags: list[str] = list(loaded.vocabulary.tags)
+        self.captions = CaptionsSection(**loaded.info.get("captions", {}))
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        device: str = "auto",
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        threads: int | None = None,
+        **encoding: Any,
+    ) -> Self:
+        """The model of a folder (local or `s3://`) or of `models:/NAME/VERSION`, `models:/NAME@ALIAS`.
+
+        `device`: a torch device, or `auto` for the first GPU, else the CPU. `name` and `version` are stamped on every
+        row in place of the folder's own. `threads`: CPU threads of this process. `encoding`: `backend`, `precision` and
+        `batch_size` of the encoders, where they are to differ from the recipe the model was trained by.
+
+        Raises NotFoundError for a model that does not exist, IntegrityError for a broken folder or for encoders that are
+        not those the model was trained on.
+        """
+        from hashtag_core.tracking.registry import resolve_model  # brings mlflow for `models:/` alone
+
+        resolved = resolve_model(model)
+        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        loaded = load_model_folder(resolved.folder, device=str(where))
+        section = EncodersSection(**{**loaded.info.get("recipe", {}).get("encoders", {}), **encoding})
+        needs = type(loaded.model).needs(loaded.options)
+        encoders = load_encoders(section, needs, str(where), threads=threads)
+        _check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
+        return cls(loaded, encoders, name or resolved.name, version or resolved.version, where)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of `batches.FEATURES` that the model reads."""
+        return self.encoders.needs
+
+    def recommend(
+        self,
+        posts: pa.Table | Iterable[Mapping[str, Any]],
+        top_k: int = 10,
+        cached: FeatureCache | None = None,
+        archive: str | None = None,
+    ) -> pa.Table:
+        """The `top_k` best hashtags of each post, in the TAGGED schema, one row a post in the order given.
+
+        `posts`: a table in the POST schema (absent columns are absent) or a list of dicts with its fields. `cached`:
+        features of the model's encoders; what is not in it is encoded. `archive`: the folder that an `image_uri` which
+        is a path lies in; without it only `s3://` can be fetched.
+
+        ConfigError for a row that is no post, naming row and field.
+        """
+        if top_k < 1:
+            raise ConfigError(f"top_k: expected at least 1, found {top_k}")
+        table, rejected = normalise_posts(_table(posts), schema=READ)
+        if rejected:
+            raise ConfigError(f"row {rejected[0].row} is no post: {rejected[0].reason}")
+        return self.tag(self.open_posts(table, cached=cached, archive=archive), top_k, cached)
+
+    def tag(self, posts: OpenedPosts, top_k: int, cached: FeatureCache | None = None) -> pa.Table:
+        """`recommend` for posts that are opened already."""
+        indices_NK, scores_NK = self.rank(self.featurize(posts, cached), top_k)
+        n, k = indices_NK.shape
+        offsets = pa.array(np.arange(n + 1, dtype=np.int32) * k)
+        tags = pa.array(self.tags, pa.string()).take(pa.array(indices_NK.ravel()))
+        columns = [
+            pa.array(posts.post_ids, pa.string()),
+            pa.ListArray.from_arrays(offsets, tags),
+            pa.ListArray.from_arrays(offsets, pa.array(scores_NK.ravel(), pa.float32())),
+            pa.array(posts.statuses, pa.string()),
+            pa.array(posts.details, pa.string()),
+            pa.array([self.name] * n, pa.string()),
+            pa.array([self.version] * n, pa.string()),
+        ]
+        return pa.Table.from_arrays(columns, names=TAGGED.names).cast(TAGGED)
+
+    def open_posts(
+        self, posts: pa.Table, cached: FeatureCache | None = None, archive: str | None = None
+    ) -> OpenedPosts:
+        """Clean the captions and decode the images of a table that `normalise_posts` gave (at least the columns of `READ`).
+
+        An image is decoded even for a model that does not look at it, so that a broken one is reported; not where
+        `cached` already tells what is in it. A post with bytes is not asked for its `image_uri`.
+        """
+        values = {name: posts[name].to_pylist() for name in READ.names}
+        wanted = [uri if data is None else None for data, uri in zip(values["image"], values["image_uri"], strict=True)]
+        fetched = _fetch(wanted, archive)
+        known = self._cached_images(values["image"], cached)
+        opened = OpenedPosts(post_ids=values["post_id"], user_ids=values["user_id"])
+        for row, raw in enumerate(values["caption"]):
+            data, why_missing = fetched[row] if wanted[row] is not None else (values["image"][row], "no image")
+            key, fault = known.get(row, (None, None))
+            pixels, image_status = None, "ok"
+            if data is None:
+                image_status, fault = "image_missing", why_missing
+            elif fault is not None:
+                image_status = "image_unreadable"
+            elif key is None:
+                try:
+                    pixels = decode_image(data, self.encoders.image_side_px or CHECK_SIDE_PX)
+                except ImageError as error:
+                    image_status, fault = "image_unreadable", str(error)
+            caption = clean_caption(raw, self.captions)
+            status, detail = _status(image_status, fault, raw, caption)
+            opened.captions.append(caption)
+            opened.images.append(pixels)
+            opened.image_keys.append(key)
+            opened.statuses.append(status)
+            opened.details.append(detail)
+        return opened
+
+    def featurize(self, posts: OpenedPosts, cached: FeatureCache | None = None) -> FeaturizedPosts:
+        """The features that the model needs, from the cache where it has them, else from the encoders."""
+        image_present = np.array(
+            [p is not None or k is not None for p, k in zip(posts.images, posts.image_keys, strict=True)], bool
+        )
+        text_present = np.array([caption is not None for caption in posts.captions], bool)
+        arrays: dict[str, np.ndarray] = {}
+        if "image_grid" in self.needs:
+            arrays["boxes"] = self.encoders.boxes
+        held = [row for row, key in enumerate(posts.image_keys) if key is not None]
+        if held and cached is not None:
+            for kind in self._image_kinds:
+                values = cached.lookup(kind, [posts.image_keys[row] for row in held])[1][kind]
+                _put(arrays, kind, held, values, len(posts))
+        pixels = {row: image for row, image in enumerate(posts.images) if image is not None}
+        for name, values in (
+            self.encoders.encode_images(list(pixels.values())).items()
+            if pixels or not arrays.keys() & set(self._image_kinds)
+            else ()
+        ):
+            _put(arrays, name, list(pixels), values, len(posts))
+        self._put_captions(arrays, posts, cached)
+        return FeaturizedPosts(posts.post_ids, posts.user_ids, posts.captions, image_present, text_present, arrays)
+
+    def rank(self, posts: FeaturizedPosts, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Vocabulary indices [N, K] (int64) of the best tags, best first, and their scores (float32, in [0, 1])."""
+        indices, scores = [], []
+        for start in range(0, len(posts.post_ids), self.batch_size):
+            piece = _slice(posts, start, start + self.batch_size)
+            batch = collate(piece, self.needs, self.loaded.tokenizer, self.loaded.options.inputs).to(self.device)
+            with torch.inference_mode():
+                scores_BV = self.loaded.model.score(batch).float().cpu()
+            if not torch.isfinite(scores_BV).all():
+                row = int((~torch.isfinite(scores_BV)).any(dim=1).nonzero()[0])
+                raise IntegrityError(
+                    f"model {self.name} {self.version}: a score of post {piece.post_ids[row]!r} is not finite"
+                )
+            indices_BK, scores_BK = top_tags(scores_BV.clamp(0.0, 1.0), top_k)
+            indices.append(indices_BK.numpy())
+            scores.append(scores_BK.numpy())
+        width = min(top_k, len(self.tags))
+        return (
+            np.concatenate([np.zeros((0, width), np.int64), *indices]),
+            np.concatenate([np.zeros((0, width), np.float32), *scores]),
+        )
+
+    @property
+    def _image_kinds(self) -> list[str]:
+        return [name for name in ("image_vector", "image_grid") if name in self.needs]
+
+    def _cached_images(
+        self, images: list[bytes | None], cached: FeatureCache | None
+    ) -> dict[int, tuple[str | None, str | None]]:
+        """Row -> (key, None) of images whose features are cached, (None, reason) of those known as unreadable."""
+        if cached is None or not self._image_kinds:
+            return {}
+        keys = {row: image_key(data) for row, data in enumerate(images) if data is not None}
+        missing = {key for kind in self._image_kinds for key in cached.missing(kind, keys.values())}
+        reasons = cached.unreadable(self._image_kinds[0])
+        return {
+            row: (None, reasons[key]) if key in reasons else (key, None)
+            for row, key in keys.items()
+            if key not in missing
+        }
+
+    def _put_captions(self, arrays: dict[str, np.ndarray], posts: OpenedPosts, cached: FeatureCache | None) -> None:
+        present = {row: caption for row, caption in enumerate(posts.captions) if caption is not None}
+        kinds = [name for name in ("text_vector", "text_states") if name in self.needs]
+        if cached is not None and kinds:
+            keys = {row: image_key(caption.encode()) for row, caption in present.items()}
+            missing = {key for kind in kinds for key in cached.missing(kind, keys.values())}
+            held = [row for row, key in keys.items() if key not in missing]
+            for kind in kinds if held else []:
+                for name, values in cached.lookup(kind, [keys[row] for row in held])[1].items():
+                    _put(arrays, name, held, values, len(posts))
+                present = {row: caption for row, caption in present.items() if keys[row] in missing}
+        for name, values in (
+            self.encoders.encode_captions(list(present.values())).items()
+            if present or not arrays.keys() & set(kinds)
+            else ()
+        ):
+            _put(arrays, name, list(present), values, len(posts))
+
+
+def _check_identity(model: str, trained: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """IntegrityError if the encoders are not those whose features the model learned from."""
+    for modality, found in here.items():
+        expected = trained.get(modality)
+        if expected != found:
+            differing = [key for key in found if not isinstance(expected, Mapping) or expected.get(key) != found[key]]
+            told = "; ".join(f"{key}: {(expected or {}).get(key)!r}, here {found[key]!r}" for key in differing)
+            raise IntegrityError(f"model {model} was trained on another {modality} encoder than is here ({told})")
+
+
+def _status(image: str, fault: str | None, raw: str | None, caption: str | None) -> tuple[str, str | None]:
+    """Status and detail of a post. Without a usable image and caption it is `empty`; else the one that fails names it."""
+    if caption is not None:
+        return image, fault
+    no_caption = "nothing is left of the caption" if raw and raw.strip() else "no caption"
+    return ("caption_missing", no_caption) if image == "ok" else ("empty", f"{fault}; {no_caption}")
+
+
+def _table(posts: pa.Table | Iterable[Mapping[str, Any]]) -> pa.Table:
+    if isinstance(posts, pa.Table):
+        return posts
+    rows = list(posts)
+    if not rows:
+        return READ.empty_table()
+    names = [name for name in READ.names if any(name in row for row in rows)]
+    columns = {}
+    for name in names:
+        try:
+            columns[name] = pa.array([row.get(name) for row in rows])
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ConfigError(f"posts: {name}: values of several types: {error}") from None
+    return pa.table(columns)
+
+
+def _fetch(uris: Sequence[str | None], archive: str | None) -> list[tuple[bytes | None, str]]:
+    """Bytes of each URI, or None and why."""
+
+    def one(uri: str | None) -> tuple[bytes | None, str]:
+        if uri is None:
+            return None, "no image"
+        try:
+            return fetch_image(uri, archive), ""
+        except HashtagError as error:
+            return None, str(error)
+
+    if not any(uris):
+        return [(None, "no image")] * len(uris)
+    with ThreadPoolExecutor(FETCHES) as pool:
+        return list(pool.map(one, uris))
+
+
+def _put(arrays: dict[str, np.ndarray], name: str, rows: Sequence[int], values: np.ndarray, n: int) -> None:
+    """Write `values` to those rows of `arrays[name]` [n, ...]; other rows are zeros, token states grow to the longest."""
+    shape = values.shape[1:]
+    held = arrays.get(name)
+    if held is None:
+        held = np.zeros((n, *shape), values.dtype)
+    elif len(shape) and name.startswith("text_states") and held.shape[1] < shape[0]:
+        held = np.pad(held, [(0, 0), (0, shape[0] - held.shape[1]), *[(0, 0)] * (held.ndim - 2)])
+    if name.startswith("text_states"):
+        held[list(rows), : shape[0]] = values
+    else:
+        held[list(rows)] = values
+    arrays[name] = held
+
+
+def _slice(posts: FeaturizedPosts, start: int, end: int) -> FeaturizedPosts:
+    n = len(posts.post_ids)
+    arrays = {
+        name: value if name == "boxes" and value.ndim == 2 else value[start:end] for name, value in posts.arrays.items()
+    }
+    return FeaturizedPosts(
+        posts.post_ids[start:end],
+        posts.user_ids[start:end],
+        posts.captions[start:end],
+        posts.image_present[start : min(end, n)],
+        posts.text_present[start : min(end, n)],
+        arrays,
+    )
