@@ -125,13 +125,13 @@ class NeuralModel(TagModel):
         """
         return
 
-    def prepare(self, source: "FitSource", *, seed: int) -> dict[str, float]:
+    def prepare(self, source: "FitSource", *, seed: int) -> None:
         """Fit what is not taught by gradient (a topic model), once, before training starts, on one worker alone.
 
         What it sets are buffers whose shapes follow from options and `spec`: a checkpoint holds them, and
-        DistributedDataParallel sends them to the other workers. Returns figures worth logging.
+        DistributedDataParallel sends them to the other workers.
         """
-        return {}
+        return
 
 
 class FitSource(Protocol):

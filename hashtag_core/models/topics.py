@@ -29,12 +29,11 @@ class TopicModel(nn.Module):
         self.register_buffer("words_KW", torch.full((topics, words), 1.0 / words))
         """exp(E[log beta]): how readily a topic gives a word. A word that no topic gives is not read."""
 
-    def fit(self, source: FitSource, *, seed: int, passes: int, max_share: float) -> dict[str, float]:
+    def fit(self, source: FitSource, *, seed: int, passes: int, max_share: float) -> None:
         """Online variational Bayes over the captions of the train split.
 
-        Words in more than `max_share` of the captions are left out: they say nothing of a topic. Returns the number of
-        words and captions that were read, and the perplexity of the last batches; with no caption at all nothing is
-        fitted and theta is uniform.
+        Words in more than `max_share` of the captions are left out: they say nothing of a topic. With no word left
+        nothing is fitted, and theta stays uniform.
         """
         topics, words = self.words_KW.shape
         carrying_W, captions = np.zeros(words, dtype=np.int64), 0
@@ -43,7 +42,7 @@ class TopicModel(nn.Module):
             captions += counts.shape[0]
         kept = np.flatnonzero((carrying_W > 0) & (carrying_W <= max(1.0, max_share * captions)))
         if not len(kept):
-            return {"topic_words": 0.0, "topic_captions": float(captions)}
+            return
         model = LatentDirichletAllocation(topics, total_samples=captions, random_state=seed)
         for _ in range(passes):
             for counts in _counts(source, words):
@@ -52,7 +51,6 @@ class TopicModel(nn.Module):
         fitted_KW = np.zeros((topics, words), dtype=np.float32)
         fitted_KW[:, kept] = np.exp(log_words)
         self.words_KW.copy_(torch.from_numpy(fitted_KW))
-        return {"topic_words": float(len(kept)), "topic_captions": float(captions)}
 
     @torch.no_grad()
     def forward(self, token_ids_BT: Tensor, token_mask_BT: Tensor) -> Tensor:
