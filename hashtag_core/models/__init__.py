@@ -1,6 +1,11 @@
-"""The model families. A new one is a file in this folder and a line here."""
+"""The model families. A new one is a file in this folder and a line in the list below: importing it registers it."""
 
-from hashtag_core.models import linear, popularity
+from hashtag_core.models import (  # noqa: F401
+    amnn,
+    linear,
+    lxmert4hashtag,
+    popularity,
+)
 from hashtag_core.models.base import FittedModel, InputSpec, ModelOptions, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model, family, list_models, parse_options
 
@@ -12,8 +17,6 @@ __all__ = [
     "TagModel",
     "create_model",
     "family",
-    "linear",
     "list_models",
     "parse_options",
-    "popularity",
 ]

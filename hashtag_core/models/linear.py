@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch
-from hashtag_core.models.base import FitSource, FittedModel, InputSpec, ModelOptions
+from hashtag_core.models.base import FitSource, FittedModel, InputSpec, Modality, ModelOptions
 from hashtag_core.models.registry import register
 
 BATCH = 1024
@@ -28,6 +28,7 @@ CALIBRATION_PAIRS = 1_000_000
 
 
 class LinearOptions(ModelOptions):
+    reads: ClassVar[frozenset[Modality]] = frozenset({"image", "caption"})
     penalties: list[float] = Field([0.3, 1.0, 3.0, 10.0], min_length=1)
     """Ridge penalties to choose from."""
     image_weights: list[float] = Field([0.5, 1.0], min_length=1)
