@@ -1,0 +1,90 @@
+"""Slices and thresholds, by hand."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import precision_score, recall_score
+
+from hashtag_core.evaluation.metrics import index_metrics, judge
+from hashtag_core.evaluation.slices import frequency_bands, post_slices, slice_metrics, tag_slices
+from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
+
+
+def test_post_slices():
+    found = post_slices([None, "", "one two  three four", "a b c d e", "x"], [1, 0, 1, 1, 0], [0, 1, 4, 5, 99])
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in found.items()} == {
+        "caption absent": [0, 1],
+        "caption of 1-4 words": [2, 4],
+        "caption of 5+ words": [3],
+        "with image": [0, 2, 3],
+        "without image": [1, 4],
+        "history of 0 posts": [0],
+        "history of 1-4 posts": [1, 2],
+        "history of 5+ posts": [3, 4],
+    }
+
+
+def test_slices_are_the_metrics_of_their_posts():
+    judged = judge([[0], [1], [2]], [[0], [0], [5]], 3)
+    slices = {"first two": np.array([True, True, False]), "last": np.array([False, False, True])}
+    assert set(slice_metrics(judged, slices, [1], "floor")) == {"first two"}
+    found = slice_metrics(judged, slices, [1], "headline")
+    assert (found["first two"]["precision_at_1"], found["last"]["precision_at_1"]) == (0.5, 0.0)
+    assert found["first two"] == index_metrics(judge([[0], [1]], [[0], [0]], 3), [1], "headline")
+
+
+def test_frequency_bands_hold_a_third_of_the_uses_each():
+    bands = frequency_bands([30, 10, 10, 10, 10, 10, 5, 5])
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in bands.items()} == {
+        "head": [0],
+        "middle": [1, 2, 3],
+        "tail": [4, 5, 6, 7],
+    }
+    assert all(mask.shape == (0,) for mask in frequency_bands([]).values())
+
+
+def test_tag_slices_by_hand():
+    counts = [30, 20, 10]
+    truth = [[0, 1], [2, 3], [0]]
+    judged = judge([[0, 2], [2, 0], [1, 0]], truth, 3)
+    found = tag_slices(judged, truth, counts, [1, 2])
+    assert found["head"] == {"tags": 1, "uses": 2, "recall_at_1": 0.5, "recall_at_2": 1.0}
+    assert found["middle"] == {"tags": 1, "uses": 1, "recall_at_1": 0.0, "recall_at_2": 0.0}
+    assert found["tail"] == {"tags": 1, "uses": 1, "recall_at_1": 1.0, "recall_at_2": 1.0}
+    assert found["unseen"] == {"tags": 1, "uses": 1, "recall_at_1": 0.0, "recall_at_2": 0.0}
+    assert tag_slices(judge([[3]], [[3]], 3), [[3]], counts, [1])["unseen"]["recall_at_1"] == 1.0
+
+
+def test_threshold_by_hand():
+    judged = judge([[0, 1], [2, 0], [1, -1]], [[0], [0, 2], [5]], 3)
+    scores = np.array([[0.9, 0.4], [0.6, 0.5], [0.3, 0.0]])
+    assert choose_threshold(judged, scores, "floor") == 0.5
+    found = threshold_metrics(judged, scores, 0.5, "floor")
+    assert (found.precision, found.recall, found.f1, found.mean_length, found.posts) == (1.0, 1.0, 1.0, 1.5, 2)
+    headline = threshold_metrics(judged, scores, 0.5, "headline")
+    assert headline.precision == pytest.approx(2 / 3)
+    assert headline.mean_length == pytest.approx(1.0)
+
+
+def test_threshold_without_posts_or_scores():
+    judged = judge(np.zeros((0, 3), dtype=int), [], 3)
+    assert choose_threshold(judged, np.zeros((0, 3)), "headline") == 0.0
+    assert threshold_metrics(judged, np.zeros((0, 3)), 0.5, "headline").posts == 0
+    assert threshold_metrics(judge([[0]], [[0]], 3), np.array([[0.2]]), 0.9, "headline").f1 == 0.0
+
+
+def test_thresholds_against_scikit_learn():
+    rng = np.random.default_rng(4)
+    scores = rng.random((150, 20))
+    labels = rng.random((150, 20)) < scores * 0.5
+    labels[~labels.any(axis=1), 0] = True
+    ranked = np.argsort(-scores, axis=1)
+    sorted_scores = np.take_along_axis(scores, ranked, axis=1)
+    judged = judge(ranked, [np.flatnonzero(row).tolist() for row in labels], 20)
+    found = threshold_metrics(judged, sorted_scores, 0.6, "headline")
+    options = {"average": "samples", "zero_division": 0}
+    assert found.precision == pytest.approx(precision_score(labels, scores >= 0.6, **options))
+    assert found.recall == pytest.approx(recall_score(labels, scores >= 0.6, **options))
+    assert found.mean_length == pytest.approx((scores >= 0.6).sum(axis=1).mean())
+    best = choose_threshold(judged, sorted_scores, "headline")
+    tried = [threshold_metrics(judged, sorted_scores, t, "headline").f1 for t in np.linspace(0, 1, 101)]
+    assert threshold_metrics(judged, sorted_scores, best, "headline").f1 >= max(tried) - 0.003
