@@ -1,0 +1,307 @@
+"""Encode what the feature cache lacks, with Ray Data.
+
+    keys of the dataset, minus those cached -> chunks of posts (rows of a Ray dataset) -> read, decode, encode -> cache files
+
+A chunk's files are written when it is done, so that a killed run goes on where it stopped. Without GPUs one actor does
+all of a chunk; with GPUs a pool of CPU tasks reads and decodes, and one actor a GPU encodes.
+"""
+
+import json
+import logging
+import posixpath
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from tqdm import tqdm
+
+from hashtag_core import storage
+from hashtag_core.config import EncodersSection
+from hashtag_core.data.dataset import SPLITS, Dataset, Split
+from hashtag_core.data.feature_cache import FeatureCache
+from hashtag_core.data.features import build_feature_table
+from hashtag_core.data.images import decode_image
+from hashtag_core.data.posts import READ_BUFFER_BYTES
+from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.encoders import load_encoders
+from hashtag_core.errors import HashtagError, ImageError
+
+__all__ = ["build_feature_table", "cache_root", "ensure_features"]
+
+logger = logging.getLogger(__name__)
+
+CHUNK_POSTS = (64, 1024)
+"""Fewest and most posts a chunk; in between, eight chunks an actor."""
+
+RETRY_CHUNK_POSTS = (16, 1)
+"""Chunk sizes of the rounds after a process died: the last one singles out the content that kills it."""
+
+ACTOR_CPUS = 0.5
+"""What an actor reserves: it uses a whole CPU, and leaves room for the tasks that feed it."""
+
+READ_ROWS = 128
+NO_PROGRESS_TIMEOUT_S = 1800
+"""A chunk of a large encoder takes minutes on a CPU."""
+
+REPORT = pa.schema([("posts", pa.int64()), ("unreadable", pa.int64()), ("error", pa.string())])
+DECODED = pa.schema([("pixels", pa.large_binary()), ("rest", pa.string())])
+
+Slices = list[tuple[str, int, list[int], list[int]]]
+"""A chunk: (file, row group, rows whose image is wanted, rows whose caption is wanted)."""
+
+
+@dataclass
+class _Content:
+    """What a chunk holds, read and decoded."""
+
+    image_keys: list[str] = field(default_factory=list)
+    pixels: list[np.ndarray] = field(default_factory=list)
+    caption_keys: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def cache_root(dataset_uri: str, section: EncodersSection) -> str:
+    """Where features are kept: `encoders.cache`, else `_features` beside the dataset."""
+    if section.cache:
+        return section.cache
+    parent = posixpath.dirname(dataset_uri.rstrip("/"))
+    return posixpath.join(parent, "_features") if parent else "_features"
+
+
+def ensure_features(
+    dataset: Dataset, section: EncodersSection, needs: frozenset[str], splits: Sequence[Split] = SPLITS
+) -> FeatureCache:
+    """The cache, complete for those splits: every image and caption is in it, or known as unreadable with the reason.
+
+    Only what is missing is computed; where nothing is, no Ray task runs. Raises HashtagError (the first of the errors
+    in its message) where chunks failed for a reason that is not their content.
+    """
+    encoders = load_encoders(section, needs, "cpu")
+    kinds, side_px = encoders.kinds, encoders.image_side_px
+    cache = encoders.open_cache(cache_root(dataset.uri, section))
+    del encoders
+    before = 0
+    for chunk_posts in (None, *RETRY_CHUNK_POSTS):
+        cache.refresh()
+        lacking, slices = _missing(dataset, splits, cache)
+        if not slices:
+            return cache
+        posts = sum(len({*images, *captions}) for _, _, images, captions in slices)
+        if before and posts > before // 2 + CHUNK_POSTS[0]:
+            raise HashtagError(f"the processes that encode keep dying (memory?): {posts} of {before} posts are left")
+        before = posts
+        logger.info("encoding %d posts into %s: %s", posts, cache.root, ", ".join(sorted(lacking)))
+        actors = max(1, int(cluster_gpus() or cluster_cpus()))
+        size = chunk_posts or int(np.clip(posts // (8 * actors), *CHUNK_POSTS))
+        chunks = list(_cut(slices, size))
+        shared: dict[str, Any] = {
+            "section": section,
+            "lacking": frozenset(lacking),
+            "cache": FeatureCache(cache.root, kinds),
+        }
+        _run(chunks, shared, side_px, min(actors, len(chunks)), posts)
+    cache.refresh()
+    _, slices = _missing(dataset, splits, cache)
+    for kind, keys in _keys_of(slices, cache).items():
+        logger.warning("%d contents killed the process that encoded them; they count as unreadable", len(keys))
+        cache.write_unreadable(kind, dict.fromkeys(keys, "the process that encoded it died"))
+    cache.refresh()
+    return cache
+
+
+def _missing(dataset: Dataset, splits: Sequence[Split], cache: FeatureCache) -> tuple[set[str], Slices]:
+    """Which kinds lack something, and the rows that hold it: each content once."""
+    lacking: set[str] = set()
+    seen: set[bytes] = set()
+    slices: Slices = []
+    for uri in (uri for split in splits for uri in dataset.files(split)):
+        with storage.open_input(uri) as source:
+            file = pq.ParquetFile(source)
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=["image_key", "caption_key"])
+                wanted: dict[str, list[int]] = {"image": [], "caption": []}
+                for of, rows in wanted.items():
+                    keys = table[f"{of}_key"].to_pylist()
+                    missing: set[str] = set()
+                    for name, kind in cache.kinds.items():
+                        found = cache.missing(name, keys) if kind.of == of else []
+                        missing.update(found)
+                        lacking.update([name] if found else [])
+                    for row, key in enumerate(keys):
+                        if key in missing and (short := of[:1].encode() + bytes.fromhex(key)[:16]) not in seen:
+                            seen.add(short)
+                            rows.append(row)
+                if wanted["image"] or wanted["caption"]:
+                    slices.append((uri, group, wanted["image"], wanted["caption"]))
+    return lacking, slices
+
+
+def _keys_of(slices: Slices, cache: FeatureCache) -> dict[str, list[str]]:
+    """The keys in those rows, by one kind of their encoder."""
+    found: dict[str, list[str]] = {}
+    kind_of: dict[str, str] = {kind.of: name for name, kind in cache.kinds.items()}
+    for uri, group, images, captions in slices:
+        with storage.open_input(uri) as source:
+            table = pq.ParquetFile(source).read_row_group(group, columns=["image_key", "caption_key"])
+        for of, rows in (("image", images), ("caption", captions)):
+            if rows:
+                found.setdefault(kind_of[of], []).extend(table[f"{of}_key"].take(rows).to_pylist())
+    return found
+
+
+def _cut(slices: Slices, size: int) -> Iterator[Slices]:
+    """Chunks of at most `size` posts, in order."""
+    chunk: Slices = []
+    room = size
+    for uri, group, images, captions in slices:
+        rows = sorted({*images, *captions})
+        start = 0
+        while start < len(rows):
+            taken = rows[start : start + room]
+            first, last = taken[0], taken[-1]
+            part = [[row for row in wanted if first <= row <= last] for wanted in (images, captions)]
+            chunk.append((uri, group, part[0], part[1]))
+            start, room = start + len(taken), room - len(taken)
+            if not room:
+                yield chunk
+                chunk, room = [], size
+    if chunk:
+        yield chunk
+
+
+def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int, posts: int) -> None:
+    """One round over the chunks, with a progress bar on stderr."""
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    gpus = cluster_gpus() > 0
+    with DataContext.current(context):
+        rows = ray.data.from_items([{"chunk": json.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
+        if gpus:
+            rows = rows.map_batches(
+                _decode_batch, fn_args=[side_px], batch_size=1, batch_format="pyarrow", num_cpus=1, max_retries=2
+            )
+        reports = rows.map_batches(
+            _Encode,
+            fn_constructor_kwargs=shared | {"threads": None if gpus else 1},
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=ACTOR_CPUS,
+            num_gpus=1.0 if gpus else None,
+            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+            max_restarts=-1,
+            max_task_retries=2,
+        )
+        errors: list[str] = []
+        started = time.monotonic()
+        unreadable = 0
+        with tqdm(total=posts, unit="post", desc="encode", file=sys.stderr, mininterval=1) as bar:
+            for report in reports.iter_rows():
+                bar.update(report["posts"])
+                unreadable += report["unreadable"]
+                errors += [report["error"]] if report["error"] else []
+    if errors:
+        raise HashtagError(f"{len(errors)} of {len(chunks)} chunks could not be encoded; the first: {errors[0]}")
+    rate = posts / max(time.monotonic() - started, 1e-9)
+    logger.info("encoded %d posts (%.0f a second, actors' start included), %d unreadable", posts, rate, unreadable)
+
+
+class _Encode:
+    """An actor: chunks in, cache files out. A chunk that fails gives its error as a row."""
+
+    def __init__(
+        self, section: EncodersSection, lacking: frozenset[str], cache: FeatureCache, threads: int | None
+    ) -> None:
+        self.encoders = load_encoders(section, lacking, threads=threads)
+        self.cache = cache
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        reports = []
+        for row in batch.to_pylist():
+            try:
+                content = (
+                    _unpack(row) if "rest" in row else _read(json.loads(row["chunk"]), self.encoders.image_side_px)
+                )
+                self._write(content)
+                posts = max(len(content.image_keys) + len(content.unreadable), len(content.caption_keys))
+                reports.append({"posts": posts, "unreadable": len(content.unreadable), "error": None})
+            except Exception as error:  # noqa: BLE001  (an exception would end the run; the driver raises it at the end)
+                reports.append({"posts": 0, "unreadable": 0, "error": f"{type(error).__name__}: {error}"})
+        return pa.Table.from_pylist(reports, schema=REPORT)
+
+    def _write(self, content: _Content) -> None:
+        step = max(READ_ROWS, self.encoders.section.batch_size)
+        images = [
+            self.encoders.encode_images(content.pixels[n : n + step]) for n in range(0, len(content.pixels), step)
+        ]
+        for kind in images[0] if images else []:
+            self.cache.write(kind, content.image_keys, np.concatenate([part[kind] for part in images]))
+        captions = self.encoders.encode_captions(content.captions) if content.captions else {}
+        for kind in captions.keys() & self.cache.kinds.keys():
+            mask = captions.get(f"{kind}_mask")
+            self.cache.write(kind, content.caption_keys, captions[kind], None if mask is None else mask.sum(1))
+        image_kinds = [name for name, kind in self.cache.kinds.items() if kind.of == "image"]
+        if content.unreadable:
+            self.cache.write_unreadable(image_kinds[0], content.unreadable)
+
+
+def _read(chunk: Slices, side_px: int) -> _Content:
+    """Read the rows of a chunk and decode their images; a row group is streamed, never held whole."""
+    content = _Content()
+    for uri, group, images, captions in chunk:
+        columns = [name for name, rows in (("image", images), ("caption", captions)) if rows]
+        columns = [column for name in columns for column in (name, f"{name}_key")]
+        with storage.open_input(uri) as source:
+            file = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
+            start, last = 0, max([*images, *captions])
+            for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=columns):
+                _take(content, batch, [row - start for row in images], [row - start for row in captions], side_px)
+                start += batch.num_rows
+                if start > last:
+                    break
+    return content
+
+
+def _take(content: _Content, batch: pa.RecordBatch, images: list[int], captions: list[int], side_px: int) -> None:
+    for row in (row for row in images if 0 <= row < batch.num_rows):
+        key = batch["image_key"][row].as_py()
+        try:
+            content.pixels.append(decode_image(batch["image"][row].as_py(), side_px))
+            content.image_keys.append(key)
+        except ImageError as error:
+            content.unreadable[key] = str(error)
+    for row in (row for row in captions if 0 <= row < batch.num_rows):
+        content.captions.append(batch["caption"][row].as_py())
+        content.caption_keys.append(batch["caption_key"][row].as_py())
+
+
+def _decode_batch(batch: pa.Table, side_px: int) -> pa.Table:
+    """The CPU stage before GPU actors: chunks in, decoded chunks out."""
+    rows = []
+    for row in batch.to_pylist():
+        try:
+            content = _read(json.loads(row["chunk"]), side_px)
+            rest = {name: value for name, value in vars(content).items() if name != "pixels"} | {"side_px": side_px}
+            pixels = np.stack(content.pixels).tobytes() if content.pixels else b""
+        except Exception as error:  # noqa: BLE001  (goes on as a row, and comes back as the chunk's report)
+            rest, pixels = {"error": f"{type(error).__name__}: {error}"}, b""
+        rows.append({"pixels": pixels, "rest": json.dumps(rest)})
+    return pa.Table.from_pylist(rows, schema=DECODED)
+
+
+def _unpack(row: dict[str, Any]) -> _Content:
+    rest = json.loads(row["rest"])
+    if "error" in rest:
+        raise HashtagError(rest["error"])
+    side_px = rest.pop("side_px")
+    pixels = np.frombuffer(row["pixels"], np.uint8).reshape(len(rest["image_keys"]), side_px, side_px, 3)
+    return _Content(**rest, pixels=list(pixels))
