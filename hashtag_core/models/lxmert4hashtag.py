@@ -84,12 +84,7 @@ class Lxmert4Hashtag(NeuralModel):
     )
     objective: ClassVar = "multi_label"
     Options: ClassVar[type[ModelOptions]] = Lxmert4HashtagOptions
-    examples: ClassVar = {
-        "default": TINY,
-        "raw": TINY | {"cls": "raw", "relation_layers": 0},
-        "image": TINY | {"inputs": ["image"]},
-        "caption": TINY | {"inputs": ["caption"]},
-    }
+    examples: ClassVar = {"default": TINY, "raw": TINY | {"cls": "raw", "relation_layers": 0}}
 
     def __init__(self, options: Lxmert4HashtagOptions, spec: InputSpec) -> None:
         super().__init__(options, spec)
