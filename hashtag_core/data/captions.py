@@ -14,7 +14,7 @@ _INVISIBLE = regex.compile(r"[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069
 
 _RETWEET = regex.compile(r"(?<![\p{L}\p{N}_])RT\s+[@＠][A-Za-z0-9_.]+:?")
 _MENTION = regex.compile(r"(?<![\p{L}\p{N}_!#$%&*@＠.])[@＠][A-Za-z0-9_](?:[A-Za-z0-9_.]*[A-Za-z0-9_])?")
-_SCHEME_LEFT = regex.compile(r"https?:/{0,2}(?=…|\.{3}|$)|(?<![\p{L}\p{N}])https?(?=…|\.{3})", regex.IGNORECASE)
+_SCHEME_LEFT = regex.compile(r"https?:/{0,2}(?=…|\.{3}|$)|(?<![\p{L}\p{N}])ht(?:tps?|t)?(?=…|\.{3})", regex.IGNORECASE)
 """What is left of a URL where a caption was cut off."""
 
 _ENTITY = regex.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|hellip|#\d{1,7}|#x[0-9a-f]{1,6});", regex.IGNORECASE)
@@ -26,6 +26,7 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 _WORD = regex.compile(
     rf"[{_UNSPACED}]{{1,2}}|(?:(?![{_UNSPACED}])[\p{{L}}\p{{N}}])(?:(?![{_UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}'’])*"
 )
+_ASCII_WORD = regex.compile(r"[A-Za-z0-9][A-Za-z0-9']*")
 _BETWEEN_TAGS = regex.compile(r"[\s\p{P}\p{S}\p{M}\u200d]*")
 
 
@@ -61,7 +62,9 @@ def normalised_caption(text: str | None) -> str:
 
 def count_words(text: str | None) -> int:
     """Words of a text. In scripts that put no space between words (Han, Kana, Thai, ...) two characters count as one."""
-    return len(_WORD.findall(text)) if text else 0
+    if not text:
+        return 0
+    return len((_ASCII_WORD if text.isascii() else _WORD).findall(text))
 
 
 def _clean_once(text: str, section: CaptionsSection) -> str:

@@ -91,7 +91,7 @@ def partition_posts(
 
     def leave_out(rows: np.ndarray, lost: np.ndarray, why: str) -> np.ndarray:
         reason[rows[lost]] = why
-        return rows[~lost]
+        return np.asarray(rows[~lost])
 
     too_short = index["words"].to_numpy() < min_words
     main = leave_out(main, superseded_ids(columns.take(main)), REPEATED_ID)
@@ -164,7 +164,7 @@ def _shared_with(columns: PostColumns, repeats: np.ndarray, rows: np.ndarray, ot
     for codes in (columns.image, columns.caption):
         shared |= np.isin(codes[rows], codes[others][codes[others] != NONE])
     ids = pc.is_in(columns.post_ids.take(pa.array(rows)), value_set=columns.post_ids.take(pa.array(others)))
-    return shared | np.asarray(ids, dtype=bool)
+    return np.asarray(shared | np.asarray(ids, dtype=bool))
 
 
 def _tag_counts(tags: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:

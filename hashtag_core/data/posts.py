@@ -69,7 +69,7 @@ def part_problem(part: FileInfo) -> str | None:
         with storage.open_input(part.uri) as source:
             names = pq.ParquetFile(source, pre_buffer=False).schema_arrow.names
     except (pa.ArrowException, OSError) as error:
-        return _unreadable(part.uri, error)
+        return unreadable(part.uri, error)
     return _column_problem(names)
 
 
@@ -106,7 +106,7 @@ def iter_post_batches(
                 yield PartBatch(first_row, posts, rejected)
                 first_row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        yield ends(f"unreadable from row {first_row} on: {_unreadable(info.uri, error)}")
+        yield ends(f"unreadable from row {first_row} on: {unreadable(info.uri, error)}")
 
 
 def normalise_posts(
@@ -130,11 +130,12 @@ def normalise_posts(
 
 
 def _row_bytes(metadata: pq.FileMetaData) -> float:
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    return max(1.0, float(sum(group.total_byte_size for group in groups)) / max(1, metadata.num_rows))
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    total = sum(int(group.total_byte_size) for group in groups)
+    return max(1.0, total / max(1, int(metadata.num_rows)))
 
 
-def _unreadable(uri: str, error: Exception) -> str:
+def unreadable(uri: str, error: Exception) -> str:
     """What is wrong with the content, in one line; StorageError if it is not the content."""
     if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
         raise StorageError(f"{uri}: read failed: {error}") from error

@@ -1,17 +1,24 @@
 """From posts to rows of a dataset: what one batch needs to be looked at (INDEX) and to be written (PREPARED)."""
 
 import hashlib
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from hashtag_core import storage
 from hashtag_core.config import CaptionsSection
 from hashtag_core.data.captions import clean_caption, count_words, normalised_caption
+from hashtag_core.data.dataset import ROW_GROUP_ROWS
 from hashtag_core.data.hashtags import find_hashtags
 from hashtag_core.data.images import image_key, perceptual_hash
 from hashtag_core.data.vocabulary import TagRules
 from hashtag_core.schema import POST, PREPARED, TIMESTAMP
+
+MAX_HELD_BYTES = 64 << 20
 
 INDEX = pa.schema(
     [
@@ -63,7 +70,7 @@ def index_posts(posts: pa.Table, rows: pa.Array, part: int, rules: PostRules) ->
 _COMPUTED = frozenset(INDEX.names) - {"part", "row", "post_id", "user_id", "created_at"}
 
 
-def _index_post(post: dict, rules: PostRules) -> dict:
+def _index_post(post: dict[str, Any], rules: PostRules) -> dict[str, Any]:
     tags = rules.hashtags_of(post["hashtags"], post["caption"])
     cleaned = clean_caption(post["caption"], rules.captions)
     normalised = normalised_caption(post["caption"])
@@ -107,3 +114,58 @@ def prepare_posts(posts: pa.Table, rows: list[int], part_path: str, rules: PostR
 
 def _values(column: pa.ChunkedArray) -> list[pa.Scalar | None]:
     return [value if value.is_valid else None for value in column]
+
+
+class SplitWriter:
+    """Writes PREPARED rows to one file of a dataset in row groups of ROW_GROUP_ROWS rows or less; no rows, no file.
+
+    The file appears under its name when `close` succeeds.
+    """
+
+    def __init__(self, dataset: str, path: str) -> None:
+        self.path = path
+        self.rows = 0
+        self._uri = storage.join(dataset, path)
+        self._stack = ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+        self._held: list[pa.Table] = []
+
+    def add(self, posts: pa.Table) -> None:
+        """Take rows; they are written once there are enough for a row group."""
+        self._held.append(posts)
+        if (
+            sum(table.num_rows for table in self._held) >= ROW_GROUP_ROWS
+            or sum(t.nbytes for t in self._held) >= MAX_HELD_BYTES
+        ):
+            self._flush()
+
+    def close(self) -> dict[str, Any] | None:
+        """Publish the file: its path and rows, or None if there were no rows."""
+        self._flush()
+        self._stack.close()
+        return {"path": self.path, "rows": self.rows} if self.rows else None
+
+    def abandon(self) -> None:
+        """Drop what was written."""
+        with suppress(_Abandoned), self._stack:
+            raise _Abandoned
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        if self._writer is None:
+            sink = self._stack.enter_context(storage.open_output(self._uri))
+            options = {
+                "compression": "zstd",
+                "use_dictionary": ["user_id"],
+                "write_statistics": ["post_id", "created_at"],
+            }
+            self._writer = self._stack.enter_context(pq.ParquetWriter(sink, PREPARED, **options))
+        table = pa.concat_tables(self._held)
+        self._held = []
+        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self.rows += table.num_rows
+
+
+class _Abandoned(Exception):  # noqa: N818  (no error: it unwinds a stack)
+    """The file is not to appear."""

@@ -1,0 +1,438 @@
+"""An archive of posts becomes a dataset: clean posts in three splits, and the vocabulary.
+
+Two passes over the parts with Ray Data, each part streamed, and a decision between them:
+
+1. every part gives its index (ids, keys, hashtags: no images), as Parquet under `DATASET/_work/`;
+2. the driver holds the index of all parts (some 300 bytes a post) and decides: `hashtag_core.data.partition`;
+3. every part is read again and its posts are written to their splits. `dataset.json` comes last and makes it a dataset.
+
+A run that fails or is interrupted removes what it wrote; what a killed one left behind, marked by `_work/`, is removed by
+the next one. A part is the unit of work, so an archive of many parts uses many CPUs.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from ray.data import DataContext, TaskPoolStrategy
+from tqdm import tqdm
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe
+from hashtag_core.data.dataset import (
+    FORMAT,
+    INFO_NAME,
+    SPLITS,
+    VOCABULARY_NAME,
+    Dataset,
+    DatasetFile,
+    DatasetInfo,
+)
+from hashtag_core.data.formats import ArchiveFormat, archive_format
+from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition, content_hash, partition_posts
+from hashtag_core.data.posts import Rejected
+from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
+from hashtag_core.data.splits import OUT
+from hashtag_core.data.vocabulary import read_tag_rules
+from hashtag_core.distributed.session import cluster_cpus, connect
+from hashtag_core.errors import ArchiveError, ConfigError, HashtagError, NotFoundError
+from hashtag_core.storage import FileInfo
+
+logger = logging.getLogger(__name__)
+
+WORK, REJECTED, LEFT_OUT = "_work", "_rejected", "_left_out"
+TEST_PREFIX = "test-archive/"
+"""Before the path of a part of the test archive, in `source` and in the records of rejected rows."""
+
+TASK_CPUS = 0.5
+MAX_RETRIES = 3
+NO_PROGRESS_TIMEOUT_S = 6 * 3600
+"""Ray Data sees progress only when a part is done, and a part may be large."""
+
+
+@dataclass(frozen=True)
+class PreparePlan:
+    """What a run is to do, validated: nothing has been written."""
+
+    recipe: Recipe
+    archive: str
+    test_archive: str | None
+    dataset: str
+    layout: ArchiveFormat
+    parts: list[FileInfo]
+    """Of both archives, those of the test archive last, their paths with TEST_PREFIX."""
+    rules: PostRules
+    config: dict[str, Any]
+    """What `dataset.json` records, and a second run must have."""
+    finished: Dataset | None
+    """The dataset that is there already, of the same configuration."""
+
+    @property
+    def from_test(self) -> np.ndarray:
+        """bool for each part."""
+        return np.array([part.path.startswith(TEST_PREFIX) for part in self.parts], dtype=bool)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the listing of the parts: path, size and etag."""
+        listing = [[part.path, part.size, part.etag] for part in self.parts]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the dataset that is there was made of these very parts."""
+        return self.finished is not None and self.finished.info.fingerprint == self.fingerprint
+
+
+def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str | None = None) -> PreparePlan:
+    """Validate everything that can be known before a row is read; writes nothing.
+
+    NotFoundError for an archive that is not there; ArchiveError for one without a part or with no part that could hold a
+    post; ConfigError for a dataset folder that holds another configuration or something else.
+    """
+    archive, dataset = _absolute(archive), _absolute(dataset)
+    test_archive = test_archive and _absolute(test_archive)
+    layout = archive_format(recipe.archive.format)
+    for read in filter(None, (archive, test_archive)):
+        if f"{dataset}/".startswith(f"{read}/") or f"{read}/".startswith(f"{dataset}/"):
+            raise ConfigError(f"the dataset {dataset} and the archive {read} lie in one another")
+    if test_archive == archive:
+        raise ConfigError(f"the test archive is the archive itself: {archive}")
+    rules = PostRules(recipe.captions, read_tag_rules(recipe.vocabulary), recipe.archive.max_image_bytes)
+    config = _configuration(recipe, test_archive is not None)
+    finished = _finished(dataset, config)
+    parts = _parts_of(layout, archive)
+    if test_archive:
+        parts += [replace(part, path=TEST_PREFIX + part.path) for part in _parts_of(layout, test_archive)]
+    return PreparePlan(recipe, archive, test_archive, dataset, layout, parts, rules, config, finished)
+
+
+def prepare(plan: PreparePlan) -> DatasetInfo:
+    """Carry the plan out; where the dataset is there already, changes nothing.
+
+    ConfigError if a split or the vocabulary comes out empty, or the dataset there holds other posts; ArchiveError if no row
+    is a post; HashtagError, naming the part, if reading or writing one failed.
+    """
+    if plan.finished is not None and plan.is_done:
+        return plan.finished.info
+    with connect(), _cleaned_up(plan):
+        storage.write_json(storage.join(plan.dataset, WORK, "started.json"), plan.config)
+        index, rejected = _read_archive(plan)
+        section, split = plan.recipe.vocabulary, plan.recipe.split
+        from_test = plan.from_test[index["part"].to_numpy()]
+        min_words, deny = plan.recipe.captions.min_words, plan.rules.tags.deny
+        partition = partition_posts(index, from_test, split, section, min_words, deny)
+        digest = content_hash(index, partition.side, plan.config)
+        if plan.finished is not None:
+            if plan.finished.info.content_hash == digest:
+                logger.info("the parts were written anew, their posts are the same")
+                return plan.finished.info
+            held = plan.finished.info
+            raise ConfigError(
+                f"{plan.dataset} holds a dataset of other posts ({held.archive} as it was then, content "
+                f"{held.content_hash[:12]}; now {digest[:12]}): take another --dataset, or remove that one"
+            )
+        return _write_dataset(plan, index, partition, rejected, digest)
+
+
+def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected]]:
+    tasks = [{"part": number, **_of(part)} for number, part in enumerate(plan.parts)]
+    _over_parts(_index_part, tasks, plan, "reading parts")
+    tables, rejected = [], []
+    for number in range(len(plan.parts)):
+        tables.append(_read_table(_work(plan.dataset, "index", number)))
+        rejected += [Rejected(**row) for row in _read_table(_work(plan.dataset, "rejected", number)).to_pylist()]
+    index = pa.concat_tables(tables)
+    if not index.num_rows:
+        first = f": {rejected[0].part}: {rejected[0].reason}" if rejected else ""
+        raise ArchiveError(f"{plan.archive}: not one row is a post{first}")
+    logger.info("%d posts in %d parts, %d rejected", index.num_rows, len(plan.parts), len(rejected))
+    return index, rejected
+
+
+def _write_dataset(
+    plan: PreparePlan, index: pa.Table, partition: Partition, rejected: list[Rejected], digest: str
+) -> DatasetInfo:
+    in_part = index["part"].to_numpy()
+    tasks = []
+    for number, part in enumerate(plan.parts):
+        of_part = np.flatnonzero(in_part == number)
+        kept = of_part[partition.side[of_part] != OUT]
+        if len(kept):
+            table = pa.table({"row": index["row"].take(pa.array(kept)), "side": partition.side[kept]})
+            _write_table(table, _work(plan.dataset, "sides", number))
+            tasks.append({"part": number, "digest": digest, **_of(part)})
+    files = [file for written in _over_parts(_write_part, tasks, plan, "writing parts") for file in written]
+    too_large = pc.sum(index["image_too_large"]).as_py()
+    notes = [*partition.notes, *([f"{too_large} image(s) over archive.max_image_bytes left out"] if too_large else [])]
+    for note in notes:
+        logger.info(note)
+    gone = np.flatnonzero(partition.reason != "")
+    told = index.select(["part", "row", "post_id"]).take(pa.array(gone)).to_pylist()
+    records: dict[str, list[Rejected]] = {REJECTED: list(rejected), LEFT_OUT: []}
+    for row, why in zip(told, partition.reason[gone], strict=True):
+        reason = (
+            f"{why}: {REASONS[why]}" if why in REASONS else f"{REPEATED_ID} {row['post_id']!r}: a later post has it"
+        )
+        records[LEFT_OUT if why in REASONS else REJECTED].append(
+            Rejected(plan.parts[row["part"]].path, row["row"], row["post_id"], reason)
+        )
+    for folder, items in records.items():
+        if items:
+            items.sort(key=lambda item: (item.part, item.row is None, item.row or 0))
+            lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+            storage.write_bytes(storage.join(plan.dataset, folder, "rows.jsonl"), lines.encode())
+    partition.vocabulary.save(storage.join(plan.dataset, VOCABULARY_NAME))
+    info = DatasetInfo(
+        format=FORMAT,
+        content_hash=digest,
+        posts=partition.posts,
+        vocabulary=len(partition.vocabulary),
+        rejected=len(records[REJECTED]),
+        left_out=partition.left_out,
+        config=plan.config,
+        archive=plan.archive,
+        test_archive=plan.test_archive,
+        fingerprint=plan.fingerprint,
+        notes=notes,
+        files=sorted(
+            (DatasetFile(**file) for file in files), key=lambda file: (SPLITS.index(_split_of(file)), file.path)
+        ),
+    )
+    storage.write_json(storage.join(plan.dataset, INFO_NAME), info.model_dump())
+    return info
+
+
+def _over_parts(work: Callable[..., Any], tasks: Sequence[dict[str, Any]], plan: PreparePlan, told: str) -> list[Any]:
+    """What `work` gives for each task, in the order of the tasks; HashtagError with the part if one failed."""
+
+    def guarded(batch: pa.Table) -> pa.Table:
+        """An exception in here would end the run without saying at which part, so it becomes a row."""
+        task = json.loads(batch["task"][0].as_py())
+        answer: dict[str, Any] = {"part": task["part"], "result": None, "error": None}
+        try:
+            answer["result"] = json.dumps(
+                work(task, plan.dataset, plan.recipe.archive.batch_rows, plan.layout, plan.rules)
+            )
+        except Exception as error:  # noqa: BLE001
+            cause = str(error) if isinstance(error, HashtagError) else f"{type(error).__name__}: {error}"
+            answer["error"] = f"{task['path']}: {cause}"
+        return pa.Table.from_pylist([answer], schema=_ANSWER)
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    results: dict[int, Any] = {}
+    with DataContext.current(context), tqdm(total=len(tasks), desc=told, unit="part", file=sys.stderr) as bar:
+        with warnings.catch_warnings():  # there is no other way yet to end the endless retries of a task that dies
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            rows = ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
+            rows = rows.map_batches(
+                guarded,
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=TASK_CPUS,
+                compute=TaskPoolStrategy(size=min(len(tasks), max(1, int(cluster_cpus() / TASK_CPUS) - 1))),
+                max_retries=MAX_RETRIES,
+            )
+        try:
+            for answer in rows.iter_rows():
+                if answer["error"]:
+                    raise HashtagError(answer["error"])
+                results[answer["part"]] = json.loads(answer["result"])
+                bar.update()
+        except ray.exceptions.RayError as error:
+            cause = str(error).strip().splitlines()[0]
+            raise HashtagError(f"{told}: a process died more than {MAX_RETRIES} times: {cause}") from error
+    return [results[task["part"]] for task in tasks]
+
+
+_ANSWER = pa.schema([("part", pa.int32()), ("result", pa.string()), ("error", pa.string())])
+_REJECTED = pa.schema([("part", pa.string()), ("row", pa.int64()), ("post_id", pa.string()), ("reason", pa.string())])
+
+
+def _index_part(task: dict[str, Any], dataset: str, batch_rows: int, layout: ArchiveFormat, rules: PostRules) -> int:
+    """Pass 1 over one part: its index and its rejected rows."""
+    rejected: list[Rejected] = []
+    posts = 0
+    where = _work(dataset, "index", task["part"])
+    with storage.open_output(where) as sink, pq.ParquetWriter(sink, INDEX, compression="zstd") as writer:
+        for batch in layout.read(_file_of(task), batch_rows):
+            rejected += batch.rejected
+            if batch.posts.num_rows:
+                writer.write_table(index_posts(batch.posts, pa.array(batch.rows), task["part"], rules))
+                posts += batch.posts.num_rows
+    rows = [asdict(item) for item in rejected]
+    _write_table(pa.Table.from_pylist(rows, schema=_REJECTED), _work(dataset, "rejected", task["part"]))
+    return posts
+
+
+def _write_part(
+    task: dict[str, Any], dataset: str, batch_rows: int, layout: ArchiveFormat, rules: PostRules
+) -> list[dict[str, Any]]:
+    """Pass 2 over one part: its posts, in their splits. The files written, as `dataset.json` lists them."""
+    part = _file_of(task)
+    if storage.file_info(part.uri).etag != part.etag:
+        raise HashtagError("changed while the archive was read: run again")
+    sides = _read_table(_work(dataset, "sides", task["part"]))
+    kept, side = sides["row"].to_numpy(), sides["side"].to_numpy()
+    writers = {
+        place: SplitWriter(dataset, f"{name}/part-{task['part']:05d}-{task['digest'][:12]}.parquet")
+        for place, name in enumerate(SPLITS)
+    }
+    try:
+        for batch in layout.read(part, batch_rows):
+            chosen = np.searchsorted(kept, batch.rows)
+            chosen[chosen == len(kept)] = 0
+            found = kept[chosen] == batch.rows
+            for place, writer in writers.items():
+                here = np.flatnonzero(found & (side[chosen] == place))
+                if len(here):
+                    rows = batch.rows[here].tolist()
+                    writer.add(prepare_posts(batch.posts.take(pa.array(here)), rows, part.path, rules))
+        files = [writer.close() for writer in writers.values()]
+    except BaseException:
+        for writer in writers.values():
+            writer.abandon()
+        raise
+    written = [file for file in files if file]
+    if sum(file["rows"] for file in written) != len(kept):
+        raise HashtagError("changed while the archive was read: run again")
+    return written
+
+
+@contextmanager
+def _cleaned_up(plan: PreparePlan) -> Iterator[None]:
+    """Remove a killed run's leftovers before, `_work/` after; and, where the block fails, all that it wrote."""
+    began = time.monotonic()
+    made = [] if storage.is_remote(plan.dataset) else _folders_to_be_made(plan.dataset)
+    if plan.finished is None:
+        _remove_leftovers(plan.dataset)
+    done = plan.finished is not None
+    try:
+        yield
+        done = True
+        logger.info("prepared in %.1f s", time.monotonic() - began)
+    finally:
+        if done:
+            storage.remove_tree(storage.join(plan.dataset, WORK))
+        else:
+            _remove_leftovers(plan.dataset)
+            for folder in made:
+                if os.path.isdir(folder) and not os.listdir(folder):
+                    os.rmdir(folder)
+
+
+def _remove_leftovers(dataset: str) -> None:
+    storage.remove(storage.join(dataset, INFO_NAME))
+    storage.remove(storage.join(dataset, VOCABULARY_NAME))
+    for folder in (*SPLITS, REJECTED, LEFT_OUT, WORK):
+        storage.remove_tree(storage.join(dataset, folder))
+
+
+def _folders_to_be_made(path: str) -> list[str]:
+    folders = []
+    while not os.path.exists(path):
+        folders.append(path)
+        path = os.path.dirname(path)
+    return folders
+
+
+def _finished(dataset: str, config: dict[str, Any]) -> Dataset | None:
+    """The dataset there, once its configuration is seen to be this one; None where nothing is, or a killed run's leftovers."""
+    try:
+        held = Dataset.open(dataset)
+    except NotFoundError:
+        if storage.exists(dataset) and not storage.exists(storage.join(dataset, WORK)):
+            others = [info.path for info in storage.list_files(dataset, hidden=True)]
+            if others:
+                raise ConfigError(f"{dataset} is not empty and holds no dataset: {others[0]} is there") from None
+        return None
+    before, now = _flat(held.info.config), _flat(config)
+    differing = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{dataset} holds a dataset of another configuration: {'; '.join(differing)}: take another --dataset, or remove that one"
+        )
+    return held
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, values in config.items()
+        for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+
+
+def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, Any]:
+    """What the result depends on besides the posts: the sections but for `batch_rows`, files by their content."""
+    config = recipe.model_dump(include={"archive", "captions", "vocabulary", "split"})
+    del config["archive"]["batch_rows"]
+    config["archive"]["test_archive"] = with_test_archive
+    for key in ("deny_file", "synonyms_file"):
+        if config["vocabulary"][key]:
+            config["vocabulary"][key] = hashlib.sha256(storage.read_bytes(config["vocabulary"][key])).hexdigest()
+    return config
+
+
+def _parts_of(layout: ArchiveFormat, archive: str) -> list[FileInfo]:
+    """The parts, once one of them could hold a post."""
+    parts = layout.list_parts(archive)
+    first = ""
+    for part in parts:
+        problem = layout.problem(part)
+        if problem is None:
+            return parts
+        first = first or f"{part.path}: {problem}"
+    raise ArchiveError(f"{archive}: none of {len(parts)} part(s) can be read as posts; {first}")
+
+
+def _absolute(uri: str) -> str:
+    """The same place for every process, whatever its working folder."""
+    return uri.rstrip("/") if storage.is_remote(uri) else os.path.realpath(storage.local_path(uri))
+
+
+def _of(part: FileInfo) -> dict[str, Any]:
+    return {"uri": part.uri, "path": part.path, "size": part.size, "etag": part.etag}
+
+
+def _file_of(task: dict[str, Any]) -> FileInfo:
+    return FileInfo(task["uri"], task["path"], task["size"], task["etag"], datetime.fromtimestamp(0, UTC))
+
+
+def _split_of(file: DatasetFile) -> Any:
+    return file.path.partition("/")[0]
+
+
+def _work(dataset: str, kind: str, part: int) -> str:
+    return storage.join(dataset, WORK, f"{kind}-{part:05d}.parquet")
+
+
+def _write_table(table: pa.Table, uri: str) -> None:
+    with storage.open_output(uri) as sink:
+        pq.write_table(table, sink)
+
+
+def _read_table(uri: str) -> pa.Table:
+    with storage.open_input(uri) as source:
+        return pq.read_table(source)

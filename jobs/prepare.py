@@ -1,0 +1,97 @@
+"""Archive -> dataset: clean posts, vocabulary, splits.
+
+    python jobs/prepare.py --archive URI --dataset URI [--format posts] [--test-archive URI] [--recipe FILE]
+
+With no argument the sample archive becomes ./demo/dataset. A second run with the same archive and recipe changes nothing.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.prepare import PreparePlan, plan_prepare, prepare
+from jobs.common import JobParser, add_common_arguments, recipe_of, run
+
+logger = logging.getLogger("hashtag_core.jobs")
+
+SAMPLE_ARCHIVE = ROOT / "jobs" / "sample"
+SAMPLE_DATASET = Path("demo") / "dataset"
+
+
+def build_parser() -> JobParser:
+    """The flags of this job."""
+    parser = JobParser(prog="prepare", description=__doc__)
+    parser.add_argument(
+        "--archive", metavar="URI", help="folder of parts, local or s3:// (default: the sample archive)"
+    )
+    parser.add_argument(
+        "--dataset", metavar="URI", help="folder to write (default: ./demo/dataset, for the sample only)"
+    )
+    parser.add_argument("--format", metavar="NAME", help="layout of the archive; the same as --set archive.format=NAME")
+    parser.add_argument(
+        "--test-archive", metavar="URI", help="archive whose every post is test; the other gives train and validation"
+    )
+    add_common_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; its exit code."""
+    return run(build_parser(), _prepare, argv)
+
+
+def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.format is not None:
+        arguments.overrides.append(f"archive.format={arguments.format!r}")
+    recipe = recipe_of(arguments)
+    archive, dataset = _places(arguments)
+    plan = plan_prepare(recipe, archive, dataset, arguments.test_archive)
+    if arguments.dry_run:
+        return _dry_run(plan, recipe)
+    began, unchanged = time.monotonic(), plan.is_done
+    if unchanged:
+        logger.info("%s is there already, of this archive and this recipe: nothing to do", dataset)
+    info = prepare(plan)
+    return {
+        "dataset": dataset,
+        "posts": info.posts,
+        "vocabulary": info.vocabulary,
+        "rejected": info.rejected,
+        "left_out": info.left_out,
+        "content_hash": info.content_hash,
+        "unchanged": unchanged or plan.finished is not None,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _places(arguments: argparse.Namespace) -> tuple[str, str]:
+    if arguments.archive is None and arguments.dataset is None:
+        logger.info("no --archive and no --dataset: the sample archive %s into %s", SAMPLE_ARCHIVE, SAMPLE_DATASET)
+    if arguments.dataset is None and arguments.archive is not None:
+        build_parser().error("--archive needs --dataset, the folder to write")
+    return arguments.archive or str(SAMPLE_ARCHIVE), arguments.dataset or str(SAMPLE_DATASET)
+
+
+def _dry_run(plan: PreparePlan, recipe: Recipe) -> dict[str, Any]:
+    megabytes = sum(part.size for part in plan.parts) / 1e6
+    told = "is there already" if plan.is_done else f"would be written, split {recipe.split.kind}"
+    logger.info("%d part(s) of %.1f MB; %s %s", len(plan.parts), megabytes, plan.dataset, told)
+    return {
+        "dataset": plan.dataset,
+        "dry_run": True,
+        "parts": len(plan.parts),
+        "bytes": sum(part.size for part in plan.parts),
+        "unchanged": plan.is_done,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashtag_core.config import CaptionsSection
+from hashtag_core.data.captions import clean_caption, count_words, normalised_caption
+from hashtag_core.data.hashtags import find_hashtags
+
+ARTICLE = CaptionsSection(hashtags="keep_inline_words", mentions="remove", non_alphabetic="remove")
+KEEP = CaptionsSection(hashtags="keep", urls="keep")
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "cleaned"),
+    [
+        ("Sunset at the #beach #sea", CaptionsSection(), "Sunset at the"),
+        ("Sunset at the #beach tonight #sea", ARTICLE, "Sunset at the beach tonight"),
+        ("#Beach day with @ann_b! 3 photos http://t.co/x #sun #sea…", ARTICLE, "Beach day with photos"),
+        ("the 5s phone isn't well-known -- 'really'", ARTICLE, "the phone isn't well-known really"),
+        ("#a http://t.co/x", KEEP, "#a http://t.co/x"),
+        ("Look http://t.co/x?y=1#z, and example.com/a now", CaptionsSection(), "Look , and now"),
+        ("cut off http:/…", CaptionsSection(), "cut off …"),
+        ("cut off htt…", CaptionsSection(), "cut off …"),
+        ("RT @ann: hi @bob, a@b.c", CaptionsSection(mentions="remove"), "hi , a@b.c"),
+        ("RT @ann: hi @bob", CaptionsSection(), "RT @ann: hi @bob"),
+        ("a &amp; b &lt;3 &amp;amp; c", CaptionsSection(), "a & b <3 & c"),
+        (" two\n\nlines\tand\x00control\u200f ", CaptionsSection(), "two lines and control"),
+        ("#only #tags", CaptionsSection(), None),
+        ("#only #tags …!!", CaptionsSection(), None),
+        ("❤️ #love", CaptionsSection(), "❤️"),
+        ("", CaptionsSection(), None),
+        (None, CaptionsSection(), None),
+    ],
+)
+def test_cleaning(text: str | None, section: CaptionsSection, cleaned: str | None) -> None:
+    assert clean_caption(text, section) == cleaned
+
+
+SECTIONS = st.builds(
+    CaptionsSection,
+    hashtags=st.sampled_from(["remove", "keep_inline_words", "keep"]),
+    mentions=st.sampled_from(["keep", "remove"]),
+    urls=st.sampled_from(["keep", "remove"]),
+    non_alphabetic=st.sampled_from(["keep", "remove"]),
+)
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            "#",
+            "＃",
+            "@",
+            "a",
+            "B1",
+            "http://t.co/x",
+            "RT",
+            " ",
+            ":",
+            "&amp;",
+            "&num;",
+            ";",
+            "\u200b",
+            "…",
+            "-",
+            "'",
+            "#tag",
+            "e.co/",
+        ]
+    ),
+    max_size=14,
+).map("".join)
+
+
+@given(PIECES | st.text(max_size=30), SECTIONS)
+def test_cleaning_twice_is_cleaning_once(text: str, section: CaptionsSection) -> None:
+    once = clean_caption(text, section)
+    assert clean_caption(once, section) == once
+
+
+@given(PIECES)
+def test_no_hashtag_is_left_for_the_model(text: str) -> None:
+    assert find_hashtags(clean_caption(text, CaptionsSection()) or "") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Good morning, World!",
+        "RT @ann: good morning   world http://t.co/x",
+        "GOOD MORNING world ❤️ #happy",
+        "@bob good\nmorning ｗｏｒｌｄ…",
+    ],
+)
+def test_captions_that_are_one(text: str) -> None:
+    assert normalised_caption(text) == "good morning world"
+
+
+@pytest.mark.parametrize("text", [None, "", "#tags #only", "!!! ❤️ …", "@ann http://t.co/x"])
+def test_no_word_no_normal_caption(text: str | None) -> None:
+    assert normalised_caption(text) == ""
+
+
+@given(PIECES | st.text(max_size=30))
+def test_the_normal_caption_has_single_spaces_and_is_folded(text: str) -> None:
+    normal = normalised_caption(text)
+    assert normal == " ".join(normal.split())
+    assert normal == normal.casefold()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, 0),
+        ("", 0),
+        ("one", 1),
+        ("I'm a well-known man", 5),
+        ("❤️ … !", 0),
+        ("日本語です", 3),
+        ("añejo café", 2),
+        ("tokyo 東京 1", 3),
+    ],
+)
+def test_words(text: str | None, words: int) -> None:
+    assert count_words(text) == words
