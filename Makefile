@@ -6,7 +6,7 @@
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
 #   make bench     the benchmarks in tests/benchmarks
-#   make lock      resolve pyproject.toml anew and rewrite requirements.lock
+#   make lock      rewrite requirements.lock for a changed pyproject.toml; pins stay, delete the lines that are to move
 #   make clean     remove .venv, caches and what the demo wrote
 #
 # PYTHON chooses the interpreter (3.11 or newer).
@@ -67,12 +67,11 @@ lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m $(PIP) install -qq --no-compile pip==$(PIP_VERSION)
-	grep '^torch==' requirements.lock > $(VENV)-lock/constraints.txt
-	$(VENV)-lock/bin/python -m $(PIP) install --no-compile -c $(VENV)-lock/constraints.txt '.[dev]'
+	$(VENV)-lock/bin/python -m $(PIP) install -q --no-compile -c requirements.lock '.[dev]'
 	{ echo "# Exact versions of everything, for Python 3.11 (make lock)."; \
 	  $(VENV)-lock/bin/python -m pip freeze --all \
-	  | grep -Ev '^(pip|hashtag-recommender|nvidia-|cuda-|triton)' | sed 's/+[a-z0-9.]*$$//'; } > requirements.lock.new
-	mv requirements.lock.new requirements.lock
+	  | grep -Ev '^(pip|hashtag-recommender|nvidia-|cuda-|triton)\b' | sed 's/+[a-z0-9.]*$$//'; } > $(VENV)-lock/requirements.lock
+	mv $(VENV)-lock/requirements.lock requirements.lock
 	rm -rf $(VENV)-lock build *.egg-info
 
 clean:
