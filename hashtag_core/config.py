@@ -116,6 +116,7 @@ class TrainingSection(Section):
     batch_size: int = Field(32, ge=1)
     """Posts a step, all workers together."""
     accumulate: int = Field(1, ge=1)
+    """Steps whose gradients make one optimizer step, of `accumulate * batch_size` posts."""
     learning_rate: float = Field(1e-3, gt=0)
     encoder_learning_rate: float | None = Field(None, gt=0)
     """For parameters that came pretrained; null: the same rate."""
@@ -144,6 +145,8 @@ class TrainingSection(Section):
     """CPUs a worker reserves; null: what fits beside the controller on the smallest layout."""
     gpus: Literal["auto", "never", "always"] = "auto"
     max_failures: int = Field(3, ge=0)
+    checkpoint_steps: int | None = Field(None, ge=1)
+    """Optimizer steps after which a checkpoint is written within an epoch too; null: after each epoch alone."""
     storage: str | None = None
     """Where checkpoints go (local or `s3://`); null: `runs/` in the working folder."""
     streaming: Literal["auto", "never", "always"] = "auto"

@@ -1,5 +1,6 @@
 """One place that connects to Ray and says what the workers' environment is."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from typing import Any
 import ray
 
 from hashtag_core import storage
+from hashtag_core.errors import NotFoundError
 
 logger = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
 """Enough for the blocks in flight: features go through files, images through row groups."""
+
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @contextmanager
@@ -31,6 +35,7 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     address = os.environ.get("RAY_ADDRESS")
     environment = {**storage.worker_environment(), "RAY_TRAIN_V2_ENABLED": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment = {name: value for name, value in environment.items() if name not in _submitted_variables()}
     settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if address:
         logger.info("joining the Ray cluster of RAY_ADDRESS")
@@ -43,11 +48,27 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
             "num_cpus": num_cpus,
         }
-    ray.init(runtime_env={"env_vars": environment}, **settings)
+    try:
+        ray.init(runtime_env={"env_vars": environment}, **settings)
+    except ConnectionError as error:
+        cause = " ".join(str(error).split())[:500]
+        raise NotFoundError(f"no Ray cluster answers at RAY_ADDRESS={address}: {cause}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def home_folder() -> Path:
+    """Where what a user keeps goes by default: the working folder, or, in a submitted job, whose working folder is a
+    temporary copy, `~/.hashtag-recommender` of the node that the driver runs on."""
+    return Path.home() / ".hashtag-recommender" if _SUBMITTED in os.environ else Path.cwd()
+
+
+def _submitted_variables() -> set[str]:
+    """Variables of the runtime_env of `ray job submit`: Ray refuses a driver that sets one of them again."""
+    described = json.loads(os.environ.get(_SUBMITTED) or "{}")
+    return set((described.get("runtime_env") or {}).get("env_vars") or {})
 
 
 def cluster_cpus() -> float:

@@ -213,6 +213,11 @@ class Run:
             for start in range(0, len(metrics), METRICS_A_BATCH):
                 self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_BATCH])
 
+    def last_step(self, metric: str) -> int:
+        """The last step at which the metric was logged; 0 where it never was."""
+        with mlflow_errors(f"cannot read metrics of run {self.run_id}"):
+            return max((entry.step for entry in self.client.get_metric_history(self.run_id, metric)), default=0)
+
     def set_tags(self, values: Mapping[str, Any]) -> None:
         """Tags of the run; a value is cut at `TAG_CHARACTERS`."""
         with mlflow_errors(f"cannot tag run {self.run_id}"):

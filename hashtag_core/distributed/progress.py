@@ -1,0 +1,131 @@
+"""How a training run is watched: workers tell an actor, the driver reads it, logs to MLflow and writes to stderr.
+
+MLflow is the driver's affair alone: its credentials are in the driver's environment, and a database file is on its node.
+"""
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray.exceptions import RayError
+from tqdm import tqdm
+
+from hashtag_core.errors import StorageError
+from hashtag_core.tracking.runs import Run
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+SHOWN = ("train_loss", "validation_loss")
+
+Figures = dict[str, float]
+
+
+class RunLog:
+    """An actor of no CPU: the history of finished epochs, and the position in the present one."""
+
+    def __init__(self) -> None:
+        self.history: list[Figures] = []
+        self.position: tuple[int, int, int] = (0, 0, 0)
+
+    def epochs(self, history: list[Figures]) -> None:
+        """Take the history of the run so far."""
+        self.history = history
+
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        """Take the position: steps done of the steps of an epoch."""
+        self.position = (epoch, step, steps)
+
+    def read(self) -> tuple[list[Figures], tuple[int, int, int]]:
+        """What is known now."""
+        return self.history, self.position
+
+
+def start_run_log() -> Any:
+    """A new `RunLog` actor; it ends with the driver."""
+    return ray.remote(num_cpus=0, max_concurrency=4)(RunLog).remote()
+
+
+class Watch:
+    """Follows a `RunLog` in a thread for the time of a `with` block: each epoch goes to MLflow once, and to stderr.
+
+    `logged` epochs are in MLflow already. An MLflow that fails meanwhile is warned of; `finish` logs what is left and
+    raises.
+    """
+
+    def __init__(self, log: Any, run: Run, epochs: int, select: str, logged: int = 0) -> None:
+        self._log, self._run, self._epochs, self._select, self._logged = log, run, epochs, select, logged
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
+        self._best: float | None = None
+        self._shown = 0
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+        if self._bar is not None:
+            self._bar.close()
+
+    def finish(self, history: list[Figures]) -> None:
+        """Show and log the epochs that the thread has not seen. StorageError where MLflow refuses."""
+        self._show(history)
+        self._record(history)
+
+    def _follow(self) -> None:
+        report: Callable[[StorageError], None] = lambda error: logger.warning("%s (tried again later)", error)  # noqa: E731
+        while not self._stopped.wait(POLL_S):
+            try:
+                history, (epoch, step, steps) = ray.get(self._log.read.remote(), timeout=10)
+            except RayError:
+                continue  # a dead log costs the display: the figures are in the checkpoints
+            self._step(epoch, step, steps)
+            self._show(history)
+            try:
+                self._record(history)
+            except StorageError as error:
+                report(error)
+                report = lambda error: logger.debug("%s", error)  # noqa: E731
+
+    def _record(self, history: list[Figures]) -> None:
+        while self._logged < len(history):
+            row = history[self._logged]
+            self._run.log_metrics({name: value for name, value in row.items() if name != "epoch"}, self._logged + 1)
+            self._logged += 1
+
+    def _show(self, history: list[Figures]) -> None:
+        for row in history[self._shown :]:
+            value = row[self._select]
+            best = self._best is None or value > self._best
+            self._best = value if best else self._best
+            figures = "  ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in (*SHOWN, self._select))
+            logger.info(
+                "epoch %d/%d  %s%s  %.0f posts/s  learning rate %.2g  gradient norm %.3g",
+                int(row["epoch"]) + 1,
+                self._epochs,
+                figures,
+                " (best)" if best else "",
+                row["posts_per_second"],
+                row["learning_rate"],
+                row["gradient_norm"],
+            )
+            self._shown += 1
+
+    def _step(self, epoch: int, step: int, steps: int) -> None:
+        if not sys.stderr.isatty() or not steps:
+            return
+        if self._bar is None or self._bar.total != steps:
+            self._bar = tqdm(total=steps, unit="step", file=sys.stderr, leave=False)
+        self._bar.set_description(f"epoch {epoch + 1}/{self._epochs}")
+        self._bar.n = step
+        self._bar.refresh()

@@ -1,0 +1,360 @@
+"""Train one model of a recipe on a dataset: features, Ray Train, MLflow, a registered version.
+
+    check -> MLflow run -> features that are missing -> tables -> train or fit -> model folder -> validation -> version
+
+All that can be wrong with recipe, dataset, storage and MLflow is found before the first worker starts.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from matplotlib.figure import Figure
+from safetensors.torch import load_model
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe
+from hashtag_core.data.features import FeatureCache
+from hashtag_core.data.tokens import CaptionTokenizer
+from hashtag_core.distributed.features import ensure_features
+from hashtag_core.distributed.progress import Watch, start_run_log
+from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.train_plan import TrainPlan, plan_training
+from hashtag_core.distributed.train_record import RunRecord, new_run_name
+from hashtag_core.distributed.train_worker import (
+    BEST,
+    PREFIX,
+    TrainJob,
+    rank_table,
+    train_worker,
+    validation_metrics,
+)
+from hashtag_core.encoders import Encoders, load_encoders
+from hashtag_core.errors import ConfigError, HashtagError, TrainingError
+from hashtag_core.evaluation.metrics import Protocol
+from hashtag_core.models.base import FittedModel, InputSpec, TagModel
+from hashtag_core.models.folder import load_model_folder, save_model_folder
+from hashtag_core.models.registry import create_model
+from hashtag_core.tracking import runs
+from hashtag_core.tracking.registry import register_model_folder
+from hashtag_core.training.checkpoint import WEIGHTS, Progress
+from hashtag_core.training.loader import TableFitSource
+
+logger = logging.getLogger(__name__)
+
+GROUP_START_FAILURES = 3
+TABLE_AGE_S = 3 * 24 * 3600
+SPARE_DISK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What `jobs/train.py` prints. `metrics`: the validation split, protocol `headline`."""
+
+    run_id: str
+    run_name: str
+    model: str
+    metrics: dict[str, float]
+    seconds: float
+    epochs: int | None = None
+    best_epoch: int | None = None
+
+
+def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = None) -> TrainSummary:
+    """Train, evaluate on the validation split, register a version. Ray is connected (`session.connect`).
+
+    A worker that dies is replaced, and training goes on from the last checkpoint. A run whose driver died goes on with
+    `resume`; one that is finished returns its summary again.
+    """
+    started = time.monotonic()
+    plan = plan_training(recipe, dataset_uri, resume)
+    if plan.resumed is not None and plan.resumed.summary is not None:
+        logger.info("run %s is finished already: %s", plan.resumed.name, plan.resumed.summary["model"])
+        return TrainSummary(**plan.resumed.summary)
+    recipe, dataset = plan.recipe, plan.dataset
+    resources = None if plan.fitted else _resources(recipe)
+    encoders = load_encoders(recipe.encoders, plan.needs, "cpu")
+    name = plan.resumed.name if plan.resumed else new_run_name(recipe.model.family)
+    labels = {
+        "family": recipe.model.family,
+        "dataset": dataset.uri,
+        "dataset_hash": dataset.info.content_hash,
+        "checkpoints": storage.join(plan.storage, name),
+    }
+    run_id = plan.resumed.run_id if plan.resumed else None
+    with runs.start_run(recipe.tracking.experiment, name, run_id, labels) as run:
+        record = RunRecord(
+            name, plan.storage, run.run_id, dataset.uri, dataset.info.content_hash, recipe.model_dump(mode="json")
+        )
+        record.save()
+        logger.info("run %s (MLflow id %s), checkpoints in %s", name, run.run_id, record.folder)
+        run.log_params(record.recipe)
+        run.log_json(record.recipe, "recipe.json")
+        cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"))
+        job = _job(plan, encoders, cache)
+        identity = encoders.identity
+        del encoders
+        progress: Progress | None = None
+        with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
+            if resources is None:
+                model = _fit(plan, job, run)
+            else:
+                model, progress = _train_on_ray(plan, job, run, record, resources)
+            info = _info(plan, identity, run.run_id)
+            metrics = _save_and_evaluate(plan, job, model, Path(folder), info)
+            for protocol, figures in metrics.items():
+                run.log_metrics({f"{PREFIX}{protocol}.{metric}": value for metric, value in figures.items()})
+            version = register_model_folder(
+                run, folder, recipe.tracking.model_name, {**labels, "run_name": name, "k": info["k"]}
+            )
+        summary = TrainSummary(
+            run_id=run.run_id,
+            run_name=name,
+            model=version,
+            metrics=metrics["headline"],
+            seconds=round(time.monotonic() - started, 1),
+            epochs=progress.epoch if progress else None,
+            best_epoch=None if progress is None or progress.best_epoch is None else progress.best_epoch + 1,
+        )
+        RunRecord(**{**vars(record), "summary": vars(summary)}).save()
+    return summary
+
+
+def _resources(recipe: Recipe) -> dict[str, float]:
+    """What one worker reserves; ConfigError where the cluster cannot hold them all."""
+    settings, cpus, gpus = recipe.training, cluster_cpus(), cluster_gpus()
+    if settings.gpus == "always" and gpus < settings.workers:
+        raise ConfigError(f"training.gpus: 'always' needs {settings.workers} GPUs, the cluster has {gpus:g}")
+    # A worker group that takes every CPU leaves none for anything else and waits for ever: half a machine of two is left.
+    share = settings.worker_cpus or min(1.0, max(cpus - 1, cpus / 2) / settings.workers)
+    if share * settings.workers > cpus:
+        raise ConfigError(
+            f"training.workers: {settings.workers} workers of {share:g} CPUs do not fit the cluster's {cpus:g} CPUs"
+        )
+    use_gpu = settings.gpus != "never" and gpus >= settings.workers
+    return {"CPU": share, **({"GPU": 1.0} if use_gpu else {})}
+
+
+def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
+    recipe, dataset = plan.recipe, plan.dataset
+    tokenizer = None
+    wanted = plan.family.tokenizer(plan.options)
+    if wanted is not None and wanted.kind == "wordpiece":
+        tokenizer = CaptionTokenizer.from_file(encoders.text_tokenizer_file, wanted.max_tokens)
+    elif wanted is not None:
+        captions = (caption for table in dataset.read("train", ["caption"]) for caption in table["caption"].to_pylist())
+        tokenizer = CaptionTokenizer.build_words(captions, wanted)
+    text = None
+    if tokenizer is not None:
+        with tempfile.TemporaryDirectory(prefix="hashtag-tokenizer-") as folder:
+            tokenizer.save(Path(folder, "tokenizer.json"))
+            text = Path(folder, "tokenizer.json").read_text(encoding="utf-8")
+    vocabulary = dataset.vocabulary
+    outside = [
+        len(set(tags or ()) - vocabulary.index.keys())
+        for table in dataset.read("validation", ["hashtags"])
+        for tags in table["hashtags"].to_pylist()
+    ]
+    job = TrainJob(
+        recipe=recipe,
+        family=recipe.model.family,
+        options=plan.options,
+        spec=InputSpec(
+            vocabulary_size=len(vocabulary),
+            image_dim=encoders.image_dim,
+            text_dim=encoders.text_dim,
+            regions=encoders.regions,
+            token_vocabulary_size=tokenizer.size if tokenizer else 0,
+            pad_token_id=tokenizer.pad_id if tokenizer else 0,
+            max_tokens=tokenizer.max_tokens if tokenizer else 0,
+        ),
+        needs=plan.needs,
+        tokenizer_json=text,
+        encoder_folder=encoders.text_folder,
+        dataset=dataset,
+        cache=cache,
+        tables=str(_tables_folder()),
+        outside=np.array(outside, dtype=np.int64),
+    )
+    _check_disk(job)
+    for split in ("train", "validation"):
+        os.utime(job.table(split).folder)
+    return job
+
+
+def _tables_folder() -> Path:
+    """Where this user's feature tables are on a node: its own disk. Tables that no run opened for three days go."""
+    folder = Path(tempfile.gettempdir(), f"hashtag-recommender-{os.getuid()}", "tables")
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*-*"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > TABLE_AGE_S:
+                shutil.rmtree(old)
+    return folder
+
+
+def _check_disk(job: TrainJob) -> None:
+    """ConfigError where the tables would not fit the disk; counted as if no content were shared."""
+    posts = sum(job.dataset.info.posts[split] for split in ("train", "validation"))
+    tokens = job.recipe.encoders.max_tokens
+    numbers = sum(int(np.prod(kind.shape)) * (tokens if kind.ragged else 1) for kind in job.cache.kinds.values())
+    need, free = 2 * posts * numbers, shutil.disk_usage(job.tables).free
+    if need + SPARE_DISK_BYTES > free and not list(Path(job.tables).glob("train-*")):
+        raise ConfigError(
+            f"{job.tables}: features of {posts} posts take up to {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "TMPDIR names another disk"
+        )
+
+
+def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
+    model = create_model(job.family, job.spec, job.options)
+    if not isinstance(model, FittedModel):
+        raise TypeError(f"{job.family} is not fitted once")
+    seed = plan.recipe.training.seed
+    torch.manual_seed(seed)
+    started = time.monotonic()
+    table = job.table("train")
+    figures = model.fit(TableFitSource(table, job.reading()), seed=seed)
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    logger.info("fitted %s on %d posts in %.1f s  %s", job.family, len(table), time.monotonic() - started, shown)
+    run.log_metrics(figures)
+    return model
+
+
+def _train_on_ray(
+    plan: TrainPlan, job: TrainJob, run: runs.Run, record: RunRecord, resources: dict[str, float]
+) -> tuple[TagModel, Progress]:
+    """Ray Train until the last epoch; the model with the weights of the best one."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    settings = plan.recipe.training
+    filesystem, path = storage.arrow_filesystem(plan.storage)
+    if not storage.is_remote(plan.storage) and len([node for node in ray.nodes() if node["Alive"]]) > 1:
+        logger.warning("checkpoints go to %s: every node must see that folder (training.storage)", plan.storage)
+    log = start_run_log()
+    job = TrainJob(**{**vars(job), "log": log})
+    trainer = TorchTrainer(
+        lambda: train_worker(job),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers, use_gpu="GPU" in resources, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=record.name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(
+                max_failures=settings.max_failures, controller_failure_limit=GROUP_START_FAILURES
+            ),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute=BEST, checkpoint_score_order="max"
+            ),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    select = PREFIX + settings.select_metric
+    watch = Watch(log, run, settings.epochs, select, run.last_step("train_loss"))
+    with watch, _interrupts_kept():
+        result = _run_trainer(trainer, settings.max_failures)
+    outcome: dict[str, Any] = result.return_value
+    if "error" in outcome:
+        raise TrainingError(outcome["error"])
+    progress: Progress = outcome["progress"]
+    watch.finish(progress.history)
+    run.log_figure(curves(progress, select), "curves.png")
+    run.set_tags({"precision": progress.precision, "best_epoch": (progress.best_epoch or 0) + 1})
+    best, _ = max(result.best_checkpoints, key=lambda pair: pair[1][BEST])
+    model = create_model(job.family, job.spec, job.options)
+    with best.as_directory() as folder:
+        load_model(model, str(Path(folder, WEIGHTS)))
+    return model, progress
+
+
+def _run_trainer(trainer: Any, max_failures: int) -> Any:
+    """`trainer.fit()`, its errors as ours."""
+    from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+    try:
+        return trainer.fit()
+    except TrainingFailedError as error:
+        causes: list[BaseException] = [error]
+        if isinstance(error, WorkerGroupError):
+            causes = [getattr(cause, "cause", None) or cause for cause in error.worker_failures.values()]
+        for cause in causes:
+            if isinstance(cause, HashtagError):
+                raise cause from None
+        raise TrainingError(
+            f"training failed, after {max_failures} new starts: {type(causes[0]).__name__}: {' '.join(str(causes[0]).split())[:2000]}"
+        ) from error
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Ray Train takes SIGINT for itself and does not give it back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[str, Any]:
+    """What `model.json` tells of the run. The caption rules are the dataset's: posts are cleaned by them at tagging time."""
+    info = plan.dataset.info
+    return {
+        "name": plan.recipe.tracking.model_name,
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "encoders": identity,
+        "captions": info.config.get("captions", plan.recipe.captions.model_dump(mode="json")),
+        "dataset": {"uri": plan.dataset.uri, "content_hash": info.content_hash, "posts": dict(info.posts)},
+        "run_id": run_id,
+    }
+
+
+def _save_and_evaluate(
+    plan: TrainPlan, job: TrainJob, model: TagModel, folder: Path, info: dict[str, Any]
+) -> dict[Protocol, dict[str, float]]:
+    """Write the model folder, judge what can be loaded from it, and write the figures and the K of the best F1 into it."""
+    tokenizer, vocabulary = job.tokenizer(), plan.dataset.vocabulary
+    save_model_folder(folder, model, job.options, vocabulary, tokenizer, info)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load_model_folder(folder, device)
+    table = job.table("validation")
+    ranked = rank_table(loaded.model, table, job.reading(), max(plan.recipe.evaluation.ks), device)
+    metrics = validation_metrics(ranked, table, job.outside, plan.dataset, plan.recipe)
+    chosen = metrics[plan.recipe.training.select_protocol]
+    info["k"] = max(plan.recipe.evaluation.ks, key=lambda k: chosen[f"f1_at_{k}"])
+    info["metrics"] = metrics["headline"]
+    save_model_folder(folder, loaded.model, job.options, vocabulary, tokenizer, info)
+    return metrics
+
+
+def curves(progress: Progress, select: str) -> Figure:
+    """Loss and the selecting metric over the epochs; the best epoch is marked."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [int(row["epoch"]) + 1 for row in progress.history]
+    for name in ("train_loss", f"{PREFIX}loss"):
+        left.plot(epochs, [row[name] for row in progress.history], marker=".", label=name.replace("_", " "))
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend()
+    right.plot(epochs, [row[select] for row in progress.history], marker=".")
+    right.axvline((progress.best_epoch or 0) + 1, linestyle=":", color="grey")
+    right.set(xlabel="epoch", ylabel=select.replace("_", " "))
+    return figure

@@ -1,0 +1,129 @@
+"""Can this recipe be trained on this dataset? All that is found out without Ray and without writing."""
+
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe
+from hashtag_core.data.dataset import Dataset
+from hashtag_core.distributed.features import cache_root
+from hashtag_core.distributed.session import home_folder
+from hashtag_core.distributed.train_record import RunRecord
+from hashtag_core.distributed.train_worker import epoch_ks
+from hashtag_core.encoders import load_encoders
+from hashtag_core.errors import ConfigError, NotFoundError, TrainingError
+from hashtag_core.evaluation.metrics import index_metrics, judge
+from hashtag_core.models.base import FittedModel, ModelOptions, TagModel
+from hashtag_core.models.registry import family, parse_options
+from hashtag_core.tracking import runs
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A recipe that can be trained on a dataset."""
+
+    recipe: Recipe
+    dataset: Dataset
+    family: type[TagModel]
+    options: ModelOptions
+    needs: frozenset[str]
+    storage: str
+    resumed: RunRecord | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the family is fitted once, without epochs."""
+        return issubclass(self.family, FittedModel)
+
+
+def plan_training(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = None) -> TrainPlan:
+    """Check everything that can be checked without Ray and without writing.
+
+    With `resume` (a run's name or its MLflow id) recipe and dataset may be None: the run's own are taken. Raises
+    ConfigError, NotFoundError or TrainingError (a dataset that nothing can be learned from).
+    """
+    asked = recipe or Recipe()
+    root = asked.training.storage or str(home_folder() / "runs")
+    root = root if storage.is_remote(root) else os.path.abspath(storage.local_path(root))
+    record = RunRecord.find(root, resume) if resume else None
+    if record is not None:
+        asked = recipe or Recipe.model_validate(record.recipe)
+        dataset_uri = dataset_uri or record.dataset
+    if dataset_uri is None:
+        raise ConfigError("no dataset is named")
+    if not storage.is_remote(dataset_uri):
+        dataset_uri = os.path.abspath(storage.local_path(dataset_uri))
+    cls = family(asked.model.family)
+    options = parse_options(asked.model.family, asked.model.options)
+    dataset = Dataset.open(dataset_uri)
+    if record is not None:
+        record.check_same(asked, dataset_uri, dataset.info.content_hash)
+    plan = TrainPlan(asked, dataset, cls, options, cls.needs(options), root, record)
+    _check_data(plan)
+    _check_settings(plan)
+    return plan
+
+
+def describe_training(plan: TrainPlan) -> dict[str, Any]:
+    """What `--dry-run` prints; encoders are loaded and MLflow is asked, nothing is written."""
+    encoders = load_encoders(plan.recipe.encoders, plan.needs, "cpu")
+    with suppress(NotFoundError):
+        runs.connect(create=False)
+    return {
+        "dry_run": True,
+        "family": plan.recipe.model.family,
+        "dataset": plan.dataset.uri,
+        "posts": dict(plan.dataset.info.posts),
+        "vocabulary": len(plan.dataset.vocabulary),
+        "needs": sorted(plan.needs),
+        "encoders": encoders.identity,
+        "features": cache_root(plan.dataset.uri, plan.recipe.encoders),
+        "checkpoints": plan.storage,
+        "resume": plan.resumed.name if plan.resumed else None,
+        "tracking": runs.tracking_uri(),
+    }
+
+
+def _check_data(plan: TrainPlan) -> None:
+    posts, uri = plan.dataset.info.posts, plan.dataset.uri
+    for split in ("train", "validation"):
+        if not posts.get(split, 0):
+            raise TrainingError(f"{uri}: the {split} split has no post")
+    if not len(plan.dataset.vocabulary):
+        config = plan.dataset.info.config.get("vocabulary", {})
+        raise TrainingError(
+            f"{uri}: the vocabulary is empty: no tag of the {posts['train']} train posts is used "
+            f"{config.get('min_count', 'often enough')} times (vocabulary.min_count)"
+        )
+    for section in ("captions", "vocabulary", "split"):
+        prepared = plan.dataset.info.config.get(section)
+        if section in plan.recipe.model_fields_set and prepared != getattr(plan.recipe, section).model_dump(
+            mode="json"
+        ):
+            logger.warning("[%s] of the recipe is not what %s was prepared with: the dataset's is used", section, uri)
+
+
+def _check_settings(plan: TrainPlan) -> None:
+    settings = plan.recipe.training
+    if plan.fitted:
+        return
+    if settings.finetune_encoders:
+        raise ConfigError("training.finetune_encoders: encoders are frozen in this release; leave it false")
+    if settings.streaming == "always":
+        raise ConfigError("training.streaming: 'always' is not in this release; features are memory-mapped ('auto')")
+    if settings.batch_size < settings.workers:
+        raise ConfigError(
+            f"training.batch_size: {settings.batch_size} posts cannot be shared by {settings.workers} workers"
+        )
+    posts = plan.dataset.info.posts["train"]
+    if posts < settings.workers:
+        raise TrainingError(f"{plan.dataset.uri}: {posts} train posts cannot be spread over {settings.workers} workers")
+    known = index_metrics(judge([[0]], [[0]], 1), epoch_ks(plan.recipe), settings.select_protocol)
+    if settings.select_metric not in known:
+        shown = ", ".join(sorted(name.replace(f"_at_{epoch_ks(plan.recipe)[0]}", "_at_<k>") for name in known))
+        raise ConfigError(f"training.select_metric: no metric {settings.select_metric!r}; there are {shown}")

@@ -1,0 +1,94 @@
+"""What is written down of a training run beside its checkpoints, so that another driver can take it up.
+
+STORAGE/<run name>/run.json              recipe, dataset, MLflow run; the summary when the run is done
+STORAGE/<run name>/epoch-*-step-*/       checkpoints, the latest and the best, kept by Ray Train
+STORAGE/_ids/<MLflow run id>.json        the name of the run with this id
+"""
+
+import dataclasses
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe
+from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+
+FREE_KEYS = frozenset(
+    f"training.{key}" for key in ("workers", "worker_cpus", "gpus", "max_failures", "storage", "checkpoint_steps")
+)
+"""Where a run trains, not what: a resumed run may change these."""
+FREE_SECTIONS = ("archive", "gates", "tagging")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """`run.json`."""
+
+    name: str
+    storage: str
+    run_id: str
+    dataset: str
+    content_hash: str
+    recipe: dict[str, Any]
+    summary: dict[str, Any] | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where the run's checkpoints are."""
+        return storage.join(self.storage, self.name)
+
+    def save(self) -> None:
+        """Write the record and its id. StorageError where the storage cannot be written."""
+        storage.write_json(storage.join(self.folder, "run.json"), dataclasses.asdict(self))
+        storage.write_json(_id_file(self.storage, self.run_id), {"name": self.name})
+
+    @classmethod
+    def find(cls, root: str, run: str) -> Self:
+        """The run of that name or MLflow id; NotFoundError where `root` has none."""
+        name = run
+        if storage.exists(_id_file(root, run)):
+            name = str(storage.read_json(_id_file(root, run))["name"])
+        file = storage.join(root, name, "run.json")
+        if not storage.exists(file):
+            raise NotFoundError(
+                f"no run {run!r} in {root} (RUN is a run's name or its MLflow id; training.storage says where)"
+            )
+        try:
+            return cls(**{**storage.read_json(file), "storage": root})
+        except TypeError as error:
+            raise IntegrityError(f"{file}: not a run's record: {error}") from None
+
+    def check_same(self, recipe: Recipe, dataset_uri: str, content_hash: str) -> None:
+        """ConfigError naming what differs, if the run was started with another recipe or dataset."""
+        before, now = (dict(_flatten(value)) for value in (self.recipe, recipe.model_dump(mode="json")))
+        differing = [
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key not in FREE_KEYS and key.split(".")[0] not in FREE_SECTIONS
+        ]
+        if content_hash != self.content_hash:
+            differing.append(f"the dataset was {self.dataset}, is {dataset_uri}, of other content")
+        if differing:
+            raise ConfigError(f"run {self.name} cannot be resumed: {'; '.join(differing)}")
+
+
+def new_run_name(family: str) -> str:
+    """A name that no other run has."""
+    return f"{family}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def _id_file(root: str, run_id: str) -> str:
+    if "/" in run_id:
+        raise NotFoundError(f"no run {run_id!r}: RUN is a run's name or its MLflow id")
+    return storage.join(root, "_ids", f"{run_id}.json")
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,248 @@
+"""What each training worker does: open the features, build or restore the model, run the loop, report to Ray Train."""
+
+import fcntl
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+
+from hashtag_core.config import Recipe
+from hashtag_core.data.batches import make_targets
+from hashtag_core.data.dataset import Dataset, Split
+from hashtag_core.data.features import FeatureCache, FeatureTable, build_feature_table
+from hashtag_core.data.tokens import CaptionTokenizer
+from hashtag_core.errors import TrainingError
+from hashtag_core.evaluation.metrics import Protocol, index_metrics, judge
+from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel, TagModel
+from hashtag_core.models.registry import create_model
+from hashtag_core.recommend.ranking import top_tags
+from hashtag_core.training.checkpoint import Progress
+from hashtag_core.training.loader import BatchLoader, Reading, TableFitSource, in_order
+from hashtag_core.training.loop import TrainingLoop, gather, rank, sum_over_ranks, world_size
+
+STEP_REPORT_S = 0.5
+SCORE_POSTS = 64
+PREFIX = "validation_"
+BEST = "best_epoch_or_minus_one"
+"""What Ray Train orders checkpoints by: the epoch where it is the best so far, else -1, so that the highest is ours."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """All that a worker needs to know; it crosses to the workers by pickle."""
+
+    recipe: Recipe
+    family: str
+    options: ModelOptions
+    spec: InputSpec
+    needs: frozenset[str]
+    tokenizer_json: str | None
+    encoder_folder: str | None
+    """Transformers folder that a model may take pretrained weights from."""
+    dataset: Dataset
+    cache: FeatureCache
+    tables: str
+    """Folder on each node's own disk."""
+    outside: np.ndarray
+    """True tags outside the vocabulary of each validation post."""
+    log: Any = None
+    """A `progress.RunLog`."""
+
+    def reading(self) -> Reading:
+        """How rows become batches."""
+        return Reading(self.spec.vocabulary_size, self.needs, tuple(self.options.inputs), self.tokenizer())
+
+    def tokenizer(self) -> CaptionTokenizer | None:
+        """The family's tokenizer, from the text of its file."""
+        if self.tokenizer_json is None:
+            return None
+        with tempfile.TemporaryDirectory(prefix="hashtag-tokenizer-") as folder:
+            path = Path(folder, "tokenizer.json")
+            path.write_text(self.tokenizer_json, encoding="utf-8")
+            return CaptionTokenizer.from_file(path)
+
+    def table(self, split: Split) -> FeatureTable:
+        """The split's features on this node's disk, built from the cache by the first process of the node that asks."""
+        with _node_lock(Path(self.tables)):
+            return build_feature_table(
+                self.dataset, split, self.cache, self.needs, self.dataset.vocabulary, self.tables
+            )
+
+
+def train_worker(job: TrainJob) -> dict[str, Any]:
+    """The training function of Ray Train.
+
+    Returns {"progress": ...} or, for a TrainingError, which all ranks meet alike, {"error": message}: raised, it would be
+    taken for a lost worker and tried again.
+    """
+    # Ray Train tells every report through the root logger; the driver shows the epochs.
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("hashtag_core").setLevel(logging.INFO)
+    context = ray.train.get_context()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    device = ray.train.torch.get_device()
+    settings = job.recipe.training
+    reading = job.reading()
+    try:
+        table = job.table("train")
+        loader = BatchLoader(
+            table,
+            reading,
+            settings,
+            rank=context.get_world_rank(),
+            world=context.get_world_size(),
+            pin_memory=device.type == "cuda",
+        )
+        torch.manual_seed(settings.seed)
+        model = create_model(job.family, job.spec, job.options)
+        if not isinstance(model, NeuralModel):
+            raise TypeError(f"{job.family} is not trained by gradient")
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            model.initialise(job.encoder_folder, job.tokenizer())
+            if context.get_world_rank() == 0:
+                model.prepare(TableFitSource(table, reading), seed=settings.seed)
+            if rank() == 0:
+                model.prepare(TableFitSource(loader.table, reading), seed=settings.seed)
+        loop = TrainingLoop(
+            model,
+            settings,
+            loader,
+            Validation(job, job.table("validation"), reading),
+            PREFIX + settings.select_metric,
+            device=device,
+            on_checkpoint=lambda loop: _report(job, loop),
+            on_step=_StepReport(job) if context.get_world_rank() == 0 else None,
+        )
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                loop.restore(Path(folder))
+        return {"progress": loop.run()}
+    except TrainingError as error:
+        return {"error": str(error)}
+
+
+class Validation:
+    """Loss and ranking metrics on the validation split, each rank on its share, the same figures on all."""
+
+    def __init__(self, job: TrainJob, table: FeatureTable, reading: Reading) -> None:
+        self.table, self.reading, self.outside = table, reading, job.outside
+        self.settings, self.ks = job.recipe.training, epoch_ks(job.recipe)
+
+    def __call__(self, model: NeuralModel, loop: TrainingLoop) -> dict[str, float]:
+        tags = self.table.tags
+        loss = 0.0
+        found = [np.zeros((0, 1 + min(max(self.ks), self.reading.vocabulary_size)), np.int64)]
+        share = in_order(self.table, self.reading, SCORE_POSTS, rank=rank(), world=world_size())
+        for rows, batch in share:
+            posts = batch.to(loop.device)
+            targets = make_targets(
+                [tags[int(row)] for row in rows], self.reading.vocabulary_size, self.settings.max_tags
+            )
+            with loop.autocast():
+                loss += float(model.loss(posts, targets.to(loop.device))) * len(rows)
+                scores_BV = model.score(posts).float()
+            ranked_BK, _ = top_tags(scores_BV, max(self.ks))
+            found.append(np.concatenate([rows[:, None], ranked_BK.cpu().numpy()], axis=1))
+        all_found = np.concatenate(gather(np.concatenate(found)))
+        ranked = np.zeros((len(self.table), all_found.shape[1] - 1), np.int64)
+        ranked[all_found[:, 0]] = all_found[:, 1:]
+        figures = index_metrics(
+            judge(ranked, tags, self.reading.vocabulary_size, self.outside), self.ks, self.settings.select_protocol
+        )
+        wanted = [name for name in figures if re.search(rf"^(precision|recall|f1|hit_rate)_at_{max(self.ks)}$", name)]
+        return {
+            f"{PREFIX}loss": sum_over_ranks(loss, loop.device) / len(self.table),
+            **{PREFIX + name: figures[name] for name in dict.fromkeys([self.settings.select_metric, *wanted])},
+        }
+
+
+def epoch_ks(recipe: Recipe) -> list[int]:
+    """The list lengths that are looked at after each epoch: the one of `select_metric`, or the largest for one that has
+    no k in its name."""
+    named = re.search(r"_at_(\d+)", recipe.training.select_metric)
+    return [int(named[1])] if named else [max(recipe.evaluation.ks)]
+
+
+def rank_table(
+    model: TagModel, table: FeatureTable, reading: Reading, k: int, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Vocabulary indices [posts, K] of the best tags of each row, best first."""
+    found = [np.zeros((0, min(k, reading.vocabulary_size)), np.int64)]
+    for _, batch in in_order(table, reading, SCORE_POSTS):
+        with torch.inference_mode():
+            found.append(top_tags(model.score(batch.to(device)).float(), k)[0].cpu().numpy())
+    return np.concatenate(found)
+
+
+def validation_metrics(
+    ranked: np.ndarray, table: FeatureTable, outside: np.ndarray, dataset: Dataset, recipe: Recipe
+) -> dict[Protocol, dict[str, float]]:
+    """Every metric of every protocol for the lists of `rank_table`."""
+    vocabulary = dataset.vocabulary
+    judged = judge(ranked, table.tags, len(vocabulary), outside)
+    protocols: tuple[Protocol, ...] = ("headline", "papers", "floor")
+    return {
+        protocol: index_metrics(
+            judged,
+            recipe.evaluation.ks,
+            protocol,
+            table.column("user_id"),
+            vocabulary.counts / max(vocabulary.posts, 1),
+        )
+        for protocol in protocols
+    }
+
+
+def _report(job: TrainJob, loop: TrainingLoop) -> None:
+    """Hand a checkpoint to Ray Train (a barrier for all ranks), then the history to the log."""
+    progress = loop.progress
+    metrics: dict[str, Any] = {
+        "epoch": progress.epoch,
+        "step": progress.step,
+        BEST: progress.best_epoch if loop.improved else -1,
+    }
+    if rank() != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory(prefix="hashtag-checkpoint-") as folder:
+        loop.save(Path(folder, "checkpoint"))
+        ray.train.report(
+            metrics,
+            ray.train.Checkpoint.from_directory(Path(folder, "checkpoint")),
+            checkpoint_dir_name=f"epoch-{progress.epoch:04d}-step-{progress.step:06d}",
+        )
+    if job.log is not None and progress.step == 0:
+        job.log.epochs.remote(progress.history)
+
+
+class _StepReport:
+    """Tells the log the position, twice a second at most."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self.log, self.told = job.log, 0.0
+
+    def __call__(self, progress: Progress, steps: int) -> None:
+        if self.log is not None and (time.monotonic() - self.told > STEP_REPORT_S or progress.step == steps):
+            self.told = time.monotonic()
+            self.log.step.remote(progress.epoch, progress.step, steps)
+
+
+@contextmanager
+def _node_lock(folder: Path) -> Iterator[None]:
+    """One process of this node at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

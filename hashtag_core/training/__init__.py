@@ -1,0 +1,1 @@
+"""The training loop, its order of posts, its checkpoints: plain torch."""

@@ -1,0 +1,98 @@
+"""What a stopped run goes on from: a folder of weights, optimizer state and position. No pickle.
+
+::
+
+    weights.safetensors      parameters and buffers of the model
+    optimizer.safetensors    `<parameter>/<moment>` of every parameter that has been stepped
+    state.json               position, history, gradient scaler; written last
+
+There is no random state: every step seeds the generators from (seed, epoch, step, rank).
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model, save_file, save_model
+from torch import nn
+
+from hashtag_core.errors import IntegrityError
+
+FORMAT = 1
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `epoch` and `step` are the next to be done."""
+
+    epoch: int = 0
+    step: int = 0
+    precision: str = "float32"
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One dict of figures a finished epoch."""
+    best_epoch: int | None = None
+    best_value: float | None = None
+    stopped_early: bool = False
+    sums: dict[str, float] = field(default_factory=dict)
+    """Running sums of the unfinished epoch."""
+
+
+def save_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress
+) -> None:
+    """Write the folder; it appears whole or not at all, and replaces one of that name."""
+    staged = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    save_model(model, str(staged / WEIGHTS))
+    moments = {
+        f"{name}/{key}": value.contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    save_file(moments, str(staged / OPTIMIZER))
+    state = {"format": FORMAT, "progress": dataclasses.asdict(progress), "scaler": scaler.state_dict()}
+    (staged / STATE).write_text(json.dumps(state), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(staged, folder)
+
+
+def load_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+) -> Progress:
+    """Put the folder's state into the objects; IntegrityError names the file that is missing, broken or of another model."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if state.get("format") != FORMAT:
+            raise IntegrityError(
+                f"{folder / STATE}: expected checkpoint format {FORMAT}, found {state.get('format')!r}"
+            )
+        progress = Progress(**state["progress"])
+        load_model(model, str(folder / WEIGHTS))
+        _load_moments(load_file(str(folder / OPTIMIZER)), model, optimizer)
+        if state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        cause = " ".join(str(error).split())
+        raise IntegrityError(f"{folder}: not a checkpoint of this model: {type(error).__name__}: {cause}") from None
+    return progress
+
+
+def _load_moments(moments: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("/")
+        by_name.setdefault(name, {})[moment] = value
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, Any] = {i: by_name.pop(names[p]) for i, p in enumerate(ordered) if names[p] in by_name}
+    if by_name:
+        raise KeyError(f"{OPTIMIZER} has state of {sorted(by_name)[0]!r}, which the model does not train")
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

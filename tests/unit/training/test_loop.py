@@ -1,0 +1,189 @@
+import json
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from hashtag_core.errors import IntegrityError, TrainingError
+from hashtag_core.training.checkpoint import Progress
+from hashtag_core.training.loader import BatchLoader
+from hashtag_core.training.loop import TrainingLoop, choose_precision
+
+from .toy import MemoryTable, ToyModel, make_loop, reading, settings, weights
+
+
+def test_the_loss_falls_and_every_epoch_has_its_figures():
+    progress = make_loop(settings(epochs=8), MemoryTable(200)).run()
+    assert progress.epoch == 8
+    losses = [row["train_loss"] for row in progress.history]
+    assert losses[-1] < 0.9 * losses[0]
+    assert set(progress.history[0]) == {
+        "epoch", "train_loss", "quality", "learning_rate", "gradient_norm", "posts_per_second"
+    }  # fmt: skip
+    assert all(math.isfinite(value) for row in progress.history for value in row.values())
+
+
+def test_same_seed_same_weights_other_seed_other_weights():
+    section = settings(epochs=2, modality_dropout=0.2)
+    first, again, other = (
+        make_loop(s, MemoryTable(60)) for s in (section, section, section.model_copy(update={"seed": 1}))
+    )
+    for loop in (first, again, other):
+        loop.run()
+    assert torch.equal(weights(first.model), weights(again.model))
+    assert not torch.equal(weights(first.model), weights(other.model))
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(1, 0), (2, 0), (1, 4), (0, 6)])
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, epoch, step):
+    section = settings(epochs=3, modality_dropout=0.2, accumulate=2, checkpoint_steps=1, schedule="cosine")
+    whole = make_loop(section, MemoryTable(60))
+    whole.run()
+
+    def stop(loop):
+        if (loop.progress.epoch, loop.progress.step) == (epoch, step):
+            loop.save(tmp_path / "checkpoint")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_loop(section, MemoryTable(60), on_checkpoint=stop).run()
+    table = MemoryTable(60)
+    resumed = make_loop(section, table, model=ToyModel(dropout=0.2))
+    resumed.restore(tmp_path / "checkpoint")
+    resumed.run()
+    assert torch.equal(weights(whole.model), weights(resumed.model))
+    figures = [
+        [{k: v for k, v in row.items() if k != "posts_per_second"} for row in r.progress.history]
+        for r in (whole, resumed)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_accumulated_batches_make_the_step_of_a_large_batch():
+    table = MemoryTable(48)
+    large = make_loop(settings(epochs=1, batch_size=24), table, model=ToyModel())
+    torch.manual_seed(5)
+    small_model = ToyModel()
+    small_model.load_state_dict(large.model.state_dict())
+    small = make_loop(settings(epochs=1, batch_size=8, accumulate=3), table, model=small_model)
+    large.run(), small.run()
+    assert torch.allclose(weights(large.model), weights(small.model), atol=1e-6)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    loop = make_loop(settings(epochs=1, gradient_clip_norm=1e-9, optimizer="adam", weight_decay=0), MemoryTable(20))
+    seen = []
+    step = loop.optimizer.step
+    loop.optimizer.step = lambda *a: (seen.append(torch.cat([p.grad.flatten() for p in loop.model.parameters() if p.grad is not None]).norm().item()), step())  # type: ignore[method-assign]  # fmt: skip
+    progress = loop.run()
+    assert max(seen) <= 1.01e-9
+    assert progress.history[0]["gradient_norm"] > 1e-3, "the figure is the norm before clipping"
+
+
+def test_first_best_epoch_wins_and_training_stops_early():
+    values = iter([0.2, 0.5, 0.5, 0.4, 0.1, 0.9])
+    improved = []
+    loop = make_loop(
+        settings(epochs=6, early_stopping_epochs=3),
+        MemoryTable(20),
+        validate=lambda model, loop: {"quality": next(values)},
+        on_checkpoint=lambda loop: improved.append(loop.improved),
+    )
+    progress = loop.run()
+    assert (progress.best_epoch, progress.best_value, progress.epoch, progress.stopped_early) == (1, 0.5, 5, True)
+    assert improved == [True, True, False, False, False]
+
+
+def test_a_loss_that_is_not_finite_names_epoch_step_and_posts():
+    table = MemoryTable(24)
+    table.image[7] = float("inf")
+    loop = make_loop(settings(batch_size=4), table)
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) in epoch 0, step \d.*\bp7\b"):
+        loop.run()
+    assert torch.isfinite(weights(loop.model)).all()
+
+
+def test_bfloat16_trains_too_and_precision_is_chosen_by_the_hardware():
+    progress = make_loop(settings(epochs=4, precision="bfloat16"), MemoryTable(100)).run()
+    assert progress.history[-1]["train_loss"] < progress.history[0]["train_loss"]
+    assert choose_precision("auto", torch.device("cpu")) in {"float32", "bfloat16"}
+    assert choose_precision("float16", torch.device("cpu")) == "float16"
+
+
+def test_a_broken_checkpoint_names_its_folder(tmp_path):
+    loop = make_loop(settings(), MemoryTable(20))
+    folder = tmp_path / "checkpoint"
+    loop.save(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+    for name, content in [("weights.safetensors", b"short"), ("state.json", b"{"), ("state.json", b'{"format": 9}')]:
+        loop.save(folder)
+        (folder / name).write_bytes(content)
+        with pytest.raises(IntegrityError, match="checkpoint"):
+            loop.restore(folder)
+    loop.save(folder)
+    (folder / "optimizer.safetensors").unlink()
+    with pytest.raises(IntegrityError, match=r"optimizer\.safetensors"):
+        loop.restore(folder)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    make_loop(settings(), MemoryTable(20)).save(tmp_path / "checkpoint")
+    other = make_loop(settings(), MemoryTable(20), model=ToyModel(unused=True))
+    with pytest.raises(IntegrityError, match=r"not a checkpoint of this model.*spare"):
+        other.restore(tmp_path / "checkpoint")
+
+
+def test_state_is_json(tmp_path):
+    loop = make_loop(settings(epochs=1), MemoryTable(20))
+    loop.run()
+    loop.save(tmp_path / "checkpoint")
+    state = json.loads((tmp_path / "checkpoint" / "state.json").read_text())
+    assert Progress(**state["progress"]) == loop.progress
+    assert {path.suffix for path in (tmp_path / "checkpoint").iterdir()} == {".safetensors", ".json"}
+
+
+def _distributed(rank, folder, fault, unused):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
+    torch.set_num_threads(1)
+    table, section = MemoryTable(61), settings(epochs=2, batch_size=9, accumulate=2)
+    if fault:
+        table.image[7] = float("inf")
+    torch.manual_seed(0)
+    loader = BatchLoader(table, reading(), section, rank=rank, world=2)
+    loop = TrainingLoop(ToyModel(unused=unused), section, loader, lambda model, loop: {"quality": 1.0}, "quality")
+    try:
+        loop.run()
+        torch.save({"weights": weights(loop.model), "history": loop.progress.history}, f"{folder}/{rank}.pt")
+    except TrainingError as error:
+        torch.save(str(error), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _two_ranks(folder, fault=False, unused=False):
+    mp.spawn(_distributed, args=(str(folder), fault, unused), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("unused", [False, True])
+def test_two_ranks_take_the_steps_of_one(tmp_path, unused):
+    ranks = _two_ranks(tmp_path, unused=unused)
+    assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
+    alone = make_loop(settings(epochs=2, batch_size=9, accumulate=2), MemoryTable(61), model=_seeded(unused))
+    alone.run()
+    assert torch.allclose(weights(alone.model), ranks[0]["weights"], atol=1e-5)
+    for mine, theirs in zip(alone.progress.history, ranks[1]["history"], strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
+        assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
+
+
+def _seeded(unused):
+    torch.manual_seed(0)
+    return ToyModel(unused=unused)
+
+
+def test_both_ranks_stop_at_a_loss_that_is_not_finite_and_say_the_same(tmp_path):
+    first, second = _two_ranks(tmp_path, fault=True)
+    assert first == second
+    assert "p7" in first
