@@ -1,0 +1,348 @@
+"""Splits against a plain reading of the rules, on small random archives."""
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from hashtag_core.config import SplitSection, VocabularySection
+from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition, content_hash, partition_posts
+from hashtag_core.data.preparing import INDEX
+from hashtag_core.data.splits import (
+    OUT,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    PostColumns,
+    cut_by_hash,
+    group_labels,
+    near_duplicate_labels,
+)
+from hashtag_core.errors import ConfigError
+
+ANY = VocabularySection(min_count=1)
+
+
+def index_of(posts: list[dict[str, Any]]) -> pa.Table:
+    """INDEX rows of posts given as id, user, day, caption (words) and image (name, and perceptual hash)."""
+    rows = []
+    for number, post in enumerate(posts):
+        caption, image = post.get("caption"), post.get("image")
+        tags = post.get("tags", ["t"])
+        rows.append(
+            {
+                "part": post.get("part", 0),
+                "row": number,
+                "post_id": post["id"],
+                "user_id": post.get("user"),
+                "created_at": None if post.get("day") is None else post["day"] * 86_400_000_000,
+                "hashtags": tags,
+                "words": len((caption or "").split()),
+                "caption_key": hashlib.sha256(caption.encode()).digest() if caption else None,
+                "caption_hash": int.from_bytes(hashlib.sha256(caption.encode()).digest()[:7], "big")
+                if caption
+                else None,
+                "caption_words": len((caption or "").split()),
+                "image_key": hashlib.sha256(image.encode()).digest() if image else None,
+                "image_hash": post.get("hash", sum(map(ord, image)) if image else None),
+                "image_too_large": False,
+                "content_hash": hashlib.sha256(repr((post.get("day"), caption, image, tags)).encode()).digest(),
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=INDEX)
+
+
+def split_of(
+    posts: list[dict[str, Any]],
+    vocabulary: VocabularySection = ANY,
+    tests: int = 0,
+    min_words: int = 0,
+    deny: frozenset[str] = frozenset(),
+    **split: Any,
+) -> Partition:
+    """The last `tests` posts are the test archive."""
+    from_test = np.arange(len(posts)) >= len(posts) - tests
+    return partition_posts(index_of(posts), from_test, SplitSection(**split), vocabulary, min_words, deny)
+
+
+POSTS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "id": st.sampled_from([f"p{n}" for n in range(40)]),
+            "user": st.none() | st.sampled_from([f"u{n}" for n in range(8)]),
+            "day": st.none() | st.integers(0, 30),
+            "caption": st.none()
+            | st.sampled_from(
+                ["hi", "oh my", "one two three four five", "a b c d e f", *[f"only {n}" for n in range(20)]]
+            ),
+            "image": st.none() | st.sampled_from([f"i{n}" for n in range(25)]),
+            "tags": st.lists(st.sampled_from("abc"), max_size=3, unique=True),
+        }
+    ),
+    min_size=12,
+    max_size=40,
+)
+KINDS = st.sampled_from(["random", "by_user", "by_time"])
+
+
+def is_repeat(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """The rule of near-duplicates, read plainly."""
+    if a["image"] and b["image"]:
+        return a["image"] == b["image"] and a["caption"] == b["caption"]
+    if a["image"] or b["image"] or not a["caption"]:
+        return False
+    return a["caption"] == b["caption"] and len(a["caption"].split()) >= 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(posts=POSTS, kind=KINDS, seed=st.integers(0, 3))
+def test_the_promises_hold_on_any_archive(posts: list[dict[str, Any]], kind: str, seed: int) -> None:
+    try:
+        part = split_of(posts, kind=kind, seed=seed, validation=0.25, test=0.25)
+    except ConfigError:
+        assume(False)
+    kept = [(post, side) for post, side in zip(posts, part.side, strict=True) if side != OUT]
+    assert len({post["id"] for post, _ in kept}) == len(kept)
+    assert set(part.reason[part.side == OUT]) <= {*REASONS, REPEATED_ID}
+    assert set(part.reason[part.side != OUT]) == {""}
+    assert sum(part.posts.values()) + sum(part.left_out.values()) + (part.reason == REPEATED_ID).sum() == len(posts)
+    assert all(post["tags"] for post, side in kept if side == TRAIN)
+    for (a, side_a), (b, side_b) in itertools.combinations(kept, 2):
+        assert not is_repeat(a, b)
+        if side_a != side_b:
+            assert not a["image"] or a["image"] != b["image"]
+            assert not a["caption"] or a["caption"] != b["caption"]
+            assert kind != "by_user" or not a["user"] or a["user"] != b["user"]
+            if kind == "by_time":
+                assert (a["day"] < b["day"]) == (side_a < side_b)
+    train = [set(post["tags"]) for post, side in kept if side == TRAIN]
+    assert dict(zip(part.vocabulary.tags, part.vocabulary.counts, strict=True)) == {
+        tag: sum(tag in tags for tags in train) for tag in set().union(*train)
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(posts=POSTS, kind=KINDS, data=st.data())
+def test_the_order_of_posts_and_parts_decides_nothing(
+    posts: list[dict[str, Any]], kind: str, data: st.DataObject
+) -> None:
+    posts = [{**post, "part": data.draw(st.integers(0, 3))} for post in posts]
+    shuffled = data.draw(st.permutations([{**post, "part": 0} for post in posts]))
+    settings_ = {"kind": kind, "validation": 0.25, "test": 0.25}
+    try:
+        one, other = split_of(posts, **settings_), split_of(shuffled, **settings_)
+    except ConfigError:
+        with pytest.raises(ConfigError):
+            split_of(shuffled, **settings_)
+        return
+
+    def content(held: list[dict[str, Any]], part: Partition) -> set[tuple]:
+        return {
+            (p["id"], p["day"], p["caption"], p["image"], tuple(p["tags"]), s)
+            for p, s in zip(held, part.side, strict=True)
+            if s != OUT
+        }
+
+    assert content(posts, one) == content(shuffled, other)
+    assert content_hash(index_of(posts), one.side, {}) == content_hash(index_of(shuffled), other.side, {})
+    assert one.left_out == other.left_out
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hashes=st.lists(
+        st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 3), st.sampled_from([None, "x", "y"])), max_size=14
+    ),
+    bits=st.integers(0, 3),
+)
+def test_close_hashes_against_every_pair(hashes: list[tuple[int, int, str | None]], bits: int) -> None:
+    held = [
+        (value ^ flip if number % 3 else hashes[0][0] ^ flip, caption)
+        for number, (value, flip, caption) in enumerate(hashes)
+    ]
+    posts = [
+        {"id": f"{n}", "image": f"image {n}", "hash": value, "caption": caption}
+        for n, (value, caption) in enumerate(held)
+    ]
+    labels = near_duplicate_labels(PostColumns.of(index_of(posts)), bits)
+    expected = list(range(len(held)))
+    for _ in held:
+        for a, b in itertools.combinations(range(len(held)), 2):
+            if held[a][1] == held[b][1] and (held[a][0] ^ held[b][0]).bit_count() <= bits:
+                expected[a] = expected[b] = min(expected[a], expected[b])
+    same = [[labels[a] == labels[b] for b in range(len(held))] for a in range(len(held))]
+    assert same == [[expected[a] == expected[b] for b in range(len(held))] for a in range(len(held))]
+
+
+def many(count: int, **fields: Callable[[int], Any] | Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"m{n}",
+            "day": n,
+            "caption": f"caption of {n}",
+            **{key: value(n) if callable(value) else value for key, value in fields.items()},
+        }
+        for n in range(count)
+    ]
+
+
+def test_the_latest_of_a_repeated_id_wins() -> None:
+    posts = [
+        {"id": "x", "day": 3, "tags": ["late"]},
+        {"id": "x", "tags": ["undated"]},
+        {"id": "x", "day": 1, "tags": ["early"]},
+    ]
+    part = split_of([*posts, *many(30)], kind="random")
+    assert part.reason[:3].tolist() == ["", REPEATED_ID, REPEATED_ID]
+
+
+def test_the_earliest_of_a_repost_stays() -> None:
+    posts = [{"id": f"{n}", "day": day, "caption": "the very same five words"} for n, day in enumerate((5, 2, None, 2))]
+    part = split_of([*posts, *many(30)], kind="random")
+    assert part.reason[:4].tolist() == ["near_duplicate", "", "near_duplicate", "near_duplicate"]
+
+
+def test_fractions_are_met() -> None:
+    for kind in ("random", "by_user", "by_time"):
+        part = split_of(many(2000, user=lambda n: f"u{n % 400}"), kind=kind, validation=0.1, test=0.2)
+        assert part.posts["test"] == pytest.approx(400, abs=60), kind
+        assert part.posts["validation"] == pytest.approx(200, abs=50), kind
+
+
+def test_new_posts_move_no_other_post() -> None:
+    before = split_of(many(500), kind="random")
+    after = split_of(many(700), kind="random")
+    assert after.side[:500].tolist() == before.side.tolist()
+    other_seed = split_of(many(500), kind="random", seed=1)
+    assert (other_seed.side != before.side).sum() > 50
+
+
+def test_by_time_borders_by_hand() -> None:
+    part = split_of(many(10, day=lambda n: n // 2), kind="by_time", validation=0.2, test=0.2)
+    assert part.side.tolist() == [TRAIN] * 6 + [VALIDATION] * 2 + [TEST] * 2
+    assert part.notes == ["test begins at 1970-01-05T00:00:00+00:00", "validation begins at 1970-01-04T00:00:00+00:00"]
+
+
+def test_by_time_leaves_out_undated_posts_and_later_repeats() -> None:
+    posts = [*many(20), {"id": "undated", "caption": "undated"}, {"id": "again", "day": 19, "caption": "caption of 2"}]
+    part = split_of(posts, kind="by_time")
+    assert part.left_out == {"undated": 1, "repeats_across_border": 1}
+    assert part.reason[-2:].tolist() == ["undated", "repeats_across_border"]
+    assert part.side[2] == TRAIN
+
+
+def test_by_time_needs_dates() -> None:
+    with pytest.raises(
+        ConfigError, match=r"3 splits need as many distinct created_at, found 2 in 20 dated of 21 posts"
+    ):
+        split_of([*many(20, day=lambda n: n % 2), {"id": "undated", "caption": "undated"}], kind="by_time")
+
+
+def test_a_user_with_most_posts_goes_to_train() -> None:
+    users = [lambda n: "giant" if n < 300 else f"u{n}"]
+    for seed in range(6):
+        part = split_of(many(400, user=users[0]), kind="by_user", seed=seed)
+        assert set(part.side[:300].tolist()) == {TRAIN}
+
+
+def test_few_groups_still_fill_every_side() -> None:
+    for seed in range(8):
+        part = split_of(many(30, user=lambda n: f"u{n % 3}"), kind="by_user", seed=seed)
+        assert min(part.posts.values()) == 10
+
+
+def test_one_group_cannot_be_split() -> None:
+    with pytest.raises(
+        ConfigError, match=r"leaves validation and test empty \(train 10, validation 0, test 0 of 10 posts\)"
+    ):
+        split_of(many(10, user="one"), kind="by_user")
+
+
+def test_the_test_archive_is_test_and_what_it_shares_is_left_out() -> None:
+    main = [
+        *many(40),
+        {"id": "t0", "caption": "same id"},
+        {"id": "a", "caption": "shared"},
+        {"id": "b", "image": "picture", "caption": "another"},
+    ]
+    tests = [
+        {"id": "t0", "caption": "shared", "image": "t"},
+        {"id": "t1", "caption": "five words in this caption", "image": "picture", "tags": []},
+        {"id": "t2", "caption": "six words are in this caption", "day": 4},
+        {"id": "t3", "caption": "six words are in this caption", "day": 3},
+    ]
+    for kind in ("random", "by_user", "by_time"):
+        part = split_of([*main, *tests], tests=4, kind=kind)
+        assert part.reason[40:].tolist() == ["in_test_archive"] * 3 + ["", "", "near_duplicate", ""]
+        assert part.posts["test"] == 3
+        assert part.posts["train"] + part.posts["validation"] == 40
+        assert part.posts["validation"] >= 1
+
+
+def test_short_captions_are_left_out_everywhere() -> None:
+    part = split_of([*many(40), {"id": "short", "caption": "two words"}], min_words=3, kind="random")
+    assert part.reason[-1] == "caption_too_short"
+
+
+def test_tags_a_post_before_and_after_the_cut() -> None:
+    rare = {"id": "rare", "day": 0, "caption": "rare", "tags": ["a", "rare1", "rare2"]}
+    posts = [rare, *many(60, tags=lambda n: ["a", "b"] if n % 2 else ["a"])]
+    options = {"kind": "by_time", "validation": 0.1, "test": 0.1}
+    before = split_of(posts, VocabularySection(min_count=2, min_tags_per_post=2), **options)
+    assert before.reason[0] == ""
+    assert set(before.vocabulary.tags) == {"a", "b"}
+    after = split_of(
+        posts, VocabularySection(min_count=2, min_tags_per_post=2, min_tags_counted="after_cut"), **options
+    )
+    assert after.reason[0] == "too_few_hashtags"
+    assert after.vocabulary.counts.tolist() == [after.posts["train"]] * 2
+    assert after.vocabulary.posts == after.posts["train"]
+
+
+def test_an_empty_vocabulary_says_what_to_lower() -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"vocabulary is empty .*: the most used hashtag 't' has \d+ train post\(s\), vocabulary.min_count is 99",
+    ):
+        split_of(many(40), VocabularySection(min_count=99), kind="random")
+    with pytest.raises(ConfigError, match="all are denied"):
+        split_of(many(40), deny=frozenset("t"), kind="random")
+
+
+def test_the_content_hash_sees_every_change() -> None:
+    posts = many(6)
+    side = np.zeros(6, dtype=np.int8)
+    first = content_hash(index_of(posts), side, {"seed": 0})
+    assert first != content_hash(index_of(posts), side, {"seed": 1})
+    moved = side.copy()
+    moved[3] = TEST
+    assert first != content_hash(index_of(posts), moved, {"seed": 0})
+    for change in ({"tags": ["u"]}, {"caption": "other"}, {"image": "new"}, {"user": "u"}, {"day": 99}, {"id": "new"}):
+        changed = [{**post, **change} if n == 2 else post for n, post in enumerate(posts)]
+        assert first != content_hash(index_of(changed), side, {"seed": 0}), change
+
+
+def test_groups_join_through_others() -> None:
+    posts = [
+        {"id": "a", "user": "u1", "caption": "x", "image": "1"},
+        {"id": "b", "user": "u2", "caption": "x", "image": "2"},
+        {"id": "c", "user": "u2", "caption": "y", "image": "3"},
+        {"id": "d", "user": "u3", "caption": "z", "image": "3"},
+        {"id": "e", "user": None, "caption": None, "image": None},
+        {"id": "f", "user": None, "caption": None, "image": None},
+    ]
+    columns = PostColumns.of(index_of(posts))
+    near = near_duplicate_labels(columns, 0)
+    by_user = group_labels(columns, near, by_user=True)
+    assert len(set(by_user[:4])) == 1
+    assert len(set(by_user)) == 3
+    alone = group_labels(columns, near, by_user=False)
+    assert alone[0] == alone[1] != alone[2] == alone[3]
+    sides = cut_by_hash(columns, alone, SplitSection(kind="random"), {VALIDATION: 0.3, TEST: 0.3})
+    assert sides.side[0] == sides.side[1]

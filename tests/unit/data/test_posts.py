@@ -1,0 +1,197 @@
+import datetime
+import decimal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashtag_core.data.posts import PartBatch, iter_post_batches, list_parts, normalise_posts, part_problem
+from hashtag_core.errors import ArchiveError, NotFoundError
+from hashtag_core.schema import POST
+from hashtag_core.storage import file_info
+
+UTC = datetime.UTC
+
+
+def table(**columns: pa.Array | list) -> pa.Table:
+    return pa.table({"post_id": ["a", "b"], **columns})
+
+
+def one(name: str, values: pa.Array | list) -> list:
+    posts, rejected = normalise_posts(table(**{name: values}))
+    assert posts.schema.equals(POST)
+    assert rejected == []
+    return posts[name].to_pylist()
+
+
+DAY = datetime.datetime(2020, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "read"),
+    [
+        ("caption", pa.array(["x", None], pa.large_string()), ["x", None]),
+        ("caption", pa.array(["x", "x"]).dictionary_encode(), ["x", "x"]),
+        ("caption", pa.array(["x", None], pa.string_view()), ["x", None]),
+        ("caption", pa.array([b"x\xff", None], pa.binary()), ["x\ufffd", None]),
+        ("caption", pa.nulls(2), [None, None]),
+        ("user_id", pa.array([7, None], pa.int64()), ["7", None]),
+        ("hashtags", pa.array([["x"], None], pa.large_list(pa.large_string())), [["x"], None]),
+        ("hashtags", pa.array([["x", None], []]), [["x"], []]),
+        ("hashtags", pa.array([["x"], ["y"]], pa.list_(pa.string(), 1)), [["x"], ["y"]]),
+        ("hashtags", pa.array([["x"], ["y"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))), [["x"], ["y"]]),
+        ("hashtags", pa.array([[b"\xff"], None], pa.list_(pa.binary())), [["\ufffd"], None]),
+        ("hashtags", pa.nulls(2), [None, None]),
+        ("hashtags", pa.array([[], None], pa.list_(pa.null())), [[], None]),
+        ("image", pa.array([b"x", None], pa.large_binary()), [b"x", None]),
+        ("image", pa.array([b"xy", b"zz"], pa.binary(2)), [b"xy", b"zz"]),
+        ("image", pa.array([b"x", None], pa.binary_view()), [b"x", None]),
+        ("latitude", pa.array([1, None], pa.int8()), [1.0, None]),
+        ("longitude", pa.array([decimal.Decimal("1.5"), None]), [1.5, None]),
+        ("created_at", pa.array([DAY.date(), None]), [DAY, None]),
+        ("created_at", pa.array([DAY.replace(tzinfo=None), None], pa.timestamp("s")), [DAY, None]),
+        ("created_at", pa.array([DAY, None], pa.timestamp("ns", "Asia/Tokyo")), [DAY, None]),
+        ("created_at", pa.nulls(2), [None, None]),
+    ],
+)
+def test_acceptable_columns_become_post(name: str, values: pa.Array, read: list) -> None:
+    assert one(name, values) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "reason"),
+    [
+        ("caption", [1, None], "caption: expected string, found int64"),
+        ("hashtags", ["x", None], "hashtags: expected list<string>, found string"),
+        ("hashtags", [[1], None], "hashtags: expected list<string>, found list<"),
+        ("image", ["x", None], "image: expected binary, found string"),
+        ("created_at", [1, None], "created_at: expected timestamp, found int64"),
+        (
+            "created_at",
+            pa.array([2**62, None], pa.timestamp("s")),
+            "created_at: expected a time in the years 1 to 9999",
+        ),
+        ("latitude", ["x", None], "latitude: expected a number, found string"),
+    ],
+)
+def test_a_value_of_a_wrong_type_rejects_its_row_alone(name: str, values: pa.Array | list, reason: str) -> None:
+    posts, rejected = normalise_posts(table(**{name: values}), "part", 10)
+    assert posts["post_id"].to_pylist() == ["b"]
+    assert [(item.part, item.row, item.post_id) for item in rejected] == [("part", 10, "a")]
+    assert rejected[0].reason.startswith(reason)
+
+
+def test_rows_without_an_id() -> None:
+    posts, rejected = normalise_posts(pa.table({"post_id": ["a", None, "", " \t", "b"]}), first_row=100)
+    assert posts["post_id"].to_pylist() == ["a", "b"]
+    assert [(item.row, item.reason) for item in rejected] == [
+        (101, "post_id: expected a non-empty string, found null"),
+        (102, "post_id: expected a non-empty string, found ''"),
+        (103, r"post_id: expected a non-empty string, found ' \t'"),
+    ]
+    assert PartBatch(100, posts, rejected).rows.tolist() == [100, 104]
+
+
+def test_column_order_and_other_columns_do_not_matter() -> None:
+    posts, _ = normalise_posts(pa.table({"likes": [1], "caption": ["c"], "post_id": ["a"], "extra": [{"x": 1}]}))
+    assert posts.schema.equals(POST)
+    assert posts.to_pylist()[0]["caption"] == "c"
+
+
+def test_no_id_column() -> None:
+    with pytest.raises(ArchiveError, match="post_id: column missing, found id, text"):
+        normalise_posts(pa.table({"id": ["a"], "text": ["b"]}))
+
+
+def test_sliced_and_chunked_tables_keep_their_rows() -> None:
+    whole = pa.concat_tables([pa.table({"post_id": [f"{n}"], "caption": [f"c{n}"]}) for n in range(5)])
+    posts, _ = normalise_posts(whole.slice(1, 3))
+    assert posts["caption"].to_pylist() == ["c1", "c2", "c3"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    ids=st.lists(st.none() | st.sampled_from(["", " ", "x", "y", "é"]), min_size=1, max_size=40),
+    batch_rows=st.integers(1, 50),
+    group=st.integers(1, 20),
+)
+def test_batches_hold_every_row_once_whatever_their_size(
+    ids: list, batch_rows: int, group: int, tmp_path_factory
+) -> None:
+    path = tmp_path_factory.mktemp("part") / "p.parquet"
+    pq.write_table(pa.table({"post_id": pa.array(ids, pa.string())}), path, row_group_size=group)
+    seen: dict[int, str] = {}
+    rejected: set[int] = set()
+    for batch in iter_post_batches(str(path), batch_rows, ["post_id"]):
+        assert batch.posts.schema.names == ["post_id"]
+        seen |= dict(zip(batch.rows.tolist(), batch.posts["post_id"].to_pylist(), strict=True))
+        rejected |= {item.row for item in batch.rejected}
+    good = {row: held for row, held in enumerate(ids) if (held or "").strip()}
+    assert seen == good
+    assert rejected == set(range(len(ids))) - set(good)
+
+
+def test_a_part_that_is_no_parquet_and_one_cut_short(
+    tmp_path: Path, write_part: Callable[..., Path], make_posts
+) -> None:
+    bad = tmp_path / "bad.parquet"
+    bad.write_text("<html>")
+    (only,) = iter_post_batches(str(bad), 512)
+    assert only.posts.num_rows == 0
+    assert only.rejected[0].row is None
+    assert only.rejected[0].part == "bad.parquet"
+    assert "expected a Parquet file" in only.rejected[0].reason
+    whole = write_part(tmp_path / "whole.parquet", make_posts(40)).read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    (cut,) = iter_post_batches(str(tmp_path / "cut.parquet"), 512)
+    assert "expected a Parquet file" in cut.rejected[0].reason
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    assert next(iter_post_batches(str(tmp_path / "empty.parquet"), 8)).rejected
+    assert part_problem(file_info(str(bad))) is not None
+    assert part_problem(file_info(str(tmp_path / "whole.parquet"))) is None
+
+
+def test_a_broken_page_in_the_middle_gives_the_rows_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(
+        pa.table({"post_id": [f"{n}" for n in range(2000)], "caption": ["x" * 50 + str(n) for n in range(2000)]}),
+        path,
+        row_group_size=500,
+        compression="zstd",
+        use_dictionary=False,
+    )
+    held = pq.ParquetFile(path).metadata.row_group(2).column(1)
+    data = bytearray(path.read_bytes())
+    begin = held.data_page_offset
+    data[begin : begin + held.total_compressed_size] = b"\x00" * held.total_compressed_size
+    path.write_bytes(data)
+    batches = list(iter_post_batches(str(path), 100))
+    assert sum(batch.posts.num_rows for batch in batches) == 1000
+    assert [(item.row, "unreadable from row 1000 on" in item.reason) for item in batches[-1].rejected] == [(None, True)]
+
+
+def test_large_rows_make_small_batches(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    images = [np.random.default_rng(n).bytes(10_000) for n in range(40)]
+    pq.write_table(pa.table({"post_id": [f"{n}" for n in range(40)], "image": images}), path)
+    sizes = [batch.posts.num_rows for batch in iter_post_batches(str(path), 512, max_batch_bytes=100_000)]
+    assert sum(sizes) == 40
+    assert 8 <= max(sizes) <= 10
+
+
+def test_parts_are_listed_without_hidden_ones(tmp_path: Path, write_part: Callable[..., Path]) -> None:
+    for name in ("b.parquet", "a/z.parquet", "_state/x.parquet", ".hidden.parquet", "readme.txt"):
+        write_part(tmp_path / name, [{"post_id": "1"}])
+    assert [part.path for part in list_parts(str(tmp_path))] == ["a/z.parquet", "b.parquet"]
+
+
+def test_an_archive_without_a_part(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="without a part"):
+        list_parts(str(tmp_path))
+    with pytest.raises(NotFoundError):
+        list_parts(str(tmp_path / "missing"))
