@@ -1,0 +1,295 @@
+"""Tag an archive: plan -> drop what is done -> tag the missing chunks on Ray -> publish each part when it is whole.
+
+A run with nothing to do writes nothing and starts neither Ray nor a model. What a killed run left is taken up: chunk
+files are named by the plan, and a part without a manifest goes on from those that are there.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tqdm import tqdm
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.tag_plan import (
+    Chunk,
+    Layout,
+    PartPlan,
+    TagPlan,
+    TagSettings,
+    load_plan,
+    pin_settings,
+    resolve_archive,
+)
+from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
+from hashtag_core.distributed.tag_task import Task, Work
+from hashtag_core.errors import HashtagError, IntegrityError, NotFoundError
+from hashtag_core.tracking.registry import ResolvedModel
+
+logger = logging.getLogger(__name__)
+
+TASKS_PER_GROUP = 32
+"""Tasks of one row group at most: each reads the group from its start."""
+
+
+@dataclass(frozen=True)
+class TagJob:
+    """A tagging run, validated: what there is to do, and where it goes."""
+
+    recipe: Recipe
+    model: ResolvedModel
+    layout: Layout
+    plan: TagPlan
+    plan_is_new: bool
+    missing: list[PartPlan]
+    older: dict[str, list[str]]
+    """Manifests of former contents, by part path; also of parts that are done, if a run was killed before it removed them."""
+    completed: bool
+    """Whether the marker for consumers stands for this very plan."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to do, not even to clean up."""
+        return not self.missing and not self.older and self.completed
+
+    @property
+    def rows(self) -> int:
+        """Rows of the parts that are to be tagged."""
+        return sum(part.rows for part in self.missing)
+
+
+@dataclass
+class TagSummary:
+    """Counts of one run: `posts` are the rows of the parts it published, `parts` those parts, `skipped_parts` those
+    that an earlier run had published."""
+
+    posts: int
+    tagged: int
+    rejected: int
+    parts: int
+    skipped_parts: int
+    model_version: str
+    seconds: float = 0.0
+    posts_per_second: float = 0.0
+
+
+def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -> TagJob:
+    """Validate everything and find out what is missing; nothing is written.
+
+    Raises ConfigError for an output inside the archive or one that was tagged with other settings, NotFoundError or
+    ArchiveError for an archive that is missing, empty, or has no post ids.
+    """
+    section, encoders = recipe.tagging, recipe.encoders
+    where = resolve_archive(archive, out)
+    layout = Layout(
+        out if storage.is_remote(out) else os.path.abspath(storage.local_path(out)), model.name, model.version
+    )
+    settings = TagSettings(
+        archive=where,
+        model_name=model.name,
+        model_version=model.version,
+        model_hash=_model_hash(model),
+        top_k=section.top_k,
+        chunk_rows=section.chunk_rows,
+        batch_size=section.batch_size,
+        backend=encoders.backend,
+        precision=encoders.precision,
+    )
+    pin_settings(layout, settings, write=False)
+    plan, is_new = load_plan(layout, settings)
+    published = find_published(layout, plan)
+    if published.gone:
+        logger.warning(
+            "%d part(s) are tagged in %s but no longer in the archive: %s; their rows stay",
+            len(published.gone),
+            layout.tagged,
+            ", ".join(published.gone[:3]),
+        )
+    missing = [part for part in plan.parts if part.id not in published.done]
+    try:
+        completed = storage.read_json(layout.success)["plan"] == plan.id
+    except NotFoundError:
+        completed = False
+    return TagJob(recipe, model, layout, plan, is_new, missing, published.older, completed)
+
+
+def tag(job: TagJob) -> TagSummary:
+    """Do what is missing. HashtagError if chunks could not be tagged: whole parts are published all the same, and a
+    rerun does the others; its `summary` holds the counts.
+    """
+    skipped = len(job.plan.parts) - len(job.missing)
+    summary = TagSummary(0, 0, 0, 0, skipped, job.model.version)
+    if job.is_done:
+        return summary
+    return _Run(job, summary).execute()
+
+
+class _Run:
+    """One run over what is missing."""
+
+    def __init__(self, job: TagJob, summary: TagSummary) -> None:
+        self.job, self.layout, self.plan, self.summary = job, job.layout, job.plan, summary
+        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+        self.statuses: Counter[str] = Counter()
+        self.errors: dict[tuple[str, int], str] = {}
+        self.failures: list[str] = []
+        self.waiting: dict[str, set[int]] = {}
+        self.parts = {part.id: part for part in job.missing}
+        self.record: dict[str, Any] = {}
+
+    def execute(self) -> TagSummary:
+        began = time.monotonic()
+        pin_settings(self.layout, self.plan.settings, write=True)
+        if self.job.plan_is_new:
+            storage.write_json(self.layout.plan(self.plan.id), self.plan.model_dump())
+        storage.remove(self.layout.success)
+        self.record = {
+            "run": self.run_id,
+            "status": "running",
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "plan": self.plan.id,
+            "settings": self.plan.settings.model_dump(),
+        }
+        self._write_record("running")
+        try:
+            self._publish_and_tag()
+        except BaseException:
+            self._write_record("failed")
+            raise
+        self.summary.seconds = round(time.monotonic() - began, 3)
+        self.summary.posts_per_second = round(self.summary.tagged / max(self.summary.seconds, 1e-9), 1)
+        if self.failures:
+            self._write_record("failed")
+            error = HashtagError(
+                f"{len(self.failures)} part(s) could not be tagged whole, run again: {self.failures[0]}"
+            )
+            error.summary = asdict(self.summary)  # type: ignore[attr-defined]
+            raise error
+        self._write_record("done")
+        success = {"plan": self.plan.id, "run": self.run_id, "parts": len(self.plan.parts)}
+        storage.write_json(self.layout.success, success)
+        return self.summary
+
+    def _publish_and_tag(self) -> None:
+        sweep(self.layout, set(self.parts))
+        self._drop_older_of_done_parts()
+        done = chunks_done(self.layout, self.job.missing)
+        for part in self.job.missing:
+            numbers = {chunk.number for chunk in part.chunks(self.plan.settings.chunk_rows)}
+            self.waiting[part.id] = numbers - done.get(part.id, set())
+        for part in self.job.missing:
+            if not self.waiting[part.id]:
+                self._publish(part)
+        if any(self.waiting.values()):
+            self._tag()
+        for part in self.job.missing:
+            left = self.waiting[part.id]
+            if left:
+                reasons = [self.errors.get((part.id, number), "its process died") for number in sorted(left)]
+                self.failures.append(f"{part.path}: {len(left)} chunk(s), chunk {min(left)}: {reasons[0]}")
+
+    def _tag(self) -> None:
+        """Two rounds on Ray: the missing chunks in runs, then those that failed, each alone."""
+        from hashtag_core.distributed.session import connect  # ray: not for a run with nothing to tag
+        from hashtag_core.distributed.tag_run import cluster_shape, run_tasks
+
+        section, settings = self.job.recipe.tagging, self.plan.settings
+        total = sum(chunk.rows for part in self.parts.values() for chunk in self._missing_chunks(part))
+        with connect(), tqdm(total=total, unit="post", desc="tagging", file=sys.stderr, mininterval=1) as bar:
+            actors, threads, device = cluster_shape(section.actors)
+            work = Work(
+                archive=settings.archive,
+                staging=self.layout.chunks,
+                encoders=self.layout.encoders,
+                model_folder=str(self.job.model.folder),
+                model_name=settings.model_name,
+                model_version=settings.model_version,
+                model_hash=settings.model_hash,
+                top_k=settings.top_k,
+                threads=threads,
+                device=device,
+                encoding={name: getattr(settings, name) for name in ("backend", "precision", "batch_size")},
+            )
+            for chunks_per_task in (section.chunks_per_task, 1):
+                tasks = list(self._tasks(chunks_per_task))
+                if not tasks:
+                    break
+                for outcome in run_tasks(tasks, work, actors):
+                    self._take(outcome, bar)
+
+    def _take(self, outcome: dict[str, Any], bar: Any) -> None:
+        part, number = self.parts[outcome["part_id"]], outcome["chunk"]
+        if outcome["error"]:
+            self.errors[part.id, number] = outcome["error"]
+            logger.warning("%s, chunk %d: %s", part.path, number, outcome["error"])
+            return
+        self.statuses.update(json.loads(outcome["statuses"]))
+        self.waiting[part.id].discard(number)
+        bar.update(outcome["tagged"])
+        if not self.waiting[part.id]:
+            self._publish(part)
+
+    def _publish(self, part: PartPlan) -> None:
+        name = f"{self.run_id}-{self.summary.parts}.jsonl"
+        try:
+            manifest = publish(self.layout, self.plan, part, self.run_id, name, self.job.older.get(part.path, []))
+        except HashtagError as error:
+            logger.error("%s", error)
+            self.failures.append(str(error))
+            return
+        self.summary.posts += part.rows
+        self.summary.tagged += manifest["tagged"]
+        self.summary.rejected += manifest["rejected"]
+        self.summary.parts += 1
+        logger.info("%s: %d tagged, %d rejected", part.path, manifest["tagged"], manifest["rejected"])
+
+    def _tasks(self, chunks_per_task: int) -> Iterator[Task]:
+        """The waiting chunks as runs of consecutive ones within a row group."""
+        for part in self.parts.values():
+            left_out = [left.row for left in part.left_out if left.row is not None]
+            groups: dict[int, list[Chunk]] = {}
+            for chunk in self._missing_chunks(part):
+                groups.setdefault(chunk.group, []).append(chunk)
+            for chunks in groups.values():
+                size = max(chunks_per_task, -(-len(chunks) // TASKS_PER_GROUP))
+                for start in range(0, len(chunks), size):
+                    run = chunks[start : start + size]
+                    first, end = run[0].first_row, run[-1].first_row + run[-1].rows
+                    yield Task(part.id, part.path, run, [row for row in left_out if first <= row < end])
+
+    def _missing_chunks(self, part: PartPlan) -> list[Chunk]:
+        waiting = self.waiting[part.id]
+        return [chunk for chunk in part.chunks(self.plan.settings.chunk_rows) if chunk.number in waiting]
+
+    def _drop_older_of_done_parts(self) -> None:
+        paths = {part.path for part in self.job.missing}
+        for path, manifests in self.job.older.items():
+            for manifest in manifests if path not in paths else []:
+                storage.remove(manifest)
+
+    def _write_record(self, status: str) -> None:
+        self.record |= {
+            "status": status,
+            **asdict(self.summary),
+            "statuses": dict(self.statuses),
+            "failures": self.failures,
+        }
+        if status != "running":
+            self.record["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
+        storage.write_json(self.layout.run(self.run_id), self.record)
+
+
+def _model_hash(model: ResolvedModel) -> str:
+    try:
+        return str(json.loads((model.folder / "model.json").read_bytes())["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{model.folder / 'model.json'}: no version in it: {error!r}") from None

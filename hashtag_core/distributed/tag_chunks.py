@@ -1,0 +1,246 @@
+"""What a tagging actor does: read a run of chunks, open, encode, score and write them, one file a chunk.
+
+A chunk file holds TAGGED rows, and in its Parquet metadata the rows of the chunk that were rejected: both appear at
+once or not at all. A chunk whose file is there is not done again. Knows no ray: `tag_run` gives it to actors.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hashtag_core import storage
+from hashtag_core.data.posts import READ_BUFFER_BYTES, Rejected, normalise_posts, unreadable
+from hashtag_core.distributed.tag_plan import REJECTED_KEY, Chunk
+from hashtag_core.distributed.tag_task import Task, Work, has_model
+from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, IntegrityError
+from hashtag_core.recommend.recommender import READ, OpenedPosts, Recommender
+from hashtag_core.schema import TAGGED
+
+logger = logging.getLogger(__name__)
+
+READ_ROWS, READ_BYTES = 64, 64 << 20
+"""Rows whose image bytes are in memory at once, fewer where rows are large; of the rest of a chunk only the decoded
+pixels are."""
+
+
+@dataclass
+class _Posts:
+    """Posts of one chunk with their row numbers in the part, and the rows that are none."""
+
+    rows: list[int] = field(default_factory=list)
+    opened: OpenedPosts = field(default_factory=OpenedPosts)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+class ChunkTagger:
+    """Tags chunks with one model, which is loaded with the first task. One in each actor."""
+
+    def __init__(self, work: Work, model_files: dict[str, bytes] | None = None) -> None:
+        self.work = work
+        self._model_files = model_files
+        self._recommender: Recommender | None = None
+
+    @property
+    def recommender(self) -> Recommender:
+        """The model, loaded once; its encoders run as those of the first actor did."""
+        if self._recommender is None:
+            work = self.work
+            loaded = Recommender.load(
+                str(local_model(work.model_folder, work.model_hash, self._model_files)),
+                work.device,
+                name=work.model_name,
+                version=work.model_version,
+                threads=work.threads,
+                **work.encoding,
+            )
+            if loaded.loaded.version != work.model_hash:
+                raise IntegrityError(
+                    f"{work.model_folder}: model {work.model_hash} expected, found {loaded.loaded.version}"
+                )
+            _pin_backends(work.encoders, loaded.encoders.backends)
+            self._recommender = loaded
+        return self._recommender
+
+    def run(self, task: Task) -> Iterator[dict[str, Any]]:
+        """One row of OUTCOME for each chunk. An exception is told in `error`: it would end the whole run."""
+        waiting = [chunk for chunk in task.chunks if not storage.exists(self._target(task, chunk))]
+        done = {chunk.number for chunk in task.chunks} - {chunk.number for chunk in waiting}
+        try:
+            self.recommender  # noqa: B018  (loaded outside of what is told as a fault of the part)
+            for chunk, posts in self._read(task, waiting):
+                started = time.monotonic()
+                try:
+                    tagged = self._tag(posts, task.path)
+                    _write(self._target(task, chunk), tagged, posts.rejected)
+                except Exception as error:
+                    logger.exception("%s, chunk %d", task.path, chunk.number)
+                    yield _outcome(task, chunk, error=f"{type(error).__name__}: {error}")
+                else:
+                    statuses = Counter(tagged["status"].to_pylist())
+                    yield _outcome(task, chunk, tagged.num_rows, statuses, time.monotonic() - started)
+                done.add(chunk.number)
+        except Exception as error:
+            logger.exception("%s", task.path)
+            for chunk in task.chunks:
+                if chunk.number not in done:
+                    yield _outcome(task, chunk, error=f"{type(error).__name__}: {error}")
+
+    def _target(self, task: Task, chunk: Chunk) -> str:
+        return storage.join(self.work.staging, task.part_id, f"{chunk.number:05d}.parquet")
+
+    def _read(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, _Posts]]:
+        """The chunks with their posts, images decoded. Rows from which on the part is broken are rejected."""
+        if not chunks:
+            return
+        uri = storage.join(self.work.archive, task.path)
+        waiting = list(chunks)
+        held = _Posts()
+        at = 0
+        try:
+            with storage.open_input(uri) as source:
+                file = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
+                group = file.metadata.row_group(waiting[0].group)
+                columns = [name for name in READ.names if name in file.schema_arrow.names]
+                rows = max(1, min(READ_ROWS, READ_BYTES * group.num_rows // max(1, group.total_byte_size)))
+                for batch in file.iter_batches(batch_size=rows, row_groups=[waiting[0].group], columns=columns):
+                    end = at + batch.num_rows
+                    while waiting and waiting[0].offset < end:
+                        chunk = waiting[0]
+                        first, last = max(at, chunk.offset), min(end, chunk.offset + chunk.rows)
+                        if first < last:
+                            part_row = chunk.first_row + first - chunk.offset
+                            self._open(held, batch.slice(first - at, last - first), part_row, task)
+                        if last < chunk.offset + chunk.rows:
+                            break
+                        yield chunk, held
+                        held = _Posts()
+                        waiting.pop(0)
+                    at = end
+                    if not waiting:
+                        return
+                raise pa.ArrowInvalid(f"{at} rows in row group {waiting[0].group}, its footer says {group.num_rows}")
+        except (pa.ArrowException, OSError) as error:
+            reason = unreadable(uri, error)
+            for chunk in waiting:
+                seen = max(0, at - chunk.offset)
+                lost = range(chunk.first_row + seen, chunk.first_row + chunk.rows)
+                held.rejected += [Rejected(task.path, row, None, reason) for row in lost if row not in task.left_out]
+                yield chunk, held
+                held = _Posts()
+
+    def _open(self, held: _Posts, batch: pa.RecordBatch, first_row: int, task: Task) -> None:
+        """Add the posts of the batch; one that cannot even be opened is rejected."""
+        posts, rejected = normalise_posts(pa.Table.from_batches([batch]), task.path, first_row, READ)
+        left_out, faulty = set(task.left_out), {item.row for item in rejected}
+        numbers = [row for row in range(first_row, first_row + batch.num_rows) if row not in faulty]
+        posts = posts.filter(pa.array([row not in left_out for row in numbers], pa.bool_()))
+        rows = [row for row in numbers if row not in left_out]
+        held.rejected += [item for item in rejected if item.row not in left_out]
+        try:
+            opened = self.recommender.open_posts(posts, archive=self.work.archive)
+        except HashtagError:
+            raise
+        except Exception as fault:  # noqa: BLE001
+            logger.warning("%s: rows %d on, one by one after %r", task.path, first_row, fault)
+            opened, kept = OpenedPosts(), []
+            for position, row in enumerate(rows):
+                try:
+                    opened.extend(self.recommender.open_posts(posts.slice(position, 1), archive=self.work.archive))
+                    kept.append(row)
+                except Exception as error:  # noqa: BLE001  (whatever a post brings about is that post's fault alone)
+                    post_id = posts["post_id"][position].as_py()
+                    held.rejected.append(Rejected(task.path, row, post_id, f"{type(error).__name__}: {error}"))
+            rows = kept
+        held.opened.extend(opened)
+        held.rows += rows
+
+    def _tag(self, posts: _Posts, path: str) -> pa.Table:
+        """The TAGGED rows. After two failures post by post: one that fails alone too is added to `posts.rejected`.
+
+        Our own errors (storage, integrity) and a model that cannot even score an empty post are nobody's fault among
+        the posts: they are raised.
+        """
+        top_k = self.work.top_k
+        for attempt in (1, 2):
+            try:
+                return self.recommender.tag(posts.opened, top_k)
+            except (HashtagError, OSError, MemoryError):
+                raise
+            except Exception as error:  # noqa: BLE001
+                logger.warning("%s: %d posts, attempt %d: %r", path, len(posts.opened), attempt, error)
+        self.recommender.tag(OpenedPosts([""], [None], [None], [None], [None], ["empty"], [None]), top_k)
+        tables = [TAGGED.empty_table()]
+        for position, row in enumerate(posts.rows):
+            try:
+                tables.append(self.recommender.tag(posts.opened.select([position]), top_k))
+            except Exception as error:  # noqa: BLE001
+                post_id = posts.opened.post_ids[position]
+                posts.rejected.append(Rejected(path, row, post_id, f"{type(error).__name__}: {error}"))
+        return pa.concat_tables(tables)
+
+
+def local_model(folder: str, version: str, files: dict[str, bytes] | None) -> Path:
+    """The model folder on this node: where the driver has it, or a copy made once from `files`."""
+    if files is None or has_model(folder, version):
+        return Path(folder)
+    copy = Path(tempfile.gettempdir(), "hashtag-recommender", "models", version)
+    if has_model(copy, version):
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=copy.parent))
+    for name, content in files.items():
+        target = made / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    try:
+        made.rename(copy)
+    except OSError:  # another actor of this node was first
+        shutil.rmtree(made, ignore_errors=True)
+    return copy
+
+
+def _pin_backends(uri: str, backends: dict[str, str]) -> None:
+    """Record how the encoders run here, or check it against the first actor's: scores of two backends are not mixed."""
+    try:
+        storage.create_bytes(uri, json.dumps(backends).encode())
+    except AlreadyExistsError:
+        before = storage.read_json(uri)
+        if before != backends:
+            raise ConfigError(
+                f"the encoders run as {backends} here, but the output was begun with {before} ({uri}): "
+                "set encoders.backend and encoders.precision to those, or take another --out"
+            ) from None
+
+
+def _write(uri: str, tagged: pa.Table, rejected: list[Rejected]) -> None:
+    told = json.dumps([asdict(item) for item in sorted(rejected, key=lambda item: item.row or 0)], ensure_ascii=False)
+    with storage.open_output(uri) as file:
+        pq.write_table(tagged.replace_schema_metadata({REJECTED_KEY: told.encode()}), file, compression="zstd")
+
+
+def _outcome(
+    task: Task,
+    chunk: Chunk,
+    tagged: int = 0,
+    statuses: dict[str, int] | None = None,
+    seconds: float = 0.0,
+    error: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "part_id": task.part_id,
+        "chunk": chunk.number,
+        "tagged": tagged,
+        "statuses": json.dumps(statuses or {}),
+        "seconds": seconds,
+        "error": error,
+    }

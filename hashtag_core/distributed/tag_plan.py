@@ -1,0 +1,354 @@
+"""What a tagging run is to do: everything that its output depends on, decided once and reused by every rerun.
+
+The plan is made from the archive's listing, the Parquet footers and the column `post_id` (and `created_at` of repeated
+ids): images are not touched. Memory: 8 bytes a post for the search of repeated ids (1 M posts: 8 MB, its sorted copy
+beside it), plus the repeated ones; time: reading one column (1 M posts in about 2 s from a local disk).
+
+A chunk is a run of at most `chunk_rows` rows within one row group. A part's `id` is a hash of all that its tagged rows
+depend on (settings, path, etag, rows left out), so a part is done when there is a manifest of that id, whatever other
+parts came or went. Needs no ray and no torch: a run that finds nothing to do ends without them.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from hashtag_core import storage
+from hashtag_core.config import Section
+from hashtag_core.data.posts import iter_post_batches, list_parts, part_problem
+from hashtag_core.errors import AlreadyExistsError, ArchiveError, ConfigError, IntegrityError, NotFoundError
+from hashtag_core.storage import FileInfo
+
+SCAN_ROWS = 8_192
+ID_DIGITS = 16
+REJECTED_KEY = b"hashtag.rejected"
+"""Key in a chunk file's Parquet metadata of the JSON list of the chunk's rejected rows (schema.REJECTED)."""
+
+
+class TagSettings(Section):
+    """What the scores and the files depend on besides the archive's content; pinned by the first run into an output."""
+
+    format: Literal[1] = 1
+    archive: str
+    model_name: str
+    model_version: str
+    model_hash: str
+    """Content hash of the model folder, as its `model.json` has it."""
+    top_k: int
+    chunk_rows: int
+    batch_size: int
+    backend: str
+    """Encoder backend and precision as asked for; what `auto` came to is pinned by the first actor in `encoders.json`."""
+    precision: str
+
+
+class LeftOut(Section):
+    """A row that is not tagged from this part, and why; `row` null: the part, or the rest of it."""
+
+    row: int | None
+    post_id: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows `first_row` to `first_row + rows - 1` of the part, which begin at `offset` in row group `group`."""
+
+    number: int
+    group: int
+    offset: int
+    first_row: int
+    rows: int
+
+
+class PartPlan(Section):
+    """One part of the archive: `groups` holds the rows of each row group (none if the part is unreadable), `readable`
+    the rows up to which it can be read."""
+
+    id: str
+    path: str
+    etag: str
+    groups: list[int]
+    readable: int
+    left_out: list[LeftOut]
+
+    @property
+    def rows(self) -> int:
+        """Rows by the footer."""
+        return sum(self.groups)
+
+    def chunks(self, chunk_rows: int) -> Iterator[Chunk]:
+        """The chunks in order, with fixed numbers; rows that cannot be read are in none."""
+        number = first_row = 0
+        for group, group_rows in enumerate(self.groups):
+            for offset in range(0, group_rows, chunk_rows):
+                rows = min(chunk_rows, group_rows - offset, self.readable - first_row)
+                if rows <= 0:
+                    return
+                yield Chunk(number, group, offset, first_row, rows)
+                number += 1
+                first_row += min(chunk_rows, group_rows - offset)
+
+
+class TagPlan(Section):
+    """The settings and the parts, sorted by path."""
+
+    id: str
+    settings: TagSettings
+    parts: list[PartPlan]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything of one output, model and version is."""
+
+    out: str
+    model_name: str
+    model_version: str
+
+    @cached_property
+    def _partition(self) -> str:
+        return f"model={_hive(self.model_name)}/version={_hive(self.model_version)}"
+
+    @property
+    def tagged(self) -> str:
+        """Root of the tagged parts."""
+        return storage.join(self.out, self._partition)
+
+    @property
+    def state(self) -> str:
+        """Root of the state of this model and version."""
+        return storage.join(self.out, "_state", self._partition)
+
+    @property
+    def settings(self) -> str:
+        return storage.join(self.state, "settings.json")
+
+    @property
+    def encoders(self) -> str:
+        return storage.join(self.state, "encoders.json")
+
+    @property
+    def manifests(self) -> str:
+        return storage.join(self.state, "manifests")
+
+    @property
+    def chunks(self) -> str:
+        return storage.join(self.state, "chunks")
+
+    @property
+    def success(self) -> str:
+        return storage.join(self.state, "_SUCCESS")
+
+    def plan(self, plan_id: str) -> str:
+        return storage.join(self.state, "plans", f"{plan_id}.json")
+
+    def manifest(self, part: PartPlan) -> str:
+        return storage.join(self.manifests, part.path, f"{part.id}.json")
+
+    def staged(self, part_id: str, number: int) -> str:
+        """A chunk of a part that is not whole yet."""
+        return storage.join(self.chunks, part_id, f"{number:05d}.parquet")
+
+    def published(self, part: PartPlan, number: int) -> str:
+        """The same chunk, once the part is whole."""
+        return storage.join(self.tagged, part.path, f"part-{part.id}-{number:05d}.parquet")
+
+    def run(self, run_id: str) -> str:
+        return storage.join(self.out, "_state", "runs", f"{run_id}.json")
+
+    def rejected(self, name: str) -> str:
+        return storage.join(self.out, "_rejected", name)
+
+
+def resolve_archive(archive: str, out: str) -> str:
+    """The archive's URI as it is pinned (an absolute path without links), once neither lies where it must not.
+
+    ConfigError if the output is the archive or inside it: it would be read as parts.
+    """
+    where, target = (uri.rstrip("/") if storage.is_remote(uri) else _real(uri) for uri in (archive, out))
+    if (target + "/").startswith(where + "/"):
+        raise ConfigError(f"--out {out} is inside --archive {archive}: the tagged files would be read as its parts")
+    return where
+
+
+def pin_settings(layout: Layout, settings: TagSettings, *, write: bool) -> None:
+    """Record the settings of this output, model and version, or check them against those of the run before.
+
+    ConfigError names every setting that differs: rows made under two settings are never mixed.
+    """
+    try:
+        held = storage.read_json(layout.settings)
+    except NotFoundError:
+        if not write:
+            return
+        try:
+            storage.create_bytes(layout.settings, _json(settings.model_dump()))
+            return
+        except AlreadyExistsError:
+            held = storage.read_json(layout.settings)
+    asked = settings.model_dump()
+    differing = [
+        f"{name} was {held.get(name)!r}, now {value!r}" for name, value in asked.items() if held.get(name) != value
+    ]
+    if differing:
+        raise ConfigError(
+            f"{layout.tagged} was tagged with other settings ({'; '.join(differing)}): use the same, or another --out"
+        )
+
+
+def load_plan(layout: Layout, settings: TagSettings) -> tuple[TagPlan, bool]:
+    """The plan for the archive as it is listed now: the one written before, or a new one (not yet written); True if it is new."""
+    files = list_parts(settings.archive)
+    plan_id = _digest(settings.model_dump(), [[file.path, file.etag] for file in files])
+    where = layout.plan(plan_id)
+    try:
+        return TagPlan.model_validate(storage.read_json(where)), False
+    except NotFoundError:
+        return make_plan(plan_id, settings, files), True
+    except ValidationError as error:
+        raise IntegrityError(f"{where}: not a plan of this version: {error.errors()[0]['msg']}") from None
+
+
+def make_plan(plan_id: str, settings: TagSettings, files: Sequence[FileInfo]) -> TagPlan:
+    """Scan the ids of the parts and decide which row of each repeated id is tagged.
+
+    ArchiveError if the parts' folders mix Hive keys, if no part can be read, or if there is no row in any.
+    """
+    _check_folders([file.path for file in files])
+    scans = [_scan(file) for file in files]
+    if not any(sum(scan.groups) for scan in scans):
+        reasons = {left.reason for scan in scans for left in scan.left_out}
+        raise ArchiveError(
+            f"{settings.archive}: no part holds posts: {files[0].path}: {sorted(reasons)[0] if reasons else 'empty'}"
+        )
+    _leave_out_repeated(scans)
+    parts = []
+    for scan in scans:
+        left_out = sorted(scan.left_out, key=lambda left: (left.row is None, left.row or 0))
+        depends_on = [settings.model_dump(), scan.file.path, scan.file.etag, scan.groups, scan.readable]
+        part_id = _digest(*depends_on, [left.model_dump() for left in left_out])
+        parts.append(
+            PartPlan(
+                id=part_id,
+                path=scan.file.path,
+                etag=scan.file.etag,
+                groups=scan.groups,
+                readable=scan.readable,
+                left_out=left_out,
+            )
+        )
+    return TagPlan(id=plan_id, settings=settings, parts=parts)
+
+
+@dataclass
+class _Scan:
+    """What one look through a part's ids found; `hashes` and `rows` are of its posts."""
+
+    file: FileInfo
+    groups: list[int]
+    readable: int
+    left_out: list[LeftOut]
+    hashes: np.ndarray
+    rows: np.ndarray
+
+
+def _scan(file: FileInfo) -> _Scan:
+    problem = part_problem(file) or _path_problem(file.path)
+    if problem:
+        nothing = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+        return _Scan(file, [], 0, [LeftOut(row=None, post_id=None, reason=problem)], *nothing)
+    with storage.open_input(file.uri) as source:
+        footer = pq.ParquetFile(source, pre_buffer=False).metadata
+    groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    hashes, rows, left_out, readable = [], [], [], sum(groups)
+    for batch in iter_post_batches(file, SCAN_ROWS, ["post_id"]):
+        left_out += [LeftOut(row=item.row, post_id=item.post_id, reason=item.reason) for item in batch.rejected]
+        if any(item.row is None for item in batch.rejected):
+            readable = batch.first_row
+        hashes.append(pd.util.hash_array(batch.posts["post_id"].to_numpy(), categorize=False))
+        rows.append(batch.rows)
+    return _Scan(
+        file,
+        groups,
+        readable,
+        left_out,
+        np.concatenate(hashes) if hashes else np.zeros(0, np.uint64),
+        np.concatenate(rows) if rows else np.zeros(0, np.int64),
+    )
+
+
+def _leave_out_repeated(scans: list[_Scan]) -> None:
+    """Of the rows with one id, all but the latest by `created_at` (null: the earliest), then the last part and row, go to `left_out`."""
+    hashes = np.sort(np.concatenate([scan.hashes for scan in scans]))
+    repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    if not len(repeated):
+        return
+    found: dict[str, list[tuple[int, int, int]]] = {}
+    for position, scan in enumerate(scans):
+        suspects = scan.rows[np.isin(scan.hashes, repeated)]
+        if len(suspects):
+            for post_id, row, time_us in _ids_and_times(scan.file, suspects):
+                found.setdefault(post_id, []).append((time_us, position, row))
+    for post_id, places in found.items():
+        *others, (_, winner, winner_row) = sorted(places)
+        reason = f"repeated post_id: tagged from {scans[winner].file.path}, row {winner_row}"
+        for _, position, row in others:
+            scans[position].left_out.append(LeftOut(row=row, post_id=post_id, reason=reason))
+
+
+def _ids_and_times(file: FileInfo, wanted: np.ndarray) -> Iterator[tuple[str, int, int]]:
+    """`post_id`, row and `created_at` (microseconds; the smallest integer if there is none that can be read) of those rows."""
+    never = np.iinfo(np.int64).min
+    times: dict[int, int] = {}
+    for batch in iter_post_batches(file, SCAN_ROWS, ["created_at"]):
+        here = np.flatnonzero(np.isin(batch.rows, wanted))
+        values = batch.posts["created_at"].take(here).cast("int64").to_pylist()
+        times |= {int(batch.rows[at]): value for at, value in zip(here, values, strict=True) if value is not None}
+    for batch in iter_post_batches(file, SCAN_ROWS, ["post_id"]):
+        here = np.flatnonzero(np.isin(batch.rows, wanted))
+        for at, post_id in zip(here, batch.posts["post_id"].take(here).to_pylist(), strict=True):
+            yield post_id, int(batch.rows[at]), times.get(int(batch.rows[at]), never)
+
+
+def _check_folders(paths: Sequence[str]) -> None:
+    """Readers take `key=value` folders as columns, which then must be the same ones in every part."""
+    keys = {path: tuple(step.partition("=")[0] for step in path.split("/") if "=" in step) for path in paths}
+    if len(set(keys.values())) > 1:
+        first = paths[0]
+        other = next(path for path in paths if keys[path] != keys[first])
+        raise ArchiveError(
+            f"the archive mixes partition folders: {first} beside {other}: tag them into different --out"
+        )
+    if {"model", "version"} & set(keys[paths[0]]):
+        raise ArchiveError(f"{paths[0]}: the folder keys 'model' and 'version' are those of the output")
+
+
+def _path_problem(path: str) -> str | None:
+    return "path: holds '..'" if ".." in path.split("/") else None
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _hive(value: str) -> str:
+    return quote(value, safe=" ()+,;@!$&'~")
+
+
+def _real(uri: str) -> str:
+    return os.path.realpath(storage.local_path(uri))

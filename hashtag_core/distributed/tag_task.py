@@ -1,0 +1,68 @@
+"""What the driver of a tagging run gives its actors, and what it gets back. Needs neither torch nor ray."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from hashtag_core.distributed.tag_plan import Chunk
+
+OUTCOME = pa.schema(
+    [
+        pa.field("part_id", pa.string()),
+        pa.field("chunk", pa.int64()),
+        pa.field("tagged", pa.int64()),
+        pa.field("statuses", pa.string()),
+        pa.field("seconds", pa.float64()),
+        pa.field("error", pa.string()),
+    ]
+)
+"""What is reported of a chunk: posts tagged, the same by status (JSON), time taken; `error` if it could not be done."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Consecutive chunks of one row group of a part; `left_out`: rows of them that the plan does not tag."""
+
+    part_id: str
+    path: str
+    chunks: list[Chunk]
+    left_out: list[int]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Task":
+        value = json.loads(text)
+        return cls(**{**value, "chunks": [Chunk(**chunk) for chunk in value["chunks"]]})
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is the same for all tasks of a run."""
+
+    archive: str
+    staging: str
+    """Folder of the chunk files, `<part id>/<chunk>.parquet`."""
+    encoders: str
+    """File that says how the first actor's encoders ran."""
+    model_folder: str
+    model_name: str
+    model_version: str
+    model_hash: str
+    top_k: int
+    threads: int
+    device: str
+    encoding: dict[str, Any]
+    """`backend`, `precision` and `batch_size` of the encoders."""
+
+
+def has_model(folder: str | Path, version: str) -> bool:
+    """Whether the folder is there on this node and says it is that version (its files are checked when it is loaded)."""
+    try:
+        return bool(json.loads(Path(folder, "model.json").read_bytes())["version"] == version)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,112 @@
+"""Champion + archive -> Parquet of ranked hashtags.
+
+    python jobs/tag.py --archive URI --out URI --model MODEL [--top-k 10] [--chunk-rows N]
+    MODEL = models:/NAME/VERSION | models:/NAME@ALIAS | a model folder
+
+With no argument the champion tags the sample archive into ./demo/tagged. Read the result with DuckDB:
+
+    SELECT * FROM read_parquet('demo/tagged/model=*/version=*/**/part-*.parquet')
+
+A second run tags only what is missing: new parts, changed parts, and what a killed run left.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from hashtag_core.distributed.tag import TagJob, plan_tagging, tag
+from hashtag_core.errors import NotFoundError
+from hashtag_core.tracking.registry import ResolvedModel, resolve_model
+from jobs.common import JobParser, add_common_arguments, recipe_of, run
+
+logger = logging.getLogger("hashtag_core.jobs")
+
+SAMPLE_ARCHIVE = ROOT / "jobs" / "sample"
+SAMPLE_OUT = Path("demo") / "tagged"
+
+
+def build_parser() -> JobParser:
+    """The flags of this job."""
+    parser = JobParser(prog="tag", description=__doc__)
+    parser.add_argument("--archive", metavar="URI", help="folder of Parquet parts (default: the sample archive)")
+    parser.add_argument("--out", metavar="URI", help="folder to write (default: ./demo/tagged, for the sample only)")
+    parser.add_argument("--model", metavar="MODEL", help="what tags (default: the champion)")
+    parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
+    parser.add_argument("--chunk-rows", metavar="N", help="rows a file; the same as --set tagging.chunk_rows=N")
+    add_common_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; its exit code."""
+    return run(build_parser(), _tag, argv)
+
+
+def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
+    for flag, key in ((arguments.top_k, "top_k"), (arguments.chunk_rows, "chunk_rows")):
+        if flag is not None:
+            arguments.overrides.append(f"tagging.{key}={flag}")
+    recipe = recipe_of(arguments)
+    archive, out = _places(arguments)
+    model = _model(arguments.model, recipe.tracking.model_name)
+    job = plan_tagging(recipe, archive, out, model)
+    logger.info("%s %s tags %s into %s", model.name, model.version, archive, job.layout.tagged)
+    if arguments.dry_run:
+        return _dry_run(job)
+    if job.is_done:
+        logger.info("all %d part(s) are tagged by this model already: nothing to do", len(job.plan.parts))
+    return asdict(tag(job))
+
+
+def _places(arguments: argparse.Namespace) -> tuple[str, str]:
+    if arguments.archive is None and arguments.out is None:
+        logger.info("no --archive and no --out: the sample archive %s into %s", SAMPLE_ARCHIVE, SAMPLE_OUT)
+    if arguments.out is None and arguments.archive is not None:
+        build_parser().error("--archive needs --out, the folder to write")
+    return arguments.archive or str(SAMPLE_ARCHIVE), arguments.out or str(SAMPLE_OUT)
+
+
+def _model(model: str | None, name: str) -> ResolvedModel:
+    if model is not None:
+        return resolve_model(model)
+    try:
+        return resolve_model(f"models:/{name}@champion")
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"{error}; no --model was given and there is no champion yet: run jobs/prepare.py, jobs/train.py and "
+            "jobs/promote.py first (make demo runs them all), or name a --model"
+        ) from None
+
+
+def _dry_run(job: TagJob) -> dict[str, Any]:
+    repeated = sum(len(part.left_out) for part in job.missing)
+    logger.info(
+        "would tag %d row(s) of %d part(s); %d row(s) or part(s) are left out by the plan",
+        job.rows,
+        len(job.missing),
+        repeated,
+    )
+    for part in job.missing[:20]:
+        logger.info("  %s: %d row(s)", part.path, part.rows)
+    return {
+        "dry_run": True,
+        "posts": job.rows,
+        "tagged": 0,
+        "rejected": 0,
+        "parts": len(job.missing),
+        "skipped_parts": len(job.plan.parts) - len(job.missing),
+        "model_version": job.model.version,
+        "seconds": 0.0,
+        "posts_per_second": 0.0,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
