@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.prepare import PreparePlan, plan_prepare, prepare
+from hashtag_core.distributed.prepare_plan import PreparePlan, plan_prepare
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 
 logger = logging.getLogger("hashtag_core.jobs")
@@ -56,10 +56,14 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     plan = plan_prepare(recipe, archive, dataset, arguments.test_archive)
     if arguments.dry_run:
         return _dry_run(plan, recipe)
-    began, unchanged = time.monotonic(), plan.is_done
-    if unchanged:
+    began = time.monotonic()
+    if plan.finished is not None and plan.is_done:
         logger.info("%s is there already, of this archive and this recipe: nothing to do", dataset)
-    info = prepare(plan)
+        info = plan.finished.info
+    else:
+        from hashtag_core.distributed.prepare import prepare  # Ray, which takes seconds to import
+
+        info = prepare(plan)
     return {
         "dataset": dataset,
         "posts": info.posts,
@@ -67,7 +71,7 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         "rejected": info.rejected,
         "left_out": info.left_out,
         "content_hash": info.content_hash,
-        "unchanged": unchanged or plan.finished is not None,
+        "unchanged": plan.finished is not None,
         "seconds": round(time.monotonic() - began, 1),
     }
 

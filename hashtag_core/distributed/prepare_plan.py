@@ -1,0 +1,140 @@
+"""What `prepare` is to do, validated before anything is written. Needs no ray: a run with nothing to do ends without it."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe
+from hashtag_core.data.dataset import Dataset
+from hashtag_core.data.formats import ArchiveFormat, archive_format
+from hashtag_core.data.preparing import PostRules
+from hashtag_core.data.vocabulary import read_tag_rules
+from hashtag_core.errors import ArchiveError, ConfigError, NotFoundError
+from hashtag_core.storage import FileInfo
+
+WORK = "_work"
+"""Below the dataset while it is made; what a killed run leaves behind is known by it."""
+
+TEST_PREFIX = "test-archive/"
+"""Before the path of a part of the test archive, in `source` and in the records of rejected rows."""
+
+
+@dataclass(frozen=True)
+class PreparePlan:
+    """What a run is to do, validated: nothing has been written."""
+
+    recipe: Recipe
+    archive: str
+    test_archive: str | None
+    dataset: str
+    layout: ArchiveFormat
+    parts: list[FileInfo]
+    """Of both archives, those of the test archive last, their paths with TEST_PREFIX."""
+    rules: PostRules
+    config: dict[str, Any]
+    """What `dataset.json` records, and a second run must have."""
+    finished: Dataset | None
+    """The dataset that is there already, of the same configuration."""
+
+    @property
+    def from_test(self) -> np.ndarray:
+        """bool for each part."""
+        return np.array([part.path.startswith(TEST_PREFIX) for part in self.parts], dtype=bool)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the listing of the parts: path, size and etag."""
+        listing = [[part.path, part.size, part.etag] for part in self.parts]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the dataset that is there was made of these very parts."""
+        return self.finished is not None and self.finished.info.fingerprint == self.fingerprint
+
+
+def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str | None = None) -> PreparePlan:
+    """Validate everything that can be known before a row is read; writes nothing.
+
+    NotFoundError for an archive that is not there; ArchiveError for one without a part or with no part that could hold a
+    post; ConfigError for a dataset folder that holds another configuration or something else.
+    """
+    archive, dataset = _absolute(archive), _absolute(dataset)
+    test_archive = test_archive and _absolute(test_archive)
+    layout = archive_format(recipe.archive.format)
+    for read in filter(None, (archive, test_archive)):
+        if f"{dataset}/".startswith(f"{read}/") or f"{read}/".startswith(f"{dataset}/"):
+            raise ConfigError(f"the dataset {dataset} and the archive {read} lie in one another")
+    if test_archive == archive:
+        raise ConfigError(f"the test archive is the archive itself: {archive}")
+    rules = PostRules(recipe.captions, read_tag_rules(recipe.vocabulary), recipe.archive.max_image_bytes)
+    config = _configuration(recipe, test_archive is not None)
+    finished = _finished(dataset, config)
+    parts = _parts_of(layout, archive)
+    if test_archive:
+        parts += [replace(part, path=TEST_PREFIX + part.path) for part in _parts_of(layout, test_archive)]
+    return PreparePlan(recipe, archive, test_archive, dataset, layout, parts, rules, config, finished)
+
+
+def _finished(dataset: str, config: dict[str, Any]) -> Dataset | None:
+    """The dataset there, once its configuration is seen to be this one; None where nothing is, or a killed run's leftovers."""
+    try:
+        held = Dataset.open(dataset)
+    except NotFoundError:
+        if storage.exists(dataset) and not storage.exists(storage.join(dataset, WORK)):
+            others = [info.path for info in storage.list_files(dataset, hidden=True)]
+            if others:
+                raise ConfigError(f"{dataset} is not empty and holds no dataset: {others[0]} is there") from None
+        return None
+    before, now = _flat(held.info.config), _flat(config)
+    differing = [
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"{dataset} holds a dataset of another configuration: {'; '.join(differing)}: take another --dataset, or remove that one"
+        )
+    return held
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, values in config.items()
+        for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+
+
+def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, Any]:
+    """What the result depends on besides the posts: the sections but for `batch_rows`, files by their content."""
+    config = recipe.model_dump(include={"archive", "captions", "vocabulary", "split"})
+    del config["archive"]["batch_rows"]
+    config["archive"]["test_archive"] = with_test_archive
+    for key in ("deny_file", "synonyms_file"):
+        if config["vocabulary"][key]:
+            config["vocabulary"][key] = hashlib.sha256(storage.read_bytes(config["vocabulary"][key])).hexdigest()
+    return config
+
+
+def _parts_of(layout: ArchiveFormat, archive: str) -> list[FileInfo]:
+    """The parts, once one of them could hold a post."""
+    parts = layout.list_parts(archive)
+    first = ""
+    for part in parts:
+        problem = layout.problem(part)
+        if problem is None:
+            return parts
+        first = first or f"{part.path}: {problem}"
+    raise ArchiveError(f"{archive}: none of {len(parts)} part(s) can be read as posts; {first}")
+
+
+def _absolute(uri: str) -> str:
+    """The same place for every process, whatever its working folder."""
+    return uri.rstrip("/") if storage.is_remote(uri) else os.path.realpath(storage.local_path(uri))
