@@ -2,9 +2,17 @@
 
 from hashtag_core.models import (  # noqa: F401
     amnn,
+    co_attention,
     linear,
+    lstm_cnn,
     lxmert4hashtag,
+    nic,
+    okboomer,
     popularity,
+    resnet_multilabel,
+    show_attend_tell,
+    tab_lstm,
+    vgg_object_scene,
 )
 from hashtag_core.models.base import FittedModel, InputSpec, ModelOptions, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model, family, list_models, parse_options

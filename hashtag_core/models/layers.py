@@ -24,37 +24,22 @@ def masked_softmax(scores_BN: Tensor, mask_BN: Tensor) -> Tensor:
 
 
 class ImageVector(nn.Module):
-    """The image encoder's pooled vector through one linear layer, or a learned vector where there is no image."""
+    """The image encoder's pooled vector through one linear layer, or a learned vector where there is no image.
 
-    def __init__(self, spec: InputSpec, size: int) -> None:
+    With `seen` False there is nowhere an image, and nothing but that vector.
+    """
+
+    def __init__(self, spec: InputSpec, size: int, seen: bool = True) -> None:
         super().__init__()
-        self.project = nn.Linear(spec.image_dim, size) if spec.image_dim else None
+        self.project = nn.Linear(spec.image_dim, size) if seen else None
         self.absent_D = absent_embedding(size)
 
     def forward(self, batch: PostBatch) -> Tensor:
         """vector_BD."""
-        if self.project is None or batch.image_vector_BD is None:
+        if self.project is None:
             return self.absent_D.expand(len(batch), -1)
+        assert batch.image_vector_BD is not None
         return torch.where(batch.image_present_B[:, None], self.project(batch.image_vector_BD), self.absent_D)
-
-
-class ImageGrid(nn.Module):
-    """One vector a region, as they are or through one linear layer; a post without an image has one learned vector all over."""
-
-    def __init__(self, spec: InputSpec, size: int | None = None) -> None:
-        super().__init__()
-        self.size = size or max(spec.image_dim, 1)
-        self.project = nn.Linear(spec.image_dim, size) if size and spec.image_dim else None
-        self.absent_D = absent_embedding(self.size)
-
-    def forward(self, batch: PostBatch) -> Tensor:
-        """regions_BRD; R is 1 where the model sees no images at all."""
-        grid_BRD = batch.image_grid_BRD
-        if grid_BRD is None:
-            return self.absent_D.expand(len(batch), 1, -1)
-        if self.project is not None:
-            grid_BRD = self.project(grid_BRD)
-        return torch.where(batch.image_present_B[:, None, None], grid_BRD, self.absent_D)
 
 
 @dataclass(frozen=True)
@@ -71,35 +56,34 @@ class CaptionStates:
 
 
 class CaptionLSTM(nn.Module):
-    """Embedded tokens through one LSTM. An absent caption is a single step whose output is learned."""
+    """Embedded tokens through one LSTM. An absent caption is a single step whose output is learned.
 
-    def __init__(self, spec: InputSpec, embedding_size: int, hidden_size: int) -> None:
+    With `seen` False there is nowhere a caption, and nothing but that step.
+    """
+
+    def __init__(self, spec: InputSpec, embedding: int, hidden: int, seen: bool = True) -> None:
         super().__init__()
-        rows = max(spec.token_vocabulary_size, spec.pad_token_id + 1)
-        self.embedding = nn.Embedding(rows, embedding_size, padding_idx=spec.pad_token_id)
-        self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
-        self.absent_D = absent_embedding(hidden_size)
+        words = spec.token_vocabulary_size
+        self.embedding = nn.Embedding(words, embedding, padding_idx=spec.pad_token_id) if seen else None
+        self.lstm = nn.LSTM(embedding, hidden, batch_first=True) if seen else None
+        self.absent_D = absent_embedding(hidden)
 
     def forward(self, batch: PostBatch) -> CaptionStates:
-        if batch.token_ids_BT is None or batch.token_mask_BT is None:
+        if self.embedding is None or self.lstm is None:
             absent_BD = self.absent_D.expand(len(batch), -1)
-            seen_B1 = torch.ones(len(batch), 1, dtype=torch.bool, device=absent_BD.device)
-            return CaptionStates(absent_BD[:, None], seen_B1, absent_BD, torch.zeros_like(absent_BD))
-        words_BTD = self.embed(batch.token_ids_BT)
-        present_B = batch.token_mask_BT.any(1)
-        lengths_B = batch.token_mask_BT.sum(1).clamp(min=1)
-        packed = pack_padded_sequence(words_BTD, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
+            once_B1 = torch.ones(len(batch), 1, dtype=torch.bool, device=absent_BD.device)
+            return CaptionStates(absent_BD[:, None], once_B1, absent_BD, torch.zeros_like(absent_BD))
+        assert batch.token_ids_BT is not None
+        assert batch.token_mask_BT is not None
+        lengths_B = batch.token_mask_BT.sum(1)
+        present_B1, steps_B = (lengths_B > 0)[:, None], lengths_B.clamp(min=1)
+        words_BTD = self.embedding(batch.token_ids_BT)
+        packed = pack_padded_sequence(words_BTD, steps_B.cpu(), batch_first=True, enforce_sorted=False)
         outputs, (last_1BD, cell_1BD) = self.lstm(packed)
         states_BTD, _ = pad_packed_sequence(outputs, batch_first=True, total_length=words_BTD.shape[1])
-        steps_T = torch.arange(words_BTD.shape[1], device=lengths_B.device)
         return CaptionStates(
-            torch.where(present_B[:, None, None], states_BTD, self.absent_D),
-            steps_T < lengths_B[:, None],
-            torch.where(present_B[:, None], last_1BD[0], self.absent_D),
-            torch.where(present_B[:, None], cell_1BD[0], 0.0),
+            torch.where(present_B1[..., None], states_BTD, self.absent_D),
+            torch.arange(words_BTD.shape[1], device=steps_B.device) < steps_B[:, None],
+            torch.where(present_B1, last_1BD[0], self.absent_D),
+            torch.where(present_B1, cell_1BD[0], 0.0),
         )
-
-    def embed(self, token_ids_BT: Tensor) -> Tensor:
-        """What the LSTM reads of each token."""
-        words_BTD: Tensor = self.embedding(token_ids_BT)
-        return words_BTD

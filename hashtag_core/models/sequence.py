@@ -61,7 +61,8 @@ class SequenceModel(NeuralModel):
         """One step of the decoder: logits_BU and the next state. `previous_B` is the sign before, None at the start."""
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        logits_BLU, _ = teach(self.step, self.start(batch), targets.sequence_BL, self.forcing)
+        forcing = self.forcing if self.training else 1.0
+        logits_BLU, _ = teach(self.step, self.start(batch), targets.sequence_BL, forcing)
         return sequence_loss(logits_BLU, targets.sequence_BL)
 
     def score(self, batch: PostBatch) -> Tensor:

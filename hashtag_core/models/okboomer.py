@@ -1,0 +1,157 @@
+"""#okboomer: the caption starts an LSTM that writes hashtags, the image is read again at every tag.
+
+Pradyumna Tambwekar, Sameer Dharur: #okboomer: A multi-modal approach towards generating hashtags on social media posts
+(article 004 of this project). The article has no numbered equations.
+
+    v        = BatchNorm(W avgpool(ResNet-50(I)) + b)             momentum 0.01
+    h_0, c_0 = LSTM(w_1 .. w_T)                                   one layer, 300-d word vectors
+    h_t, c_t = LSTM([v ; e(H_{t-1})], h_{t-1}, c_{t-1})           one layer, 300-d tag vectors, 20 steps at most
+    p(H_t)   = softmax(W' h_t + b')
+
+Taught by cross-entropy, each step shown the true tag before it with the chance 0.5, else the model's own; Xavier
+initialisation. What differs here: hidden size, dropout and this fusion are ours (the article draws the parts and leaves
+how they join open). Word vectors are learned, or read from a file of GloVe's text format and then trained on. Augmented
+images do not pass the feature cache, so flips and crops come with the fine-tuning of encoders; a decoder of sub-words
+that spells unseen tags is not built.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hashtag_core.data.batches import PostBatch
+from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
+from hashtag_core.models.amnn import copy_word_vectors
+from hashtag_core.models.base import InputSpec, ModelOptions
+from hashtag_core.models.layers import CaptionLSTM, absent_embedding
+from hashtag_core.models.registry import register
+from hashtag_core.models.sequence import SequenceModel, SequenceOptions, SignEmbedding
+
+TINY = {"embedding": 16, "hidden": 32, "decode_steps": 2, "dropout": 0.1}
+
+
+class OkboomerOptions(SequenceOptions):
+    reads: ClassVar = frozenset({"image", "caption"})
+
+    embedding: int = Field(300, ge=1)
+    """Of a word, a tag and the projected image."""
+    hidden: int = Field(512, ge=1)
+    teacher_forcing: float = Field(0.5, ge=0, le=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    decode_steps: int = Field(20, ge=1)
+    word_vectors: str | None = None
+    """A text file of word vectors (`word x1 x2 ...`) to start from; null: learned from nothing."""
+    max_tokens: int = Field(128, ge=1)
+    min_word_count: int = Field(1, ge=1)
+
+
+@dataclass(frozen=True)
+class Glance:
+    """State between steps: the image, and the LSTM's hidden state and memory cell."""
+
+    image_BE: Tensor
+    hidden_BH: Tensor
+    cell_BH: Tensor
+
+
+class NormalisedImage(nn.Module):
+    """BatchNorm(W v + b) over the posts that have an image; the others have a learned vector and move no statistics.
+
+    A batch with a single image is normalised by the running statistics: one row has no variance.
+    """
+
+    def __init__(self, spec: InputSpec, size: int, seen: bool = True) -> None:
+        super().__init__()
+        self.project = nn.Linear(spec.image_dim, size) if seen else None
+        self.normalise = nn.BatchNorm1d(size, momentum=0.01) if seen else None
+        self.absent_D = absent_embedding(size)
+
+    def forward(self, batch: PostBatch) -> Tensor:
+        """vector_BD."""
+        vector_BD = self.absent_D.expand(len(batch), -1)
+        if self.project is None or self.normalise is None:
+            return vector_BD
+        assert batch.image_vector_BD is not None
+        seen_ND = self.project(batch.image_vector_BD[batch.image_present_B]).float()
+        norm = self.normalise
+        if not self.training or len(seen_ND) > 1:
+            seen_ND = norm(seen_ND)
+        else:
+            seen_ND = nn.functional.batch_norm(
+                seen_ND, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+            )
+        return vector_BD.masked_scatter(batch.image_present_B[:, None], seen_ND)
+
+
+@register
+class Okboomer(SequenceModel):
+    name: ClassVar[str] = "okboomer"
+    paper: ClassVar[str] = "Tambwekar & Dharur (#okboomer): caption LSTM to tag LSTM, the image at every step."
+    Options: ClassVar[type[ModelOptions]] = OkboomerOptions
+    examples: ClassVar = {
+        "default": TINY,
+        "forced": TINY | {"teacher_forcing": 1.0, "ranking": "marginal"},
+        "image": TINY | {"inputs": ["image"]},
+        "caption": TINY | {"inputs": ["caption"]},
+    }
+
+    def __init__(self, options: OkboomerOptions, spec: InputSpec) -> None:
+        super().__init__(options, spec)
+        self.forcing = options.teacher_forcing
+        self.settings = options
+        embedded, hidden = options.embedding, options.hidden
+        self.image = NormalisedImage(spec, embedded, "image" in options.inputs)
+        self.caption = CaptionLSTM(spec, embedded, hidden, "caption" in options.inputs)
+        self.signs = SignEmbedding(spec.vocabulary_size, embedded)
+        self.lstm = nn.LSTMCell(2 * embedded, hidden)
+        self.dropout = nn.Dropout(options.dropout)
+        self.write = nn.Linear(hidden, spec.vocabulary_size + 1)
+        self.apply(_xavier)
+
+    @classmethod
+    def needs(cls, options: ModelOptions) -> frozenset[str]:
+        fields = {"image": "image_vector", "caption": "tokens"}
+        return frozenset(fields[modality] for modality in options.inputs if modality in fields)
+
+    @classmethod
+    def tokenizer(cls, options: ModelOptions) -> TokenizerSpec | None:
+        assert isinstance(options, OkboomerOptions)
+        words = TokenizerSpec("words", options.max_tokens, options.min_word_count)
+        return words if "caption" in options.inputs else None
+
+    def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        """Copy the word vectors in; words that the file has not keep their random ones."""
+        path, embedding = self.settings.word_vectors, self.caption.embedding
+        if path and tokenizer is not None and embedding is not None:
+            copy_word_vectors(embedding.weight, path, tokenizer.words())
+
+    def start(self, batch: PostBatch) -> Glance:
+        """The caption's state and the image."""
+        caption = self.caption(batch)
+        return Glance(self.image(batch), caption.last_BD, caption.cell_BD)
+
+    def step(self, previous_B: Tensor | None, state: Glance) -> tuple[Tensor, Glance]:
+        """One tag."""
+        sign_BE = self.signs.after(previous_B, len(state.image_BE))
+        read_BE = self.dropout(torch.cat([state.image_BE, sign_BE], dim=1))
+        hidden_BH, cell_BH = self.lstm(read_BE, (state.hidden_BH, state.cell_BH))
+        return self.write(self.dropout(hidden_BH)), Glance(state.image_BE, hidden_BH, cell_BH)
+
+
+def _xavier(module: nn.Module) -> None:
+    """Glorot's uniform weights, for each gate of an LSTM on its own; biases 0."""
+    if not isinstance(module, nn.Linear | nn.LSTM | nn.LSTMCell | nn.Embedding):
+        return
+    for name, parameter in module.named_parameters(recurse=False):
+        if name.startswith("bias"):
+            nn.init.zeros_(parameter)
+        elif isinstance(module, nn.LSTM | nn.LSTMCell):
+            for gate in parameter.data.chunk(4):
+                nn.init.xavier_uniform_(gate)
+        else:
+            nn.init.xavier_uniform_(parameter)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        module.weight.data[module.padding_idx] = 0.0

@@ -1,0 +1,74 @@
+"""VGG-Object + VGG-Scene: what is in the picture and where it was taken, two vectors side by side. Image alone.
+
+Minseok Park, Hanxiang Li, Junmo Kim: HARRISON: A Benchmark on HAshtag Recommendation for Real-world Images in Social
+Networks, 2016, https://arxiv.org/abs/1605.05054. A baseline of article 003.
+
+    p = sigmoid(MLP([v_object ; v_scene]))
+
+What differs here: the second vector. The paper's comes from a second VGG-16, trained on places; here one image encoder is
+configured, and the scene's vector is pooled from its regions (the greatest or the mean value of each feature over them).
+The size of the hidden layer is ours. A missing image is one learned vector.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hashtag_core.data.batches import PostBatch, Targets
+from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
+from hashtag_core.models.layers import absent_embedding
+from hashtag_core.models.objectives import multi_label_loss
+from hashtag_core.models.registry import register
+
+TINY = {"hidden": 32, "dropout": 0.1}
+
+
+class VggObjectSceneOptions(ModelOptions):
+    reads: ClassVar = frozenset({"image"})
+
+    scene: Literal["grid_max", "grid_mean"] = "grid_max"
+    """How the regions are pooled to the second vector."""
+    hidden: int = Field(4096, ge=1)
+    dropout: float = Field(0.5, ge=0, lt=1)
+
+
+@register
+class VggObjectScene(NeuralModel):
+    name: ClassVar[str] = "vgg_object_scene"
+    paper: ClassVar[str] = "Park et al. 2016 (HARRISON): two visual vectors concatenated, multi-label MLP. Image alone."
+    objective: ClassVar = "multi_label"
+    Options: ClassVar[type[ModelOptions]] = VggObjectSceneOptions
+    examples: ClassVar = {"default": TINY, "grid_mean": TINY | {"scene": "grid_mean"}}
+
+    def __init__(self, options: VggObjectSceneOptions, spec: InputSpec) -> None:
+        super().__init__(options, spec)
+        self._scene = options.scene
+        width = 2 * spec.image_dim
+        self.absent_D = absent_embedding(width)
+        self.classify = nn.Sequential(
+            nn.Linear(width, options.hidden),
+            nn.ReLU(),
+            nn.Dropout(options.dropout),
+            nn.Linear(options.hidden, spec.vocabulary_size),
+        )
+
+    @classmethod
+    def needs(cls, options: ModelOptions) -> frozenset[str]:
+        return frozenset({"image_vector", "image_grid"})
+
+    def features(self, batch: PostBatch) -> Tensor:
+        """[v_object ; v_scene], features_BD."""
+        assert batch.image_vector_BD is not None
+        assert batch.image_grid_BRD is not None
+        scene_BD = batch.image_grid_BRD.amax(1) if self._scene == "grid_max" else batch.image_grid_BRD.mean(1)
+        seen_BD = torch.cat([batch.image_vector_BD, scene_BD], dim=1)
+        return torch.where(batch.image_present_B[:, None], seen_BD, self.absent_D)
+
+    def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
+        return multi_label_loss(self.classify(self.features(batch)), targets.labels_BV)
+
+    def score(self, batch: PostBatch) -> Tensor:
+        """The probability of each tag."""
+        return torch.sigmoid(self.classify(self.features(batch)).float())

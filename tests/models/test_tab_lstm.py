@@ -1,0 +1,114 @@
+"""TAB-LSTM's topical attention in NumPy; its topic vectors against scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import LatentDirichletAllocation
+
+from hashtag_core.models.base import InputSpec
+from hashtag_core.models.registry import create_model
+from hashtag_core.models.tab_lstm import TopicalAttention
+from hashtag_core.models.topics import TopicModel
+from tests.models.small import assert_paper_parameters, batch_of
+
+
+class Captions:
+    """A train split of captions as lists of token ids; None is an absent one."""
+
+    def __init__(self, captions, words):
+        self.captions = captions
+        self.spec = InputSpec(vocabulary_size=2, token_vocabulary_size=words)
+        self.vocabulary_size, self.posts = 2, len(captions)
+
+    def batches(self, batch_size):
+        for start in range(0, self.posts, batch_size):
+            part = self.captions[start : start + batch_size]
+            yield batch_of(self.spec, captions=part), [[] for _ in part]
+
+
+@pytest.fixture
+def two_topics():
+    """Captions of words 2-6 or of words 7-11, every third of them absent, word 12 in all of them."""
+    random = np.random.default_rng(0)
+    captions = []
+    for index in range(300):
+        low = 2 if index % 2 else 7
+        captions.append(None if index % 3 == 0 else [12, *(int(w) for w in random.integers(low, low + 5, 6))])
+    return Captions(captions, words=14)
+
+
+def test_topical_attention_is_the_papers():
+    torch.manual_seed(0)
+    attention = TopicalAttention(topics=3, size=4)
+    h, theta = torch.randn(1, 5, 4), torch.tensor([[0.2, 0.5, 0.3]])
+    mask = torch.tensor([[True, True, True, False, False]])
+    vec, a = attention(h, theta, mask)
+    W, U, v = (
+        p.detach().double().numpy() for p in (attention.topics.weight, attention.words.weight, attention.score.weight)
+    )
+    states = h[0, :3].double().numpy()
+    g = np.array([(v @ np.tanh(W @ theta[0].double().numpy() + U @ h_j))[0] for h_j in states])
+    expected = np.exp(g) / np.exp(g).sum()
+    np.testing.assert_allclose(a[0, :3].detach(), expected, atol=1e-6)
+    np.testing.assert_allclose(vec[0].detach(), expected @ states, atol=1e-6)
+    assert not a[0, 3:].any()
+
+
+def test_inference_is_scikit_learns(two_topics):
+    """The same components, and `transform` on the same bags of words."""
+    topics, words = 4, 14
+    model = TopicModel(topics, words)
+    model.fit(two_topics, seed=0, passes=2, max_share=1.0)
+    oracle = LatentDirichletAllocation(topics, total_samples=200, random_state=0)
+    bags = []
+    for _ in range(2):
+        for batch, _ in two_topics.batches(256):
+            counts = np.array(
+                [np.bincount(row[row > 0], minlength=words) for row in batch.token_ids_BT.numpy() if row.any()]
+            )
+            oracle.partial_fit(counts[:, 2:13])
+            bags.append(counts)
+    captions = [[2, 3, 3, 12], [7, 8], [2, 7, 12, 12, 11, 5], [12]]
+    batch = batch_of(two_topics.spec, captions=captions)
+    counts = np.array([np.bincount(row, minlength=words) for row in captions])[:, 2:13]
+    found = model(batch.token_ids_BT, batch.token_mask_BT).numpy()
+    np.testing.assert_allclose(found, oracle.transform(counts), atol=2e-4)
+
+
+def test_topics_are_found_and_common_words_left_out(two_topics):
+    model = TopicModel(2, 14)
+    model.fit(two_topics, seed=0, passes=5, max_share=0.6)
+    assert not model.words_KW[:, [0, 1, 12, 13]].any()
+    batch = batch_of(two_topics.spec, captions=[[2, 3, 4], [7, 8, 9], [12], None])
+    theta = model(batch.token_ids_BT, batch.token_mask_BT)
+    assert theta[0].argmax() != theta[1].argmax()
+    assert theta[:2].max(1).values.min() > 0.8
+    np.testing.assert_allclose(theta[2:], 0.5)
+    np.testing.assert_allclose(theta.sum(1), 1.0, rtol=1e-6)
+
+
+def test_no_captions_leave_topics_uniform():
+    model = create_model("tab_lstm", InputSpec(vocabulary_size=2, token_vocabulary_size=5), {"topics": 3})
+    model.prepare(Captions([None, None], words=5), seed=0)
+    ids = torch.tensor([[2, 3]])
+    np.testing.assert_allclose(
+        model.topic_model(ids, torch.ones(1, 2, dtype=torch.bool)), np.full((1, 3), 1 / 3), rtol=1e-5
+    )
+
+
+def test_the_fitted_topics_are_saved_weights(two_topics):
+    options = {"topics": 2, "topic_passes": 1, "embedding": 3, "hidden": 3}
+    model = create_model("tab_lstm", two_topics.spec, options)
+    model.prepare(two_topics, seed=0)
+    again = create_model("tab_lstm", two_topics.spec, options)
+    again.load_state_dict(model.state_dict())
+    batch = batch_of(two_topics.spec, captions=[[2, 3], None])
+    torch.testing.assert_close(model.eval().score(batch), again.eval().score(batch))
+
+
+def test_parameters_of_the_paper_recipe():
+    spec = InputSpec(vocabulary_size=500, token_vocabulary_size=20_000)
+    words, lstm = 20_000 * 300, 4 * (300 * 300 + 300 * 300 + 2 * 300)
+    attention = 300 * 100 + 300 * 300 + 300
+    assert_paper_parameters("tab_lstm", spec, words + lstm + 300 + attention + 300 * 500 + 500)
+    assert create_model("tab_lstm", spec).topic_model.words_KW.shape == (100, 20_000)
