@@ -9,7 +9,7 @@ import io
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,9 @@ class FeatureCache:
         self.boxes = boxes
         self._indexes: dict[str, _Index] = {}
         self._unreadable: dict[str, dict[str, str]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_indexes": {}, "_unreadable": {}}
 
     def refresh(self) -> None:
         """See what others have written since."""

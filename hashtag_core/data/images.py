@@ -19,6 +19,8 @@ MAX_DECODED_PIXELS = 50_000_000
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
 """What is tried. Others (EPS runs Ghostscript, PSD, FITS, ...) are no photos and only widen the attack surface."""
 
+SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"GIF8": "GIF", b"RIFF": "WEBP"}
+
 HASH_SIDE_PX = 128
 """Side that a picture is decoded to before it is hashed: 4 times the 32 px the hash is made of."""
 
@@ -83,6 +85,8 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise ImageError("too large: more than 178,956,970 pixels") from None
     except Exception:  # noqa: BLE001  (as above: a header can break a decoder in any way)
+        if known := next((name for start, name in SIGNATURES.items() if data.startswith(start)), None):
+            raise ImageError(f"truncated {known} of {len(data)} bytes: its header is not whole") from None
         raise ImageError(f"not an image: {len(data)} bytes that start with {data[:16]!r}") from None
 
 

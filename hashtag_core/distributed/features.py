@@ -192,7 +192,7 @@ def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int
             )
         reports = rows.map_batches(
             _Encode,
-            fn_constructor_kwargs=shared | {"threads": None if gpus else 1},
+            fn_constructor_kwargs={**shared, "threads": None if gpus else 1},
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=ACTOR_CPUS,

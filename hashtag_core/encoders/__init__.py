@@ -7,7 +7,6 @@
 Every output is rounded to float16, whether it goes to the cache or straight to a model: both see the same numbers.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,23 +17,48 @@ import torch
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
 from hashtag_core.encoders import image as image_encoders
+from hashtag_core.encoders import onnx
 from hashtag_core.encoders import text as text_encoders
-from hashtag_core.encoders.image import ImageBackend, ImageEncoder, LoadedBackbone, Pixels2Features, TorchBackend
+from hashtag_core.encoders.image import ImageCard, ImageEncoder, LoadedBackbone, Pixels2Features, TorchBackend
 from hashtag_core.encoders.regions import grid_boxes
-from hashtag_core.encoders.text import TextEncoder, text_source
+from hashtag_core.encoders.text import TextCard, TextEncoder
 from hashtag_core.errors import ConfigError
+
+__all__ = ["Encoders", "load_encoders"]
 
 Precision = Literal["float32", "bfloat16"]
 
 
-@dataclass(frozen=True)
 class Encoders:
-    """The encoders that a set of `needs` asks for; a modality that is not needed has none (its `dim` is 0)."""
+    """The encoders that a set of `needs` asks for; a modality that is not needed has none (its `dim` is 0).
 
-    section: EncodersSection
-    needs: frozenset[str]
-    image: ImageEncoder | None
-    text: TextEncoder | None
+    The default encoders' weights are read when the first image or caption is encoded: who finds everything in the
+    cache never loads them. Not for threads; each process loads its own.
+    """
+
+    def __init__(
+        self, section: EncodersSection, needs: frozenset[str], device: torch.device, threads: int | None = None
+    ) -> None:
+        self.section = section
+        self.needs = needs
+        self.device = device
+        self.threads = threads
+
+    @cached_property
+    def image(self) -> ImageCard | None:
+        """What the image encoder is, None where no image is needed."""
+        if not self._outputs(image_encoders.OUTPUTS):
+            return None
+        known = image_encoders.packaged_card(self.section.image)
+        return known or self._backbone.card
+
+    @cached_property
+    def text(self) -> TextCard | None:
+        """What the text encoder is, None where no caption is needed."""
+        if not self._outputs(text_encoders.OUTPUTS):
+            return None
+        known = text_encoders.packaged_card(self.section.text, self.section.max_tokens)
+        return known or self._text_encoder.card
 
     @property
     def image_dim(self) -> int:
@@ -86,8 +110,12 @@ class Encoders:
     @property
     def backends(self) -> dict[str, str]:
         """How they run here, for a plan or a log: `{"image": "onnx-float32", "text": "torch-bfloat16"}`."""
-        found = {"image": self.image.backend.name} if self.image else {}
-        return found | ({"text": f"torch-{self.text.precision}"} if self.text else {})
+        found = {}
+        if self.image:
+            found["image"] = onnx.OnnxBackend.name if self._takes_onnx(self.image) else f"torch-{self._image_precision}"
+        if self.text:
+            found["text"] = f"torch-{self._text_precision}"
+        return found
 
     @property
     def kinds(self) -> dict[str, FeatureKind]:
@@ -118,30 +146,85 @@ class Encoders:
             return {}
         side = self.image.side_px
         stacked = np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
-        return {name: _half(value) for name, value in self.image.encode(stacked).items()}
+        return {name: _half(value) for name, value in self._image_encoder.encode(stacked).items()}
 
     def encode_captions(self, captions: list[str]) -> dict[str, np.ndarray]:
         """Captions -> `text_vector`, `text_states` (float16) and `text_states_mask` (bool), as far as they are needed."""
         if self.text is None:
             return {}
-        found = self.text.encode(captions)
+        found = self._text_encoder.encode(captions)
         return {name: value if value.dtype == bool else _half(value) for name, value in found.items()}
 
     @property
     def text_folder(self) -> str:
         """Transformers folder (or hub name) of the text encoder, whether or not it is loaded."""
-        return text_source(self.section.text)
+        return text_encoders.text_source(self.section.text)
 
     @property
     def text_tokenizer_file(self) -> Path:
         """`tokenizer.json` of the text encoder, whether or not it is loaded."""
         return text_encoders.tokenizer_file(self.section.text)
 
+    def _outputs(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for name in names if name in self.needs)
+
+    @cached_property
+    def _backbone(self) -> LoadedBackbone:
+        return image_encoders.load_backbone(self.section.image)
+
+    @cached_property
+    def _image_encoder(self) -> ImageEncoder:
+        backbone = self._backbone
+        outputs = self._outputs(image_encoders.OUTPUTS)
+        module = Pixels2Features(backbone.network, outputs, self.section.grid_side).eval()
+        backend: image_encoders.ImageBackend
+        if self._takes_onnx(backbone.card):
+            backend = onnx.OnnxBackend(module, backbone, self.threads)
+        else:
+            backend = TorchBackend(module, self.device, self._image_precision)
+        return ImageEncoder(backend, outputs, backbone.card.side_px, self.section.batch_size)
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
+        return TextEncoder(
+            self.section.text,
+            self._outputs(text_encoders.OUTPUTS),
+            max_tokens=self.section.max_tokens,
+            batch_size=self.section.batch_size,
+            device=self.device,
+            precision=self._text_precision,
+        )
+
+    def _takes_onnx(self, card: ImageCard) -> bool:
+        """`auto`: for a convolutional network on a CPU, where it is by far the fastest and keeps float32."""
+        if self.section.backend != "auto":
+            return self.section.backend == "onnx"
+        asked = self.section.precision != "bfloat16"
+        return asked and card.convolutional and self.device.type == "cpu" and onnx.can_export()
+
+    @property
+    def _image_precision(self) -> Precision:
+        """`auto`: bfloat16 for transformers alone; it costs a convolutional network too much (see bench_encoders)."""
+        return self._precision(low=self.image is not None and not self.image.convolutional)
+
+    @property
+    def _text_precision(self) -> Precision:
+        return self._precision(low=True)
+
+    def _precision(self, *, low: bool) -> Precision:
+        if self.section.precision != "auto":
+            return self.section.precision
+        if self.device.type == "cuda":
+            computes = torch.cuda.is_bf16_supported()
+        else:
+            computes = self.device.type == "cpu" and _cpu_computes_bfloat16()
+        return "bfloat16" if low and computes else "float32"
+
 
 def load_encoders(
     section: EncodersSection, needs: frozenset[str], device: str = "auto", *, threads: int | None = None
 ) -> Encoders:
-    """Load what `needs` (names of `batches.FEATURES`) asks for.
+    """The encoders that `needs` (names of `batches.FEATURES`) asks for.
 
     `device`: a torch device, or `auto` for the first GPU, else the CPU. `threads`: CPU threads of this process's
     encoders; None leaves the library's choice (an actor that shares a machine passes its own share).
@@ -150,38 +233,14 @@ def load_encoders(
     """
     if section.regions != "grid":
         raise ConfigError(f"encoders.regions: {section.regions!r} is not known; there is 'grid'")
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if section.backend == "onnx" and where.type != "cpu":
+        raise ConfigError(f'encoders.backend: "onnx" runs on CPUs, and this is {where}; take "torch" or "auto"')
     if threads is not None:
         torch.set_num_threads(threads)
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    image = text = None
-    if outputs := tuple(name for name in image_encoders.OUTPUTS if name in needs):
-        backbone = image_encoders.load_backbone(section.image)
-        image = ImageEncoder(backbone, outputs, _image_backend(section, backbone, outputs, where), section.batch_size)
-    if outputs := tuple(name for name in text_encoders.OUTPUTS if name in needs):
-        text = TextEncoder(
-            section.text,
-            outputs,
-            max_tokens=section.max_tokens,
-            batch_size=section.batch_size,
-            device=where,
-            precision=_precision(section, where, prefers_low=True),
-        )
-    return Encoders(section, needs, image, text)
-
-
-def _image_backend(
-    section: EncodersSection, backbone: LoadedBackbone, outputs: tuple[str, ...], device: torch.device
-) -> ImageBackend:
-    module = Pixels2Features(backbone.network, outputs, section.grid_side).eval()
-    return TorchBackend(module, device, _precision(section, device, prefers_low=not backbone.network.convolutional))
-
-
-def _precision(section: EncodersSection, device: torch.device, *, prefers_low: bool) -> Precision:
-    if section.precision != "auto":
-        return section.precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if prefers_low and device.type == "cpu" and _cpu_computes_bfloat16() else "float32"
+    encoders = Encoders(section, needs, where, threads)
+    _ = encoders.image, encoders.text  # what is missing or broken is said now
+    return encoders
 
 
 def _cpu_computes_bfloat16() -> bool:

@@ -18,6 +18,8 @@ from hashtag_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+DEFAULT = "efficientnet_lite0"
+
 OUTPUTS = ("image_vector", "image_grid")
 """What an image encoder can give."""
 
@@ -37,13 +39,22 @@ class Backbone(nn.Module):
 
 
 @dataclass(frozen=True)
-class LoadedBackbone:
-    """A backbone with the names that its features are kept under."""
+class ImageCard:
+    """What an image encoder is: `dim` is D, `convolutional` as in `Backbone`."""
 
     id: str
     revision: str
-    network: Backbone
     dim: int
+    side_px: int
+    convolutional: bool
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A backbone with its card."""
+
+    card: ImageCard
+    network: Backbone
 
 
 class EfficientNetLite0(Backbone):
@@ -109,13 +120,21 @@ class TransformersVision(Backbone):
         return map_BDHW.mean(dim=(2, 3)), map_BDHW
 
 
+def packaged_card(encoder: str) -> ImageCard | None:
+    """The card of the default encoder, its weights file checked but not loaded; None for any other encoder."""
+    if encoder != DEFAULT:
+        return None
+    revision = check_sha256(efficientnet_weights(), EFFICIENTNET_SHA256)
+    return ImageCard(encoder, revision, 1280, EfficientNetLite0.side_px, EfficientNetLite0.convolutional)
+
+
 def load_backbone(encoder: str) -> LoadedBackbone:
     """`efficientnet_lite0` or `hf:<name or folder>`.
 
     NotFoundError where the weights are not there, IntegrityError where they are not those that were pinned.
     """
     network: Backbone
-    if encoder == "efficientnet_lite0":
+    if encoder == DEFAULT:
         path = efficientnet_weights()
         revision = check_sha256(path, EFFICIENTNET_SHA256)
         network = EfficientNetLite0()
@@ -130,7 +149,8 @@ def load_backbone(encoder: str) -> LoadedBackbone:
     network.eval().requires_grad_(False)
     with torch.inference_mode():
         _, map_BDHW = network(torch.zeros(1, 3, network.side_px, network.side_px))
-    return LoadedBackbone(encoder, revision, network, map_BDHW.shape[1])
+    card = ImageCard(encoder, revision, map_BDHW.shape[1], network.side_px, network.convolutional)
+    return LoadedBackbone(card, network)
 
 
 class Pixels2Features(nn.Module):
@@ -189,15 +209,10 @@ class TorchBackend:
 class ImageEncoder:
     """A backbone behind a backend: what `Encoders` calls."""
 
-    def __init__(
-        self, backbone: LoadedBackbone, outputs: tuple[str, ...], backend: ImageBackend, batch_size: int
-    ) -> None:
-        self.id = backbone.id
-        self.revision = backbone.revision
-        self.dim = backbone.dim
-        self.side_px = backbone.network.side_px
-        self.outputs = outputs
+    def __init__(self, backend: ImageBackend, outputs: tuple[str, ...], side_px: int, batch_size: int) -> None:
         self.backend = backend
+        self.outputs = outputs
+        self.side_px = side_px
         self.batch_size = batch_size
 
     def encode(self, images: np.ndarray) -> dict[str, np.ndarray]:

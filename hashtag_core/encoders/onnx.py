@@ -3,7 +3,6 @@
 The graph is exported once per weights and outputs into the user's cache folder.
 """
 
-import contextlib
 import hashlib
 import importlib.util
 import logging
@@ -20,6 +19,9 @@ from hashtag_core.encoders.packaged import cache_folder
 from hashtag_core.errors import ConfigError, NotFoundError
 
 logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""To be raised when `Pixels2Features` computes something else."""
 
 OPSET = 17
 
@@ -59,21 +61,16 @@ def export(module: Pixels2Features, backbone: LoadedBackbone) -> Path:
         raise NotFoundError(
             'encoders.backend = "onnx" needs the package onnx: pip install "hashtag-recommender[sample]"'
         )
-    made_of = [
-        backbone.revision,
-        *module.outputs,
-        module.pooling_RC.shape,
-        backbone.network.side_px,
-        OPSET,
-        torch.__version__,
-    ]
+    network = backbone.network
+    made_of = [FORMAT, OPSET, torch.__version__, backbone.card, network.mean, network.std]
+    made_of += [module.outputs, tuple(module.pooling_RC.shape)]
     graph = cache_folder("onnx") / f"{hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]}.onnx"
     if graph.exists():
         return graph
-    side_px = backbone.network.side_px
+    side_px = backbone.card.side_px
     temporary = graph.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(None), torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # the tracer warns of every shape that it takes as fixed
             torch.onnx.export(
                 module,
@@ -90,8 +87,8 @@ def export(module: Pixels2Features, backbone: LoadedBackbone) -> Path:
         temporary.replace(graph)
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f'encoders.backend = "onnx": {backbone.id} cannot be exported: {told}') from None
+        raise ConfigError(f'encoders.backend = "onnx": {backbone.card.id} cannot be exported: {told}') from None
     finally:
         temporary.unlink(missing_ok=True)
-    logger.info("exported %s to %s", backbone.id, graph)
+    logger.info("exported %s to %s", backbone.card.id, graph)
     return graph

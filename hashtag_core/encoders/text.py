@@ -6,6 +6,7 @@ Shapes: n captions, S tokens (special tokens included), D features.
 import hashlib
 import logging
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,17 +18,33 @@ from hashtag_core.encoders.packaged import MINILM_SHA256, cache_folder, check_sh
 
 logger = logging.getLogger(__name__)
 
+DEFAULT = "minilm"
+
 OUTPUTS = ("text_vector", "text_states")
 """What a text encoder can give."""
 
 LENGTH_STEP = 8
-"""Captions are padded to a multiple of this, so that a caption meets the same matrix shapes in whatever batch it stands."""
+"""Captions are padded to a multiple of this."""
+
+
+@dataclass(frozen=True)
+class TextCard:
+    """What a text encoder is: `dim` is D, `max_tokens` what it sees of a caption."""
+
+    id: str
+    revision: str
+    dim: int
+    max_tokens: int
 
 
 class TextEncoder:
     """A transformers text model; the sentence vector is the mean of the token states, scaled to length 1.
 
     That is how sentence-transformers reads MiniLM (Reimers & Gurevych 2019), and it is taken for every model.
+
+    Every forward pass has one of a few fixed shapes: captions of one padded length, as many as make about
+    `LENGTH_STEP * batch_size` tokens, filled up with empty rows. Matrix kernels are chosen by shape, and in bfloat16
+    another kernel moves a token state by up to 0.02: so a caption has the same vectors in whatever company it is encoded.
     """
 
     def __init__(
@@ -43,52 +60,53 @@ class TextEncoder:
         from transformers import AutoTokenizer
 
         source = text_source(encoder)
-        if encoder == "minilm":
-            self.revision = check_sha256(Path(source, "model.safetensors"), MINILM_SHA256)
+        known = packaged_card(encoder, max_tokens)
         model, missing = huggingface.load_model(source)
         huggingface.require_complete(missing, "pooler", source)
-        if encoder != "minilm":
-            self.revision = huggingface.revision_of(source, model)
+        revision = known.revision if known else huggingface.revision_of(source, model)
         model = huggingface.half_of(model, "text_model")
-        self.id = encoder
         self.outputs = outputs
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
         self.model = model.to(device)
         self.tokenizer = AutoTokenizer.from_pretrained(source)
-        positions = getattr(model.config, "max_position_embeddings", max_tokens)
-        self.max_tokens = min(max_tokens, positions if isinstance(positions, int) and positions > 0 else max_tokens)
-        self.dim = int(model.config.hidden_size)
+        positions = getattr(model.config, "max_position_embeddings", None) or max_tokens
+        self.card = known or TextCard(encoder, revision, int(model.config.hidden_size), min(max_tokens, positions))
 
     def encode(self, captions: list[str]) -> dict[str, np.ndarray]:
         """`text_vector` [n, D] and `text_states` [n, S, D] with `text_states_mask` [n, S], float32; n may be 0.
 
-        Captions are sorted by length for speed and given back in order; S is the longest caption's token count.
+        Captions are grouped by length and given back in order; S is the longest caption's token count.
         """
-        ids = self.tokenizer(captions, truncation=True, max_length=self.max_tokens)["input_ids"] if captions else []
+        ids = (
+            self.tokenizer(captions, truncation=True, max_length=self.card.max_tokens)["input_ids"] if captions else []
+        )
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
-        found: dict[str, np.ndarray] = {"text_vector": np.zeros((len(ids), self.dim), np.float32)}
+        found: dict[str, np.ndarray] = {"text_vector": np.zeros((len(ids), self.card.dim), np.float32)}
         if "text_states" in self.outputs:
             longest = int(lengths.max(initial=0))
-            found["text_states"] = np.zeros((len(ids), longest, self.dim), np.float32)
+            found["text_states"] = np.zeros((len(ids), longest, self.card.dim), np.float32)
             found["text_states_mask"] = np.arange(longest) < lengths[:, None]
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            states, vectors = self._forward([ids[row] for row in rows])
-            found["text_vector"][rows] = vectors
-            if "text_states" in found:
-                for row, state in zip(rows, states, strict=True):
-                    found["text_states"][row, : lengths[row]] = state[: lengths[row]]
+        padded = np.minimum(-(-lengths // LENGTH_STEP) * LENGTH_STEP, self.card.max_tokens)
+        for width in np.unique(padded).tolist():
+            group = np.flatnonzero(padded == width)
+            size = max(1, LENGTH_STEP * self.batch_size // width)
+            for start in range(0, len(group), size):
+                rows = group[start : start + size]
+                states, vectors = self._forward([ids[row] for row in rows], size, width)
+                found["text_vector"][rows] = vectors[: len(rows)]
+                if "text_states" in found:
+                    for row, state in zip(rows, states, strict=False):
+                        found["text_states"][row, : lengths[row]] = state[: lengths[row]]
         if "text_vector" not in self.outputs:
             del found["text_vector"]
         return found
 
-    def _forward(self, ids: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-        longest = -(-max(len(row) for row in ids) // LENGTH_STEP) * LENGTH_STEP
-        tokens = torch.full((len(ids), min(longest, self.max_tokens)), self.tokenizer.pad_token_id or 0)
+    def _forward(self, ids: list[list[int]], size: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        tokens = torch.full((size, width), self.tokenizer.pad_token_id or 0)
         mask = torch.zeros(tokens.shape, dtype=torch.int64)
+        mask[:, 0] = 1  # a row of none at all would be NaN
         for b, row in enumerate(ids):
             tokens[b, : len(row)] = torch.tensor(row)
             mask[b, : len(row)] = 1
@@ -101,9 +119,17 @@ class TextEncoder:
         return states.cpu().numpy(), torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
 
 
+def packaged_card(encoder: str, max_tokens: int) -> TextCard | None:
+    """The card of the default encoder, its weights file checked but not loaded; None for any other encoder."""
+    if encoder != DEFAULT:
+        return None
+    revision = check_sha256(minilm_folder() / "model.safetensors", MINILM_SHA256)
+    return TextCard(encoder, revision, 384, min(max_tokens, 512))
+
+
 def text_source(encoder: str) -> str:
     """The transformers folder (or hub name) of a text encoder; its weights are not touched."""
-    return str(minilm_folder()) if encoder == "minilm" else huggingface.source_of(encoder, "encoders.text")
+    return str(minilm_folder()) if encoder == DEFAULT else huggingface.source_of(encoder, "encoders.text")
 
 
 def tokenizer_file(encoder: str) -> Path:

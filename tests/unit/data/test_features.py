@@ -1,0 +1,315 @@
+"""The feature cache and the memory-mapped table give back what was put in, by key and by row."""
+
+import hashlib
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashtag_core import schema, storage
+from hashtag_core.data import feature_cache
+from hashtag_core.data.dataset import Dataset
+from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
+from hashtag_core.data.features import FeatureTable, build_feature_table
+from hashtag_core.data.vocabulary import Vocabulary
+from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+
+KINDS = {
+    "image_vector": FeatureKind("image", "eye/r1/image_vector", 3),
+    "image_grid": FeatureKind("image", "eye/r1/image_grid", 3, rows=4),
+    "text_vector": FeatureKind("caption", "reader/r1/text_vector", 5),
+    "text_states": FeatureKind("caption", "reader/r1/text_states", 5, rows=0),
+}
+BOXES = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+
+
+def key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def values_of(text: str) -> dict[str, np.ndarray]:
+    """Any numbers that follow from the content."""
+    rng = np.random.default_rng(int(key(text)[:8], 16))
+    return {
+        "image_vector": rng.normal(size=3).astype(np.float16),
+        "image_grid": rng.normal(size=(4, 3)).astype(np.float16),
+        "text_vector": rng.normal(size=5).astype(np.float16),
+        "text_states": rng.normal(size=(int(rng.integers(1, 6)), 5)).astype(np.float16),
+    }
+
+
+def write(cache: FeatureCache, kind: str, texts: list[str]) -> None:
+    found = [values_of(text)[kind] for text in texts]
+    lengths = None
+    if kind == "text_states":
+        lengths = np.array([len(value) for value in found])
+        found = [np.pad(value, ((0, 7 - len(value)), (0, 0)), constant_values=9) for value in found]
+    cache.write(kind, [key(text) for text in texts], np.stack(found), lengths)
+
+
+def fill(cache: FeatureCache, images: list[str], captions: list[str]) -> None:
+    for kind, of in KINDS.items():
+        write(cache, kind, images if of.of == "image" else captions)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return FeatureCache(str(tmp_path / "cache"), KINDS, BOXES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("group_bytes", [1, 64, 4 << 20])
+def test_lookup_returns_what_was_written_in_the_order_asked_for(cache, kind, group_bytes, monkeypatch):
+    monkeypatch.setattr(feature_cache, "ROW_GROUP_BYTES", group_bytes)
+    write(cache, kind, ["a", "b", "c"])
+    write(cache, kind, ["d", "c"])
+    found, arrays = cache.lookup(kind, [key("d"), None, key("a"), key("nowhere"), key("c"), key("a")])
+    assert found.tolist() == [True, False, True, False, True, True]
+    for row, text in ((0, "d"), (2, "a"), (4, "c"), (5, "a")):
+        expected = values_of(text)[kind]
+        got = arrays[kind][row]
+        if kind == "text_states":
+            assert arrays["text_states_mask"][row].tolist() == [True] * len(expected) + [False] * (
+                arrays[kind].shape[1] - len(expected)
+            )
+            assert not got[len(expected) :].any()
+            got = got[: len(expected)]
+        assert np.array_equal(got, expected)
+    assert not arrays[kind][[1, 3]].any()
+
+
+def test_an_empty_cache_finds_nothing(cache):
+    found, arrays = cache.lookup("text_states", [key("a"), None])
+    assert not found.any()
+    assert arrays["text_states"].shape == (2, 0, 5)
+    assert cache.lookup("image_grid", [])[1]["image_grid"].shape == (0, 4, 3)
+    assert cache.missing("image_grid", [None, key("b"), key("a"), key("b")]) == [key("b"), key("a")]
+
+
+def test_missing_leaves_out_the_cached_and_the_unreadable(cache):
+    write(cache, "image_vector", ["a"])
+    cache.write_unreadable("image_vector", {key("b"): "truncated JPEG"})
+    assert cache.missing("image_vector", [key(text) for text in "abc"]) == [key("c")]
+    assert cache.missing("image_grid", [key(text) for text in "abc"]) == [key("a"), key("c")]
+    assert cache.unreadable("image_grid") == {key("b"): "truncated JPEG"}
+    assert cache.unreadable("text_vector") == {}
+
+
+def test_others_writes_are_seen_after_refresh(cache):
+    assert cache.missing("image_vector", [key("a")]) == [key("a")]
+    write(FeatureCache(cache.root, KINDS), "image_vector", ["a"])
+    assert cache.missing("image_vector", [key("a")]) == [key("a")]
+    cache.refresh()
+    assert cache.missing("image_vector", [key("a")]) == []
+    assert pickle.loads(pickle.dumps(cache))._indexes == {}
+
+
+def test_the_same_content_is_the_same_file(cache):
+    write(cache, "image_vector", ["a", "b"])
+    write(cache, "image_vector", ["a", "b"])
+    assert len(storage.list_files(cache.root)) == 1
+
+
+def test_concurrent_writers(cache):
+    texts = [f"image {n}" for n in range(48)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: write(cache, "image_grid", texts[n : n + 8]), range(41)))
+    assert cache.lookup("image_grid", [key(text) for text in texts])[0].all()
+
+
+def test_wrong_shapes_and_keys_are_refused(cache):
+    with pytest.raises(ValueError, match=r"image_grid: got float16 \(1, 3, 3\), expected float16 \(1, 4, 3\)"):
+        cache.write("image_grid", [key("a")], np.zeros((1, 3, 3), np.float16))
+    with pytest.raises(ValueError, match="expected float16"):
+        cache.write("image_vector", [key("a")], np.zeros((1, 3), np.float32))
+    with pytest.raises(ValueError, match="is no SHA-256"):
+        cache.missing("image_vector", ["short"])
+
+
+def test_the_files_hold_what_the_schema_says(cache):
+    fill(cache, ["a"], ["a"])
+    for kind, of in KINDS.items():
+        file = storage.list_files(storage.join(cache.root, of.folder))[0].uri
+        table = pq.read_table(file)
+        assert table.schema.equals(schema.features(of.dim, of.rows))
+        assert np.array_equal(np.frombuffer(table["value"][0].as_py(), "<f2"), values_of("a")[kind].ravel())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=9, unique=True), max_size=5), st.data())
+def test_any_writes_then_any_lookup(tmp_path_factory, writes, data):
+    cache = FeatureCache(str(tmp_path_factory.mktemp("cache")), KINDS)
+    for texts in writes:
+        write(cache, "text_states", [str(n) for n in texts])
+    known = {n for texts in writes for n in texts}
+    asked = data.draw(st.lists(st.one_of(st.none(), st.integers(0, 40)), max_size=12))
+    found, arrays = cache.lookup("text_states", [None if n is None else key(str(n)) for n in asked])
+    assert found.tolist() == [n in known for n in asked]
+    for row, n in enumerate(asked):
+        if n in known:
+            expected = values_of(str(n))["text_states"]
+            assert np.array_equal(arrays["text_states"][row][arrays["text_states_mask"][row]], expected)
+
+
+def test_on_s3(s3_bucket):
+    cache = FeatureCache(f"{s3_bucket}/_features", KINDS)
+    write(cache, "image_grid", ["a", "b"])
+    found, arrays = FeatureCache(cache.root, KINDS).lookup("image_grid", [key("b")])
+    assert found.all()
+    assert np.array_equal(arrays["image_grid"][0], values_of("b")["image_grid"])
+
+
+# --- the table ---
+
+
+def posts(count: int) -> list[dict]:
+    """Images repeat every 7 posts, captions every 5; some posts lack one or the other."""
+    return [
+        {
+            "post_id": f"p{n}",
+            "user_id": None if n % 6 == 5 else f"u{n % 3}",
+            "caption": None if n % 4 == 3 else f"caption {n % 5}",
+            "hashtags": ["b", "unknown", "a", "b"] if n % 2 else None,
+            "image_key": None if n % 3 == 2 else key(f"image {n % 7}"),
+            "caption_key": None if n % 4 == 3 else key(f"caption {n % 5}"),
+        }
+        for n in range(count)
+    ]
+
+
+def write_dataset(folder, rows, content_hash="abc", per_file=10) -> Dataset:
+    files = []
+    for start in range(0, len(rows), per_file):
+        part = pa.Table.from_pylist(rows[start : start + per_file], schema=schema.PREPARED)
+        path = folder / "train" / f"part-{start:05d}-x.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(part, path, row_group_size=4)
+        files.append({"path": f"train/{path.name}", "rows": part.num_rows})
+    info = {
+        "format": 1,
+        "content_hash": content_hash,
+        "posts": {"train": len(rows), "validation": 0, "test": 0},
+        "vocabulary": 2,
+        "rejected": 0,
+        "left_out": {},
+        "config": {},
+        "archive": "a",
+        "fingerprint": "f",
+        "files": files,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(info))
+    return Dataset.open(str(folder))
+
+
+VOCABULARY = Vocabulary.from_json({"tags": ["a", "b"], "counts": [1, 1], "posts": 2, "config": {}})
+NEEDS = frozenset(KINDS) | {"tokens", "history"}
+
+
+def expected(rows: list[dict], row: int, kind: str) -> np.ndarray | None:
+    post = rows[row]
+    if KINDS[kind].of == "caption":
+        return values_of(post["caption"])[kind] if post["caption"] else None
+    return values_of(f"image {row % 7}")[kind] if post["image_key"] else None
+
+
+def test_rows_of_the_table_are_the_posts_with_their_features(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr("hashtag_core.data.features.POSTS_BATCH", 7)
+    rows = posts(33)
+    dataset = write_dataset(tmp_path / "dataset", rows)
+    fill(cache, [f"image {n}" for n in range(7)], [f"caption {n}" for n in range(5)])
+    table = build_feature_table(dataset, "train", cache, NEEDS, VOCABULARY, tmp_path / "tables")
+    assert len(table) == 33
+    assert list(table.tags[:4]) == [[], [1, 0], [], [1, 0]]
+    assert table.tags[-2] == [1, 0]
+    assert table.column("post_id") == [f"p{n}" for n in range(33)]
+    asked = [32, 0, 5, 5, 14, 3, 31]
+    got = table.rows(asked)
+    assert got.post_ids == [f"p{n}" for n in asked]
+    assert got.user_ids == [rows[n]["user_id"] for n in asked]
+    assert got.captions == [rows[n]["caption"] for n in asked]
+    assert got.image_present.tolist() == [rows[n]["image_key"] is not None for n in asked]
+    assert got.text_present.tolist() == [rows[n]["caption"] is not None for n in asked]
+    assert np.array_equal(got.arrays["boxes"], BOXES)
+    for b, n in enumerate(asked):
+        for kind in KINDS:
+            value, wanted = got.arrays[kind][b], expected(rows, n, kind)
+            if kind == "text_states":
+                mask = got.arrays["text_states_mask"][b]
+                assert mask.sum() == (0 if wanted is None else len(wanted))
+                assert not value[~mask].any()
+                value = value[mask]
+            assert np.array_equal(value, np.zeros_like(value) if wanted is None else wanted)
+
+
+def test_unreadable_images_are_absent(tmp_path, cache):
+    rows = posts(10)
+    dataset = write_dataset(tmp_path / "dataset", rows)
+    fill(cache, [f"image {n}" for n in range(1, 7)], [f"caption {n}" for n in range(5)])
+    with pytest.raises(IntegrityError, match="1 of 6 image_grid are not in the cache"):
+        build_feature_table(dataset, "train", cache, NEEDS, VOCABULARY, tmp_path / "tables")
+    assert not any((tmp_path / "tables").iterdir())
+    cache.write_unreadable("image_grid", {key("image 0"): "truncated JPEG"})
+    cache.refresh()
+    table = build_feature_table(dataset, "train", cache, NEEDS, VOCABULARY, tmp_path / "tables")
+    assert table.image_present[:4].tolist() == [False, True, False, True]
+    assert table.rows([0]).image_present.tolist() == [False]
+    assert not table.rows([0]).arrays["image_grid"].any()
+
+
+def test_the_folder_is_named_by_what_is_in_it(tmp_path, cache):
+    rows = posts(10)
+    fill(cache, [f"image {n}" for n in range(7)], [f"caption {n}" for n in range(5)])
+    dataset = write_dataset(tmp_path / "dataset", rows)
+    build = lambda of, needs: build_feature_table(of, "train", cache, needs, VOCABULARY, tmp_path / "tables")  # noqa: E731
+    first = build(dataset, NEEDS)
+    written = {file: file.stat().st_mtime_ns for file in first.folder.iterdir()}
+    assert build(dataset, NEEDS).folder == first.folder
+    assert {file: file.stat().st_mtime_ns for file in first.folder.iterdir()} == written
+    assert build(dataset, frozenset({"text_vector"})).folder != first.folder
+    assert build(write_dataset(tmp_path / "other", rows, "def"), NEEDS).folder != first.folder
+
+
+def test_many_builders_at_once(tmp_path, cache):
+    fill(cache, [f"image {n}" for n in range(7)], [f"caption {n}" for n in range(5)])
+    dataset = write_dataset(tmp_path / "dataset", posts(20))
+    make = lambda _: build_feature_table(dataset, "train", cache, NEEDS, VOCABULARY, tmp_path / "tables")  # noqa: E731
+    with ThreadPoolExecutor(4) as pool:
+        tables = list(pool.map(make, range(4)))
+    assert len({table.folder for table in tables}) == 1
+    assert [file.name for file in (tmp_path / "tables").iterdir()] == [tables[0].folder.name]
+    assert all(len(table.rows(range(20)).post_ids) == 20 for table in tables)
+
+
+def test_without_features_and_without_posts(tmp_path, cache):
+    dataset = write_dataset(tmp_path / "dataset", posts(9))
+    table = build_feature_table(
+        dataset, "train", FeatureCache(cache.root, {}), frozenset({"tokens"}), VOCABULARY, tmp_path
+    )
+    assert table.rows([2]).arrays == {}
+    assert table.image_present.tolist() == [n % 3 != 2 for n in range(9)]
+    empty = build_feature_table(dataset, "test", cache, NEEDS, VOCABULARY, tmp_path)
+    assert len(empty) == 0
+    assert empty.rows([]).arrays["text_states"].shape == (0, 0, 5)
+    with pytest.raises(IndexError):
+        table.rows([9])
+
+
+def test_a_table_that_is_broken_or_not_there(tmp_path, cache):
+    dataset = write_dataset(tmp_path / "dataset", posts(9))
+    fill(cache, [f"image {n}" for n in range(7)], [f"caption {n}" for n in range(5)])
+    table = build_feature_table(dataset, "train", cache, NEEDS, VOCABULARY, tmp_path / "tables")
+    with (table.folder / "image_grid.bin").open("r+b") as file:
+        file.truncate(5)
+    with pytest.raises(IntegrityError, match="image_grid has 5 bytes"):
+        FeatureTable.open(table.folder)
+    with pytest.raises(NotFoundError, match="no feature table"):
+        FeatureTable.open(tmp_path)
+    with pytest.raises(ConfigError, match="local folder"):
+        build_feature_table(dataset, "train", cache, NEEDS, VOCABULARY, "s3://bucket/tables")
