@@ -61,7 +61,7 @@ def test_says_what_it_is(name: str) -> None:
 
 @every_family
 def test_refuses_an_unknown_option(name: str) -> None:
-    with pytest.raises(ConfigError, match="inputz.*did you mean 'inputs'"):
+    with pytest.raises(ConfigError, match=r"inputz.*did you mean 'inputs'"):
         parse_options(name, {"inputz": ["image"]})
     with pytest.raises(ConfigError, match="inputs"):
         parse_options(name, {"inputs": []})
