@@ -113,8 +113,6 @@ def train_worker(job: TrainJob) -> dict[str, Any]:
             model.initialise(job.encoder_folder, job.tokenizer())
             if context.get_world_rank() == 0:
                 model.prepare(TableFitSource(table, reading), seed=settings.seed)
-            if rank() == 0:
-                model.prepare(TableFitSource(loader.table, reading), seed=settings.seed)
         loop = TrainingLoop(
             model,
             settings,
