@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.config import CaptionsSection
@@ -70,12 +70,14 @@ PIECES = st.lists(
 ).map("".join)
 
 
+@settings(deadline=None)
 @given(PIECES | st.text(max_size=30), SECTIONS)
 def test_cleaning_twice_is_cleaning_once(text: str, section: CaptionsSection) -> None:
     once = clean_caption(text, section)
     assert clean_caption(once, section) == once
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_no_hashtag_is_left_for_the_model(text: str) -> None:
     assert find_hashtags(clean_caption(text, CaptionsSection()) or "") == []
@@ -99,6 +101,7 @@ def test_no_word_no_normal_caption(text: str | None) -> None:
     assert normalised_caption(text) == ""
 
 
+@settings(deadline=None)
 @given(PIECES | st.text(max_size=30))
 def test_the_normal_caption_has_single_spaces_and_is_folded(text: str) -> None:
     normal = normalised_caption(text)

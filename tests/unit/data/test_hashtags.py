@@ -1,7 +1,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.data.hashtags import find_hashtags, normalise_hashtag, normalise_hashtags
@@ -99,6 +99,7 @@ TEXT = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=40)
 TAGGY = st.text(alphabet="#＃aZé日1_&/.: ・\u200d\ufe0f\u0301İß～゛ﷺक्", max_size=20)
 
 
+@settings(deadline=None)
 @given(TEXT | TAGGY)
 def test_normalising_twice_is_normalising_once(text: str) -> None:
     once = normalise_hashtag(text)
@@ -107,6 +108,7 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
     assert once == once.casefold().replace("i\u0307", "i")
 
 
+@settings(deadline=None)
 @given(TEXT | TAGGY)
 def test_what_is_found_stands_in_the_text_and_holds_a_letter(text: str) -> None:
     place = 0
@@ -117,6 +119,7 @@ def test_what_is_found_stands_in_the_text_and_holds_a_letter(text: str) -> None:
         place += len(tag)
 
 
+@settings(deadline=None)
 @given(TAGGY)
 def test_a_normal_tag_is_found_again_in_a_text(text: str) -> None:
     tag = normalise_hashtag(text)

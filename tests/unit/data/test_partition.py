@@ -127,7 +127,7 @@ def test_the_promises_hold_on_any_archive(posts: list[dict[str, Any]], kind: str
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(posts=POSTS, kind=KINDS, data=st.data())
 def test_the_order_of_posts_and_parts_decides_nothing(
     posts: list[dict[str, Any]], kind: str, data: st.DataObject

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.config import VocabularySection
@@ -24,6 +24,7 @@ def test_a_tag_repeated_in_a_post_counts_once_and_denied_ones_do_not() -> None:
     assert (built.tags, built.counts.tolist()) == (["a"], [2])
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from("abcdef"), max_size=5), max_size=20), st.integers(1, 4), st.integers(1, 6))
 def test_against_a_plain_count(posts: list[list[str]], min_count: int, max_size: int) -> None:
     counts = Counter(tag for tags in posts for tag in set(tags))
