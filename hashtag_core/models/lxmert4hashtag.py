@@ -24,7 +24,6 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
-from transformers import AutoConfig, BertModel, LxmertConfig, LxmertModel
 
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
@@ -87,6 +86,8 @@ class Lxmert4Hashtag(NeuralModel):
     examples: ClassVar = {"default": TINY, "raw": TINY | {"cls": "raw", "relation_layers": 0}}
 
     def __init__(self, options: Lxmert4HashtagOptions, spec: InputSpec) -> None:
+        from transformers import LxmertConfig, LxmertModel  # takes seconds: only where such a model is built
+
         super().__init__(options, spec)
         self.settings = options
         hidden = options.hidden
@@ -151,6 +152,8 @@ class Lxmert4Hashtag(NeuralModel):
                 self._copy_lxmert(name.removeprefix("hf:"))
 
     def _copy_lxmert(self, name: str) -> None:
+        from transformers import LxmertModel
+
         try:
             source = LxmertModel.from_pretrained(name)
         except OSError as error:
@@ -170,6 +173,8 @@ class Lxmert4Hashtag(NeuralModel):
             logger.info("regions are not as wide as in %s: their projection starts anew", name)
 
     def _copy_language(self, folder: str) -> None:
+        from transformers import AutoConfig, BertModel
+
         kind = AutoConfig.from_pretrained(folder).model_type
         if kind != "bert":
             raise ConfigError(f"model.start = 'text_encoder': a BERT expected, found {kind!r} in {folder}")
