@@ -17,7 +17,8 @@
 Every class takes one positional message, so that it survives pickling between processes.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class HashtagError(Exception):
@@ -48,9 +49,10 @@ class ArchiveError(UsageError):
 
 
 class GateRefused(HashtagError):
-    """A promotion gate refused the challenger."""
+    """A promotion gate refused the challenger. `summary` is what the job prints all the same."""
 
     exit_code: ClassVar[int] = 3
+    summary: Mapping[str, Any] | None = None
 
 
 class StorageError(HashtagError):

@@ -51,6 +51,19 @@ TAGGED = pa.schema(
 STATUSES = ("ok", "image_missing", "image_unreadable", "caption_missing", "empty")
 """What `status` may hold. `empty`: neither a usable image nor a caption."""
 
+RANKED = pa.schema(
+    [
+        pa.field("post_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("true_hashtags", pa.list_(pa.string()), nullable=False),
+        pa.field("hashtags", pa.list_(pa.string()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("hits", pa.list_(pa.bool_()), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+    ]
+)
+"""One post of a split as a model ranked it, in the report of `evaluate`; the three last lists have one length."""
+
 REJECTED = pa.schema(
     [
         pa.field("part", pa.string(), nullable=False),

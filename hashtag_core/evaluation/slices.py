@@ -8,13 +8,13 @@ from numpy.typing import ArrayLike
 from hashtag_core.evaluation.metrics import Booleans, Judged, Protocol, index_metrics
 
 
-def post_slices(captions: Sequence[str | None], has_image: ArrayLike, history: ArrayLike) -> dict[str, Booleans]:
+def post_slices(caption_words: ArrayLike, has_image: ArrayLike, history: ArrayLike) -> dict[str, Booleans]:
     """Which posts are in which slice.
 
-    Captions by words between white space; `has_image` whether the image could be used; `history` the number of the
-    user's other posts in the train split.
+    `caption_words` is 0 where there is no caption; `has_image` whether there is one that could be read; `history` the
+    number of the user's other posts in the train split.
     """
-    words = np.array([len(caption.split()) if caption else 0 for caption in captions], dtype=np.int64)
+    words = np.asarray(caption_words, dtype=np.int64)
     image = np.asarray(has_image, dtype=bool)
     others = np.asarray(history, dtype=np.int64)
     return {

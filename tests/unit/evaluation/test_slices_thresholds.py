@@ -10,7 +10,7 @@ from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metri
 
 
 def test_post_slices():
-    found = post_slices([None, "", "one two  three four", "a b c d e", "x"], [1, 0, 1, 1, 0], [0, 1, 4, 5, 99])
+    found = post_slices([0, 0, 4, 5, 1], [1, 0, 1, 1, 0], [0, 1, 4, 5, 99])
     assert {name: np.flatnonzero(mask).tolist() for name, mask in found.items()} == {
         "caption absent": [0, 1],
         "caption of 1-4 words": [2, 4],

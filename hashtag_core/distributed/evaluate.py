@@ -1,0 +1,400 @@
+"""Judge models on a split of a dataset, through the `Recommender` that tagging uses.
+
+    truth of the split, once -> for each model: features (cached, else encoded) -> ranked lists -> metrics -> report, MLflow
+
+Posts are read and ranked a batch at a time in this process; what stays is a few numbers a post. Ray is used where
+features are missing from the cache, and started only then.
+
+The report folder: `ranked/<model>.parquet` (every post's list, scores and hits), `leaderboard.md`, `leaderboard.json`
+(written last).
+"""
+
+import logging
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from tqdm import tqdm
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe
+from hashtag_core.data.dataset import Dataset, Split
+from hashtag_core.data.feature_cache import FeatureCache
+from hashtag_core.distributed.features import cache_root, ensure_features
+from hashtag_core.distributed.session import connect
+from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.evaluation.metrics import PROTOCOLS, Integers, Judged, bleu, index_metrics, judge, post_scores
+from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_k, rank_models
+from hashtag_core.evaluation.significance import bootstrap, paired_difference
+from hashtag_core.evaluation.slices import post_slices, slice_metrics, tag_slices
+from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
+from hashtag_core.recommend.recommender import READ, Recommender
+from hashtag_core.schema import RANKED
+from hashtag_core.tracking.registry import ResolvedModel, find_version, resolve_model, set_version_tags
+from hashtag_core.tracking.runs import start_run
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BLEU_K = 5
+ENCODED_IN_PLACE = 256
+"""Posts without cached features that are encoded by the evaluating process itself."""
+
+
+@dataclass
+class Truth:
+    """What the posts of a split were tagged with. Ids from V on are tags outside the dataset's vocabulary."""
+
+    dataset: Dataset
+    split: Split
+    ids: dict[str, int]
+    users: list[str | None] = field(default_factory=list)
+    caption_words: list[int] = field(default_factory=list)
+    tags: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, dataset: Dataset, split: Split, ids: dict[str, int]) -> "Truth":
+        """Read the small columns; `ids` grows by the tags that it does not know."""
+        truth = cls(dataset, split, ids)
+        for table in dataset.read(split, ["user_id", "caption", "hashtags"]):
+            truth.users += table["user_id"].to_pylist()
+            truth.caption_words += [len(caption.split()) if caption else 0 for caption in table["caption"].to_pylist()]
+            for tags in table["hashtags"].to_pylist():
+                truth.tags.append([ids.setdefault(tag, len(ids)) for tag in dict.fromkeys(tags or ())])
+        return truth
+
+
+@dataclass
+class Ranked:
+    """A model's lists for a split, row-aligned with its `Truth`."""
+
+    judged: Judged
+    scores_NK: np.ndarray
+    has_image: np.ndarray
+    statuses: list[str]
+
+
+@dataclass
+class Evaluation:
+    """One model on one split: what the report holds of it, and the per-post lists behind it."""
+
+    model: ResolvedModel
+    row: dict[str, Any]
+    ranked: Ranked
+    trained_on: str | None
+    encoders: dict[str, Any]
+
+
+def check_evaluation(dataset_uri: str, models: Sequence[str], recipe: Recipe) -> tuple[Dataset, list[str]]:
+    """Open the dataset and look every model up, without downloading one or writing anything.
+
+    Returns the models with aliases resolved, each once. Raises UsageError for what is not there or cannot be evaluated.
+    """
+    dataset = Dataset.open(dataset_uri)
+    settings = recipe.evaluation
+    if not settings.ks or min(settings.ks) < 1:
+        raise ConfigError(f"evaluation.ks: expected places from 1 on, found {settings.ks}")
+    if not dataset.info.posts.get(settings.split, 0):
+        raise ConfigError(
+            f"{dataset_uri}: its {settings.split} split has no posts (evaluation.split names another one)"
+        )
+    if not models:
+        raise ConfigError("no model to evaluate")
+    found = []
+    for model in models:
+        if model.startswith("models:"):
+            name, version, _ = find_version(model)
+            found.append(f"models:/{name}/{version}")
+        elif storage.exists(storage.join(model, "model.json")):
+            found.append(model)
+        else:
+            raise NotFoundError(
+                f"no model at {model} (MODEL is models:/NAME/VERSION, models:/NAME@ALIAS or a model folder)"
+            )
+    return dataset, list(dict.fromkeys(found))
+
+
+def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: Recipe) -> dict[str, Any]:
+    """Judge the models, write the report, log each to MLflow; returns `{"models": [...], "report": report_uri}`.
+
+    Every model's row has `model`, `metrics` (protocol headline), `papers` and `floor`. Raises UsageError before anything
+    is computed, IntegrityError for a broken model, StorageError where the report or MLflow cannot be written.
+    """
+    dataset, uris = check_evaluation(dataset_uri, models, recipe)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
+    evaluations = []
+    used: set[str] = set()
+    truth, validation = read_truths(dataset, recipe)
+    for uri in uris:
+        evaluation = evaluate_model(uri, truth, validation, recipe)
+        evaluations.append(evaluation)
+        name = _file_name(evaluation.model, used)
+        _write_ranked(storage.join(report_uri, "ranked", f"{name}.parquet"), evaluation.ranked, truth)
+    report = _report(evaluations, truth, recipe)
+    markdown = leaderboard_markdown(report)
+    for evaluation in evaluations:
+        log_evaluation(evaluation, dataset, recipe, {"leaderboard.md": markdown})
+    storage.write_bytes(storage.join(report_uri, "leaderboard.md"), markdown.encode())
+    storage.write_json(storage.join(report_uri, "leaderboard.json"), report)
+    console.print(leaderboard_table(report))
+    rows = [
+        {name: evaluation.row[name] for name in ("model", "metrics", "papers", "floor")} for evaluation in evaluations
+    ]
+    return {"models": rows, "report": report_uri}
+
+
+def read_truths(dataset: Dataset, recipe: Recipe) -> tuple[Truth, Truth | None]:
+    """The truth of the split to judge on, and of validation where a threshold can be chosen there."""
+    ids = dict(dataset.vocabulary.index)
+    truth = Truth.read(dataset, recipe.evaluation.split, ids)
+    apart = recipe.evaluation.split != "validation" and dataset.info.posts.get("validation", 0) > 0
+    return truth, Truth.read(dataset, "validation", ids) if apart else None
+
+
+def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: Recipe) -> Evaluation:
+    """Every figure of one model on the split of `truth`."""
+    started = time.monotonic()
+    dataset, settings = truth.dataset, recipe.evaluation
+    resolved = resolve_model(model)
+    recommender = Recommender.load(str(resolved.folder), name=resolved.name, version=resolved.version)
+    splits: list[Split] = [truth.split, *([validation.split] if validation else [])]
+    cache = _features(dataset, recommender, splits)
+    width = max(settings.ks)
+    ranked = _rank(recommender, truth, cache, width, settings.batch_rows, resolved.uri)
+    info = recommender.loaded.info
+    row: dict[str, Any] = {"model": resolved.uri, "name": resolved.name, "version": resolved.version}
+    row["family"] = recommender.loaded.family
+    row["options"] = recommender.loaded.options.model_dump(mode="json")
+    row["parameters"] = sum(tensor.numel() for tensor in recommender.loaded.model.state_dict().values())
+    vocabulary = dataset.vocabulary
+    shares = vocabulary.counts / max(vocabulary.posts, 1)
+    figures = {
+        protocol: index_metrics(ranked.judged, settings.ks, protocol, truth.users, shares) for protocol in PROTOCOLS
+    }
+    row |= {"metrics": figures["headline"], "papers": figures["papers"], "floor": figures["floor"]}
+    row["bleu"] = _bleu(recommender, ranked.judged, truth, int(info.get("k") or DEFAULT_BLEU_K))
+    row["metrics"] |= {name: value for name, value in row["bleu"].items() if name != "k"}
+    row["intervals"] = _intervals(ranked.judged, truth, recipe)
+    row["slices"], row["tags"] = _slices(ranked, truth, recipe)
+    row["thresholded"] = {}
+    if validation is not None:
+        trial = _rank(recommender, validation, cache, width, settings.batch_rows, f"{resolved.uri} (validation)")
+        threshold = choose_threshold(trial.judged, trial.scores_NK, "headline")
+        cut = threshold_metrics(ranked.judged, ranked.scores_NK, threshold, "headline")
+        row["thresholded"] = {"protocol": "headline", **asdict(cut)}
+    row["statuses"] = dict(Counter(ranked.statuses))
+    row["seconds"] = round(time.monotonic() - started, 2)
+    trained_on = info.get("dataset", {}).get("content_hash")
+    if trained_on != dataset.info.content_hash:
+        logger.warning(
+            "%s was trained on dataset %s, not on this one (%s): posts of this split may be among those it learned from",
+            resolved.uri,
+            (trained_on or "unknown")[:12],
+            dataset.info.content_hash[:12],
+        )
+    row["trained_on"] = trained_on
+    return Evaluation(resolved, row, ranked, trained_on, recommender.encoders.identity)
+
+
+def log_evaluation(evaluation: Evaluation, dataset: Dataset, recipe: Recipe, texts: Mapping[str, str]) -> str:
+    """A run of its own in MLflow with the figures of all protocols and, on a registered version, a tag that leads to it.
+
+    Returns the run's id.
+    """
+    model, row, split = evaluation.model, evaluation.row, recipe.evaluation.split
+    labels = {
+        "kind": "evaluation",
+        "model": model.uri,
+        "model_name": model.name,
+        "model_version": model.version,
+        "family": row["family"],
+        "dataset": dataset.uri,
+        "dataset_hash": dataset.info.content_hash,
+        "split": split,
+    }
+    with start_run(recipe.tracking.experiment, f"evaluate {model.name} {model.version}", tags=labels) as run:
+        for protocol, name in (("headline", "metrics"), ("papers", "papers"), ("floor", "floor")):
+            run.log_metrics({f"{split}_{protocol}.{metric}": value for metric, value in row[name].items()})
+        run.log_params({"evaluation": recipe.evaluation.model_dump(mode="json"), "encoders": evaluation.encoders})
+        run.log_json(row, "evaluation.json")
+        for name, text in texts.items():
+            run.log_text(text, name)
+    if model.tags is not None:
+        f1 = f"f1_at_{main_k(recipe.evaluation.ks)}"
+        short = dataset.info.content_hash[:12]
+        tag = f"run {run.run_id}: {f1} headline {row['metrics'][f1]:.4f}, papers {row['papers'][f1]:.4f}, floor {row['floor'][f1]:.4f}"
+        set_version_tags(model.name, model.version, {f"evaluation.{split}.{short}": tag})
+    return run.run_id
+
+
+def _features(dataset: Dataset, recommender: Recommender, splits: Sequence[Split]) -> FeatureCache | None:
+    """The cache of this model's encoders; None for a model that needs no features.
+
+    Where much is missing, Ray encodes it into the cache first; a little is left to the recommender, which is done before
+    Ray has started.
+    """
+    section = recommender.encoders.section
+    cache = recommender.encoders.open_cache(cache_root(dataset.uri, section))
+    missing = 0
+    for table in (table for split in splits for table in dataset.read(split, ["image_key", "caption_key"])):
+        missing += max(
+            (len(cache.missing(name, table[f"{kind.of}_key"].to_pylist())) for name, kind in cache.kinds.items()),
+            default=0,
+        )
+        if missing > ENCODED_IN_PLACE:
+            with connect():
+                return ensure_features(dataset, section, recommender.needs, splits)
+    return cache if cache.kinds else None
+
+
+def _rank(
+    recommender: Recommender, truth: Truth, cache: FeatureCache | None, width: int, batch_rows: int, label: str
+) -> Ranked:
+    """The first `width` tags of every post, in the ids of `truth`."""
+    ids_V = np.array([truth.ids.setdefault(tag, len(truth.ids)) for tag in recommender.tags], dtype=np.int64)
+    lists: list[Integers] = []
+    scores: list[np.ndarray] = []
+    has_image: list[bool] = []
+    statuses: list[str] = []
+    with _progress(len(truth.tags), label) as bar:
+        for table in truth.dataset.read(truth.split, READ.names, batch_rows):
+            opened = recommender.open_posts(table, cached=cache)
+            indices_NK, scores_NK = recommender.rank(recommender.featurize(opened, cache), width)
+            lists.append(ids_V[indices_NK] if len(ids_V) else indices_NK)
+            scores.append(scores_NK)
+            has_image += [p is not None or k is not None for p, k in zip(opened.images, opened.image_keys, strict=True)]
+            statuses += opened.statuses
+            bar.update(len(opened))
+    judged = judge(np.concatenate(lists), truth.tags, len(truth.dataset.vocabulary)).widened(width)
+    found = np.concatenate(scores)
+    found = np.pad(found, ((0, 0), (0, width - found.shape[1])))
+    return Ranked(judged, found, np.array(has_image, dtype=bool), statuses)
+
+
+@contextmanager
+def _progress(posts: int, label: str) -> Iterator[Any]:
+    with tqdm(total=posts, desc=f"evaluate {label}", unit="post", file=sys.stderr, mininterval=1) as bar:
+        yield bar
+
+
+def _bleu(recommender: Recommender, judged: Judged, truth: Truth, k: int) -> dict[str, float]:
+    """BLEU of a sequence family's first k tags, else nothing."""
+    if getattr(type(recommender.loaded.model), "objective", None) != "sequence":
+        return {}
+    names = [str(number) for number in range(len(truth.ids))]
+    ours = [[names[tag] for tag in row if tag >= 0] for row in judged.widened(k).ranked_NK.tolist()]
+    return {**bleu(ours, [[names[tag] for tag in tags] for tags in truth.tags]), "k": k}
+
+
+def _intervals(judged: Judged, truth: Truth, recipe: Recipe) -> dict[str, dict[str, list[float]]]:
+    """[low, high] of every interval, by protocol and metric."""
+    out: dict[str, dict[str, list[float]]] = {}
+    for protocol in PROTOCOLS:
+        users = [user for user, kept in zip(truth.users, judged.selected(protocol), strict=True) if kept]
+        scores = post_scores(judged, recipe.evaluation.ks, protocol)
+        found = bootstrap(scores, users, recipe.evaluation.bootstrap_samples, recipe.evaluation.seed)
+        out[protocol] = {name: [interval.low, interval.high] for name, interval in found.items()}
+    return out
+
+
+def _slices(ranked: Ranked, truth: Truth, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    history: Counter[str] = Counter()
+    for table in truth.dataset.read("train", ["user_id"]):
+        history.update(user for user in table["user_id"].to_pylist() if user is not None)
+    counts = [history[user] if user is not None else 0 for user in truth.users]
+    slices = post_slices(truth.caption_words, ranked.has_image, counts)
+    ks = recipe.evaluation.ks
+    return (
+        slice_metrics(ranked.judged, slices, ks, "headline"),
+        tag_slices(ranked.judged, truth.tags, truth.dataset.vocabulary.counts, ks),
+    )
+
+
+def _report(evaluations: Sequence[Evaluation], truth: Truth, recipe: Recipe) -> dict[str, Any]:
+    """`leaderboard.json`."""
+    dataset, settings = truth.dataset, recipe.evaluation
+    report: dict[str, Any] = {
+        "format": 1,
+        "dataset": dataset.uri,
+        "dataset_hash": dataset.info.content_hash,
+        "dataset_config": dataset.info.config,
+        "split": settings.split,
+        "ks": sorted(set(settings.ks)),
+        "bootstrap_samples": settings.bootstrap_samples,
+        "notes": [*dataset.info.notes, *_notes(evaluations, truth)],
+        "models": [evaluation.row for evaluation in evaluations],
+    }
+    by_uri = {evaluation.row["model"]: evaluation for evaluation in evaluations}
+    best, *others = [by_uri[row["model"]] for row in rank_models(report)]
+    k = main_k(settings.ks)
+    users = [user for user, kept in zip(truth.users, best.ranked.judged.selected("headline"), strict=True) if kept]
+    report["differences"] = []
+    for other in others:
+        pair = [post_scores(evaluation.ranked.judged, [k], "headline") for evaluation in (best, other)]
+        found = paired_difference(pair[0], pair[1], users, settings.bootstrap_samples, settings.seed)
+        if found:
+            names = {
+                "first": best.row["model"],
+                "second": other.row["model"],
+                "metric": f"f1_at_{k}",
+                "protocol": "headline",
+            }
+            report["differences"].append({**names, **asdict(found[f"f1_at_{k}"])})
+    return report
+
+
+def _notes(evaluations: Sequence[Evaluation], truth: Truth) -> list[str]:
+    """What a reader must know to read the figures right."""
+    dataset = truth.dataset
+    notes = []
+    captions = dataset.info.config.get("captions", {}).get("hashtags", "remove")
+    if captions != "remove":
+        notes.append(f"captions.hashtags = {captions}: true tags stand in the captions, which leaks the answer")
+    notes += [
+        f"{evaluation.row['model']} was trained on another dataset: posts of this split may be among those it learned from"
+        for evaluation in evaluations
+        if evaluation.trained_on != dataset.info.content_hash
+    ]
+    return notes
+
+
+def _file_name(model: ResolvedModel, used: set[str]) -> str:
+    name = re.sub(r"[^\w.=-]+", "_", f"{model.name}-{model.version}")
+    while name in used:
+        name += "_"
+    used.add(name)
+    return name
+
+
+def _write_ranked(uri: str, ranked: Ranked, truth: Truth) -> None:
+    names = pa.array(list(truth.ids), pa.string())
+    start = 0
+    with storage.open_output(uri) as file, pq.ParquetWriter(file, RANKED) as writer:
+        for table in truth.dataset.read(truth.split, ["post_id", "user_id"]):
+            end = start + len(table)
+            lists = ranked.judged.ranked_NK[start:end]
+            kept = lists >= 0
+            lengths = kept.sum(axis=1)
+            offsets = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
+            true = truth.tags[start:end]
+            true_offsets = pa.array(np.cumsum([0, *map(len, true)], dtype=np.int32))
+            true_ids = pa.array([tag for tags in true for tag in tags], pa.int64())
+            columns = [
+                table["post_id"].combine_chunks(),
+                table["user_id"].combine_chunks(),
+                pa.ListArray.from_arrays(true_offsets, names.take(true_ids)),
+                pa.ListArray.from_arrays(offsets, names.take(pa.array(lists[kept]))),
+                pa.ListArray.from_arrays(offsets, pa.array(ranked.scores_NK[start:end][kept], pa.float32())),
+                pa.ListArray.from_arrays(offsets, pa.array(ranked.judged.hits_NK[start:end][kept])),
+                pa.array(ranked.statuses[start:end], pa.string()),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, names=RANKED.names).cast(RANKED))
+            start = end

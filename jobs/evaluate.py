@@ -1,0 +1,53 @@
+"""Dataset + models -> ranking metrics and a leaderboard.
+
+    python jobs/evaluate.py --dataset URI --model MODEL [--model MODEL ...] --report DIR
+
+MODEL is models:/NAME/VERSION, models:/NAME@ALIAS or a model folder. The report folder (local or s3://) gets
+leaderboard.md, leaderboard.json and, for every model, each post's ranked list as Parquet.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from hashtag_core.distributed.evaluate import check_evaluation, evaluate
+from jobs.common import JobParser, add_common_arguments, recipe_of, run
+
+logger = logging.getLogger("hashtag_core.jobs")
+
+
+def build_parser() -> JobParser:
+    """The flags of this job."""
+    parser = JobParser(prog="evaluate", description=__doc__)
+    parser.add_argument("--dataset", metavar="URI", required=True, help="what jobs/prepare.py wrote")
+    parser.add_argument(
+        "--model", dest="models", metavar="MODEL", action="append", required=True, help="a model; may be given again"
+    )
+    parser.add_argument("--report", metavar="DIR", required=True, help="folder to write the leaderboard to")
+    add_common_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; its exit code."""
+    return run(build_parser(), _evaluate, argv)
+
+
+def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    recipe = recipe_of(arguments)
+    if not arguments.dry_run:
+        return evaluate(arguments.dataset, arguments.models, arguments.report, recipe)
+    dataset, models = check_evaluation(arguments.dataset, arguments.models, recipe)
+    split = recipe.evaluation.split
+    logger.info("would judge %s on %d %s posts of %s", ", ".join(models), dataset.info.posts[split], split, dataset.uri)
+    return {"models": [{"model": model} for model in models], "report": arguments.report, "dry_run": True}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
