@@ -18,7 +18,8 @@ sys.path.insert(0, str(ROOT))
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.prepare import plan_prepare, prepare
+from hashtag_core.distributed.prepare import prepare
+from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_plan import describe_training, plan_training

@@ -53,10 +53,22 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
     except ConnectionError as error:
         cause = " ".join(str(error).split())[:500]
         raise NotFoundError(f"no Ray cluster answers at RAY_ADDRESS={address}: {cause}") from None
+    _quieten_ray_data()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _quieten_ray_data() -> None:
+    """Ray Data tells the plan and the end of every dataset on the console; our progress bars say it shorter. Its log
+    file keeps it all, and `--verbose` the console too."""
+    import ray.data  # configures its logger when it is imported
+
+    if not logger.isEnabledFor(logging.DEBUG):
+        for handler in logging.getLogger("ray.data").handlers:
+            if not isinstance(handler, logging.FileHandler) and type(handler).__name__ == "PlainRayHandler":
+                handler.setLevel(logging.WARNING)
 
 
 def home_folder() -> Path:

@@ -22,6 +22,7 @@ import numpy as np
 import ray
 import torch
 from matplotlib.figure import Figure
+from ray.train.torch import TorchTrainer
 from safetensors.torch import load_model
 
 from hashtag_core import storage
@@ -238,7 +239,6 @@ def _train_on_ray(
 ) -> tuple[TagModel, Progress]:
     """Ray Train until the last epoch; the model with the weights of the best one."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
     settings = plan.recipe.training
@@ -247,7 +247,7 @@ def _train_on_ray(
         logger.warning("checkpoints go to %s: every node must see that folder (training.storage)", plan.storage)
     log = start_run_log()
     job = TrainJob(**{**vars(job), "log": log})
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         lambda: train_worker(job),
         scaling_config=ScalingConfig(
             num_workers=settings.workers, use_gpu="GPU" in resources, resources_per_worker=resources
@@ -281,6 +281,20 @@ def _train_on_ray(
     with best.as_directory() as folder:
         load_model(model, str(Path(folder, WEIGHTS)))
     return model, progress
+
+
+class _Trainer(TorchTrainer):
+    """Without the watcher that removes the workers when it cannot find the controller, where the Ray is our own.
+
+    It looks in whichever Ray of the machine it finds first, so that two trainings at once on one machine end each other;
+    and a local Ray ends with its driver anyway.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()
+        if os.environ.get("RAY_ADDRESS"):
+            return callbacks
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def _run_trainer(trainer: Any, max_failures: int) -> Any:
