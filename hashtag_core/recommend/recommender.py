@@ -198,21 +198,16 @@ class Recommender:
             [p is not None or k is not None for p, k in zip(posts.images, posts.image_keys, strict=True)], bool
         )
         text_present = np.array([caption is not None for caption in posts.captions], bool)
-        arrays: dict[str, np.ndarray] = {}
-        if "image_grid" in self.needs:
-            arrays["boxes"] = self.encoders.boxes
+        arrays = self._zeros(len(posts))
         held = [row for row, key in enumerate(posts.image_keys) if key is not None]
         if held and cached is not None:
             for kind in self._image_kinds:
                 values = cached.lookup(kind, [posts.image_keys[row] for row in held])[1][kind]
-                _put(arrays, kind, held, values, len(posts))
+                _put(arrays, kind, held, values)
         pixels = {row: image for row, image in enumerate(posts.images) if image is not None}
-        for name, values in (
-            self.encoders.encode_images(list(pixels.values())).items()
-            if pixels or not arrays.keys() & set(self._image_kinds)
-            else ()
-        ):
-            _put(arrays, name, list(pixels), values, len(posts))
+        if pixels and self._image_kinds:
+            for name, values in self.encoders.encode_images(list(pixels.values())).items():
+                _put(arrays, name, list(pixels), values)
         self._put_captions(arrays, posts, cached)
         return FeaturizedPosts(posts.post_ids, posts.user_ids, posts.captions, image_present, text_present, arrays)
 
@@ -266,14 +261,22 @@ class Recommender:
             held = [row for row, key in keys.items() if key not in missing]
             for kind in kinds if held else []:
                 for name, values in cached.lookup(kind, [keys[row] for row in held])[1].items():
-                    _put(arrays, name, held, values, len(posts))
+                    _put(arrays, name, held, values)
                 present = {row: caption for row, caption in present.items() if keys[row] in missing}
-        for name, values in (
-            self.encoders.encode_captions(list(present.values())).items()
-            if present or not arrays.keys() & set(kinds)
-            else ()
-        ):
-            _put(arrays, name, list(present), values, len(posts))
+        if present and kinds:
+            for name, values in self.encoders.encode_captions(list(present.values())).items():
+                _put(arrays, name, list(present), values)
+
+    def _zeros(self, n: int) -> dict[str, np.ndarray]:
+        """What the model needs of n posts, all absent; token states are of length 0."""
+        arrays: dict[str, np.ndarray] = {}
+        for name, kind in self.encoders.kinds.items():
+            arrays[name] = np.zeros((n, 0, kind.dim) if kind.ragged else (n, *kind.shape), np.float16)
+            if kind.ragged:
+                arrays[f"{name}_mask"] = np.zeros((n, 0), bool)
+        if "image_grid" in self.needs:
+            arrays["boxes"] = self.encoders.boxes
+        return arrays
 
 
 def _check_identity(model: str, trained: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -327,19 +330,15 @@ def _fetch(uris: Sequence[str | None], archive: str | None) -> list[tuple[bytes 
         return list(pool.map(one, uris))
 
 
-def _put(arrays: dict[str, np.ndarray], name: str, rows: Sequence[int], values: np.ndarray, n: int) -> None:
-    """Write `values` to those rows of `arrays[name]` [n, ...]; other rows are zeros, token states grow to the longest."""
-    shape = values.shape[1:]
-    held = arrays.get(name)
-    if held is None:
-        held = np.zeros((n, *shape), values.dtype)
-    elif len(shape) and name.startswith("text_states") and held.shape[1] < shape[0]:
-        held = np.pad(held, [(0, 0), (0, shape[0] - held.shape[1]), *[(0, 0)] * (held.ndim - 2)])
-    if name.startswith("text_states"):
-        held[list(rows), : shape[0]] = values
-    else:
-        held[list(rows)] = values
-    arrays[name] = held
+def _put(arrays: dict[str, np.ndarray], name: str, rows: Sequence[int], values: np.ndarray) -> None:
+    """Write `values` to those rows of `arrays[name]`; token states grow to the longest."""
+    if not name.startswith("text_states"):
+        arrays[name][list(rows)] = values
+        return
+    longer = values.shape[1] - arrays[name].shape[1]
+    if longer > 0:
+        arrays[name] = np.pad(arrays[name], [(0, 0), (0, longer), *[(0, 0)] * (values.ndim - 2)])
+    arrays[name][list(rows), : values.shape[1]] = values
 
 
 def _slice(posts: FeaturizedPosts, start: int, end: int) -> FeaturizedPosts:
