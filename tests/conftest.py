@@ -1,6 +1,7 @@
 """Fixtures that every test may use: a local Ray, an S3 over HTTP, the shared data, small archives."""
 
 import io
+import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,13 @@ from PIL import Image
 from hashtag_core.schema import POST
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_of_a_job_is_left() -> Iterator[None]:
+    """A job's `main` logs to the stderr of its test, which is closed afterwards."""
+    yield
+    logging.root.handlers[:] = [item for item in logging.root.handlers if type(item) is not logging.StreamHandler]
 
 
 @pytest.fixture(scope="session")
