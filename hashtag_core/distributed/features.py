@@ -225,7 +225,7 @@ class _Encode:
         self.cache = cache
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        reports = []
+        reports: list[dict[str, Any]] = []
         for row in batch.to_pylist():
             try:
                 content = (
