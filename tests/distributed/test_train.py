@@ -1,0 +1,297 @@
+"""Training for real: Ray Train workers, MLflow in SQLite, checkpoints on disk and on S3, processes killed."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.prepare import prepare
+from hashtag_core.distributed.prepare_plan import plan_prepare
+from hashtag_core.distributed.train import train
+from hashtag_core.distributed.train_plan import describe_training, plan_training
+from hashtag_core.distributed.train_record import RunRecord
+from hashtag_core.errors import ConfigError, NotFoundError, StorageError, TrainingError
+from hashtag_core.models.folder import load_model_folder
+from hashtag_core.tracking import runs
+from hashtag_core.tracking.registry import resolve_model
+
+COLOURS = {"crimson": (200, 20, 40), "forest": (20, 120, 30), "ocean": (20, 40, 200), "sunny": (240, 220, 40)}
+SHAPES = {"circle": "a round ring drawn by hand", "square": "a box with four corners", "star": "five points of light"}
+EPOCHS = 6
+
+RECIPE = {
+    "vocabulary": {"min_count": 3},
+    "split": {"kind": "random", "validation": 0.2, "test": 0.1},
+    "model": {
+        "family": "amnn",
+        "dropout": 0.0,
+        "image_hidden": 32,
+        "image_steps": 8,
+        "embedding": 32,
+        "text_hidden": 32,
+        "decoder_hidden": 64,
+        "decoder_input_size": 64,
+    },
+    "training": {
+        "epochs": EPOCHS,
+        "batch_size": 16,
+        "learning_rate": 0.01,
+        "precision": "float32",
+        "select_metric": "f1_at_2",
+        "early_stopping_epochs": None,
+    },
+    "evaluation": {"ks": [1, 2, 3]},
+}
+
+
+def _post(n: int) -> dict[str, object]:
+    colour, shape = list(COLOURS)[n % 4], list(SHAPES)[n % 3]
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32), tuple(min(255, c + n % 7) for c in COLOURS[colour])).save(picture, "JPEG")
+    return {
+        "post_id": f"p{n:04d}",
+        "user_id": f"u{n % 20}",
+        "caption": f"{SHAPES[shape]} number {n}",
+        "hashtags": [colour, shape, f"once{n}"],
+        "image": picture.getvalue() if n % 11 else None,
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("train")
+
+
+@pytest.fixture(scope="module")
+def dataset(place, ray_session, write_archive) -> str:
+    archive = write_archive(place / "archive", [_post(n) for n in range(160)])
+    prepare(plan_prepare(Recipe.model_validate(RECIPE), str(archive), str(place / "dataset")))
+    return str(place / "dataset")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tracking(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/mlflow.db")
+        yield
+
+
+def _recipe(place: Path, **training: object) -> Recipe:
+    training = {"storage": str(place / "runs"), **training}
+    return Recipe.model_validate(RECIPE | {"training": RECIPE["training"] | training})
+
+
+@pytest.fixture(scope="module")
+def trained(place, dataset):
+    """An undisturbed run of two workers."""
+    return train(_recipe(place, workers=2), dataset)
+
+
+def _version(model: str) -> str:
+    return json.loads((resolve_model(model).folder / "model.json").read_text())["version"]
+
+
+def _history(run_id: str, metric: str) -> list[tuple[int, float]]:
+    found = runs.connect().get_metric_history(run_id, metric)
+    return sorted((entry.step, entry.value) for entry in found)
+
+
+def test_two_workers_finish_and_improve(trained, place, dataset):
+    losses = [value for _, value in _history(trained.run_id, "train_loss")]
+    assert [step for step, _ in _history(trained.run_id, "train_loss")] == list(range(1, EPOCHS + 1))
+    assert losses[-1] < 0.7 * losses[0]
+    assert trained.metrics["hit_rate_at_2"] > 0.6
+    quality = [value for _, value in _history(trained.run_id, "validation_f1_at_2")]
+    assert trained.best_epoch == quality.index(max(quality)) + 1
+    client = runs.connect()
+    run = client.get_run(trained.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.batch_size"] == "16"
+    assert run.data.params["model.family"] == "amnn"
+    assert run.data.tags["dataset_hash"] == plan_training(_recipe(place), dataset).dataset.info.content_hash
+    assert {item.path for item in client.list_artifacts(trained.run_id)} >= {"recipe.json", "curves.png", "model"}
+    assert run.data.metrics["validation_headline.f1_at_2"] == pytest.approx(trained.metrics["f1_at_2"])
+    # The folder is the best epoch's: what it scores on its own is what the workers saw after that epoch.
+    assert run.data.metrics["validation_floor.f1_at_2"] == pytest.approx(max(quality), abs=1e-6)
+
+
+def test_the_model_folder_tells_where_it_comes_from(trained):
+    loaded = load_model_folder(resolve_model(trained.model).folder)
+    assert loaded.family == "amnn"
+    assert loaded.info["recipe"]["training"]["workers"] == 2
+    assert loaded.info["captions"]["hashtags"] == "remove"
+    assert loaded.info["encoders"]["image"]["id"] == "efficientnet_lite0"
+    assert loaded.info["k"] in {1, 2, 3}
+    assert loaded.info["metrics"]["f1_at_2"] == pytest.approx(trained.metrics["f1_at_2"])
+    assert "once1" not in loaded.vocabulary.index
+
+
+def test_checkpoints_hold_no_pickle_and_are_the_best_and_the_latest(trained, place):
+    folder = place / "runs" / trained.run_name
+    kept = sorted(path.name for path in folder.glob("epoch-*"))
+    assert kept == sorted({f"epoch-{trained.best_epoch:04d}-step-000000", f"epoch-{EPOCHS:04d}-step-000000"})
+    assert {path.suffix for path in folder.glob("epoch-*/*")} == {".safetensors", ".json"}
+
+
+def test_one_worker_with_checkpoints_on_s3_takes_the_same_steps(trained, dataset, place, s3_bucket):
+    summary = train(_recipe(place, workers=1, storage=f"{s3_bucket}/runs"), dataset)
+    for metric in ("train_loss", "validation_loss", "gradient_norm"):
+        alone, together = _history(summary.run_id, metric), _history(trained.run_id, metric)
+        assert [value for _, value in alone] == pytest.approx([value for _, value in together], rel=0.02), metric
+    assert RunRecord.find(f"{s3_bucket}/runs", summary.run_id).summary["model"] == summary.model
+
+
+def _await_checkpoint(root: Path, known: set[str], timeout_s: float = 180) -> str:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        for folder in root.glob("*-*"):
+            if folder.name not in known and list(folder.glob("epoch-*/state.json")):
+                return folder.name
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint appeared")
+
+
+def _workers() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.is_running() and "RayTrainWorker" in " ".join(process.cmdline()[:1])
+    ]
+
+
+def test_a_killed_worker_is_replaced_and_the_model_is_the_same(trained, place, dataset):
+    root = place / "runs"
+    known = {folder.name for folder in root.glob("*")}
+    outcome: list[object] = []
+    thread = threading.Thread(target=lambda: outcome.append(train(_recipe(place, workers=2), dataset)))
+    thread.start()
+    _await_checkpoint(root, known)
+    victims = _workers()
+    assert len(victims) == 2
+    victims[0].send_signal(signal.SIGKILL)
+    thread.join(300)
+    assert outcome, "the run did not go on"
+    summary = outcome[0]
+    assert [step for step, _ in _history(summary.run_id, "train_loss")] == list(range(1, EPOCHS + 1))
+    assert _history(summary.run_id, "train_loss") == _history(trained.run_id, "train_loss")
+    assert _version(summary.model) == _version(trained.model)
+
+
+def test_a_killed_driver_is_resumed_and_the_model_is_the_same(trained, place, dataset, repository):
+    root = place / "driver"
+    recipe = _recipe(place, workers=2, storage=str(root))
+    file = place / "recipe.toml"
+    file.write_text(_toml(recipe.model_dump(mode="json", exclude_unset=True)))
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    root.mkdir()
+    driver = subprocess.Popen(
+        [sys.executable, repository / "jobs" / "train.py", "--recipe", file, "--dataset", dataset],
+        env=environment, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    family = [driver.pid]
+    try:
+        name = _await_checkpoint(root, set())
+        family += [process.pid for process in psutil.Process(driver.pid).children(recursive=True)]
+    finally:
+        driver.kill()
+        driver.communicate()
+        _end(family[1:])
+    record = RunRecord.find(str(root), name)
+    assert record.summary is None
+    with pytest.raises(ConfigError, match=r"cannot be resumed: training\.learning_rate was 0\.01, is 0\.5"):
+        train(_recipe(place, workers=2, storage=str(root), learning_rate=0.5), dataset, resume=name)
+    summary = train(recipe, dataset, resume=record.run_id)
+    assert (summary.run_id, summary.run_name) == (record.run_id, name)
+    assert [step for step, _ in _history(summary.run_id, "train_loss")] == list(range(1, EPOCHS + 1))
+    assert _version(summary.model) == _version(trained.model)
+    assert train(recipe, dataset, resume=name) == summary, "a finished run says what it made"
+
+
+def _end(pids: list[int]) -> None:
+    """Wait for the killed driver's Ray to end by itself; end what is left of it."""
+    left = []
+    for pid in pids:
+        try:
+            left.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            continue
+    for process in psutil.wait_procs(left, timeout=20)[1]:
+        process.kill()
+
+
+def _toml(values: dict[str, object]) -> str:
+    lines = []
+    for section, fields in values.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in fields.items() if value is not None]
+        if "early_stopping_epochs" in fields:
+            lines.append("early_stopping_epochs = 1000")
+    return "\n".join(lines)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_once(place, dataset):
+    recipe = _recipe(place, workers=1, learning_rate=1e38, warmup=0, gradient_clip_norm=None, schedule="constant")
+    with pytest.raises(TrainingError, match=r"is (nan|inf) in epoch 0, step \d+.* posts p\d{4}, "):
+        train(recipe, dataset)
+
+
+@pytest.mark.parametrize("family", ["linear", "popularity"])
+def test_fitted_families_go_the_same_way(place, dataset, family):
+    recipe = _recipe(place).model_copy(update={"model": Recipe.model_validate({"model": {"family": family}}).model})
+    summary = train(recipe, dataset)
+    assert summary.epochs is None
+    assert summary.metrics["f1_at_2"] > (0.5 if family == "linear" else 0)
+    assert load_model_folder(resolve_model(summary.model).folder).family == family
+
+
+@pytest.mark.parametrize(
+    ("training", "error", "message"),
+    [
+        ({"batch_size": 2, "workers": 4}, ConfigError, "2 posts cannot be shared by 4 workers"),
+        ({"select_metric": "f2_at_5"}, ConfigError, r"no metric 'f2_at_5'; there are .*f1_at_<k>"),
+        ({"streaming": "always"}, ConfigError, "training.streaming"),
+        ({"finetune_encoders": True}, ConfigError, "training.finetune_encoders"),
+        ({"gpus": "always"}, ConfigError, "needs 1 GPUs, the cluster has 0"),
+        ({"workers": 3, "worker_cpus": 2.0}, ConfigError, "3 workers of 2 CPUs do not fit"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_written(place, dataset, training, error, message):
+    before = {path.name for path in (place / "runs").glob("*")}
+    with pytest.raises(error, match=message):
+        train(_recipe(place, **training), dataset)
+    assert {path.name for path in (place / "runs").glob("*")} == before
+
+
+def test_what_is_not_there_is_said(place, dataset):
+    with pytest.raises(NotFoundError, match="no dataset there"):
+        plan_training(_recipe(place), str(place / "nowhere"))
+    with pytest.raises(NotFoundError, match="no run 'never'"):
+        plan_training(_recipe(place), dataset, resume="never")
+
+
+def test_an_mlflow_that_does_not_answer_stops_the_run_before_it_starts(place, dataset, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    before = {path.name for path in (place / "runs").glob("*")}
+    with pytest.raises(StorageError, match="MLflow does not answer"):
+        train(_recipe(place), dataset)
+    with pytest.raises(StorageError, match="MLflow does not answer"):
+        describe_training(plan_training(_recipe(place), dataset))
+    assert {path.name for path in (place / "runs").glob("*")} == before
+
+
+def test_dry_run_describes_and_writes_nothing(place, dataset):
+    before = sorted(place.rglob("*"))
+    described = describe_training(plan_training(_recipe(place), dataset))
+    assert described["posts"]["train"] > 90
+    assert described["vocabulary"] == 7
+    assert sorted(place.rglob("*")) == before
