@@ -90,7 +90,17 @@ def _log_to_stderr(verbose: bool) -> None:
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
     logging.getLogger("hashtag_core").setLevel(logging.DEBUG if verbose else logging.INFO)
-    for noisy in ("botocore", "s3fs", "aiobotocore", "httpx", "alembic", "mlflow.store.db.utils", "matplotlib", "PIL"):
+    for noisy in (
+        "botocore",
+        "s3fs",
+        "aiobotocore",
+        "httpx",
+        "alembic",
+        "mlflow.store.db.utils",
+        "matplotlib",
+        "PIL",
+        "faiss",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
