@@ -92,7 +92,7 @@ def _rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for model in rank_models(report):
         low_high = model["intervals"].get("headline", {}).get(f1)
-        interval = f"{low_high[0]:.3f} .. {low_high[1]:.3f}" if low_high else ""
+        interval = f"{low_high[0]:.3f}–{low_high[1]:.3f}" if low_high else ""
         figures = [model["metrics"][name] for name in columns.values()] + [model["papers"][f1], model["floor"][f1]]
         text = [model["model"], model["family"], model["version"], f"{model['metrics'][f1]:.4f}", interval]
         rows.append([*text, *(f"{figure:.4f}" for figure in figures)])

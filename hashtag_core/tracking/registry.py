@@ -76,12 +76,15 @@ def model_uri(name: str, version: str) -> str:
 def register_model_folder(run: Run, folder: str | Path, name: str, tags: Mapping[str, Any] | None = None) -> str:
     """Log the model folder to the run and make it the next version of `name`; returns `models:/NAME/VERSION`.
 
-    Comes back when the version is ready. StorageError where MLflow refuses.
+    A run may register several. Comes back when the version is ready. StorageError where MLflow refuses.
     """
     from mlflow.exceptions import MlflowException
 
-    run.log_artifact(folder, _MODEL_FOLDER)
     client = run.client
+    with mlflow_errors(f"cannot look up the versions of run {run.run_id}"):
+        before = len(client.search_model_versions(f"run_id = '{run.run_id}'"))
+    path = f"{_MODEL_FOLDER}-{before + 1}" if before else _MODEL_FOLDER
+    run.log_artifact(folder, path)
     with mlflow_errors(f"cannot register {folder} as a version of {name!r}"):
         try:
             client.create_registered_model(name)
@@ -90,7 +93,7 @@ def register_model_folder(run: Run, folder: str | Path, name: str, tags: Mapping
                 raise
         version = client.create_model_version(
             name,
-            source=f"runs:/{run.run_id}/{_MODEL_FOLDER}",
+            source=f"runs:/{run.run_id}/{path}",
             run_id=run.run_id,
             tags={key: str(value)[:TAG_CHARACTERS] for key, value in (tags or {}).items()},
             await_creation_for=READY_TIMEOUT_S,

@@ -59,6 +59,15 @@ def test_a_folder_becomes_versions_and_comes_back(register, folder, tmp_path):
     assert contents(copied.folder) == contents(folder)
 
 
+def test_models_of_one_run_do_not_overwrite_each_other(mlflow_store, folder, tmp_path):
+    with start_run("e", "r") as run:
+        first = register_model_folder(run, folder, "hashtags")
+        (folder / "weights.safetensors").write_bytes(b"other")
+        second = register_model_folder(run, folder, "hashtags")
+    assert contents(resolve_model(first).folder)["weights.safetensors"] == bytes(range(256))
+    assert contents(resolve_model(second).folder)["weights.safetensors"] == b"other"
+
+
 def test_it_loads_where_code_may_not_run(register, folder, mlflow_store, repository):
     register(1)
     code = "from hashtag_core.tracking.registry import resolve_model; print(resolve_model('models:/hashtags/1').folder)"
