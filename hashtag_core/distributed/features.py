@@ -66,6 +66,7 @@ class _Content:
     caption_keys: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    posts: int = 0
 
 
 def cache_root(dataset_uri: str, section: EncodersSection) -> str:
@@ -195,7 +196,7 @@ def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int
             fn_constructor_kwargs={**shared, "threads": None if gpus else 1},
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=ACTOR_CPUS,
+            num_cpus=None if gpus else ACTOR_CPUS,
             num_gpus=1.0 if gpus else None,
             compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
             max_restarts=-1,
@@ -232,8 +233,7 @@ class _Encode:
                     _unpack(row) if "rest" in row else _read(json.loads(row["chunk"]), self.encoders.image_side_px)
                 )
                 self._write(content)
-                posts = max(len(content.image_keys) + len(content.unreadable), len(content.caption_keys))
-                reports.append({"posts": posts, "unreadable": len(content.unreadable), "error": None})
+                reports.append({"posts": content.posts, "unreadable": len(content.unreadable), "error": None})
             except Exception as error:  # noqa: BLE001  (an exception would end the run; the driver raises it at the end)
                 reports.append({"posts": 0, "unreadable": 0, "error": f"{type(error).__name__}: {error}"})
         return pa.Table.from_pylist(reports, schema=REPORT)
@@ -256,7 +256,7 @@ class _Encode:
 
 def _read(chunk: Slices, side_px: int) -> _Content:
     """Read the rows of a chunk and decode their images; a row group is streamed, never held whole."""
-    content = _Content()
+    content = _Content(posts=sum(len({*images, *captions}) for *_, images, captions in chunk))
     for uri, group, images, captions in chunk:
         columns = [name for name, rows in (("image", images), ("caption", captions)) if rows]
         columns = [column for name in columns for column in (name, f"{name}_key")]
