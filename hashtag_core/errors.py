@@ -48,7 +48,7 @@ class ArchiveError(UsageError):
     """An archive cannot be read as one: it is empty, or it has no `post_id` column."""
 
 
-class GateRefused(HashtagError):
+class GateRefused(HashtagError):  # noqa: N818  a refusal is no error
     """A promotion gate refused the challenger. `summary` is what the job prints all the same."""
 
     exit_code: ClassVar[int] = 3

@@ -180,7 +180,9 @@ def collate(
         values["text_vector_BD"] = tensor("text_vector", text_present)
     if "text_states" in needs:
         values["text_states_BSD"] = tensor("text_states", text_present)
-        values["text_states_mask_BS"] = torch.from_numpy(np.array(arrays["text_states_mask"], dtype=bool) & text_present[:, None])
+        values["text_states_mask_BS"] = torch.from_numpy(
+            np.array(arrays["text_states_mask"], dtype=bool) & text_present[:, None]
+        )
     captions = [caption if seen else None for caption, seen in zip(posts.captions, text_present, strict=True)]
     if "tokens" in needs:
         if tokenizer is None:

@@ -63,7 +63,7 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
 def _quieten_ray_data() -> None:
     """Ray Data tells the plan and the end of every dataset on the console; our progress bars say it shorter. Its log
     file keeps it all, and `--verbose` the console too."""
-    import ray.data  # configures its logger when it is imported
+    import ray.data  # noqa: F401  configures its logger when it is imported
 
     if not logger.isEnabledFor(logging.DEBUG):
         for handler in logging.getLogger("ray.data").handlers:

@@ -291,7 +291,7 @@ class Faults:
                 if self.command != "HEAD":
                     self.wfile.write(content)
 
-            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = respond  # noqa: N815
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = respond
 
             def log_message(self, *args: object) -> None:
                 pass
