@@ -4,6 +4,7 @@ A run with nothing to do writes nothing and starts neither Ray nor a model. What
 files are named by the plan, and a part without a manifest goes on from those that are there.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -39,6 +40,10 @@ logger = logging.getLogger(__name__)
 
 TASKS_PER_GROUP = 32
 """Tasks of one row group at most: each reads the group from its start."""
+
+
+HOPELESS_CHUNKS = 32
+"""So many chunks failed and none came through: it is the model or the storage, and the run stops."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,8 @@ class _Run:
         self.waiting: dict[str, set[int]] = {}
         self.parts = {part.id: part for part in job.missing}
         self.record: dict[str, Any] = {}
+        self.attempts = itertools.count()
+        """Number the files of rejected rows, also of a part whose publishing failed: the next run takes up its file."""
 
     def execute(self) -> TagSummary:
         began = time.monotonic()
@@ -231,6 +238,8 @@ class _Run:
         if outcome["error"]:
             self.errors[part.id, number] = outcome["error"]
             logger.warning("%s, chunk %d: %s", part.path, number, outcome["error"])
+            if len(self.errors) >= HOPELESS_CHUNKS and not self.statuses:
+                raise HashtagError(f"no chunk could be tagged; {part.path}, chunk {number}: {outcome['error']}")
             return
         self.statuses.update(json.loads(outcome["statuses"]))
         self.waiting[part.id].discard(number)
@@ -239,7 +248,7 @@ class _Run:
             self._publish(part)
 
     def _publish(self, part: PartPlan) -> None:
-        name = f"{self.run_id}-{self.summary.parts}.jsonl"
+        name = f"{self.run_id}-{next(self.attempts)}.jsonl"
         try:
             manifest = publish(self.layout, self.plan, part, self.run_id, name, self.job.older.get(part.path, []))
         except HashtagError as error:

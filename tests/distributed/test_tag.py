@@ -474,6 +474,52 @@ def test_a_part_that_changes_meanwhile_is_not_published(
     assert len(content(out)) == 20
 
 
+def test_parts_that_fail_to_publish_keep_their_rejected_rows(
+    inline: None,
+    popularity: Path,
+    tmp_path: Path,
+    make_posts: Callable,
+    write_part: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    for n in range(3):
+        write_part(archive / f"{n}.parquet", [*make_posts(5, seed=n), {"post_id": ""}])
+    with monkeypatch.context() as patch:
+        write_json = storage.write_json
+
+        def fail(uri: str, value: Any) -> None:
+            if "/manifests/0.parquet/" in uri:
+                raise StorageError("no room")
+            write_json(uri, value)
+
+        patch.setattr(storage, "write_json", fail)
+        with pytest.raises(HashtagError, match="no room"):
+            run(archive, out, popularity)
+    assert run(archive, out, popularity).parts == 1
+    assert [row["part"] for row in rejected(out)] == ["0.parquet", "1.parquet", "2.parquet"]
+    assert len(content(out)) == 15
+
+
+def test_a_run_in_which_nothing_succeeds_stops(
+    inline: None,
+    popularity: Path,
+    tmp_path: Path,
+    make_posts: Callable,
+    write_archive: Callable,
+    make_model_folder: Callable,
+) -> None:
+    broken = make_model_folder(tmp_path / "broken", family="popularity")
+    archive, out = write_archive(tmp_path / "archive", make_posts(40)), tmp_path / "out"
+    job = job_for(archive, out, broken, Recipe.model_validate({"tagging": {"chunk_rows": 1}}))
+    (broken / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(HashtagError, match=r"no chunk could be tagged; .*IntegrityError: .*weights\.safetensors"):
+        tag(job)
+    assert not list(out.rglob("*.parquet"))
+    (record,) = (json.loads(path.read_text()) for path in (out / "_state" / "runs").iterdir())
+    assert record["status"] == "failed"
+
+
 # One chunk tagger alone, without Ray
 
 
