@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlparse
 
 from hashtag_core import storage
 from hashtag_core.config import nearest
@@ -305,7 +306,7 @@ def _download(client: "MlflowClient", version: "ModelVersion", folder: str | Pat
         if source.startswith("runs:/"):
             run_id, _, path = source.removeprefix("runs:/").partition("/")
             source = f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{path}"
-        local = source.startswith("file:") or "://" not in source
+        local = urlparse(source).scheme in ("", "file")
         target = None if local and folder is None else str(folder or _temporary_folder())
         found = Path(download_artifacts(source, dst_path=target, tracking_uri=client.tracking_uri))
     if not (found / "model.json").exists():

@@ -1,0 +1,67 @@
+"""The same over HTTP, where artifacts go through the server."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hashtag_core.tracking.registry import champion, move_champion, register_model_folder, resolve_model
+from hashtag_core.tracking.runs import connect, start_run
+
+
+@pytest.fixture
+def server(mlflow_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = mlflow_store.parent
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{mlflow_store}", "--artifacts-destination", str(folder / "served")]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()
+                time.sleep(0.5)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_model_goes_through_a_server_and_comes_back(
+    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model here"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "model.json").write_text(json.dumps({"name": "m", "version": "v"}))
+    (folder / "deep" / "weights").write_bytes(bytes(range(256)) * 1000)
+    with start_run("over http", "r") as run:
+        run.log_params({"a": {"b": 1}})
+        run.log_metrics({"f1_at_5": 0.5}, 3)
+        uri = register_model_folder(run, folder, "served")
+    assert connect().get_run(run.run_id).data.params == {"a.b": "1"}
+    move_champion("served", "1", {"reason": "first"})
+    assert champion("served") == "1"
+    resolved = resolve_model("models:/served@champion", tmp_path / "down")
+    assert (resolved.uri, resolved.run_id) == (uri, run.run_id)
+    assert tmp_path / "down" in [resolved.folder, *resolved.folder.parents]
+    assert (resolved.folder / "deep" / "weights").read_bytes() == bytes(range(256)) * 1000
+    # a folder of ours, which goes when the process ends
+    assert any(part.startswith("hashtag-model-") for part in resolve_model(uri).folder.parts)
+    assert capfd.readouterr().out == ""
