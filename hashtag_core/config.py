@@ -2,7 +2,7 @@
 
 A recipe is a TOML file of flat sections; every key has a default, so an empty recipe is a whole one. `--set
 section.field=value` overrides a key (the value is read as TOML, and as a plain string where it is not TOML). A key that
-does not exist is refused and the nearest name offered. The copy that a run saves with its model is `recipe.model_dump()`.
+does not exist is refused and the nearest name offered; the string "null" is null, which TOML lacks. The copy that a run saves with its model is `recipe.model_dump()`.
 
 The `[model]` section holds `family` and that family's own options, which `hashtag_core.models.registry` validates by
 the same rules: this module knows no model.
@@ -25,6 +25,14 @@ class Section(BaseModel):
     """Base of every section: unknown keys are refused, values are checked on assignment, instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null(cls, values: Any) -> Any:
+        """TOML has no null: the string "null" stands for it."""
+        if isinstance(values, Mapping):
+            return {key: None if value == "null" else value for key, value in values.items()}
+        return values
 
 
 class ArchiveSection(Section):

@@ -18,11 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.prepare_plan import plan_prepare
-from hashtag_core.distributed.session import connect
-from hashtag_core.distributed.train import train
-from hashtag_core.distributed.train_plan import describe_training, plan_training
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 from jobs.prepare import SAMPLE_ARCHIVE, SAMPLE_DATASET
 
@@ -59,9 +55,14 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
         dataset = str(SAMPLE_DATASET)
         if not storage.exists(storage.join(dataset, "dataset.json")):
             return _train_sample(arguments, recipe)
+    from hashtag_core.distributed.train_plan import describe_training, plan_training  # torch and Ray: seconds to import
+
     plan = plan_training(recipe, dataset, arguments.resume)
     if arguments.dry_run:
         return describe_training(plan)
+    from hashtag_core.distributed.session import connect
+    from hashtag_core.distributed.train import train
+
     with connect():
         return vars(train(recipe, dataset, arguments.resume))
 
@@ -85,6 +86,10 @@ def _train_sample(arguments: argparse.Namespace, recipe: Recipe | None) -> dict[
             "dataset": str(SAMPLE_DATASET),
             "prepare": str(SAMPLE_ARCHIVE),
         }
+    from hashtag_core.distributed.prepare import prepare
+    from hashtag_core.distributed.session import connect
+    from hashtag_core.distributed.train import train
+
     with connect():
         prepare(preparation)
         return vars(train(recipe, str(SAMPLE_DATASET)))

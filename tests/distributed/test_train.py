@@ -233,14 +233,12 @@ def _toml(values: dict[str, object]) -> str:
     lines = []
     for section, fields in values.items():
         lines.append(f"[{section}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in fields.items() if value is not None]
-        if "early_stopping_epochs" in fields:
-            lines.append("early_stopping_epochs = 1000")
+        lines += [f"{key} = {json.dumps('null' if value is None else value)}" for key, value in fields.items()]
     return "\n".join(lines)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once(place, dataset):
-    recipe = _recipe(place, workers=1, learning_rate=1e38, warmup=0, gradient_clip_norm=None, schedule="constant")
+    recipe = _recipe(place, workers=1, learning_rate=1e30, warmup=0, gradient_clip_norm=None, schedule="constant")
     with pytest.raises(TrainingError, match=r"is (nan|inf) in epoch 0, step \d+.* posts p\d{4}, "):
         train(recipe, dataset)
 

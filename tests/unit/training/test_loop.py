@@ -144,38 +144,27 @@ def test_state_is_json(tmp_path):
     assert {path.suffix for path in (tmp_path / "checkpoint").iterdir()} == {".safetensors", ".json"}
 
 
-def _distributed(rank, folder, fault, unused):
+SCENARIOS = ("plain", "unused", "fault")
+
+
+def _distributed(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    table, section = MemoryTable(61), settings(epochs=2, batch_size=9, accumulate=2)
-    if fault:
-        table.image[7] = float("inf")
-    torch.manual_seed(0)
-    loader = BatchLoader(table, reading(), section, rank=rank, world=2)
-    loop = TrainingLoop(ToyModel(unused=unused), section, loader, lambda model, loop: {"quality": 1.0}, "quality")
-    try:
-        loop.run()
-        torch.save({"weights": weights(loop.model), "history": loop.progress.history}, f"{folder}/{rank}.pt")
-    except TrainingError as error:
-        torch.save(str(error), f"{folder}/{rank}.pt")
+    results = {}
+    for scenario in SCENARIOS:
+        table, section = MemoryTable(61), settings(epochs=2, batch_size=9, accumulate=2)
+        if scenario == "fault":
+            table.image[7] = float("inf")
+        loader = BatchLoader(table, reading(), section, rank=rank, world=2)
+        model = _seeded(unused=scenario == "unused")
+        loop = TrainingLoop(model, section, loader, lambda model, loop: {"quality": 1.0}, "quality")
+        try:
+            loop.run()
+            results[scenario] = {"weights": weights(loop.model), "history": loop.progress.history}
+        except TrainingError as error:
+            results[scenario] = str(error)
+    torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
-
-
-def _two_ranks(folder, fault=False, unused=False):
-    mp.spawn(_distributed, args=(str(folder), fault, unused), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
-
-
-@pytest.mark.parametrize("unused", [False, True])
-def test_two_ranks_take_the_steps_of_one(tmp_path, unused):
-    ranks = _two_ranks(tmp_path, unused=unused)
-    assert torch.equal(ranks[0]["weights"], ranks[1]["weights"])
-    alone = make_loop(settings(epochs=2, batch_size=9, accumulate=2), MemoryTable(61), model=_seeded(unused))
-    alone.run()
-    assert torch.allclose(weights(alone.model), ranks[0]["weights"], atol=1e-5)
-    for mine, theirs in zip(alone.progress.history, ranks[1]["history"], strict=True):
-        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
-        assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
 
 
 def _seeded(unused):
@@ -183,7 +172,27 @@ def _seeded(unused):
     return ToyModel(unused=unused)
 
 
-def test_both_ranks_stop_at_a_loss_that_is_not_finite_and_say_the_same(tmp_path):
-    first, second = _two_ranks(tmp_path, fault=True)
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(_distributed, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("scenario", ["plain", "unused"])
+def test_two_ranks_take_the_steps_of_one(two_ranks, scenario):
+    first, second = (results[scenario] for results in two_ranks)
+    assert torch.equal(first["weights"], second["weights"])
+    section = settings(epochs=2, batch_size=9, accumulate=2)
+    alone = make_loop(section, MemoryTable(61), model=_seeded(unused=scenario == "unused"))
+    alone.run()
+    assert torch.allclose(weights(alone.model), first["weights"], atol=1e-5)
+    for mine, theirs in zip(alone.progress.history, second["history"], strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
+        assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
+
+
+def test_both_ranks_stop_at_a_loss_that_is_not_finite_and_say_the_same(two_ranks):
+    first, second = (results["fault"] for results in two_ranks)
     assert first == second
     assert "p7" in first
