@@ -25,6 +25,9 @@ FORMAT = 1
 
 OPSET = 17
 
+RUN_IMAGES = 16
+"""Images a call of the session: as fast as 64 on a CPU, and 280 MiB of its arena instead of 860."""
+
 
 class OnnxBackend:
     """`Pixels2Features` in ONNX Runtime on CPUs. `threads`: None takes all cores; waiting threads sleep."""
@@ -43,7 +46,9 @@ class OnnxBackend:
         self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        return list(self.session.run(None, {"pixels": pixels}))
+        pieces = [pixels[start : start + RUN_IMAGES] for start in range(0, max(1, len(pixels)), RUN_IMAGES)]
+        found = [self.session.run(None, {"pixels": piece}) for piece in pieces]
+        return [np.concatenate(outputs) for outputs in zip(*found, strict=True)]
 
 
 def can_export() -> bool:
