@@ -26,12 +26,14 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.evaluate import evaluate
+from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.promote import plan_promote, promote
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.tag import plan_tagging, tag
 from hashtag_core.distributed.train import train
+from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.errors import GateRefused
 from hashtag_core.tracking.registry import resolve_model
 from hashtag_core.tracking.runs import tracking_uri
@@ -71,6 +73,10 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
     with connect():
         with _step("prepare", "the sample archive becomes a dataset"):
             info = prepare(preparation)
+        dataset = Dataset.open(str(SAMPLE_DATASET))
+        with _step("encode", "pictures and captions, once for all families"):
+            needs = [plan_training(family_recipe, dataset.uri).needs for family_recipe in recipes.values()]
+            ensure_features(dataset, recipe.encoders, frozenset().union(*needs))
         models = {}
         for name, family_recipe in recipes.items():
             with _step("train", name):
@@ -82,7 +88,7 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
         with _step("tag", f"{champion} tags the archive"):
             job = plan_tagging(recipe, str(SAMPLE_ARCHIVE), str(SAMPLE_OUT), resolve_model(champion))
             tagged = asdict(tag(job))
-    _show_posts(Dataset.open(str(SAMPLE_DATASET)), champion)
+    _show_posts(dataset, champion)
     _show_what_next(tagged)
     return {
         "posts": info.posts,
