@@ -35,6 +35,7 @@ from hashtag_core.distributed.tag import plan_tagging, tag
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.errors import GateRefused
+from hashtag_core.evaluation.report import leaderboard_table
 from hashtag_core.tracking.registry import resolve_model
 from hashtag_core.tracking.runs import tracking_uri
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
@@ -49,6 +50,7 @@ REPORT = Path("demo") / "report"
 SHOWN_POSTS = 12
 SHOWN_TAGS = 5
 CAPTION_CHARACTERS = 48
+LOG_WIDTH = 150
 
 
 def build_parser() -> JobParser:
@@ -88,6 +90,7 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
         with _step("tag", f"{champion} tags the archive"):
             job = plan_tagging(recipe, str(SAMPLE_ARCHIVE), str(SAMPLE_OUT), resolve_model(champion))
             tagged = asdict(tag(job))
+    _print(leaderboard_table(storage.read_json(storage.join(leaderboard["report"], "leaderboard.json"))))
     _show_posts(dataset, champion)
     _show_what_next(tagged)
     return {
@@ -140,7 +143,7 @@ def _show_posts(dataset: Dataset, champion: str) -> None:
         title="What the champion recommends for posts that it has not seen ([b green]✓[/] the author used it)"
     )
     for column in ("post", "image", "caption", "recommended", "the author's own"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=column in ("post", "image"))
     for post_id in sorted(truth)[:: max(1, len(truth) // SHOWN_POSTS)][:SHOWN_POSTS]:
         row = truth[post_id]
         marked = [
@@ -151,7 +154,14 @@ def _show_posts(dataset: Dataset, champion: str) -> None:
             caption = caption[: CAPTION_CHARACTERS - 1] + "…"
         image = "yes" if row["image_key"] else "-"
         table.add_row(post_id, image, caption, "  ".join(marked), "  ".join(row["hashtags"]))
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """On stderr, wide enough for the tables where that is no terminal."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = LOG_WIDTH
     console.print(table)
 
 
