@@ -72,28 +72,45 @@ class ChunkTagger:
         return self._recommender
 
     def run(self, task: Task) -> Iterator[dict[str, Any]]:
-        """One row of OUTCOME for each chunk. An exception is told in `error`: it would end the whole run."""
-        waiting = [chunk for chunk in task.chunks if not storage.exists(self._target(task, chunk))]
-        done = {chunk.number for chunk in task.chunks} - {chunk.number for chunk in waiting}
-        try:
-            self.recommender  # noqa: B018  (loaded outside of what is told as a fault of the part)
-            for chunk, posts in self._read(task, waiting):
-                started = time.monotonic()
+        """One row of OUTCOME for each chunk, always all of them and in the task's order: when Ray repeats a task whose
+        actor died, it takes the rows by their position. An exception is told in `error`: it would end the whole run.
+        """
+        outcomes = self._outcomes(task)
+        fault: Exception | None = None
+        for chunk in task.chunks:
+            if fault is None:
                 try:
-                    tagged = self._tag(posts, task.path)
-                    _write(self._target(task, chunk), tagged, posts.rejected)
+                    yield next(outcomes)
+                    continue
                 except Exception as error:
-                    logger.exception("%s, chunk %d", task.path, chunk.number)
-                    yield _outcome(task, chunk, error=f"{type(error).__name__}: {error}")
-                else:
-                    statuses = Counter(tagged["status"].to_pylist())
-                    yield _outcome(task, chunk, tagged.num_rows, statuses, time.monotonic() - started)
-                done.add(chunk.number)
+                    logger.exception("%s", task.path)
+                    fault = error
+            yield _outcome(task, chunk, error=f"{type(fault).__name__}: {fault}")
+
+    def _outcomes(self, task: Task) -> Iterator[dict[str, Any]]:
+        missing = [chunk for chunk in task.chunks if not storage.exists(self._target(task, chunk))]
+        if missing:
+            self.recommender  # noqa: B018  (loaded outside of what is told as a fault of the part)
+        posts = self._read(task, missing)
+        for chunk in task.chunks:
+            yield self._do(task, chunk, next(posts)[1]) if chunk in missing else self._told(task, chunk)
+
+    def _do(self, task: Task, chunk: Chunk, posts: _Posts) -> dict[str, Any]:
+        started = time.monotonic()
+        try:
+            tagged = self._tag(posts, task.path)
+            _write(self._target(task, chunk), tagged, posts.rejected)
         except Exception as error:
-            logger.exception("%s", task.path)
-            for chunk in task.chunks:
-                if chunk.number not in done:
-                    yield _outcome(task, chunk, error=f"{type(error).__name__}: {error}")
+            logger.exception("%s, chunk %d", task.path, chunk.number)
+            return _outcome(task, chunk, error=f"{type(error).__name__}: {error}")
+        statuses = Counter(tagged["status"].to_pylist())
+        return _outcome(task, chunk, tagged.num_rows, statuses, time.monotonic() - started)
+
+    def _told(self, task: Task, chunk: Chunk) -> dict[str, Any]:
+        """The outcome of a chunk that an earlier attempt wrote; its report was perhaps lost with the actor."""
+        with storage.open_input(self._target(task, chunk)) as source:
+            statuses = pq.read_table(source, columns=["status"])["status"].to_pylist()
+        return _outcome(task, chunk, len(statuses), Counter(statuses))
 
     def _target(self, task: Task, chunk: Chunk) -> str:
         return storage.join(self.work.staging, task.part_id, f"{chunk.number:05d}.parquet")

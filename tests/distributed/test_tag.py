@@ -609,8 +609,9 @@ def test_what_is_no_fault_of_a_post_rejects_none(
     assert not storage.exists(f"{tagger.work.staging}/id/00000.parquet")
     posts[1]["caption"] = "fine now"
     write_part(tmp_path / "archive" / "a.parquet", posts)
-    (again,) = tagger.run(TASK)
+    again, held = tagger.run(TASK)
     assert (again["chunk"], again["tagged"], again["error"]) == (0, 5, None)
+    assert held == {**second, "seconds": 0.0}, "a repeated task must report every chunk, at its own position"
 
 
 def test_a_part_broken_in_the_middle(
