@@ -87,14 +87,23 @@ class PostBatch(_Tensors):
 
 @dataclass(frozen=True)
 class HistoryBatch(_Tensors):
-    """Up to H earlier posts of each post's user, newest first."""
+    """Up to H other posts of each post's user, newest first; H, and L of the tags, are as wide as the batch needs.
+
+    Vectors and presence flags are there where the family's `needs` name `image_vector`, `text_vector` beside `history`.
+    """
 
     mask_BH: Tensor
     """bool; True where there is a post."""
     tags_BHL: Tensor
-    """int64; vocabulary indices of their tags, filled with -1."""
+    """int64; vocabulary indices of their tags, in the author's order, filled with -1."""
     image_vector_BHD: Tensor | None = None
+    """float32; zeros where the post has no image."""
     text_vector_BHD: Tensor | None = None
+    """float32; zeros where the post has no caption."""
+    image_present_BH: Tensor | None = None
+    """bool; given with `image_vector_BHD`."""
+    text_present_BH: Tensor | None = None
+    """bool; given with `text_vector_BHD`."""
 
 
 @dataclass(frozen=True)

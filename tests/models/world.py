@@ -151,20 +151,28 @@ class TrainPosts:
 
 
 def history_of(rows: Sequence[int]) -> HistoryBatch:
-    """Up to H earlier posts of the same user, newest first."""
+    """Up to H earlier posts of the same user, newest first; some of them without image, some without caption."""
     here = world()
     past = [[other for other in range(row - 1, -1, -1) if here.users[other] == here.users[row]][:H] for row in rows]
-    empty = empty_history(len(rows))
+    history = empty_history(len(rows))
+    assert history.image_present_BH is not None
+    assert history.text_present_BH is not None
+    assert history.image_vector_BHD is not None
+    assert history.text_vector_BHD is not None
     for b, others in enumerate(past):
         for h, other in enumerate(others):
-            empty.mask_BH[b, h] = True
+            history.mask_BH[b, h] = True
             kept = here.tags[other]
-            empty.tags_BHL[b, h, : len(kept)] = torch.tensor(kept, dtype=torch.int64)
-            assert empty.image_vector_BHD is not None
-            assert empty.text_vector_BHD is not None
-            empty.image_vector_BHD[b, h] = torch.from_numpy(here.arrays["image_vector"][other].astype(np.float32))
-            empty.text_vector_BHD[b, h] = torch.from_numpy(here.arrays["text_vector"][other].astype(np.float32))
-    return empty
+            history.tags_BHL[b, h, : len(kept)] = torch.tensor(kept, dtype=torch.int64)
+            history.image_present_BH[b, h] = other % 4 != 3
+            history.text_present_BH[b, h] = other % 7 != 6
+            if other % 4 != 3:
+                vector = here.arrays["image_vector"][other].astype(np.float32)
+                history.image_vector_BHD[b, h] = torch.from_numpy(vector)
+            if other % 7 != 6:
+                vector = here.arrays["text_vector"][other].astype(np.float32)
+                history.text_vector_BHD[b, h] = torch.from_numpy(vector)
+    return history
 
 
 def empty_history(n: int) -> HistoryBatch:
@@ -173,6 +181,8 @@ def empty_history(n: int) -> HistoryBatch:
         tags_BHL=torch.full((n, H, 3), -1),
         image_vector_BHD=torch.zeros(n, H, IMAGE_DIM),
         text_vector_BHD=torch.zeros(n, H, TEXT_DIM),
+        image_present_BH=torch.zeros(n, H, dtype=torch.bool),
+        text_present_BH=torch.zeros(n, H, dtype=torch.bool),
     )
 
 
@@ -253,10 +263,14 @@ def _spoiled_history(history: HistoryBatch, extra: int, rng: torch.Generator) ->
     tags = torch.cat([history.tags_BHL, torch.full((b, extra, slots), -1)], dim=1)
     tags = torch.where(mask[..., None], tags, torch.randint(0, V, tags.shape, generator=rng))
     tags = torch.cat([tags, torch.full((*mask.shape, extra), -1)], dim=2)
-    vectors = {}
-    for name in ("image_vector_BHD", "text_vector_BHD"):
-        value = getattr(history, name)
-        if value is not None:
-            wider = torch.cat([value, torch.zeros(b, extra, value.shape[2])], dim=1)
-            vectors[name] = torch.where(mask[..., None], wider, torch.randn(*wider.shape, generator=rng) * 100)
-    return HistoryBatch(mask_BH=mask, tags_BHL=tags, **vectors)
+    changes: dict[str, Tensor] = {}
+    for modality in ("image", "text"):
+        value, present = getattr(history, f"{modality}_vector_BHD"), getattr(history, f"{modality}_present_BH")
+        if value is None or present is None:
+            continue
+        wider = torch.cat([value, torch.zeros(b, extra, value.shape[2])], dim=1)
+        there = torch.cat([present, torch.zeros(b, extra, dtype=torch.bool)], dim=1)
+        noise = torch.randn(*wider.shape, generator=rng) * 100
+        changes[f"{modality}_vector_BHD"] = torch.where(there[..., None], wider, noise)
+        changes[f"{modality}_present_BH"] = there
+    return HistoryBatch(mask_BH=mask, tags_BHL=tags, **changes)
