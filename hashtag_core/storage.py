@@ -130,6 +130,22 @@ def list_files(uri: str, suffix: str = "", *, hidden: bool = False) -> list[File
     ]
 
 
+def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
+    """Each folder at or below `uri` that holds files: its path relative to `uri` (empty for itself) and its files, sorted
+    by name; one folder at a time, so that millions of files are never in one list.
+
+    A file or folder whose name starts with `_` or `.` is skipped. NotFoundError where there is nothing of that name.
+    """
+    empty = True
+    for folder, found in _folders_remote(uri, "") if is_remote(uri) else _folders_local(uri):
+        empty = False
+        seen = [info for info in found if info.path.rpartition("/")[2][:1] not in ("_", ".")]
+        if seen:
+            yield folder, sorted(seen, key=lambda info: info.path)
+    if empty and not exists(uri):
+        raise NotFoundError(f"{uri}: not found")
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole content."""
     with _guard(uri, "read"):
@@ -412,19 +428,51 @@ def _walk_remote(uri: str) -> Iterator[FileInfo]:
         for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for item in page.get("Contents", []):
                 empty = False
-                path = item["Key"][len(prefix) :]
-                if path and not path.endswith("/"):
-                    yield FileInfo(
-                        f"s3://{bucket}/{item['Key']}",
-                        path,
-                        item["Size"],
-                        item["ETag"].strip('"'),
-                        item["LastModified"],
-                    )
+                info = _remote_info(bucket, item, len(prefix))
+                if info.path and not info.path.endswith("/"):
+                    yield info
     if empty:
         if not key:
             return
         yield file_info(uri)
+
+
+def _folders_local(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
+    root = local_path(uri)
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    with _guard(uri, "listing"):
+        for folder, below, names in os.walk(root, onerror=stop):
+            below[:] = sorted(name for name in below if name[:1] not in ("_", "."))
+            relative = os.path.relpath(folder, root)
+            found = []
+            for name in names:
+                with suppress(FileNotFoundError):  # a temporary file of a writer at work
+                    path = os.path.join(folder, name)
+                    found.append(_local_info(path, os.path.normpath(os.path.join(relative, name))))
+            yield "" if relative == "." else relative, found
+
+
+def _folders_remote(uri: str, relative: str) -> Iterator[tuple[str, list[FileInfo]]]:
+    bucket, key = _split(uri)
+    prefix, below, found = _folder(key) + relative, list[str](), list[FileInfo]()
+    with _guard(uri, "listing"):
+        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+            below += [item["Prefix"][len(prefix) :] for item in page.get("CommonPrefixes", [])]
+            found += [_remote_info(bucket, item, len(_folder(key))) for item in page.get("Contents", [])]
+    if found:
+        yield relative.rstrip("/"), [info for info in found if info.path and not info.path.endswith("/")]
+    for name in below:
+        if name[:1] not in ("_", "."):
+            yield from _folders_remote(uri, relative + name)
+
+
+def _remote_info(bucket: str, item: Mapping[str, Any], skip: int) -> FileInfo:
+    return FileInfo(
+        f"s3://{bucket}/{item['Key']}", item["Key"][skip:], item["Size"], item["ETag"].strip('"'), item["LastModified"]
+    )
 
 
 def _staged(target: Path) -> Path:

@@ -81,6 +81,23 @@ def test_listing_is_sorted_recursive_and_skips_hidden(root: str) -> None:
     assert [info.path for info in storage.list_files(first.uri)] == ["a.parquet"]
 
 
+def test_folders_are_walked_one_at_a_time(root: str) -> None:
+    for name in ("b.txt", "a.txt", "_no.txt", "x/2.txt", "x/1.txt", "x/deep/3.txt", "y/.no", "_z/4.txt", "x-/5.txt"):
+        storage.write_bytes(storage.join(root, name), name.encode())
+    found = dict(storage.walk_folders(root))
+    assert {folder: [info.path for info in files] for folder, files in found.items()} == {
+        "": ["a.txt", "b.txt"],
+        "x": ["x/1.txt", "x/2.txt"],
+        "x/deep": ["x/deep/3.txt"],
+        "x-": ["x-/5.txt"],
+    }
+    assert storage.list_files(root) == sorted(
+        (info for files in found.values() for info in files), key=lambda i: i.path
+    )
+    with pytest.raises(NotFoundError, match="nowhere: not found"):
+        list(storage.walk_folders(storage.join(root, "nowhere")))
+
+
 def test_etag_follows_the_content(root: str) -> None:
     uri = storage.join(root, "x")
     storage.write_bytes(uri, b"one")
