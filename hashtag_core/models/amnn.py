@@ -21,7 +21,7 @@ What differs here, or is left open there:
   the published code does; `feedback = "none"` leaves the tags out and gives x_all at each step (the article's prose).
 - `merge = "add"`: the published code's way, both brought to 128.
 - A missing image or caption is a learned X_f or T_f. A model of one modality has no other branch.
-- END is a sign of the decoder; it is taught and never recommended.
+- END is a sign of the decoder; it is taught and never recommended. `decoding = "beam"` and `ranking = "marginal"` are ours.
 """
 
 from pathlib import Path
@@ -33,13 +33,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from hashtag_core.data.batches import END, PostBatch, Targets
+from hashtag_core.data.batches import PostBatch
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
 from hashtag_core.errors import ConfigError, NotFoundError
-from hashtag_core.models.base import InputSpec, Modality, ModelOptions, NeuralModel
-from hashtag_core.models.decoding import Ranking, greedy_decode, sequence_scores
-from hashtag_core.models.objectives import sequence_loss
+from hashtag_core.models.base import InputSpec, Modality, ModelOptions
 from hashtag_core.models.registry import register
+from hashtag_core.models.sequence import SequenceModel, SequenceOptions
 
 TINY = {
     "image_dense": 16,
@@ -55,7 +54,7 @@ TINY = {
 }
 
 
-class AmnnOptions(ModelOptions):
+class AmnnOptions(SequenceOptions):
     reads: ClassVar[frozenset[Modality]] = frozenset({"image", "caption"})
     attention: Literal["literal", "grid"] = "literal"
     image_dense: int = Field(128, ge=1)
@@ -78,10 +77,6 @@ class AmnnOptions(ModelOptions):
     feedback: Literal["previous", "none"] = "previous"
     context: Literal["first", "every"] = "first"
     dropout: float = Field(0.5, ge=0, lt=1)
-    decode_steps: int = Field(10, ge=1)
-    """Tags that are decoded; all others rank below them."""
-    ranking: Ranking = "greedy"
-    """`greedy`: in the order of generation (the article); `marginal`: by the chance to be among the tags decoded (ours)."""
 
     @model_validator(mode="after")
     def _fits(self) -> "AmnnOptions":
@@ -187,15 +182,14 @@ class DecoderState(NamedTuple):
 
 
 @register
-class Amnn(NeuralModel):
+class Amnn(SequenceModel):
     name: ClassVar[str] = "amnn"
     paper: ClassVar[str] = "AMNN (Yang et al. 2020): CNN-LSTM and BiLSTM encoders with attention, GRU decoder of tags."
-    objective: ClassVar = "sequence"
     Options: ClassVar[type[ModelOptions]] = AmnnOptions
     examples: ClassVar = {
         "default": TINY,
         "grid": TINY | {"attention": "grid", "merge": "add", "context": "every", "ranking": "marginal"},
-        "encoder": TINY | {"text_input": "encoder", "feedback": "none"},
+        "encoder": TINY | {"text_input": "encoder", "feedback": "none", "decoding": "beam"},
         "image": TINY | {"inputs": ["image"]},
         "caption": TINY | {"inputs": ["caption"]},
     }
@@ -255,28 +249,13 @@ class Amnn(NeuralModel):
         return DecoderState(merged_BE, merged_BE.new_zeros(len(batch), self.settings.decoder_hidden))
 
     def step(self, previous_B: Tensor | None, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """logits_BU over END and the tags, after the sign of the step before (None: the first)."""
+        """logits_BU over END and the tags, after the sign of the step before (None: the first); taught by eq. 19."""
         inputs_BE = state.merged_BE
         if previous_B is not None and self.tags is not None:
             tag_BE = self.dropout(self.tags(previous_B))
             inputs_BE = inputs_BE + tag_BE if self.settings.context == "every" else tag_BE
         hidden_BH = self.cell(inputs_BE, state.hidden_BH)
         return self.output(self.dropout(hidden_BH)), DecoderState(state.merged_BE, hidden_BH)
-
-    def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        """Eq. 19 with the true tags as the ones before; a post without tags is taught to end at once."""
-        state = self.start(batch)
-        previous_B: Tensor | None = None
-        logits = []
-        for sign_B in targets.sequence_BL.clamp(min=END).unbind(dim=1):
-            logits_BU, state = self.step(previous_B, state)
-            logits.append(logits_BU)
-            previous_B = sign_B
-        return sequence_loss(torch.stack(logits, dim=1), targets.sequence_BL)
-
-    def score(self, batch: PostBatch) -> Tensor:
-        decoded = greedy_decode(self.step, self.start(batch), self.spec.vocabulary_size, self.settings.decode_steps)
-        return sequence_scores(decoded, self.settings.ranking)
 
 
 def copy_word_vectors(weight_WE: Tensor, path: str, words: dict[str, int]) -> int:

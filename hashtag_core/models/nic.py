@@ -8,8 +8,8 @@ https://arxiv.org/abs/1411.4555. A baseline of article 003.
     p_{t+1} = softmax(LSTM(x_t))          (12), LSTM as (4)-(9)
     L       = - sum_t log p_t(S_t)        (13)
 
-What differs here: S_t are hashtags, S_0 a start sign; greedy search without repeats in place of a beam of 20, as all
-sequence families here; one model, no ensemble. A missing image is a learned vector.
+What differs here: S_t are hashtags, S_0 a start sign; a list has no tag twice, and is searched greedily unless
+`decoding = "beam"` asks for the paper's beam (of 20); one model, no ensemble. A missing image is a learned vector.
 """
 
 from typing import ClassVar
@@ -44,6 +44,7 @@ class Nic(SequenceModel):
     examples: ClassVar = {
         "default": TINY,
         "marginal": TINY | {"ranking": "marginal"},
+        "beam": TINY | {"decoding": "beam", "beam_width": 3},
     }
 
     def __init__(self, options: NicOptions, spec: InputSpec) -> None:

@@ -94,7 +94,7 @@ class Okboomer(SequenceModel):
     examples: ClassVar = {
         "default": TINY,
         "forced": TINY | {"teacher_forcing": 1.0, "ranking": "marginal"},
-        "image": TINY | {"inputs": ["image"]},
+        "image": TINY | {"inputs": ["image"], "decoding": "beam", "beam_width": 3},
         "caption": TINY | {"inputs": ["caption"]},
     }
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hashtag_core.data.batches import END, PostBatch, Targets
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
-from hashtag_core.models.decoding import Ranking, Step, greedy_decode, sequence_scores
+from hashtag_core.models.decoding import Decoding, Ranking, Step, search, sequence_scores
 from hashtag_core.models.objectives import sequence_loss
 
 State = TypeVar("State")
@@ -39,6 +39,16 @@ class SequenceOptions(ModelOptions):
     """Tags that are decoded; all others rank below them."""
     ranking: Ranking = "greedy"
     """`greedy`: in the order of generation; `marginal`: by the chance to be among the tags decoded."""
+    decoding: Decoding = "greedy"
+    """`greedy`: the likeliest unused tag at each step; `beam`: the best of the lists that `decoding.beam_decode` keeps."""
+    beam_width: int = Field(5, ge=1, le=100)
+    """Lists that beam search keeps."""
+
+
+def decode_scores(step: Step[State], state: State, vocabulary_size: int, options: SequenceOptions) -> Tensor:
+    """scores_BV in [0, 1] by the search and the ranking of the options (`decoding.beam_decode`, `decoding.sequence_scores`)."""
+    width = options.beam_width if options.decoding == "beam" else 1
+    return sequence_scores(search(step, state, vocabulary_size, options.decode_steps, width), options.ranking)
 
 
 class SequenceModel(NeuralModel):
@@ -50,7 +60,7 @@ class SequenceModel(NeuralModel):
 
     def __init__(self, options: SequenceOptions, spec: InputSpec) -> None:
         super().__init__(options, spec)
-        self._decode_steps, self._ranking = options.decode_steps, options.ranking
+        self._search = options
 
     @abstractmethod
     def start(self, batch: PostBatch) -> Any:
@@ -66,9 +76,8 @@ class SequenceModel(NeuralModel):
         return sequence_loss(logits_BLU, targets.sequence_BL)
 
     def score(self, batch: PostBatch) -> Tensor:
-        """Greedy search, as one ranked list (see `decoding.sequence_scores`)."""
-        decoded = greedy_decode(self.step, self.start(batch), self.spec.vocabulary_size, self._decode_steps)
-        return sequence_scores(decoded, self._ranking)
+        """What the search finds, as one ranked list."""
+        return decode_scores(self.step, self.start(batch), self.spec.vocabulary_size, self._search)
 
 
 class SignEmbedding(nn.Embedding):

@@ -12,8 +12,8 @@ baseline of article 003. The soft (deterministic) attention:
     L_d   = - log p(y | a) + lambda sum_i (1 - sum_t alpha_ti)^2           (14)
     c_0 = tanh(f_init,c(mean a)),  h_0 = tanh(f_init,h(mean a))
 
-What differs here: y are hashtags; greedy search without repeats in place of a beam; the annotations a_i are the frozen
-encoder's regions, and one learned vector all over where there is no image. The paper names no sizes: these are those of
+What differs here: y are hashtags, none twice, searched greedily unless `decoding = "beam"`; the annotations a_i are the
+frozen encoder's regions, and one learned vector all over where there is no image. The paper names no sizes: these are those of
 the implementation that article 003 ran, lambda the paper's.
 """
 
@@ -63,7 +63,10 @@ class ShowAttendTell(SequenceModel):
     name: ClassVar[str] = "show_attend_tell"
     paper: ClassVar[str] = "Xu et al. 2015: an LSTM writes tags, soft attention over the regions at each. Image alone."
     Options: ClassVar[type[ModelOptions]] = ShowAttendTellOptions
-    examples: ClassVar = {"default": TINY, "marginal": TINY | {"ranking": "marginal"}}
+    examples: ClassVar = {
+        "default": TINY,
+        "beam": TINY | {"decoding": "beam", "beam_width": 3, "ranking": "marginal"},
+    }
 
     def __init__(self, options: ShowAttendTellOptions, spec: InputSpec) -> None:
         super().__init__(options, spec)
