@@ -71,6 +71,8 @@ class TrainSummary:
     seconds: float
     epochs: int | None = None
     best_epoch: int | None = None
+    parameters: int | None = None
+    """Numbers in the weights file, buffers included; None in summaries of older releases."""
 
 
 def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = None) -> TrainSummary:
@@ -114,6 +116,8 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
             else:
                 model, progress = _train_on_ray(plan, job, run, record, resources)
             info = _info(plan, identity, run.run_id)
+            parameters = sum(value.numel() for value in model.state_dict().values())
+            run.log_params({"parameters": parameters})
             metrics = _save_and_evaluate(plan, job, model, Path(folder), info)
             for protocol, figures in metrics.items():
                 run.log_metrics({f"{PREFIX}{protocol}.{metric}": value for metric, value in figures.items()})
@@ -128,6 +132,7 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
             seconds=round(time.monotonic() - started, 1),
             epochs=progress.epoch if progress else None,
             best_epoch=None if progress is None or progress.best_epoch is None else progress.best_epoch + 1,
+            parameters=parameters,
         )
         RunRecord(**{**vars(record), "summary": vars(summary)}).save()
     return summary

@@ -248,6 +248,14 @@ class Run:
             self.client.log_figure(self.run_id, figure, name)
 
 
+def metric_history(run_id: str, metric: str) -> list[float]:
+    """The metric's values by rising step; empty where it was never logged."""
+    client = connect(create=False)
+    with mlflow_errors(f"cannot read metrics of run {run_id}"):
+        entries = client.get_metric_history(run_id, metric)
+    return [entry.value for entry in sorted(entries, key=lambda entry: entry.step)]
+
+
 @contextmanager
 def start_run(
     experiment: str, name: str, run_id: str | None = None, tags: Mapping[str, Any] | None = None

@@ -132,6 +132,7 @@ def test_the_model_folder_tells_where_it_comes_from(trained):
     assert loaded.info["captions"]["hashtags"] == "remove"
     assert loaded.info["encoders"]["image"]["id"] == "efficientnet_lite0"
     assert loaded.info["k"] in {1, 2, 3}
+    assert trained.parameters == sum(value.numel() for value in loaded.model.state_dict().values()) > 0
     assert loaded.info["metrics"]["f1_at_2"] == pytest.approx(trained.metrics["f1_at_2"])
     assert "once1" not in loaded.vocabulary.index
 

@@ -15,7 +15,7 @@ import pytest
 
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.tracking import runs
-from hashtag_core.tracking.runs import connect, start_run, tracking_uri
+from hashtag_core.tracking.runs import connect, metric_history, start_run, tracking_uri
 
 
 def test_default_store_is_absolute_in_the_working_folder(tmp_path, monkeypatch):
@@ -71,6 +71,14 @@ def test_a_run_keeps_what_is_logged(mlflow_store, tmp_path):
     assert json.loads((root / "sub" / "list.json").read_text()) == {"tags": ["é"]}
     assert (root / "copied" / "inner" / "note.txt").read_text() == "hi"
     assert (root / "note.txt").exists()
+
+
+def test_the_history_of_a_metric_is_read_by_rising_step(mlflow_store):
+    with start_run("e", "r") as run:
+        for step, value in ((2, 0.5), (1, 0.75), (3, 0.25)):
+            run.log_metrics({"loss": value}, step)
+    assert metric_history(run.run_id, "loss") == [0.75, 0.5, 0.25]
+    assert metric_history(run.run_id, "nothing") == []
 
 
 def test_figures(mlflow_store):
