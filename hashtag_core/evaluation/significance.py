@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hashtag_core.evaluation.metrics import Floats, user_codes, user_sums, with_f1
+from hashtag_core.evaluation.metrics import Booleans, Floats, user_codes, user_sums, with_f1
 
 DRAWS_AT_ONCE = 64
 
@@ -45,7 +45,7 @@ def bootstrap(
     """
     if samples < 1 or not len(users):
         return {}
-    values, draws = _resampled([scores], users, samples, seed)[0]
+    values, draws = _resampled([(scores, None)], users, samples, seed)[0]
     tail = 100 * (1 - confidence) / 2
     return {name: Interval(float(values[name]), *_bounds(draws[name], tail)) for name in draws}
 
@@ -62,17 +62,44 @@ def paired_difference(
     names = [name for name in first if name in second]
     if samples < 1 or not len(users):
         return {}
-    both = [{name: scores[name] for name in names} for scores in (first, second)]
-    (values_a, draws_a), (values_b, draws_b) = _resampled(both, users, samples, seed)
-    tail = 100 * (1 - confidence) / 2
+    both = [({name: scores[name] for name in names}, None) for scores in (first, second)]
+    one, other = _resampled(both, users, samples, seed)
+    return {
+        name: _difference(one[0][name] - other[0][name], one[1][name] - other[1][name], confidence) for name in one[1]
+    }
+
+
+def slice_contrast(
+    first: Mapping[str, Floats],
+    second: Mapping[str, Floats],
+    users: Sequence[str | None],
+    inside: Booleans,
+    against: Booleans,
+    samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Difference]:
+    """How much more the first model gains over the second on the posts `inside` than on the posts `against`: the
+    difference of two paired differences, each on its own posts, with users drawn once for both.
+
+    A draw without a post of one of the two slices is left out. Empty where a slice has no post.
+    """
+    names = [name for name in first if name in second]
+    if samples < 1 or not inside.any() or not against.any():
+        return {}
+    pair = [{name: scores[name] for name in names} for scores in (first, second)]
+    parts = _resampled([(scores, mask) for mask in (inside, against) for scores in pair], users, samples, seed)
     out = {}
-    for name in draws_a:
-        difference = draws_a[name] - draws_b[name]
-        beyond = 1 + min(int((difference <= 0).sum()), int((difference >= 0).sum()))
-        out[name] = Difference(
-            float(values_a[name] - values_b[name]), *_bounds(difference, tail), min(1.0, 2 * beyond / (samples + 1))
-        )
+    for name in parts[0][1]:
+        value, draws = ((a[name] - b[name]) - (c[name] - d[name]) for a, b, c, d in zip(*parts, strict=True))
+        out[name] = _difference(value, draws[np.isfinite(draws)], confidence)
     return out
+
+
+def _difference(value: Any, draws: Floats, confidence: float) -> Difference:
+    beyond = 1 + min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    low, high = _bounds(draws, 100 * (1 - confidence) / 2)
+    return Difference(float(value), low, high, min(1.0, 2 * beyond / (len(draws) + 1)))
 
 
 def _bounds(draws: NDArray, tail: float) -> tuple[float, float]:
@@ -81,21 +108,26 @@ def _bounds(draws: NDArray, tail: float) -> tuple[float, float]:
 
 
 def _resampled(
-    models: Sequence[Mapping[str, Floats]], users: Sequence[str | None], samples: int, seed: int
+    parts: Sequence[tuple[Mapping[str, Floats], Booleans | None]], users: Sequence[str | None], samples: int, seed: int
 ) -> list[tuple[dict[str, Any], dict[str, Floats]]]:
-    """For each model the plain means and, by metric, the means of every draw, f1 among both."""
+    """For each part, which is a model's scores and the posts that it is asked about (None: all), the plain means and,
+    by metric, the means of every draw, f1 among both. NaN where a draw has none of the posts."""
     codes = user_codes(users)
-    sums = [user_sums(scores, codes)[0] for scores in models]
-    sizes = user_sums({}, codes)[1]
-    drawn: list[list[Floats]] = [[] for _ in models]
-    for times_SU in _draws(len(sizes), samples, seed):
-        posts_S1 = (times_SU @ sizes)[:, None]
-        for means, sums_UM in zip(drawn, sums, strict=True):
-            means.append(times_SU @ sums_UM / posts_S1)
+    totals = []
+    for scores, mask in parts:
+        counted = np.ones(len(users)) if mask is None else mask.astype(np.float64)
+        totals.append(user_sums({**{name: values * counted for name, values in scores.items()}, "": counted}, codes)[0])
+    drawn: list[list[Floats]] = [[] for _ in parts]
+    for times_SU in _draws(len(totals[0]), samples, seed):
+        for means, totals_UM in zip(drawn, totals, strict=True):
+            sums_SM = times_SU @ totals_UM
+            with np.errstate(invalid="ignore"):
+                means.append(sums_SM[:, :-1] / sums_SM[:, -1:])
     out = []
-    for scores, means in zip(models, drawn, strict=True):
+    for (scores, mask), means in zip(parts, drawn, strict=True):
         table = np.concatenate(means)
-        plain = {name: np.float64(values.mean()) for name, values in scores.items()}
+        chosen = slice(None) if mask is None else mask
+        plain = {name: np.float64(values[chosen].mean()) for name, values in scores.items()}
         out.append((with_f1(plain), with_f1({name: table[:, column] for column, name in enumerate(scores)})))
     return out
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from hashtag_core.evaluation.metrics import index_metrics, judge, post_scores
-from hashtag_core.evaluation.significance import bootstrap, paired_difference
+from hashtag_core.evaluation.significance import bootstrap, paired_difference, slice_contrast
 
 
 def one_each(count):
@@ -82,6 +82,59 @@ def test_paired_difference():
     assert found["precision_at_1"].p_value < 0.01
     same = paired_difference(first, first, one_each(300))["precision_at_1"]
     assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+
+
+def test_paired_difference_against_scipy():
+    rng = np.random.default_rng(7)
+    first, second = rng.beta(3, 5, 300), rng.beta(2, 5, 300)
+    ours = paired_difference({"ndcg_at_5": first}, {"ndcg_at_5": second}, one_each(300), samples=4000)["ndcg_at_5"]
+    theirs = stats.bootstrap(
+        (first, second),
+        lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
+        paired=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    )
+    assert ours.value == pytest.approx(first.mean() - second.mean())
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.002)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.002)
+
+
+def test_slice_contrast_against_a_plain_loop():
+    """Six users, each drawn as often as the same generator says; harmonic means formed by hand."""
+    rng = np.random.default_rng(4)
+    users = [f"u{n % 6}" for n in range(40)]
+    inside, against = np.arange(40) < 15, np.arange(40) >= 25
+    pair = [{name: rng.random(40) for name in ("precision_at_2", "recall_at_2")} for _ in range(2)]
+    found = slice_contrast(*pair, users, inside, against, samples=50, seed=9)
+    assert set(found) == {"precision_at_2", "recall_at_2", "f1_at_2"}
+
+    def gain(posts: list[int]) -> float:
+        f1 = []
+        for scores in pair:
+            precision, recall = (scores[name][posts].mean() for name in ("precision_at_2", "recall_at_2"))
+            f1.append(2 * precision * recall / (precision + recall))
+        return f1[0] - f1[1]
+
+    draws = []
+    again = np.random.default_rng(9)
+    for _ in range(50):
+        posts = [post for user in again.integers(0, 6, 6) for post in range(40) if users[post] == f"u{user}"]
+        draws.append(gain([n for n in posts if inside[n]]) - gain([n for n in posts if against[n]]))
+    difference = found["f1_at_2"]
+    assert difference.value == pytest.approx(gain(list(range(15))) - gain(list(range(25, 40))))
+    assert (difference.low, difference.high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
+
+
+def test_slice_contrast_of_an_empty_slice_or_of_draws_without_it():
+    scores = {"m": np.array([1.0, 0.0, 1.0])}
+    none = np.zeros(3, bool)
+    assert slice_contrast(scores, scores, one_each(3), none, ~none) == {}
+    first_only = np.array([True, False, False])
+    found = slice_contrast(scores, {"m": np.zeros(3)}, one_each(3), first_only, ~first_only, samples=200)["m"]
+    assert found.value == pytest.approx(0.5)
+    assert np.isfinite([found.low, found.high]).all()
 
 
 def test_many_posts_are_fast():
