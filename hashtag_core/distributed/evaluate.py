@@ -32,7 +32,16 @@ from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.distributed.features import cache_root, ensure_features
 from hashtag_core.distributed.session import connect
 from hashtag_core.errors import ConfigError, NotFoundError
-from hashtag_core.evaluation.metrics import PROTOCOLS, Integers, Judged, bleu, index_metrics, judge, post_scores
+from hashtag_core.evaluation.metrics import (
+    PROTOCOLS,
+    Booleans,
+    Integers,
+    Judged,
+    bleu,
+    index_metrics,
+    judge,
+    post_scores,
+)
 from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_k, rank_models
 from hashtag_core.evaluation.significance import bootstrap, paired_difference
 from hashtag_core.evaluation.slices import post_slices, slice_metrics, tag_slices
@@ -137,7 +146,7 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
         evaluation = evaluate_model(uri, truth, validation, recipe)
         evaluations.append(evaluation)
         name = _file_name(evaluation.model, used)
-        _write_ranked(storage.join(report_uri, "ranked", f"{name}.parquet"), evaluation.ranked, truth)
+        write_ranked(storage.join(report_uri, "ranked", f"{name}.parquet"), evaluation.ranked, truth)
     report = _report(evaluations, truth, recipe)
     markdown = leaderboard_markdown(report)
     for evaluation in evaluations:
@@ -305,15 +314,19 @@ def _intervals(judged: Judged, truth: Truth, recipe: Recipe) -> dict[str, dict[s
     return out
 
 
-def _slices(ranked: Ranked, truth: Truth, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+def slices_of(truth: Truth, has_image: np.ndarray) -> dict[str, Booleans]:
+    """Which posts of `truth` are in which slice; see `post_slices`."""
     history: Counter[str] = Counter()
     for table in truth.dataset.read("train", ["user_id"]):
         history.update(user for user in table["user_id"].to_pylist() if user is not None)
     counts = [history[user] if user is not None else 0 for user in truth.users]
-    slices = post_slices(truth.caption_words, ranked.has_image, counts)
+    return post_slices(truth.caption_words, has_image, counts)
+
+
+def _slices(ranked: Ranked, truth: Truth, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     ks = recipe.evaluation.ks
     return (
-        slice_metrics(ranked.judged, slices, ks, "headline"),
+        slice_metrics(ranked.judged, slices_of(truth, ranked.has_image), ks, "headline"),
         tag_slices(ranked.judged, truth.tags, truth.dataset.vocabulary.counts, ks),
     )
 
@@ -374,7 +387,8 @@ def _file_name(model: ResolvedModel, used: set[str]) -> str:
     return name
 
 
-def _write_ranked(uri: str, ranked: Ranked, truth: Truth) -> None:
+def write_ranked(uri: str, ranked: Ranked, truth: Truth) -> None:
+    """Every post's list as Parquet in the schema RANKED, row-aligned with `truth`."""
     names = pa.array(list(truth.ids), pa.string())
     start = 0
     with storage.open_output(uri) as file, pq.ParquetWriter(file, RANKED) as writer:
