@@ -47,7 +47,7 @@ demo: setup
 	$(BIN)/python jobs/demo.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .

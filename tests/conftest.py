@@ -20,6 +20,13 @@ from hashtag_core.schema import POST
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes (pytest-xdist), the tests that share a Ray go to one of them."""
+    for item in items:
+        if "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(autouse=True)
 def _no_handler_of_a_job_is_left() -> Iterator[None]:
     """A job's `main` logs to the stderr of its test, which is closed afterwards."""
