@@ -282,7 +282,7 @@ def _train_on_ray(
     run.log_figure(curves(progress, select), "curves.png")
     run.set_tags({"precision": progress.precision, "best_epoch": (progress.best_epoch or 0) + 1})
     best, _ = max(result.best_checkpoints, key=lambda pair: pair[1][BEST])
-    model = create_model(job.family, job.spec, job.options)
+    model = create_model(job.family, job.spec, job.options, plan.dataset.vocabulary.tags)
     with best.as_directory() as folder:
         load_model(model, str(Path(folder, WEIGHTS)))
     return model, progress

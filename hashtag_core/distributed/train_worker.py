@@ -105,7 +105,7 @@ def train_worker(job: TrainJob) -> dict[str, Any]:
             pin_memory=device.type == "cuda",
         )
         torch.manual_seed(settings.seed)
-        model = create_model(job.family, job.spec, job.options)
+        model = create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)
         if not isinstance(model, NeuralModel):
             raise TypeError(f"{job.family} is not trained by gradient")
         checkpoint = ray.train.get_checkpoint()

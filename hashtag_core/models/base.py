@@ -1,7 +1,7 @@
 """What every model family is: `TagModel`, taught by gradient (`NeuralModel`) or fitted once (`FittedModel`)."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -91,6 +91,13 @@ class TagModel(nn.Module):
     @abstractmethod
     def score(self, batch: PostBatch) -> Tensor:
         """scores_BV in [0, 1], float32. Called in eval mode without gradients."""
+
+    def name_tags(self, tags: Sequence[str]) -> None:
+        """Learn what the tags are called (the vocabulary, in its order); called once, before the model is taught.
+
+        A model that is loaded is not told again: what it learned here belongs into `extra_state`.
+        """
+        return
 
     def extra_state(self) -> dict[str, Any]:
         """State that is no tensor (the words of a vectoriser, user ids): JSON-able, saved as `extra.json`."""

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -147,16 +147,22 @@ class _Lists:
         )
 
 
-def select_rows(state: Any, rows_N: Tensor) -> Any:
+def select_rows(state: State, rows_N: Tensor) -> State:
     """A decoder's state with those rows of each of its tensors, in that order."""
+    return map_rows(lambda values: values[rows_N], state)
+
+
+def map_rows(change: Callable[..., Tensor], state: State, *others: State) -> State:
+    """`change` of each tensor of a state, and of those at the same place in others like it; what is no tensor stays."""
     if isinstance(state, Tensor):
-        return state[rows_N]
+        return cast(State, change(state, *others))
     if isinstance(state, tuple):
-        parts = [select_rows(part, rows_N) for part in state]
-        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+        parts = [map_rows(change, *part) for part in zip(state, *cast(Any, others), strict=True)]
+        return cast(State, type(state)(*parts) if hasattr(state, "_fields") else tuple(parts))
     if dataclasses.is_dataclass(state) and not isinstance(state, type):
-        fields = [item.name for item in dataclasses.fields(state)]
-        return dataclasses.replace(state, **{name: select_rows(getattr(state, name), rows_N) for name in fields})
+        names = [item.name for item in dataclasses.fields(state)]
+        values = {name: map_rows(change, *(getattr(one, name) for one in (state, *others))) for name in names}
+        return cast(State, dataclasses.replace(state, **values))
     return state
 
 

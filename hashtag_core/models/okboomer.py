@@ -11,24 +11,29 @@ Pradyumna Tambwekar, Sameer Dharur: #okboomer: A multi-modal approach towards ge
 Taught by cross-entropy, each step shown the true tag before it with the chance 0.5, else the model's own; Xavier
 initialisation. What differs here: hidden size, dropout and this fusion are ours (the article draws the parts and leaves
 how they join open). Word vectors are learned, or read from a file of GloVe's text format and then trained on. Augmented
-images do not pass the feature cache, so flips and crops come with the fine-tuning of encoders; a decoder of sub-words
-that spells unseen tags is not built.
+images do not pass the feature cache, so flips and crops come with the fine-tuning of encoders.
+
+`decoder = "subwords"` (ours) writes pieces of tags in place of tags (`spelling`). It shares pieces between tags, and can
+spell only those of the vocabulary: a model here scores a vocabulary, in which an unseen tag has no place.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hashtag_core.data.batches import PostBatch
+from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
 from hashtag_core.models.amnn import copy_word_vectors
 from hashtag_core.models.base import InputSpec, ModelOptions
 from hashtag_core.models.layers import CaptionLSTM, absent_embedding
+from hashtag_core.models.objectives import sequence_loss
 from hashtag_core.models.registry import register
-from hashtag_core.models.sequence import SequenceModel, SequenceOptions, SignEmbedding
+from hashtag_core.models.sequence import SequenceModel, SequenceOptions, SignEmbedding, decode_scores, teach
+from hashtag_core.models.spelling import BYTES, Spelling
 
 TINY = {"embedding": 16, "hidden": 32, "decode_steps": 2, "dropout": 0.1}
 
@@ -46,6 +51,12 @@ class OkboomerOptions(SequenceOptions):
     """A text file of word vectors (`word x1 x2 ...`) to start from; null: learned from nothing."""
     max_tokens: int = Field(128, ge=1)
     min_word_count: int = Field(1, ge=1)
+    decoder: Literal["tags", "subwords"] = "tags"
+    """`tags`: one step writes one tag; `subwords`: one step writes one piece of a tag (ours)."""
+    pieces: int = Field(1000, ge=BYTES)
+    """`subwords`: pieces that are learned on the vocabulary's tags, at most."""
+    spelling_beam: int = Field(20, ge=1)
+    """`subwords`: beginnings of tags that the search for the next tag keeps; at least `decode_steps` finds enough tags."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,7 @@ class Okboomer(SequenceModel):
         "forced": TINY | {"teacher_forcing": 1.0, "ranking": "marginal"},
         "image": TINY | {"inputs": ["image"], "decoding": "beam", "beam_width": 3},
         "caption": TINY | {"inputs": ["caption"]},
+        "subwords": TINY | {"decoder": "subwords", "pieces": 280, "hidden": 48},
     }
 
     def __init__(self, options: OkboomerOptions, spec: InputSpec) -> None:
@@ -105,10 +117,12 @@ class Okboomer(SequenceModel):
         embedded, hidden = options.embedding, options.hidden
         self.image = NormalisedImage(spec, embedded, "image" in options.inputs)
         self.caption = CaptionLSTM(spec, embedded, hidden, "caption" in options.inputs)
-        self.signs = SignEmbedding(spec.vocabulary_size, embedded)
+        self.spelling = Spelling(options.spelling_beam) if options.decoder == "subwords" else None
+        signs = spec.vocabulary_size if self.spelling is None else options.pieces + 1
+        self.signs = SignEmbedding(signs, embedded)
         self.lstm = nn.LSTMCell(2 * embedded, hidden)
         self.dropout = nn.Dropout(options.dropout)
-        self.write = nn.Linear(hidden, spec.vocabulary_size + 1)
+        self.write = nn.Linear(hidden, signs + 1)
         self.apply(_xavier)
 
     @classmethod
@@ -128,17 +142,42 @@ class Okboomer(SequenceModel):
         if path and tokenizer is not None and embedding is not None:
             copy_word_vectors(embedding.weight, path, tokenizer.words())
 
+    def name_tags(self, tags: Sequence[str]) -> None:
+        """Learn the pieces of the tags."""
+        if self.spelling is not None:
+            self.spelling.learn(tags, self.settings.pieces)
+
+    def extra_state(self) -> dict[str, Any]:
+        """How each tag is spelled."""
+        return {} if self.spelling is None else {"spellings": self.spelling.spellings}
+
+    def load_extra_state(self, values: dict[str, Any]) -> None:
+        if self.spelling is not None:
+            self.spelling.set(values["spellings"])
+
     def start(self, batch: PostBatch) -> Glance:
         """The caption's state and the image."""
         caption = self.caption(batch)
         return Glance(self.image(batch), caption.last_BD, caption.cell_BD)
 
     def step(self, previous_B: Tensor | None, state: Glance) -> tuple[Tensor, Glance]:
-        """One tag."""
+        """One tag, or one piece of a tag."""
         sign_BE = self.signs.after(previous_B, len(state.image_BE))
         read_BE = self.dropout(torch.cat([state.image_BE, sign_BE], dim=1))
         hidden_BH, cell_BH = self.lstm(read_BE, (state.hidden_BH, state.cell_BH))
         return self.write(self.dropout(hidden_BH)), Glance(state.image_BE, hidden_BH, cell_BH)
+
+    def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
+        """Cross-entropy of the tags, or of the pieces that spell them."""
+        if self.spelling is None:
+            return super().loss(batch, targets)
+        signs_BM = self.spelling.targets(targets.sequence_BL)
+        logits_BMP, _ = teach(self.step, self.start(batch), signs_BM, self.forcing if self.training else 1.0)
+        return sequence_loss(logits_BMP, signs_BM)
+
+    def score(self, batch: PostBatch) -> Tensor:
+        step = self.step if self.spelling is None else self.spelling.tag_step(self.step)
+        return decode_scores(step, self.start(batch), self.spec.vocabulary_size, self.settings)
 
 
 def _xavier(module: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """Names to families. A family is one file in this folder and one import line in `models/__init__.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from hashtag_core.config import nearest, validate_section
@@ -42,8 +42,16 @@ def parse_options(name: str, options: Mapping[str, Any]) -> ModelOptions:
     return validate_section(family(name).Options, options, f"[model] of {name}")
 
 
-def create_model(name: str, spec: InputSpec, options: Mapping[str, Any] | ModelOptions | None = None) -> TagModel:
-    """A new, untrained model of the family."""
+def create_model(
+    name: str,
+    spec: InputSpec,
+    options: Mapping[str, Any] | ModelOptions | None = None,
+    tags: Sequence[str] | None = None,
+) -> TagModel:
+    """A new, untrained model of the family. `tags`: the vocabulary, for families that read what tags are called."""
     cls = family(name)
     parsed = options if isinstance(options, ModelOptions) else parse_options(name, options or {})
-    return cls(parsed, spec)
+    model = cls(parsed, spec)
+    if tags is not None:
+        model.name_tags(tags)
+    return model

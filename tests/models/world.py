@@ -214,7 +214,7 @@ def build(name: str, values: Mapping[str, Any], seed: int = 0) -> Subject:
         max_tokens=tokenizer.max_tokens if tokenizer else 0,
     )
     torch.manual_seed(seed)
-    return Subject(create_model(name, spec, options), options, spec, tokenizer)
+    return Subject(create_model(name, spec, options, TAGS), options, spec, tokenizer)
 
 
 def targets(rows: Sequence[int]) -> Targets:
