@@ -105,6 +105,14 @@ class EncodersSection(Section):
     """Where features are kept; null: `_features/` beside the dataset."""
 
 
+class HistorySection(Section):
+    """Which posts make a user's history; how many is the family's option `history_posts`."""
+
+    order: Literal["earlier", "other"] = "earlier"
+    """`earlier`: strictly earlier by `created_at`; a post without a date has no history. `other`: other posts of the user,
+    for archives without dates; reports say so."""
+
+
 class ModelSection(BaseModel):
     """The family and, beside it, the family's own options (validated by the family)."""
 
@@ -208,6 +216,7 @@ class Recipe(Section):
     vocabulary: VocabularySection = VocabularySection()
     split: SplitSection = SplitSection()
     encoders: EncodersSection = EncodersSection()
+    history: HistorySection = HistorySection()
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()

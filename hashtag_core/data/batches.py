@@ -38,6 +38,10 @@ class _Tensors:
         """The same batch in page-locked memory, for asynchronous copies to a GPU."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def select(self, rows: slice) -> Self:
+        """Some of the rows, of a batch that is tensors alone."""
+        return self._map(lambda tensor: tensor[rows])
+
     def _map(self, move) -> Self:  # type: ignore[no-untyped-def]
         changed = {}
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
@@ -148,6 +152,7 @@ class FeaturizedPosts:
     image_present: np.ndarray
     text_present: np.ndarray
     arrays: dict[str, np.ndarray]
+    history: "HistoryBatch | None" = None
 
 
 class Tokenizer(Protocol):
@@ -165,7 +170,10 @@ def collate(
     inputs: Sequence[str] = ("image", "caption", "history"),
     history: "HistoryBatch | None" = None,
 ) -> PostBatch:
-    """The batch of those posts with the features in `needs`; a modality not in `inputs` is absent on every row."""
+    """The batch of those posts with the features in `needs`; a modality not in `inputs` is absent on every row.
+
+    `history` stands in for the posts' own.
+    """
     sees_image, sees_text = "image" in inputs, "caption" in inputs
     arrays = posts.arrays
     values: dict[str, Tensor] = {}
@@ -203,6 +211,18 @@ def collate(
         image_present_B=torch.from_numpy(image_present.copy()),
         text_present_B=torch.from_numpy(text_present.copy()),
         captions=captions,
-        history=history if "history" in needs and "history" in inputs else None,
+        history=_seen_history(history or posts.history, inputs) if "history" in needs else None,
         **values,
     )
+
+
+def _seen_history(history: HistoryBatch | None, inputs: Sequence[str]) -> HistoryBatch | None:
+    """What a model of those inputs sees of a history: a modality taken away is absent on its posts too."""
+    if history is None or "history" not in inputs:
+        return None
+    changes: dict[str, Tensor] = {}
+    for modality, name in (("image", "image"), ("caption", "text")):
+        vector, present = getattr(history, f"{name}_vector_BHD"), getattr(history, f"{name}_present_BH")
+        if modality not in inputs and vector is not None and present is not None:
+            changes |= {f"{name}_vector_BHD": torch.zeros_like(vector), f"{name}_present_BH": torch.zeros_like(present)}
+    return dataclasses.replace(history, **changes)

@@ -13,13 +13,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import pyarrow as pa
 
 from hashtag_core import storage
-from hashtag_core.data.batches import FeaturizedPosts
+from hashtag_core.data.batches import FeaturizedPosts, HistoryBatch
 from hashtag_core.data.dataset import Dataset, Split
 from hashtag_core.data.feature_cache import Digests, FeatureCache, FeatureKind, digests_of
 from hashtag_core.data.vocabulary import Vocabulary
@@ -35,6 +35,20 @@ BUILDING = ".building-"
 STALE_S = 24 * 3600
 
 POSTS = pa.schema([("post_id", pa.string()), ("user_id", pa.string()), ("caption", pa.string())])
+
+
+def pad_tags(offsets: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """int64 [n, L]: for each row its part of `indices`, from `offsets[row]` to `offsets[row + 1]`, filled with -1."""
+    starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    at, place = np.nonzero(mask)
+    padded = np.full(mask.shape, -1, dtype=np.int64)
+    padded[at, place] = indices[starts[at] + place]
+    return padded
+
+
+class _Histories(Protocol):
+    def batch(self, indices: np.ndarray) -> HistoryBatch: ...
 
 
 class TagRows(Sequence[list[int]]):
@@ -71,6 +85,8 @@ class FeatureTable:
         self.text_present = self._array("text_present")
         self.tags = TagRows(self._array("tag_offsets"), self._array("tag_indices"))
         self.boxes = self._array("boxes") if "boxes" in info["files"] else None
+        self.history: _Histories | None = None
+        """Where the rows come with the history of each post: what gives it."""
         self._rows = {kind: self._array(f"{kind}_rows") for kind in self.kinds}
         self._lengths = {kind: self._array(f"{kind}_lengths") for kind in self.kinds if info["kinds"][kind]["ragged"]}
         self._values = {kind: self._array(kind) for kind in self.kinds}
@@ -117,7 +133,19 @@ class FeatureTable:
             image_present=np.array(self.image_present[wanted]),
             text_present=np.array(self.text_present[wanted]),
             arrays=arrays,
+            history=None if self.history is None else self.history.batch(wanted),
         )
+
+    def tags_of(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [n, L]: vocabulary indices of those posts' tags, filled with -1."""
+        return pad_tags(self._array("tag_offsets"), self._array("tag_indices"), rows)
+
+    def vectors_of(self, kind: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float16 [n, D] of one kind that is no sequence, zeros where there is none, and bool [n]: whether there is one."""
+        at = self._rows[kind][rows]
+        values = np.zeros((len(rows), *self._values[kind].shape[1:]), np.float16)
+        values[at >= 0] = self._values[kind][at[at >= 0]]
+        return values, at >= 0
 
     def column(self, name: str) -> list[Any]:
         """`post_id`, `user_id` or `caption` of every post."""
