@@ -32,7 +32,7 @@ from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.progress import Watch, start_run_log
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
-from hashtag_core.distributed.train_plan import TrainPlan, plan_training
+from hashtag_core.distributed.train_plan import TrainPlan, check_base, plan_training
 from hashtag_core.distributed.train_record import RunRecord, new_run_name
 from hashtag_core.distributed.train_worker import (
     BEST,
@@ -45,7 +45,7 @@ from hashtag_core.distributed.train_worker import (
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.errors import ConfigError, HashtagError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol
-from hashtag_core.models.base import FittedModel, InputSpec, TagModel
+from hashtag_core.models.base import BuiltOnModel, FittedModel, InputSpec, NeuralModel, TagModel
 from hashtag_core.models.folder import load_model_folder, save_model_folder
 from hashtag_core.models.registry import create_model
 from hashtag_core.tracking import runs
@@ -89,6 +89,7 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
     recipe, dataset = plan.recipe, plan.dataset
     resources = None if plan.fitted else _resources(recipe)
     encoders = load_encoders(recipe.encoders, plan.needs, "cpu")
+    check_base(plan, encoders.identity)
     name = plan.resumed.name if plan.resumed else new_run_name(recipe.model.family)
     labels = {
         "family": recipe.model.family,
@@ -155,8 +156,8 @@ def _resources(recipe: Recipe) -> dict[str, float]:
 
 def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
     recipe, dataset = plan.recipe, plan.dataset
-    tokenizer = None
-    wanted = plan.family.tokenizer(plan.options)
+    tokenizer = plan.base.tokenizer if plan.base else None
+    wanted = None if plan.base else plan.family.tokenizer(plan.options)
     if wanted is not None and wanted.kind == "wordpiece":
         tokenizer = CaptionTokenizer.from_file(encoders.text_tokenizer_file, wanted.max_tokens)
     elif wanted is not None:
@@ -231,6 +232,8 @@ def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
     seed = plan.recipe.training.seed
     torch.manual_seed(seed)
     started = time.monotonic()
+    if plan.base is not None and isinstance(model, BuiltOnModel):
+        model.take_base(plan.base.model)
     table = job.table("train")
     figures = model.fit(TableFitSource(table, job.reading()), seed=seed)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
@@ -343,6 +346,7 @@ def _info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[str, A
         "captions": info.config.get("captions", plan.recipe.captions.model_dump(mode="json")),
         "dataset": {"uri": plan.dataset.uri, "content_hash": info.content_hash, "posts": dict(info.posts)},
         "run_id": run_id,
+        **({"base": {"family": plan.base.family, "version": plan.base.version}} if plan.base else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,11 @@ from hashtag_core.distributed.train_worker import epoch_ks
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, NotFoundError, TrainingError
 from hashtag_core.evaluation.metrics import index_metrics, judge
-from hashtag_core.models.base import FittedModel, ModelOptions, TagModel
+from hashtag_core.models.base import BuiltOnModel, FittedModel, ModelOptions, TagModel
+from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.models.registry import family, parse_options
 from hashtag_core.tracking import runs
+from hashtag_core.tracking.registry import resolve_model
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ class TrainPlan:
     needs: frozenset[str]
     storage: str
     resumed: RunRecord | None = None
+    base: LoadedModel | None = None
+    """The trained model that the family is built on (`BuiltOnModel`)."""
 
     @property
     def fitted(self) -> bool:
@@ -63,7 +68,11 @@ def plan_training(recipe: Recipe | None, dataset_uri: str | None, resume: str | 
     dataset = Dataset.open(dataset_uri)
     if record is not None:
         record.check_same(asked, dataset_uri, dataset.info.content_hash)
-    plan = TrainPlan(asked, dataset, cls, options, cls.needs(options), root, record)
+    base = None
+    if issubclass(cls, BuiltOnModel) and (named := cls.base_model(options)) is not None:
+        base = load_model_folder(resolve_model(named).folder)
+        options = cls.on_base(options, base.model)
+    plan = TrainPlan(asked, dataset, cls, options, cls.needs(options), root, record, base)
     _check_data(plan)
     _check_settings(plan)
     return plan
@@ -72,6 +81,7 @@ def plan_training(recipe: Recipe | None, dataset_uri: str | None, resume: str | 
 def describe_training(plan: TrainPlan) -> dict[str, Any]:
     """What `--dry-run` prints; encoders are loaded and MLflow is asked, nothing is written."""
     encoders = load_encoders(plan.recipe.encoders, plan.needs, "cpu")
+    check_base(plan, encoders.identity)
     with suppress(NotFoundError):
         runs.connect(create=False)
     return {
@@ -106,6 +116,20 @@ def _check_data(plan: TrainPlan) -> None:
             mode="json"
         ):
             logger.warning("[%s] of the recipe is not what %s was prepared with: the dataset's is used", section, uri)
+
+
+def check_base(plan: TrainPlan, identity: Mapping[str, Any]) -> None:
+    """ConfigError where the model that this one is built on reads other features or other captions than it would be given."""
+    if plan.base is None:
+        return
+    captions = plan.dataset.info.config.get("captions")
+    for name, here in (("encoders", dict(identity)), ("captions", captions)):
+        trained = plan.base.info.get(name)
+        if trained != here:
+            raise ConfigError(
+                f"the {plan.base.family} that {plan.recipe.model.family} is built on was trained with other {name}: "
+                f"{trained}, here {here}"
+            )
 
 
 def _check_settings(plan: TrainPlan) -> None:

@@ -6,12 +6,16 @@ from hashtag_core.models import (  # noqa: F401
     linear,
     lstm_cnn,
     lxmert4hashtag,
+    mlknn,
+    neighbor_voting,
     nic,
     okboomer,
     popularity,
     resnet_multilabel,
     show_attend_tell,
+    svm,
     tab_lstm,
+    tweet_embedding,
     vgg_object_scene,
 )
 from hashtag_core.models.base import FittedModel, InputSpec, ModelOptions, NeuralModel, TagModel

@@ -14,6 +14,7 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
 
 __all__ = [
+    "BuiltOnModel",
     "FamilyCard",
     "FitSource",
     "FittedModel",
@@ -165,8 +166,31 @@ class FittedModel(TagModel):
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):  # type: ignore[no-untyped-def]
         for key, value in state_dict.items():
             owner_name, _, leaf = key.rpartition(".")
-            self.get_submodule(owner_name).register_buffer(leaf, torch.empty_like(value))
+            owner = self.get_submodule(owner_name)
+            if leaf in owner._buffers:
+                owner.register_buffer(leaf, torch.empty_like(value))
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+class BuiltOnModel(TagModel):
+    """A family whose options may ask for a trained model of another family, a part of which becomes its own.
+
+    That model settles the tokenizer, and must have been trained on the same encoders and caption rules.
+    """
+
+    @classmethod
+    @abstractmethod
+    def base_model(cls, options: ModelOptions) -> str | None:
+        """A model folder or a `models:/` URI; None where none is asked for. ConfigError where one is, but not named."""
+
+    @classmethod
+    @abstractmethod
+    def on_base(cls, options: ModelOptions, base: TagModel) -> ModelOptions:
+        """The options, completed by those of `base`; ConfigError for a model of the wrong kind."""
+
+    @abstractmethod
+    def take_base(self, base: TagModel) -> None:
+        """Copy what is needed of `base`, before `fit` or the first epoch."""
 
 
 @dataclass(frozen=True)
