@@ -89,7 +89,8 @@ class SplitSection(Section):
 
 class EncodersSection(Section):
     """The frozen encoders. `minilm` and `efficientnet_lite0` come with the `sample` extra; `hf:<name or folder>` is any
-    transformers model."""
+    transformers model; for images also `vgg16:<file>`, `vgg16_fc7:<file>` and `inception_v3:<file>`, networks that
+    transformers does not have, with a weights file in torchvision's layout."""
 
     text: str = "minilm"
     image: str = "efficientnet_lite0"

@@ -19,7 +19,8 @@ from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
 from hashtag_core.encoders import image as image_encoders
 from hashtag_core.encoders import onnx
 from hashtag_core.encoders import text as text_encoders
-from hashtag_core.encoders.image import ImageCard, ImageEncoder, LoadedBackbone, Pixels2Features, TorchBackend
+from hashtag_core.encoders.backbone import ImageCard, LoadedBackbone
+from hashtag_core.encoders.image import ImageEncoder, Pixels2Features, TorchBackend
 from hashtag_core.encoders.regions import grid_boxes
 from hashtag_core.encoders.text import TextCard, TextEncoder
 from hashtag_core.errors import ConfigError

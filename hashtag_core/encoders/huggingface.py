@@ -16,7 +16,7 @@ def source_of(encoder: str, section_key: str) -> str:
     """The name or folder behind `hf:`; ConfigError for anything else."""
     source = encoder.removeprefix(PREFIX)
     if source == encoder or not source:
-        raise ConfigError(f"{section_key}: {encoder!r} is no encoder; name the default one or hf:<name or folder>")
+        raise ConfigError(f"{section_key}: {encoder!r} is no encoder; name the default one, or hf:<name or folder>")
     folder = Path(source).expanduser()
     if folder.is_dir() or source.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():

@@ -5,14 +5,14 @@ Shapes: n images, D features, H x W cells of the network's last feature map, R =
 
 import logging
 import math
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hashtag_core.encoders import huggingface
+from hashtag_core.encoders import huggingface, published
+from hashtag_core.encoders.backbone import Backbone, ImageCard, LoadedBackbone
 from hashtag_core.encoders.packaged import EFFICIENTNET_SHA256, check_sha256, efficientnet_weights
 from hashtag_core.errors import ConfigError
 
@@ -24,37 +24,6 @@ OUTPUTS = ("image_vector", "image_grid")
 """What an image encoder can give."""
 
 Precision = Literal["float32", "bfloat16"]
-
-
-class Backbone(nn.Module):
-    """A pretrained vision network: normalised pixels [n, 3, side, side] -> (vector [n, D], map [n, D, H, W]).
-
-    `convolutional` tells what is fast for it: channels-last memory and ONNX on CPUs, or bfloat16.
-    """
-
-    side_px: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    convolutional: bool
-
-
-@dataclass(frozen=True)
-class ImageCard:
-    """What an image encoder is: `dim` is D, `convolutional` as in `Backbone`."""
-
-    id: str
-    revision: str
-    dim: int
-    side_px: int
-    convolutional: bool
-
-
-@dataclass(frozen=True)
-class LoadedBackbone:
-    """A backbone with its card."""
-
-    card: ImageCard
-    network: Backbone
 
 
 class EfficientNetLite0(Backbone):
@@ -129,9 +98,10 @@ def packaged_card(encoder: str) -> ImageCard | None:
 
 
 def load_backbone(encoder: str) -> LoadedBackbone:
-    """`efficientnet_lite0` or `hf:<name or folder>`.
+    """`efficientnet_lite0`, `hf:<name or folder>`, or one of `published.KINDS` with its weights file.
 
-    NotFoundError where the weights are not there, IntegrityError where they are not those that were pinned.
+    NotFoundError where the weights are not there, IntegrityError where they are not those that were pinned, ConfigError
+    where they are those of another network.
     """
     network: Backbone
     if encoder == DEFAULT:
@@ -139,6 +109,8 @@ def load_backbone(encoder: str) -> LoadedBackbone:
         revision = check_sha256(path, EFFICIENTNET_SHA256)
         network = EfficientNetLite0()
         network.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    elif published.kind_of(encoder):
+        network, revision = published.load_published(encoder)
     else:
         source = huggingface.source_of(encoder, "encoders.image")
         model, missing = huggingface.load_model(source)

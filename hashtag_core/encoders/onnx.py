@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hashtag_core.encoders.image import LoadedBackbone, Pixels2Features
+from hashtag_core.encoders.backbone import LoadedBackbone
+from hashtag_core.encoders.image import Pixels2Features
 from hashtag_core.encoders.packaged import cache_folder
 from hashtag_core.errors import ConfigError, NotFoundError
 
