@@ -6,6 +6,7 @@ from hashtag_core.models import (  # noqa: F401
     linear,
     lstm_cnn,
     lxmert4hashtag,
+    macon,
     mlknn,
     neighbor_voting,
     nic,
