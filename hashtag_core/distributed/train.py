@@ -245,7 +245,7 @@ def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
 def _train_on_ray(
     plan: TrainPlan, job: TrainJob, run: runs.Run, record: RunRecord, resources: dict[str, float]
 ) -> tuple[TagModel, Progress]:
-    """Ray Train until the last epoch; the model with the weights of the best one."""
+    """Ray Train until the last epoch; the model with the weights of the best one, calibrated on the validation split."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.config import LoggingConfig
 
@@ -288,6 +288,10 @@ def _train_on_ray(
     model = create_model(job.family, job.spec, job.options, plan.dataset.vocabulary.tags)
     with best.as_directory() as folder:
         load_model(model, str(Path(folder, WEIGHTS)))
+    if isinstance(model, NeuralModel):
+        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        with torch.no_grad():
+            run.log_metrics(model.calibrate(TableFitSource(job.table("validation"), job.reading())))
     return model, progress
 
 

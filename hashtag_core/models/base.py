@@ -141,6 +141,15 @@ class NeuralModel(TagModel):
         """
         return
 
+    def calibrate(self, source: "FitSource") -> dict[str, float]:
+        """Choose on the validation split what no gradient teaches (a weight between two rankings), once, with the
+        weights of the best epoch, before the model is saved; returns figures worth logging.
+
+        Called in eval mode without gradients, on the device of the model (the batches are not there yet). What it sets
+        are buffers.
+        """
+        return {}
+
 
 class FitSource(Protocol):
     """The train split, as `FittedModel.fit` reads it: several passes, in a fixed order, in bounded memory."""
