@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from hashtag_core.config import HistorySection, Section
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.schema import PREPARED
 
@@ -49,14 +50,14 @@ class HistoryRule:
     """Of `image_vector` and `text_vector`, those that are read of the history's posts beside their tags."""
 
     @classmethod
-    def of(
-        cls, needs: frozenset[str], inputs: Sequence[str], posts: int | None, order: Literal["earlier", "other"]
-    ) -> Self | None:
-        """The rule for a family's needs, inputs and `history_posts`; None for a model that reads no history."""
-        if "history" not in needs or "history" not in inputs:
+    def of(cls, needs: frozenset[str], options: Section, section: HistorySection) -> Self | None:
+        """The rule for a family's needs and options (`inputs`, `history_posts`); None for a model that reads no history."""
+        inputs: list[str] = getattr(options, "inputs", [])
+        posts = int(getattr(options, "history_posts", DEFAULT_POSTS))
+        if "history" not in needs or "history" not in inputs or not posts:
             return None
         reads = tuple(kind for modality, kind in POOLED.items() if kind in needs and modality in inputs)
-        return cls(order, posts or DEFAULT_POSTS, reads)
+        return cls(section.order, posts, reads)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Self | None:

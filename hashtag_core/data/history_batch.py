@@ -3,6 +3,8 @@
 Shape legend: `hashtag_core.data.batches`. What is read of a post is looked up once a batch, in however many histories it stands.
 """
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.features import FeatureTable, build_feature_table, pad_tags
 from hashtag_core.data.history import HistoryRule, dataset_history
 from hashtag_core.data.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 class PastPosts(Protocol):
@@ -128,10 +132,15 @@ def open_history(
     The tables hold what is read of a history alone; the cache must hold it for all those splits.
     """
     rows_NH, splits = dataset_history(dataset, split, rule)
+    if not (rows_NH >= 0).any():
+        why = "posts without user_id" + (" or created_at" if rule.order == "earlier" else "")
+        logger.warning("%s, %s split: no post has a history (%s); %s", dataset.uri, split, rule.told(), why)
     needs = frozenset(rule.reads)
     tables: list[FeatureTable] = [
         build_feature_table(dataset, name, cache, needs, vocabulary, folder)
         for name in splits
         if dataset.info.posts.get(name, 0)
     ]
+    for table in tables:
+        os.utime(table.folder)
     return History(rows_NH, JoinedPosts(tables), rule.reads)

@@ -21,6 +21,8 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.batches import make_targets
 from hashtag_core.data.dataset import Dataset, Split
 from hashtag_core.data.features import FeatureCache, FeatureTable, build_feature_table
+from hashtag_core.data.history import HistoryRule
+from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.errors import TrainingError
 from hashtag_core.evaluation.metrics import Protocol, index_metrics, judge
@@ -73,11 +75,15 @@ class TrainJob:
             return CaptionTokenizer.from_file(path)
 
     def table(self, split: Split) -> FeatureTable:
-        """The split's features on this node's disk, built from the cache by the first process of the node that asks."""
+        """The split's features on this node's disk, built from the cache by the first process of the node that asks; with
+        the posts' histories for a family that reads them."""
+        vocabulary = self.dataset.vocabulary
+        rule = HistoryRule.of(self.needs, self.options, self.recipe.history)
         with _node_lock(Path(self.tables)):
-            return build_feature_table(
-                self.dataset, split, self.cache, self.needs, self.dataset.vocabulary, self.tables
-            )
+            table = build_feature_table(self.dataset, split, self.cache, self.needs, vocabulary, self.tables)
+            if rule is not None:
+                table.history = open_history(self.dataset, split, rule, self.cache, vocabulary, self.tables)
+        return table
 
 
 def train_worker(job: TrainJob) -> dict[str, Any]:

@@ -21,6 +21,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from hashtag_core.config import HistorySection
+from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import HashtagError, IntegrityError, NotFoundError
@@ -37,7 +39,7 @@ WEIGHTS, DESCRIPTION, VOCABULARY, TOKENIZER, EXTRA, CARD = (
     "extra.json",
     "README.md",
 )
-RESERVED = ("format", "family", "options", "spec", "version", "files")
+RESERVED = ("format", "family", "options", "spec", "history", "version", "files")
 IDENTITY = ("encoders", "captions")
 """Keys of `info` that decide what the model sees, and so are part of its version."""
 
@@ -56,7 +58,9 @@ class LoadedModel:
     info: dict[str, Any]
     """All other keys of `model.json`: `name`, `recipe`, `encoders`, `captions`, `metrics`, `dataset`, `k`, ..."""
     version: str
-    """First 12 hex digits of the SHA-256 over weights, vocabulary, tokenizer, options, sizes, encoders and caption rules."""
+    """First 12 hex digits of the SHA-256 over weights, vocabulary, tokenizer, options, sizes, history, encoders and caption rules."""
+    history: HistoryRule | None = None
+    """What it reads as a post's history; None where it reads none."""
 
 
 def save_model_folder(
@@ -70,7 +74,8 @@ def save_model_folder(
     """Write the folder (its old content is replaced file by file) and return the version.
 
     `info` is JSON-able; the card shows `name`, `metrics` (name -> figure), `dataset` (`content_hash`, `posts`, ...),
-    `encoders`, `captions`, `k` and `recipe` of it, each where it is given.
+    `encoders`, `captions`, `k` and `recipe` of it, each where it is given. Which posts a history is made of is written down
+    for a family that reads one, from its options and the recipe's `[history]`.
     """
     clash = sorted(set(info) & set(RESERVED))
     if clash:
@@ -95,6 +100,10 @@ def save_model_folder(
         "options": options.model_dump(mode="json"),
         "spec": asdict(model.spec),
     }
+    section = HistorySection(**(info.get("recipe") or {}).get("history", {}))
+    history = HistoryRule.of(model.needs(options), options, section)
+    if history is not None:
+        described["history"] = asdict(history)
     files = {
         name: _sha256(folder / name) for name in (WEIGHTS, VOCABULARY, TOKENIZER, EXTRA) if (folder / name).is_file()
     }
@@ -155,6 +164,7 @@ def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") ->
         tokenizer=tokenizer,
         info={key: value for key, value in described.items() if key not in RESERVED},
         version=version,
+        history=HistoryRule.from_json(described.get("history")),
     )
 
 

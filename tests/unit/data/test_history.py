@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hashtag_core.config import HistorySection, Section
 from hashtag_core.data.history import UNDATED, HistoryColumns, HistoryRule, find_history
 from hashtag_core.schema import PREPARED
 
@@ -175,13 +176,19 @@ def test_hardly_any_posts(posts: list[Post]) -> None:
 
 
 def test_which_models_read_a_history() -> None:
-    needs = frozenset({"history", "image_vector", "text_states"})
-    assert HistoryRule.of(needs, ["image", "caption", "history"], 7, "other") == HistoryRule(
-        "other", 7, ("image_vector",)
-    )
-    assert HistoryRule.of(needs, ["caption", "history"], 7, "other") == HistoryRule("other", 7, ())
-    assert HistoryRule.of(needs, ["image", "caption"], 7, "other") is None
-    assert HistoryRule.of(needs - {"history"}, ["image", "history"], 7, "other") is None
-    assert HistoryRule.from_json({"order": "other", "posts": 7, "reads": ["image_vector"]}) == HistoryRule(
-        "other", 7, ("image_vector",)
-    )
+    def rule(inputs: list[str], reads: frozenset[str] = frozenset({"history"}), **changes: Any) -> HistoryRule | None:
+        options = Options(**{"inputs": inputs, "history_posts": 7, **changes})
+        return HistoryRule.of(reads | {"image_vector", "text_states"}, options, HistorySection(order="other"))
+
+    assert rule(["image", "caption", "history"]) == HistoryRule("other", 7, ("image_vector",))
+    assert rule(["caption", "history"]) == HistoryRule("other", 7, ())
+    assert rule(["image", "caption"]) is None
+    assert rule(["image", "history"], frozenset()) is None
+    assert rule(["history"], history_posts=0) is None
+    kept = {"order": "other", "posts": 7, "reads": ["image_vector"]}
+    assert HistoryRule.from_json(kept) == HistoryRule("other", 7, ("image_vector",))
+
+
+class Options(Section):
+    inputs: list[str]
+    history_posts: int
