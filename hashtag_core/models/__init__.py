@@ -3,6 +3,7 @@
 from hashtag_core.models import (  # noqa: F401
     amnn,
     co_attention,
+    design,
     linear,
     lstm_cnn,
     lxmert4hashtag,
