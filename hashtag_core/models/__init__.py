@@ -18,6 +18,7 @@ from hashtag_core.models import (  # noqa: F401
     svm,
     tab_lstm,
     tweet_embedding,
+    user_frequency,
     vgg_object_scene,
 )
 from hashtag_core.models.base import FittedModel, InputSpec, ModelOptions, NeuralModel, TagModel
