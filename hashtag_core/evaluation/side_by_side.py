@@ -1,0 +1,278 @@
+"""Every system on the same posts, as one page: Markdown, and HTML made of it.
+
+The input is `report.json` as `distributed.leaderboard` writes it: facts of the data and `entries`, one a system, each with
+`status` `done`, `failed` or `not_applicable`. No post, no user and no hashtag stands in it, figures alone. What the
+articles report on data of their own is in `published.toml`.
+"""
+
+import base64
+import html
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from markdown_it import MarkdownIt
+
+from hashtag_core.evaluation.metrics import PROTOCOLS
+from hashtag_core.evaluation.report import PROTOCOL_TEXT, main_k
+
+METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "hit_rate": "hit rate"}
+"""What is shown over K, the first of them for every protocol in the open; the names it goes by."""
+FLOORS = ("popularity", "linear")
+"""Entries that every other one is compared with."""
+NEAR_LINEAR = 0.03
+"""How far below `linear` a neural family may stay without a reason being asked for."""
+
+Entry = Mapping[str, Any]
+Report = Mapping[str, Any]
+
+
+def done_entries(report: Report) -> list[Entry]:
+    """What was trained and judged, best F1 at `main_k` (protocol headline) first."""
+    key = f"f1_at_{main_k(report['ks'])}"
+    done = [entry for entry in report["entries"] if entry["status"] == "done"]
+    return sorted(done, key=lambda entry: -entry["metrics"]["headline"][key])
+
+
+def published_figures() -> list[dict[str, Any]]:
+    """The articles' own figures: data sets, each with `name`, `article`, `k` and `systems`."""
+    text = files("hashtag_core.evaluation").joinpath("published.toml").read_text(encoding="utf-8")
+    return list(tomllib.loads(text)["data"])
+
+
+def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
+    """The page; `figures` are the names of the SVG files that lie beside it."""
+    here = set(figures)
+
+    def picture(name: str, text: str) -> str:
+        return f"![{text}]({name})\n" if name in here else ""
+
+    k = main_k(report["ks"])
+    parts = [
+        f"# {html.escape(report['name'])}: every system on the same posts\n",
+        _facts(report),
+        f"\n## At K = {k}\n",
+        _overview(report),
+        picture("systems.svg", f"F1@{k} of every system with its interval"),
+        f"\n## Against the floors (F1@{k}, protocol headline, paired)\n",
+        _against_floors(report),
+        f"\n## Over K = {min(report['ks'])} .. {max(report['ks'])}\n",
+        picture("curves.svg", "precision, recall, F1 and hit rate over K"),
+        _over_k(report),
+        "\n## Kinds of posts and of tags (protocol headline)\n",
+        picture("slices.svg", f"F1@{k} by kind of post"),
+        _slices(report),
+        _bands(report),
+        "\n## What it costs\n",
+        _cost(report),
+        picture("learning.svg", "loss and validation figure over the epochs"),
+        _claims(report),
+        _left_out(report),
+        "\n## What the articles report, on other data\n",
+        "Each on its own data, by its own code: **never comparable** with the figures above, nor across data sets.\n",
+        _published(),
+        "\n## How to read this\n",
+        *[f"- protocol `{name}`: {text}" for name, text in PROTOCOL_TEXT.items()],
+        "- F1 is the harmonic mean of mean precision and mean recall; an empty place in a list is a miss",
+        f"- intervals: 95 %, bootstrap over users, {report['bootstrap_samples']} draws; differences on the same draws",
+        f"- made by `{report['command']}`",
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def side_by_side_html(markdown: str, title: str, figures: Mapping[str, str]) -> str:
+    """The page as one HTML file; `figures` are SVG texts by file name, set into it."""
+    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
+
+    def inlined(match: re.Match[str]) -> str:
+        svg = figures.get(match[1])
+        data = base64.b64encode(svg.encode()).decode() if svg is not None else ""
+        return f'src="data:image/svg+xml;base64,{data}"' if data else match[0]
+
+    body = re.sub(r'src="([^":]+\.svg)"', inlined, body)
+    body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    return f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n'
+
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1.2rem;color:#1b1f24;background:#fff}
+h1{font-size:1.7rem}h2{margin-top:2.6rem;border-bottom:1px solid #d8dee4;padding-bottom:.25rem;font-size:1.25rem}
+.wide{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}
+th,td{padding:.28rem .6rem;border-bottom:1px solid #e6eaef;text-align:right;white-space:nowrap;vertical-align:top}
+th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
+th{background:#f6f8fa;font-weight:600}th:first-child{background:#f6f8fa}tr:hover td{background:#f6f8fa}
+td.left,th.left{text-align:left;white-space:normal}sub{color:#68717b;font-size:11px;vertical-align:baseline}
+img{max-width:100%;height:auto;margin:.6rem 0}code{background:#f2f4f7;padding:.1rem .3rem;border-radius:3px;font-size:.92em}
+details{margin:.5rem 0}summary{cursor:pointer;color:#0a58ca}
+"""
+
+
+def _facts(report: Report) -> str:
+    data = report["data"]
+    posts = ", ".join(f"{count} {split}" for split, count in data["posts"].items())
+    done = done_entries(report)
+    lines = [
+        f"- {posts} posts; vocabulary of {data['vocabulary']} hashtags; {data['users']} users in the {report['split']} split",
+        f"- split `{data['split']}` (seed {data['seed']}); hashtags in captions: `{data['captions']}`; data {report['dataset_hash'][:12]}",
+        f"- {len(done)} systems trained and judged on the {report['split']} split, each from its recipe for two CPU cores",
+        *[f"- {note}" for note in report["notes"]],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _overview(report: Report) -> str:
+    k = main_k(report["ks"])
+    columns = [f"precision_at_{k}", f"recall_at_{k}", f"hit_rate_at_{k}", f"ndcg_at_{k}", f"f1_at_{k}_user_macro"]
+    header = ["system", f"F1@{k}", f"P@{k}", f"R@{k}", f"hit@{k}", f"nDCG@{k}", "user-macro F1"]
+    header += [f"papers F1@{k}", f"floor F1@{k}", "best K", "F1 there", "coverage"]
+    rows = []
+    for entry in done_entries(report):
+        figures = entry["metrics"]["headline"]
+        best = max(report["ks"], key=lambda cut: figures[f"f1_at_{cut}"])
+        rows.append(
+            [
+                entry["name"],
+                _with_interval(entry, "headline", f"f1_at_{k}"),
+                *[_number(figures[name]) for name in columns],
+                *[_with_interval(entry, protocol, f"f1_at_{k}") for protocol in PROTOCOLS if protocol != "headline"],
+                str(best),
+                _number(figures[f"f1_at_{best}"]),
+                _number(figures["coverage"]),
+            ]
+        )
+    return _table(header, rows) + "\nProtocol headline where no other is named.\n"
+
+
+def _against_floors(report: Report) -> str:
+    header = ["system", *[f"less {name}" for name in FLOORS], *[f"p ({name})" for name in FLOORS]]
+    rows, behind = [], []
+    for entry in done_entries(report):
+        found = [entry["differences"].get(name) for name in FLOORS]
+        rows.append(
+            [entry["name"], *map(_difference, found), *[f"{item['p_value']:.3f}" if item else "" for item in found]]
+        )
+        if entry["kind"] == "neural" and found[-1] and found[-1]["value"] < -NEAR_LINEAR:
+            behind.append(f"`{entry['name']}` ({found[-1]['value']:+.3f})")
+    told = ", ".join(behind) if behind else "none"
+    return _table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {told}.\n"
+
+
+def _over_k(report: Report) -> str:
+    parts = []
+    for protocol in PROTOCOLS:
+        for metric, told in METRICS.items():
+            rows = [
+                [entry["name"], *[_with_interval(entry, protocol, f"{metric}_at_{k}") for k in report["ks"]]]
+                for entry in done_entries(report)
+            ]
+            table = _table([told, *[f"K = {k}" for k in report["ks"]]], rows)
+            if (protocol, metric) == ("headline", "f1"):
+                parts.append(f"F1, protocol headline:\n\n{table}")
+            else:
+                parts.append(f"<details><summary>{told}, protocol {protocol}</summary>\n\n{table}\n</details>\n")
+    return "\n".join(parts)
+
+
+def _slices(report: Report) -> str:
+    key = f"f1_at_{main_k(report['ks'])}"
+    done = done_entries(report)
+    names = list(dict.fromkeys(name for entry in done for name in entry["slices"]))
+    posts = {name: max(int(entry["slices"].get(name, {}).get("posts", 0)) for entry in done) for name in names}
+    header = [f"F1@{main_k(report['ks'])}", *[f"{name}<br>({posts[name]})" for name in names]]
+    rows = [
+        [entry["name"], *[_number(entry["slices"][name][key]) if name in entry["slices"] else "" for name in names]]
+        for entry in done
+    ]
+    return _table(header, rows)
+
+
+def _bands(report: Report) -> str:
+    key = f"recall_at_{main_k(report['ks'])}"
+    done = done_entries(report)
+    bands = done[0]["tags"] if done else {}
+    header = [f"R@{main_k(report['ks'])} of uses"]
+    header += [f"{name}<br>({band['tags']:.0f} tags, {band['uses']:.0f} uses)" for name, band in bands.items()]
+    return _table(header, [[entry["name"], *[_number(entry["tags"][name][key]) for name in bands]] for entry in done])
+
+
+def _cost(report: Report) -> str:
+    header = ["system", "parameters", "epochs", "best epoch", "training, s", "judging, s", "reads here", "recipe"]
+    rows = []
+    for entry in done_entries(report):
+        epochs = [str(entry[name]) if entry[name] else "fitted once" for name in ("epochs", "best_epoch")]
+        times = [f"{entry[name]:.0f}" for name in ("train_seconds", "judge_seconds")]
+        rows.append(
+            [entry["name"], f"{entry['parameters']:,}", *epochs, *times, ", ".join(entry["reads"]), entry["recipe"]]
+        )
+    return (
+        _table(header, rows)
+        + "\nTraining includes the start of the workers; encoding, done once for all, is not in it.\n"
+    )
+
+
+def _claims(report: Report) -> str:
+    if not report["pairs"]:
+        return ""
+    header = ["claim", "first less second", "on posts", "figure", "difference", "p"]
+    rows = []
+    for pair in report["pairs"]:
+        where = pair["slice"] + (f" less: {pair['against']}" if pair["against"] else "")
+        found = pair.get("difference")
+        outcome = [_difference(found), f"{found['p_value']:.3f}"] if found else [pair["missing"], ""]
+        asked = [f"{where} ({pair['posts']})" if found else where, f"{pair['metric']}, {pair['protocol']}"]
+        rows.append([pair["claim"], f"{pair['first']} less {pair['second']}", *asked, *outcome])
+    told = "As they come out, whichever way; an interval that holds 0 decides nothing.\n\n"
+    return "\n## Claims of the articles, on this data\n\n" + told + _table(header, rows)
+
+
+def _left_out(report: Report) -> str:
+    lines = []
+    for entry in report["entries"]:
+        if entry["status"] == "not_applicable":
+            lines.append(f"- `{entry['name']}`: not applicable: {html.escape(entry['reason'])}")
+        elif entry["status"] == "failed":
+            lines.append(f"- `{entry['name']}`: **failed**: {html.escape(entry['reason'])}")
+    return "\n## Not in the tables\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def _published() -> str:
+    header = ["system", "K", "precision", "recall", "F1", "hit rate", "remark"]
+    parts = []
+    names = ("precision", "recall", "f1", "hit_rate")
+    for data in published_figures():
+        rows = [
+            [
+                system["name"],
+                data["k"],
+                *[_number(system[name]) if name in system else "" for name in names],
+                system.get("remark", ""),
+            ]
+            for system in data["systems"]
+        ]
+        parts.append(f"**{data['name']}**, reported by {data['article']}:\n\n{_table(header, rows)}")
+    return "\n".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _with_interval(entry: Entry, protocol: str, name: str) -> str:
+    value = _number(entry["metrics"][protocol][name])
+    bounds = entry["intervals"].get(protocol, {}).get(name)
+    return f"{value}<br><sub>{bounds[0]:.3f}–{bounds[1]:.3f}</sub>" if bounds else value
+
+
+def _difference(found: Mapping[str, float] | None) -> str:
+    if not found:
+        return ""
+    return f"{found['value']:+.3f}<br><sub>{found['low']:+.3f} .. {found['high']:+.3f}</sub>"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"

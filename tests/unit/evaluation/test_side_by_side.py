@@ -1,0 +1,201 @@
+"""The side-by-side report: tables and pictures from hand-made figures, against the figures themselves."""
+
+import re
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+
+from hashtag_core.evaluation.curves import report_figures
+from hashtag_core.evaluation.metrics import index_metrics, judge, post_scores
+from hashtag_core.evaluation.side_by_side import (
+    done_entries,
+    published_figures,
+    side_by_side_html,
+    side_by_side_markdown,
+)
+from hashtag_core.evaluation.significance import bootstrap
+
+KS = [1, 2, 3, 4, 5]
+TRUTH = [[0, 1], [0], [2, 3, 4], [1]]
+USERS = ["u0", "u1", "u2", "u2"]
+
+
+def entry(name: str, ranked: list[list[int]], kind: str = "neural", **changed: Any) -> dict[str, Any]:
+    judged = judge(ranked, TRUTH, 6)
+    figures = index_metrics(judged, KS, "headline", USERS, [0.5] * 6)
+    found = bootstrap(post_scores(judged, KS, "headline"), USERS, 50)
+    intervals = {metric: [interval.low, interval.high] for metric, interval in found.items()}
+    return {
+        "name": name,
+        "family": name,
+        "kind": kind,
+        "recipe": f"{name}.toml",
+        "reads": ["caption", "image"],
+        "status": "done",
+        "parameters": 1234567,
+        "epochs": 3 if kind == "neural" else None,
+        "best_epoch": 2 if kind == "neural" else None,
+        "train_seconds": 12.4,
+        "judge_seconds": 1.2,
+        "metrics": dict.fromkeys(("headline", "papers", "floor"), figures),
+        "intervals": {"headline": intervals},
+        "slices": {"with image": figures, "caption absent": figures},
+        "tags": {"head": {"tags": 2.0, "uses": 5.0, "recall_at_5": 0.4}},
+        "thresholded": {},
+        "bleu": {},
+        "history": {"train_loss": [3.0, 2.0, 1.0], "validation_loss": [3.0, 2.5, 2.6], "selected_by": [0.1, 0.3, 0.2]},
+        "differences": {"linear": {"value": -0.05, "low": -0.1, "high": 0.01, "p_value": 0.08}},
+        **changed,
+    }
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    best = entry("amnn", [[0, 1, 5, 4, 3], [0, 1, 2, 3, 4], [2, 3, 4, 0, 1], [1, 0, 2, 3, 4]])
+    worst = entry("popularity", [[5, 4, 3, 2, 0]] * 4, "fitted", differences={}, history={})
+    return {
+        "format": 1,
+        "name": "toy <1>",
+        "command": "python jobs/leaderboard.py --archive toy",
+        "dataset_hash": "f" * 64,
+        "data": {
+            "posts": {"train": 9, "validation": 3, "test": 4},
+            "vocabulary": 6,
+            "users": 3,
+            "split": "by_user",
+            "seed": 0,
+            "captions": "remove",
+        },
+        "split": "test",
+        "ks": KS,
+        "bootstrap_samples": 50,
+        "notes": ["a note"],
+        "entries": [
+            worst,
+            best,
+            {"name": "nic", "status": "not_applicable", "reason": "reads image alone, which no post here has"},
+            {"name": "svm", "status": "failed", "reason": "TrainingError: a <b> loss"},
+        ],
+        "pairs": [
+            {
+                "claim": "it helps",
+                "first": "amnn",
+                "second": "popularity",
+                "slice": "caption of 1-4 words",
+                "against": "caption of 5+ words",
+                "metric": "f1_at_5",
+                "protocol": "headline",
+                "posts": 3,
+                "difference": {"value": 0.125, "low": -0.25, "high": 0.5, "p_value": 0.4},
+            },
+            {
+                "claim": "it hurts",
+                "first": "amnn",
+                "second": "svm",
+                "slice": "all",
+                "against": None,
+                "metric": "f1_at_5",
+                "protocol": "headline",
+                "missing": "svm not done",
+            },
+        ],
+    }
+
+
+def rows_of(markdown: str, heading: str) -> list[list[str]]:
+    """Cells of the first table after a heading, the line of dashes left out."""
+    text = markdown[markdown.index(heading) :]
+    lines = text[text.index("\n|") + 1 :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("| ---")]
+
+
+def test_the_tables_hold_the_figures(report: dict[str, Any]) -> None:
+    page = side_by_side_markdown(report, [])
+    best = report["entries"][1]
+    header, *rows = rows_of(page, "## At K = 5")
+    assert [row[0] for row in rows] == ["amnn", "popularity"]
+    # by hand: 2, 1, 3 and 1 of 5 places are hits, and every true tag is found: P = 7/20, R = 1
+    assert rows[0][header.index("P@5")] == "0.350"
+    assert rows[0][header.index("R@5")] == "1.000"
+    assert rows[0][header.index("F1@5")].startswith("0.519<br><sub>")  # 2 * .35 / 1.35
+    low, high = best["intervals"]["headline"]["f1_at_5"]
+    assert rows[0][header.index("F1@5")].endswith(f"<sub>{low:.3f}–{high:.3f}</sub>")
+    cut = int(rows[0][header.index("best K")])
+    assert float(rows[0][header.index("F1 there")]) == pytest.approx(
+        max(best["metrics"]["headline"][f"f1_at_{k}"] for k in KS), abs=5e-4
+    )
+    assert best["metrics"]["headline"][f"f1_at_{cut}"] == max(best["metrics"]["headline"][f"f1_at_{k}"] for k in KS)
+
+    header, *rows = rows_of(page, "## Over K = 1 .. 5")
+    assert header == ["F1", "K = 1", "K = 2", "K = 3", "K = 4", "K = 5"]
+    for place, k in enumerate(KS):
+        assert rows[0][place + 1].startswith(f"{best['metrics']['headline'][f'f1_at_{k}']:.3f}<br>")
+    assert page.count("<details>") == page.count("</details>") == 11
+
+    header, *rows = rows_of(page, "## Against the floors")
+    assert rows[0] == ["amnn", "", "-0.050<br><sub>-0.100 .. +0.010</sub>", "", "0.080"]
+    assert "more than 0.03 below `linear`: `amnn` (-0.050)." in page
+    _, *rows = rows_of(page, "## What it costs")
+    assert rows[0] == ["amnn", "1,234,567", "3", "2", "12", "1", "caption, image", "amnn.toml"]
+    assert rows[1][2:4] == ["fitted once", "fitted once"]
+
+
+def test_claims_failures_and_the_articles_stand_apart(report: dict[str, Any]) -> None:
+    page = side_by_side_markdown(report, [])
+    _, first, second = rows_of(page, "## Claims")
+    assert first[1:] == [
+        "amnn less popularity",
+        "caption of 1-4 words less: caption of 5+ words (3)",
+        "f1_at_5, headline",
+        "+0.125<br><sub>-0.250 .. +0.500</sub>",
+        "0.400",
+    ]
+    assert second[2:] == ["all", "f1_at_5, headline", "svm not done", ""]
+    assert "- `nic`: not applicable: reads image alone, which no post here has" in page
+    assert "- `svm`: **failed**: TrainingError: a &lt;b&gt; loss" in page
+    assert page.index("## What the articles report, on other data") > page.index("## What it costs")
+    assert "never comparable" in page
+    assert side_by_side_markdown({**report, "pairs": []}, []).count("## Claims") == 0
+
+
+def test_published_figures_are_those_of_the_articles() -> None:
+    data = {item["name"].split(" (")[0]: item for item in published_figures()}
+    assert set(data) == {
+        "InstaNY100K", "own Instagram set", "HARRISON", "NUS-WIDE", "MM-INS", "7,160 Instagram posts",
+    }  # fmt: skip
+    for item in data.values():
+        for system in item["systems"]:
+            figures = {key: value for key, value in system.items() if isinstance(value, float)}
+            assert all(0 < value < 1 for value in figures.values())
+            if "f1" in figures:  # the articles round to three or four places
+                mean = 2 * figures["precision"] * figures["recall"] / (figures["precision"] + figures["recall"])
+                assert figures["f1"] == pytest.approx(mean, abs=1e-3)
+            impossible = "hit_rate" in figures and figures["hit_rate"] < figures["precision"]
+            assert impossible == ("cannot be" in system.get("remark", ""))
+
+
+def test_pictures_are_whole_and_the_same_each_time(report: dict[str, Any]) -> None:
+    figures = report_figures(report)
+    assert set(figures) == {"systems.svg", "curves.svg", "slices.svg", "learning.svg"}
+    assert report_figures(report) == figures
+    for text in figures.values():
+        ET.fromstring(text)
+    words = {name: set(re.findall(r">([^<>]+)</text>", text)) for name, text in figures.items()}
+    assert {"amnn", "popularity"} <= words["curves.svg"] & words["systems.svg"]
+    assert {"F1 (headline)", "precision (headline)", "recall (headline)", "hit rate (headline)"} <= words["curves.svg"]
+    assert "amnn" in words["learning.svg"]
+    assert "popularity" not in words["learning.svg"]
+    page = side_by_side_markdown(report, figures)
+    html = side_by_side_html(page, "toy <1>", figures)
+    assert html.count("data:image/svg+xml;base64,") == 4
+    assert "<title>toy &lt;1&gt;</title>" in html
+    assert html.count('<div class="wide"><table>') == html.count("</table></div>") > 10
+    assert "| --- |" not in html
+
+
+def test_nothing_done(report: dict[str, Any]) -> None:
+    empty = {**report, "entries": report["entries"][2:]}
+    assert done_entries(empty) == []
+    assert report_figures(empty) == {}
+    assert "**failed**" in side_by_side_markdown(empty, [])
