@@ -1,0 +1,219 @@
+"""What a leaderboard is to run: systems, the pairs whose difference is asked for, and how far each system is already."""
+
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe, Section, TrackingSection, nearest, read_recipe, validate_section
+from hashtag_core.distributed.prepare_plan import PreparePlan, plan_prepare
+from hashtag_core.distributed.train_record import FREE_KEYS
+from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.evaluation.metrics import Protocol, judge, post_scores, with_f1
+from hashtag_core.evaluation.slices import post_slices
+from hashtag_core.models import list_models
+from hashtag_core.models.base import ModelOptions
+from hashtag_core.models.registry import parse_options
+
+EXPERIMENT = "leaderboard"
+COMMON = ("archive", "captions", "vocabulary", "split", "history", "evaluation")
+"""Sections that all systems take from one recipe: they are of the data and of the judging."""
+NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagging", "tracking"}
+"""Sections that a state does not depend on: the dataset's hash stands for the first ones."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system that takes part. `source` is its recipe's file name."""
+
+    name: str
+    recipe: Recipe
+    source: str
+
+    @cached_property
+    def options(self) -> ModelOptions:
+        """The family's options; ConfigError where one is wrong."""
+        return parse_options(self.recipe.model.family, self.recipe.model.options)
+
+    @property
+    def borrows(self) -> str | None:
+        """The family whose trained model this one reads its features from."""
+        asks = getattr(self.options, "features", None) == "amnn" and getattr(self.options, "amnn_model", "") is None
+        return "amnn" if asks else None
+
+
+class Pair(Section):
+    """Two systems whose paired difference the report shows, and what an article claims of it."""
+
+    claim: str
+    first: str
+    second: str
+    slice: str = "all"
+    """The posts that are asked about: `all`, or a name of `evaluation.slices.post_slices`."""
+    against: str | None = None
+    """Another slice: how much more the first gains on `slice` than on this one."""
+    metric: str = "f1_at_5"
+    protocol: Protocol = "headline"
+
+
+@dataclass(frozen=True)
+class LeaderboardPlan:
+    """What is to run, validated; nothing has been written."""
+
+    name: str
+    out: str
+    recipe: Recipe
+    entries: list[Entry]
+    pairs: list[Pair]
+    preparation: PreparePlan
+    publish: str | None
+    command: str
+
+    @property
+    def dataset(self) -> str:
+        """Where the dataset is, or will be."""
+        return self.preparation.dataset
+
+    def lender(self, entry: Entry) -> Entry | None:
+        """The first entry of the family that this one borrows from."""
+        return next((other for other in self.entries if other.recipe.model.family == entry.borrows), None)
+
+    def ranked(self, entry: Entry) -> str:
+        """Where the entry's ranked lists are."""
+        return storage.join(self.out, "systems", entry.name, "ranked.parquet")
+
+    def key(self, entry: Entry, dataset_hash: str) -> str:
+        """What the entry's result depends on, as a hash: the data, the recipe, and whose features it borrows."""
+        settings = entry.recipe.model_dump(mode="json", exclude=NOT_OF_THE_MODEL)
+        for name in FREE_KEYS:
+            settings["training"].pop(name.removeprefix("training."), None)
+        lender = self.lender(entry)
+        parts = [dataset_hash, settings, self.key(lender, dataset_hash) if lender else None]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def state(self, entry: Entry, dataset_hash: str) -> dict[str, Any]:
+        """How far the entry is; `{"status": "to do"}` where nothing of this dataset and recipe is there."""
+        uri = storage.join(self.out, "systems", entry.name, "state.json")
+        state: dict[str, Any] = storage.read_json(uri) if storage.exists(uri) else {}
+        return state if state.get("key") == self.key(entry, dataset_hash) else {"status": "to do"}
+
+
+def plan_leaderboard(
+    name: str,
+    archive: str,
+    out: str,
+    recipe: Recipe,
+    recipes: Sequence[Path],
+    overrides: Sequence[str] = (),
+    pairs: str | None = None,
+    publish: str | None = None,
+    command: str = "",
+) -> LeaderboardPlan:
+    """Check everything that can be known before a post is read.
+
+    `recipe` says how the archive is prepared and judged; `recipes` are files of systems, one each (see
+    `family_recipes`), a file that is named twice counts once. Raises UsageError for what is wrong in any of them.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(f"the leaderboard's name {name!r}: expected letters, digits, '.', '-' and '_' alone")
+    if not storage.is_remote(out):
+        out = os.path.abspath(storage.local_path(out))
+    entries: dict[str, Entry] = {}
+    for path in dict.fromkeys(recipes):
+        entry = _entry(path, name, out, recipe, overrides)
+        if entry.name in entries:
+            raise ConfigError(f"{path}: there is a system {entry.name!r} already, of {entries[entry.name].source}")
+        _ = entry.options
+        entries[entry.name] = entry
+    if not entries:
+        raise ConfigError("no system to train: name a family or a recipe")
+    plan = LeaderboardPlan(
+        name,
+        out,
+        recipe,
+        sorted(entries.values(), key=lambda entry: entry.borrows is not None),
+        _read_pairs(pairs, recipe.evaluation.ks) if pairs else [],
+        plan_prepare(recipe, archive, storage.join(out, "dataset")),
+        publish,
+        command,
+    )
+    for entry in plan.entries:
+        if entry.borrows and plan.lender(entry) is None:
+            raise ConfigError(
+                f"{entry.source}: features = {entry.borrows!r} needs the family {entry.borrows} among the systems, "
+                f"or model.{entry.borrows}_model"
+            )
+    return plan
+
+
+def family_recipes(folder: Path, families: Sequence[str] | None = None) -> list[Path]:
+    """The small recipe of each family, or its only one; of all families where none is named.
+
+    ConfigError for a family that does not exist, NotFoundError for one without a recipe in the folder.
+    """
+    known = list_models()
+    found = []
+    for name in families if families is not None else known:
+        if name not in known:
+            raise ConfigError(f"no family {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+        files = [folder / f"{name}{suffix}.toml" for suffix in ("_small", "")]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            raise NotFoundError(f"family {name!r} has no recipe in {folder}")
+        found.append(file)
+    return found
+
+
+def describe_leaderboard(plan: LeaderboardPlan) -> dict[str, Any]:
+    """What `--dry-run` prints: how far every system is."""
+    held = plan.preparation.finished
+    states = {
+        entry.name: plan.state(entry, held.info.content_hash)["status"] if held else "to do" for entry in plan.entries
+    }
+    return {"name": plan.name, "dry_run": True, "systems": states, "out": plan.out}
+
+
+def _entry(path: Path, board: str, out: str, common: Recipe, overrides: Sequence[str]) -> Entry:
+    """A recipe file as a system: named like its family where it is the family's own recipe, else like the file."""
+    recipe = read_recipe(path, overrides)
+    family = recipe.model.family
+    training = recipe.training
+    if training.storage is None:
+        training = training.model_copy(update={"storage": storage.join(out, "runs")})
+    tracking = TrackingSection(experiment=EXPERIMENT, model_name=f"{EXPERIMENT}-{board}")
+    recipe = recipe.model_copy(
+        update={**{name: getattr(common, name) for name in COMMON}, "training": training, "tracking": tracking}
+    )
+    name = family if path.stem in (family, f"{family}_small") else path.stem
+    return Entry(name, recipe, path.name)
+
+
+def _read_pairs(path: str, ks: Sequence[int]) -> list[Pair]:
+    """The `[[pairs]]` of a TOML file; ConfigError for a slice or a metric that does not exist."""
+    try:
+        values = tomllib.loads(storage.read_bytes(path).decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    if set(values) != {"pairs"} or not isinstance(values["pairs"], list):
+        raise ConfigError(f"{path}: expected tables [[pairs]] alone, found {', '.join(values) or 'nothing'}")
+    pairs = [validate_section(Pair, pair, f"{path}: pair {place + 1}") for place, pair in enumerate(values["pairs"])]
+    slices = ["all", *post_slices([], [], [])]
+    metrics = with_f1(post_scores(judge([[0]], [[0]], 1), ks, "headline"))
+    for place, pair in enumerate(pairs):
+        asked = (
+            ("slice", pair.slice, slices),
+            ("against", pair.against, [None, *slices]),
+            ("metric", pair.metric, metrics),
+        )
+        for field, value, known in asked:
+            if value not in known:
+                near = nearest(str(value), [name for name in known if name])
+                raise ConfigError(f"{path}: pair {place + 1}: {field}: there is no {value!r}{near}")
+    return pairs

@@ -1,0 +1,85 @@
+"""Every family on one archive: prepares, encodes once, trains each small recipe, evaluates, writes one report.
+
+    python jobs/leaderboard.py [--archive URI] [--name NAME] [--out DIR] [--split by_user] [--families a,b]
+                               [--recipes FILE ...] [--pairs FILE] [--publish DIR]
+
+With no argument the sample archive is taken. What is done is kept in DIR, so a run can be stopped and started again; a
+family that fails is reported and the others go on. `--recipe` and `--set` say how the archive is prepared and judged;
+`--set` holds for the recipes of all families too.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from hashtag_core import storage
+from jobs.common import JobParser, add_common_arguments, recipe_of, run
+from jobs.prepare import SAMPLE_ARCHIVE
+
+RECIPES = ROOT / "jobs" / "recipes"
+PAIRS = ROOT / "jobs" / "leaderboard.toml"
+OUT = Path("leaderboard")
+
+
+def build_parser() -> JobParser:
+    """The flags of this job."""
+    parser = JobParser(prog="leaderboard", description=__doc__)
+    parser.add_argument("--archive", metavar="URI", help="folder of parts (default: the sample archive)")
+    parser.add_argument("--name", metavar="NAME", help="what the report is called (default: the archive's folder)")
+    parser.add_argument("--out", metavar="DIR", help="where everything goes (default: ./leaderboard/NAME)")
+    parser.add_argument("--split", choices=["by_user", "by_time", "random"], help="the same as --set split.kind=...")
+    parser.add_argument("--families", metavar="A,B", help="these families alone (default: all)")
+    parser.add_argument(
+        "--recipes", metavar="FILE", nargs="+", default=[], help="more systems, each a recipe of any family"
+    )
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE",
+        default=str(PAIRS),
+        help="TOML of the pairs of systems whose difference is reported (default: jobs/leaderboard.toml)",
+    )
+    parser.add_argument("--publish", metavar="DIR", help="copy report.md, report.json and the pictures there too")
+    add_common_arguments(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; its exit code."""
+    return run(build_parser(), lambda arguments: _leaderboard(arguments, sys.argv[1:] if argv is None else argv), argv)
+
+
+def _leaderboard(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+    from hashtag_core.distributed.leaderboard_plan import describe_leaderboard, family_recipes, plan_leaderboard
+
+    if arguments.split:
+        arguments.overrides.append(f"split.kind={arguments.split!r}")
+    recipe = recipe_of(arguments)
+    archive = arguments.archive or str(SAMPLE_ARCHIVE)
+    name = arguments.name or PurePosixPath(archive.rstrip("/")).name
+    families = None if arguments.families is None else [part for part in arguments.families.split(",") if part]
+    plan = plan_leaderboard(
+        name,
+        archive,
+        arguments.out or storage.join(str(OUT), name),
+        recipe,
+        [*family_recipes(RECIPES, families), *map(Path, arguments.recipes)],
+        arguments.overrides,
+        arguments.pairs,
+        arguments.publish,
+        shlex.join(["python", "jobs/leaderboard.py", *argv]),
+    )
+    if arguments.dry_run:
+        return describe_leaderboard(plan)
+    from hashtag_core.distributed.leaderboard import run_leaderboard  # Ray: seconds to import
+
+    return run_leaderboard(plan)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

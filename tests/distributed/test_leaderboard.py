@@ -1,0 +1,218 @@
+"""A leaderboard over a tiny archive: what is done is kept, what fails is told, nothing of a post is in the report."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from hashtag_core.config import Recipe, read_recipe
+from hashtag_core.distributed.leaderboard import run_leaderboard
+from hashtag_core.distributed.leaderboard_plan import LeaderboardPlan, family_recipes, plan_leaderboard
+from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
+from hashtag_core.tracking.registry import champion
+from hashtag_core.tracking.runs import connect
+from jobs import leaderboard as job
+
+OVERRIDES = [
+    "evaluation.ks=[1,2,5]",
+    "evaluation.bootstrap_samples=40",
+    "vocabulary.min_count=3",
+    "split.validation=0.2",
+    "split.test=0.3",
+]
+RECIPES = {
+    "popularity": '[model]\nfamily = "popularity"\n',
+    "linear": '[model]\nfamily = "linear"\n',
+    "tiny": '[model]\nfamily = "lstm_cnn"\ninputs = ["caption"]\nembedding = 8\nhidden = 8\nprojection = 8\nmin_word_count = 1\n'
+    "[training]\nepochs = 2\nlearning_rate = 0.01\n",
+    "broken": '[model]\nfamily = "linear"\n[encoders]\ntext = "hf:/no/such/encoder"\n',
+    "nic": '[model]\nfamily = "nic"\n',
+}
+PAIRS = """
+[[pairs]]
+claim = "words help"
+first = "linear"
+second = "popularity"
+
+[[pairs]]
+claim = "more so where there is a history"
+first = "linear"
+second = "broken"
+slice = "history of 5+ posts"
+"""
+
+
+def write_recipes(folder: Path, **texts: str) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.toml").write_text(text)
+    return [folder / f"{name}.toml" for name in texts]
+
+
+@pytest.fixture
+def archive(
+    tmp_path: Path, make_posts: Callable[..., list[dict[str, Any]]], write_archive: Callable[..., Path]
+) -> Path:
+    """90 posts of 15 users, captions alone."""
+    return write_archive(tmp_path / "archive", [{**post, "image": None} for post in make_posts(90, users=15)], parts=1)
+
+
+@pytest.fixture
+def make_plan(archive: Path, tmp_path: Path) -> Callable[..., LeaderboardPlan]:
+    def make(publish: str | None = None, **texts: str) -> LeaderboardPlan:
+        (tmp_path / "pairs.toml").write_text(PAIRS)
+        recipes = write_recipes(tmp_path / "recipes", **(texts or RECIPES))
+        recipe = read_recipe(None, OVERRIDES)
+        pairs = str(tmp_path / "pairs.toml")
+        return plan_leaderboard("toy", str(archive), str(tmp_path / "out"), recipe, recipes, OVERRIDES, pairs, publish)
+
+    return make
+
+
+def states_of(folder: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in folder.glob("out/systems/*/state.json")}
+
+
+def test_systems_side_by_side_and_again(
+    ray_session: None, mlflow_store: Path, make_plan: Callable[..., LeaderboardPlan], tmp_path: Path
+) -> None:
+    plan = make_plan(str(tmp_path / "docs"))
+    summary = run_leaderboard(plan)
+    assert summary["systems"] == {
+        "linear": "done", "tiny": "done", "popularity": "done", "broken": "failed", "nic": "not_applicable",
+    } or summary["systems"] == {
+        "tiny": "done", "linear": "done", "popularity": "done", "broken": "failed", "nic": "not_applicable",
+    }  # fmt: skip
+    assert summary["trained"] == 3
+    folder = tmp_path / "out" / "report"
+    assert {path.name for path in folder.iterdir()} == {
+        "report.md", "report.html", "report.json", "systems.svg", "curves.svg", "slices.svg", "learning.svg",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {path.name for path in folder.iterdir()} - {
+        "report.html"
+    }
+
+    report = json.loads((folder / "report.json").read_text())
+    entries = {entry["name"]: entry for entry in report["entries"]}
+    assert entries["nic"]["reason"] == "reads image alone, which no post here has"
+    assert "/no/such/encoder" in entries["broken"]["reason"]
+    assert entries["tiny"]["epochs"] == 2
+    assert [len(values) for values in entries["tiny"]["history"].values()] == [2, 2, 2]
+    assert entries["linear"]["parameters"] > entries["popularity"]["parameters"] > 0
+    gain = entries["linear"]["differences"]["popularity"]
+    figures = [entries[name]["metrics"]["headline"]["f1_at_5"] for name in ("linear", "popularity")]
+    assert gain["value"] == pytest.approx(figures[0] - figures[1], abs=2e-5)
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    first, second = report["pairs"]
+    assert first["difference"] == gain
+    assert first["posts"] == entries["linear"]["metrics"]["headline"]["posts"]
+    assert second["missing"] == "broken not done"
+
+    # no post, no user, no hashtag, no place
+    ranked = pq.read_table(tmp_path / "out" / "systems" / "linear" / "ranked.parquet").to_pylist()
+    told = {
+        value for row in ranked for value in (row["post_id"], row["user_id"], *row["hashtags"], *row["true_hashtags"])
+    }
+    assert len(told) > 10
+    for path in folder.iterdir():
+        text = path.read_text()
+        assert not [value for value in told if value in text], path
+        assert str(tmp_path) not in text.replace("/no/such/encoder", "")
+
+    # a registered name of its own, without an alias
+    assert [model.name for model in connect().search_registered_models()] == ["leaderboard-toy"]
+    assert champion("leaderboard-toy") is None
+
+    # again: nothing is trained, the failed one is tried
+    before = states_of(tmp_path)
+    again = run_leaderboard(make_plan())
+    assert again["trained"] == 0
+    assert {**states_of(tmp_path), "broken": b""} == {**before, "broken": b""}
+    assert json.loads((folder / "report.json").read_text())["entries"][:3] == report["entries"][:3]
+
+    # taken up where it was trained and not judged; another recipe is another system
+    state = json.loads(before["linear"])
+    del state["row"], state["judge_seconds"]
+    (tmp_path / "out" / "systems" / "linear" / "state.json").write_text(json.dumps({**state, "status": "trained"}))
+    changed = {**RECIPES, "popularity": '[model]\nfamily = "popularity"\n[training]\nseed = 1\n'}
+    del changed["broken"]
+    third = run_leaderboard(make_plan(**changed))
+    assert third["trained"] == 1
+    assert third["systems"]["linear"] == third["systems"]["popularity"] == "done"
+    assert json.loads(states_of(tmp_path)["linear"])["model"] == state["model"]
+    assert json.loads(states_of(tmp_path)["popularity"])["key"] != json.loads(before["popularity"])["key"]
+    assert states_of(tmp_path)["tiny"] == before["tiny"]
+
+    with pytest.raises(HashtagError, match="not one system is done: broken: "):
+        run_leaderboard(make_plan(broken=RECIPES["broken"]))
+
+
+def test_who_borrows_comes_after_who_lends(make_plan: Callable[..., LeaderboardPlan]) -> None:
+    svm = '[model]\nfamily = "svm"\nfeatures = "amnn"\n'
+    amnn = '[model]\nfamily = "amnn"\n'
+    plan = make_plan(svm_on_amnn=svm, popularity=RECIPES["popularity"], amnn=amnn)
+    assert [entry.name for entry in plan.entries] == ["popularity", "amnn", "svm_on_amnn"]
+    lender = plan.lender(plan.entries[2])
+    assert lender is not None
+    assert lender.name == "amnn"
+    other = make_plan(svm_on_amnn=svm, amnn=amnn + "[training]\nepochs = 3\n")
+    assert plan.key(plan.entries[2], "x") != other.key(other.entries[1], "x")
+    same = make_plan(svm_on_amnn=svm, amnn=amnn + "[training]\nworkers = 2\n")  # where it trains, not what
+    assert plan.key(plan.entries[2], "x") == same.key(same.entries[1], "x")
+    assert plan.key(plan.entries[0], "x") != plan.key(plan.entries[0], "y")
+    with pytest.raises(ConfigError, match="needs the family amnn among the systems"):
+        make_plan(svm_on_amnn=svm)
+    given = make_plan(svm=svm + 'amnn_model = "models:/m/1"\n')
+    assert given.entries[0].borrows is None
+
+
+def test_what_is_common_comes_from_one_recipe(make_plan: Callable[..., LeaderboardPlan]) -> None:
+    plan = make_plan(popularity=RECIPES["popularity"] + "[vocabulary]\nmin_count = 9\n[training]\nseed = 7\n")
+    (entry,) = plan.entries
+    assert entry.recipe.vocabulary.min_count == 3
+    assert entry.recipe.evaluation.ks == [1, 2, 5]
+    assert entry.recipe.training.seed == 7
+    assert entry.recipe.tracking.model_name == "leaderboard-toy"
+    assert entry.recipe.training.storage == f"{plan.out}/runs"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[[pairs]]\nclaim = "x"\nfirst = "a"\nsecond = "b"\nslice = "history of 5 posts"', "did you mean 'history of"),
+        ('[[pairs]]\nclaim = "x"\nfirst = "a"\nsecond = "b"\nmetric = "f1_at_99"', "metric: there is no 'f1_at_99'"),
+        ('[[pairs]]\nclaim = "x"\nfirst = "a"\nsekond = "b"', "did you mean 'second'"),
+        ('[[pair]]\nclaim = "x"', "expected tables"),
+        ("[[pairs]", "not a readable TOML"),
+    ],
+)
+def test_wrong_pairs(tmp_path: Path, archive: Path, text: str, message: str) -> None:
+    (tmp_path / "pairs.toml").write_text(text)
+    recipes = write_recipes(tmp_path, popularity=RECIPES["popularity"])
+    with pytest.raises(ConfigError, match=message):
+        plan_leaderboard(
+            "toy", str(archive), str(tmp_path / "out"), Recipe(), recipes, pairs=str(tmp_path / "pairs.toml")
+        )
+
+
+def test_the_job(
+    archive: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert job.main(["--archive", str(archive), "--split", "by_time", "--dry-run"]) == 0
+    summary = json.loads(capfd.readouterr().out)
+    assert summary["name"] == "archive"
+    assert summary["out"] == str(tmp_path / "leaderboard" / "archive")
+    assert set(summary["systems"].values()) == {"to do"}
+    assert {"linear", "popularity", "amnn", "lxmert4hashtag"} <= set(summary["systems"])
+    assert job.main(["--families", "linear,nothing"]) == 2
+    assert "no family 'nothing'" in capfd.readouterr().err
+    assert job.main(["--families", "linear", "--name", "a/b"]) == 2
+    assert job.main(["--families", "linear", "--recipes", "none.toml"]) == 2
+    assert job.main(["--families", ""]) == 2
+    with pytest.raises(NotFoundError, match="has no recipe in"):
+        family_recipes(tmp_path, ["linear"])
+    assert not (tmp_path / "leaderboard").exists()
