@@ -94,6 +94,8 @@ class EncodersSection(Section):
 
     text: str = "minilm"
     image: str = "efficientnet_lite0"
+    image_second: str | None = None
+    """A second image encoder, for families that read two vectors of a picture (`vgg_object_scene`); null: none."""
     regions: str = "grid"
     """`grid` (6x6 cells of the image encoder's feature map), `detector:<hf name or folder>`, or `precomputed:<URI>`."""
     grid_side: int = Field(6, ge=1, le=32)
@@ -149,6 +151,8 @@ class TrainingSection(Section):
     modality_dropout: float = Field(0.0, ge=0, lt=1)
     """Chance that a post's image, and independently its caption, is hidden in a step, so that the embeddings of absence are trained."""
     finetune_encoders: bool = False
+    train_share: float = Field(1.0, gt=0, le=1)
+    """Share of the train posts that is learned from, for learning curves; a smaller one is part of a larger one."""
     label_order: Literal["written", "shuffled", "frequent_first"] = "written"
     max_tags: int = Field(30, ge=1)
     """Tags of one post that a sequence family is taught, at most."""

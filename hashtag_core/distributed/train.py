@@ -181,6 +181,7 @@ def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
         spec=InputSpec(
             vocabulary_size=len(vocabulary),
             image_dim=encoders.image_dim,
+            image_second_dim=encoders.image_second_dim,
             text_dim=encoders.text_dim,
             regions=encoders.regions,
             token_vocabulary_size=tokenizer.size if tokenizer else 0,
@@ -234,7 +235,7 @@ def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
     started = time.monotonic()
     if plan.base is not None and isinstance(model, BuiltOnModel):
         model.take_base(plan.base.model)
-    table = job.table("train")
+    table = job.train_table()
     figures = model.fit(TableFitSource(table, job.reading()), seed=seed)
     shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
     logger.info("fitted %s on %d posts in %.1f s  %s", job.family, len(table), time.monotonic() - started, shown)

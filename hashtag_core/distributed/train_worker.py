@@ -30,7 +30,7 @@ from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel, TagMo
 from hashtag_core.models.registry import create_model
 from hashtag_core.recommend.ranking import top_tags
 from hashtag_core.training.checkpoint import Progress
-from hashtag_core.training.loader import BatchLoader, Reading, TableFitSource, in_order
+from hashtag_core.training.loader import BatchLoader, PostTable, Reading, Share, TableFitSource, in_order
 from hashtag_core.training.loop import TrainingLoop, gather, rank, sum_over_ranks, world_size
 
 STEP_REPORT_S = 0.5
@@ -85,6 +85,11 @@ class TrainJob:
                 table.history = open_history(self.dataset, split, rule, self.cache, vocabulary, self.tables)
         return table
 
+    def train_table(self) -> PostTable:
+        """What is learned from: the train split, or `training.train_share` of it."""
+        table, settings = self.table("train"), self.recipe.training
+        return table if settings.train_share == 1 else Share(table, settings.train_share, settings.seed)
+
 
 def train_worker(job: TrainJob) -> dict[str, Any]:
     """The training function of Ray Train.
@@ -101,7 +106,7 @@ def train_worker(job: TrainJob) -> dict[str, Any]:
     settings = job.recipe.training
     reading = job.reading()
     try:
-        table = job.table("train")
+        table = job.train_table()
         loader = BatchLoader(
             table,
             reading,

@@ -24,6 +24,7 @@ U = TypeVar("U")
 
 _MODALITY_STREAM = 1
 _LABEL_STREAM = 2
+_SHARE_STREAM = 3
 
 PREFETCH_BATCHES = 3
 FIT_BATCH_POSTS = 256
@@ -42,6 +43,24 @@ class PostTable(Protocol):
     def rows(self, indices: np.ndarray) -> FeaturizedPosts:
         """The features of those rows, in that order."""
         ...
+
+
+class Share:
+    """A share of a table's posts, drawn by the seed; that of a smaller share is part of that of a larger one."""
+
+    def __init__(self, table: PostTable, share: float, seed: int) -> None:
+        drawn = np.random.default_rng([seed, _SHARE_STREAM]).permutation(len(table))
+        self.table = table
+        self.kept = np.sort(drawn[: max(1, round(share * len(table)))])
+        """Rows of the whole table."""
+        self.tags: Sequence[Sequence[int]] = [table.tags[int(row)] for row in self.kept]
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def rows(self, indices: np.ndarray) -> FeaturizedPosts:
+        """The features of those rows of the share."""
+        return self.table.rows(self.kept[indices])
 
 
 @dataclass(frozen=True)

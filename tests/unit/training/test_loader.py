@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hashtag_core.data.batches import PADDING
 from hashtag_core.errors import TrainingError
-from hashtag_core.training.loader import BatchLoader, TableFitSource, global_batches, in_order, prefetch
+from hashtag_core.training.loader import BatchLoader, Share, TableFitSource, global_batches, in_order, prefetch
 
 from .toy import MemoryTable, reading, settings
 
@@ -171,3 +171,16 @@ def test_prefetch_works_ahead_in_another_thread_and_raises_at_its_item():
         next(results)
     assert threading.current_thread() not in threads
     assert len(made) <= 8
+
+
+def test_a_share_of_the_posts_is_part_of_a_larger_share():
+    table = MemoryTable(50)
+    small, large = Share(table, 0.2, seed=3), Share(table, 0.6, seed=3)
+    assert (len(small), len(large)) == (10, 30)
+    assert set(small.kept) < set(large.kept)
+    assert list(small.kept) != list(Share(table, 0.2, seed=4).kept)
+    for row, whole in enumerate(small.kept):
+        assert list(small.tags[row]) == list(table.tags[int(whole)])
+    rows = np.array([7, 0])
+    assert small.rows(rows).post_ids == table.rows(small.kept[rows]).post_ids
+    assert len(Share(table, 1e-9, seed=0)) == 1
