@@ -2,6 +2,7 @@
 #
 #   make setup     .venv with the exact versions of requirements.lock; does nothing when that is done
 #   make demo      the whole path on the sample archive: prepare, train, evaluate, promote, tag
+#   make leaderboard  every family trained and judged on the archives beside the clone, or on ARCHIVE=folder; hours, resumable
 #   make test      lint and all tests
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
@@ -11,11 +12,14 @@
 #
 # PYTHON chooses the interpreter (3.11 or newer).
 #
+# ARCHIVE, NAME, FLAGS: the one archive that `make leaderboard` is to take, what its report is called, and flags of
+# jobs/leaderboard.py. PUBLISH=docs/leaderboard copies the reports there; without it they are in ./leaderboard alone.
+#
 # TORCH chooses another build of PyTorch than the lock's, in pip's words: it is installed first and the lock's own line is
 # left out. On a node with GPUs, for example, `make setup TORCH="torch==2.13.0 --index-url <the index of your CUDA build>"`.
 
 .NOTPARALLEL:
-.PHONY: setup demo test lint format bench lock clean help
+.PHONY: setup demo leaderboard test lint format bench lock clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
@@ -45,6 +49,25 @@ endif
 
 demo: setup
 	$(BIN)/python jobs/demo.py
+
+SHARED := ../shared/data
+ABLATIONS := --recipes $(wildcard jobs/recipes/ablations/*.toml)
+ARCHIVE ?=
+NAME ?= $(notdir $(ARCHIVE:/=))
+FLAGS ?=
+PUBLISH ?=
+BOARD = $(BIN)/python jobs/leaderboard.py --name $(1) --archive $(2) $(if $(PUBLISH),--publish $(PUBLISH)/$(1)) $(3)
+
+leaderboard: setup
+ifneq ($(ARCHIVE),)
+	$(call BOARD,$(NAME),$(ARCHIVE),$(FLAGS))
+else ifneq ($(wildcard $(SHARED)/openclipart),)
+	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set history.order=other $(ABLATIONS))
+	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --set history.order=other)
+	$(call BOARD,tate,$(SHARED)/tate,--split by_time --set history.order=earlier $(ABLATIONS))
+else
+	$(call BOARD,sample,jobs/sample,$(FLAGS))
+endif
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -24,7 +24,8 @@ from hashtag_core.models.registry import parse_options
 
 EXPERIMENT = "leaderboard"
 COMMON = ("archive", "captions", "vocabulary", "split", "history", "evaluation")
-"""Sections that all systems take from one recipe: they are of the data and of the judging."""
+"""Sections that all systems take from one recipe: they are of the data and of the judging. `history` only where that
+recipe has it: which posts make a history is else what the families' recipes say."""
 NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagging", "tracking"}
 """Sections that a state does not depend on: the dataset's hash stands for the first ones."""
 
@@ -188,9 +189,8 @@ def _entry(path: Path, board: str, out: str, common: Recipe, overrides: Sequence
     if training.storage is None:
         training = training.model_copy(update={"storage": storage.join(out, "runs")})
     tracking = TrackingSection(experiment=EXPERIMENT, model_name=f"{EXPERIMENT}-{board}")
-    recipe = recipe.model_copy(
-        update={**{name: getattr(common, name) for name in COMMON}, "training": training, "tracking": tracking}
-    )
+    shared = {name: getattr(common, name) for name in COMMON if name != "history" or name in common.model_fields_set}
+    recipe = recipe.model_copy(update={**shared, "training": training, "tracking": tracking})
     name = family if path.stem in (family, f"{family}_small") else path.stem
     return Entry(name, recipe, path.name)
 

@@ -203,8 +203,15 @@ def _facts(truth: Truth) -> dict[str, Any]:
 def _notes(plan: LeaderboardPlan, truth: Truth) -> list[str]:
     """What a reader must know to read the figures right."""
     notes = list(truth.dataset.info.notes)
-    if plan.recipe.history.order == "other":
-        notes.append("history: other posts of the user, not earlier ones (history.order = other)")
+    orders = {
+        entry.recipe.history.order
+        for entry in plan.entries
+        if "history" in family(entry.recipe.model.family).needs(entry.options)
+    }
+    if "other" in orders:
+        notes.append("history: other posts of the user, whatever their dates (history.order = other)")
+    if "earlier" in orders:
+        notes.append("history: earlier posts of the user alone (history.order = earlier)")
     if truth.dataset.info.config["captions"]["hashtags"] != "remove":
         notes.append("true tags stand in the captions, which leaks the answer")
     return notes
