@@ -25,7 +25,7 @@ END = 0
 PADDING = -100
 """Filler of `Targets.sequence_BL`; `cross_entropy(ignore_index=PADDING)` skips it."""
 
-FEATURES = ("image_vector", "image_grid", "text_vector", "text_states", "tokens", "history")
+FEATURES = ("image_vector", "image_vector_second", "image_grid", "text_vector", "text_states", "tokens", "history")
 """Names a family may list in `needs`; each stands for the field or fields of `PostBatch` of that name."""
 
 
@@ -67,6 +67,8 @@ class PostBatch(_Tensors):
     text_present_B: Tensor
     image_vector_BD: Tensor | None = None
     """float32; pooled output of the image encoder."""
+    image_vector_second_BD: Tensor | None = None
+    """float32; pooled output of the second image encoder (`encoders.image_second`)."""
     image_grid_BRD: Tensor | None = None
     """float32; one feature a region."""
     boxes_BR4: Tensor | None = None
@@ -141,8 +143,8 @@ def make_targets(tags: list[list[int]], vocabulary_size: int, max_tags: int = 30
 class FeaturizedPosts:
     """Features of n posts, row-aligned, as they come out of the encoders, a cache or a memory map.
 
-    `arrays` holds, under the names of `FEATURES`: `image_vector` [n, D_v], `image_grid` [n, R, D_v], `boxes` [n, R, 4]
-    or [R, 4], `text_vector` [n, D_t], `text_states` [n, S, D_t] with `text_states_mask` [n, S]. Values are float16
+    `arrays` holds, under the names of `FEATURES`: `image_vector` [n, D_v], `image_vector_second` [n, D_v of the second
+    encoder], `image_grid` [n, R, D_v], `boxes` [n, R, 4] or [R, 4], `text_vector` [n, D_t], `text_states` [n, S, D_t] with `text_states_mask` [n, S]. Values are float16
     (masks bool); rows of an absent modality are zeros.
     """
 
@@ -187,6 +189,8 @@ def collate(
 
     if "image_vector" in needs:
         values["image_vector_BD"] = tensor("image_vector", image_present)
+    if "image_vector_second" in needs:
+        values["image_vector_second_BD"] = tensor("image_vector_second", image_present)
     if "image_grid" in needs:
         values["image_grid_BRD"] = tensor("image_grid", image_present)
         boxes = np.asarray(arrays["boxes"], dtype=np.float32)

@@ -136,10 +136,13 @@ class FeatureCache:
         self._publish(of.folder, table, max(1, ROW_GROUP_BYTES * len(keys) // max(flat.nbytes, 1)))
 
     def write_unreadable(self, kind: str, reasons: Mapping[str, str]) -> None:
-        """Remember contents (key -> reason) that cannot be encoded, for every kind of the same encoder."""
-        if reasons:
-            table = pa.table({"key": list(reasons), "reason": list(reasons.values())}, schema=UNREADABLE)
-            self._publish(self.kinds[kind].unreadable_folder, table, len(reasons))
+        """Remember contents (key -> reason) that cannot be encoded, for every kind of the same modality."""
+        if not reasons:
+            return
+        table = pa.table({"key": list(reasons), "reason": list(reasons.values())}, schema=UNREADABLE)
+        modality = self.kinds[kind].of
+        for folder in sorted({other.unreadable_folder for other in self.kinds.values() if other.of == modality}):
+            self._publish(folder, table, len(reasons))
 
     def lookup(self, kind: str, keys: Sequence[str | None]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Values in the order of `keys`, under the names that the encoders give them, and which were found.

@@ -1,7 +1,7 @@
 """Frozen pretrained encoders of images and captions, behind one object.
 
     encoders = load_encoders(recipe.encoders, needs)
-    encoders.encode_images([pixels, ...])   -> {"image_vector": float16 [n, D], "image_grid": float16 [n, R, D]}
+    encoders.encode_images([pixels, ...])   -> {"image_vector": float16 [n, D], "image_grid": float16 [n, R, D], ...}
     encoders.encode_captions(["a red bird"]) -> {"text_vector": float16 [n, D], "text_states": [n, S, D], "text_states_mask": [n, S]}
 
 Every output is rounded to float16, whether it goes to the cache or straight to a model: both see the same numbers.
@@ -29,6 +29,9 @@ __all__ = ["Encoders", "load_encoders"]
 
 Precision = Literal["float32", "bfloat16"]
 
+SECOND = "image_vector_second"
+"""What the second image encoder gives."""
+
 
 class Encoders:
     """The encoders that a set of `needs` asks for; a modality that is not needed has none (its `dim` is 0).
@@ -54,6 +57,16 @@ class Encoders:
         return known or self._backbone.card
 
     @cached_property
+    def image_second(self) -> ImageCard | None:
+        """What the second image encoder is, None where its vector is not needed."""
+        if SECOND not in self.needs:
+            return None
+        if self.section.image_second is None:
+            raise ConfigError("encoders.image_second: this model reads two image encoders; name the second one")
+        known = image_encoders.packaged_card(self.section.image_second)
+        return known or self._backbone_second.card
+
+    @cached_property
     def text(self) -> TextCard | None:
         """What the text encoder is, None where no caption is needed."""
         if not self._outputs(text_encoders.OUTPUTS):
@@ -65,6 +78,11 @@ class Encoders:
     def image_dim(self) -> int:
         """D of `image_vector` and `image_grid`."""
         return self.image.dim if self.image else 0
+
+    @property
+    def image_second_dim(self) -> int:
+        """D of `image_vector_second`."""
+        return self.image_second.dim if self.image_second else 0
 
     @property
     def text_dim(self) -> int:
@@ -84,7 +102,8 @@ class Encoders:
     @property
     def image_side_px(self) -> int:
         """Side that `decode_image` must decode to; 0 where no image is needed."""
-        return self.image.side_px if self.image else 0
+        card = self.image or self.image_second
+        return card.side_px if card else 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -99,6 +118,13 @@ class Encoders:
                 "regions": self.regions,
                 "region_source": self.section.regions,
             }
+        if self.image_second:
+            found["image_second"] = {
+                "id": self.image_second.id,
+                "revision": self.image_second.revision,
+                "dim": self.image_second.dim,
+                "side_px": self.image_second.side_px,
+            }
         if self.text:
             found["text"] = {
                 "id": self.text.id,
@@ -112,8 +138,10 @@ class Encoders:
     def backends(self) -> dict[str, str]:
         """How they run here, for a plan or a log: `{"image": "onnx-float32", "text": "torch-bfloat16"}`."""
         found = {}
-        if self.image:
-            found["image"] = onnx.OnnxBackend.name if self._takes_onnx(self.image) else f"torch-{self._image_precision}"
+        for name, card in (("image", self.image), ("image_second", self.image_second)):
+            if card:
+                precision = self._image_precision(card)
+                found[name] = onnx.OnnxBackend.name if self._takes_onnx(card) else f"torch-{precision}"
         if self.text:
             found["text"] = f"torch-{self._text_precision}"
         return found
@@ -128,6 +156,10 @@ class Encoders:
             found["image_vector"] = FeatureKind("image", f"{folder}/image_vector-{side_px}px", self.image.dim)
             grid = f"{folder}/image_grid-{side_px}px-{self.section.grid_side}x{self.section.grid_side}"
             found["image_grid"] = FeatureKind("image", grid, self.image.dim, rows=self.regions)
+        if self.image_second:
+            folder = f"{_file_name(self.image_second.id)}/{self.image_second.revision}"
+            vector = f"{folder}/image_vector-{self.image_second.side_px}px"
+            found[SECOND] = FeatureKind("image", vector, self.image_second.dim)
         if self.text:
             folder = f"{_file_name(self.text.id)}/{self.text.revision}"
             found["text_vector"] = FeatureKind(
@@ -142,12 +174,13 @@ class Encoders:
         return FeatureCache(root, self.kinds, self.boxes if "image_grid" in self.kinds else None)
 
     def encode_images(self, images: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """uint8 [side, side, 3] each -> `image_vector` and `image_grid`, float16, as far as they are needed."""
-        if self.image is None:
-            return {}
-        side = self.image.side_px
+        """uint8 [side, side, 3] each -> `image_vector`, `image_grid` and `image_vector_second`, float16, as far as needed."""
+        side = self.image_side_px
         stacked = np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
-        return {name: _half(value) for name, value in self._image_encoder.encode(stacked).items()}
+        found = self._image_encoder.encode(stacked) if self.image else {}
+        if self.image_second:
+            found[SECOND] = self._image_encoder_second.encode(stacked)["image_vector"]
+        return {name: _half(value) for name, value in found.items()}
 
     def encode_captions(self, captions: list[str]) -> dict[str, np.ndarray]:
         """Captions -> `text_vector`, `text_states` (float16) and `text_states_mask` (bool), as far as they are needed."""
@@ -174,15 +207,25 @@ class Encoders:
         return image_encoders.load_backbone(self.section.image)
 
     @cached_property
+    def _backbone_second(self) -> LoadedBackbone:
+        assert self.section.image_second is not None
+        return image_encoders.load_backbone(self.section.image_second)
+
+    @cached_property
     def _image_encoder(self) -> ImageEncoder:
-        backbone = self._backbone
-        outputs = self._outputs(image_encoders.OUTPUTS)
+        return self._image_encoder_of(self._backbone, self._outputs(image_encoders.OUTPUTS))
+
+    @cached_property
+    def _image_encoder_second(self) -> ImageEncoder:
+        return self._image_encoder_of(self._backbone_second, ("image_vector",))
+
+    def _image_encoder_of(self, backbone: LoadedBackbone, outputs: tuple[str, ...]) -> ImageEncoder:
         module = Pixels2Features(backbone.network, outputs, self.section.grid_side).eval()
         backend: image_encoders.ImageBackend
         if self._takes_onnx(backbone.card):
             backend = onnx.OnnxBackend(module, backbone, self.threads)
         else:
-            backend = TorchBackend(module, self.device, self._image_precision)
+            backend = TorchBackend(module, self.device, self._image_precision(backbone.card))
         return ImageEncoder(backend, outputs, backbone.card.side_px, self.section.batch_size)
 
     @cached_property
@@ -203,10 +246,9 @@ class Encoders:
         asked = self.section.precision != "bfloat16"
         return asked and card.convolutional and self.device.type == "cpu" and onnx.can_export()
 
-    @property
-    def _image_precision(self) -> Precision:
+    def _image_precision(self, card: ImageCard) -> Precision:
         """`auto`: bfloat16 for transformers alone; it costs a convolutional network too much (see bench_encoders)."""
-        return self._precision(low=self.image is not None and not self.image.convolutional)
+        return self._precision(low=not card.convolutional)
 
     @property
     def _text_precision(self) -> Precision:
@@ -240,7 +282,12 @@ def load_encoders(
     if threads is not None:
         torch.set_num_threads(threads)
     encoders = Encoders(section, needs, where, threads)
-    _ = encoders.image, encoders.text  # what is missing or broken is said now
+    first, second, _ = encoders.image, encoders.image_second, encoders.text  # what is missing or broken is said now
+    if first and second and first.side_px != second.side_px:
+        raise ConfigError(
+            f"encoders.image_second: {second.id} reads pictures of {second.side_px} px and {first.id} of {first.side_px} px; "
+            "two encoders of one size are needed, since a picture is decoded once"
+        )
     return encoders
 
 

@@ -51,6 +51,8 @@ class InputSpec:
 
     vocabulary_size: int
     image_dim: int = 0
+    image_second_dim: int = 0
+    """Of the second image encoder's vector; 0 where there is none."""
     text_dim: int = 0
     regions: int = 36
     token_vocabulary_size: int = 0

@@ -5,9 +5,9 @@ Networks, 2016, https://arxiv.org/abs/1605.05054. A baseline of article 003.
 
     p = sigmoid(MLP([v_object ; v_scene]))
 
-What differs here: the second vector. The paper's comes from a second VGG-16, trained on places; here one image encoder is
-configured, and the scene's vector is pooled from its regions (the greatest or the mean value of each feature over them).
-The size of the hidden layer is ours. A missing image is one learned vector.
+The two vectors come from two VGG-16, one trained on objects (`encoders.image`), one on places (`encoders.image_second`).
+What differs here: the size of the hidden layer is ours; where there is one encoder alone, another vector of it can stand
+in for the scene's (`scene`). A missing image is one learned vector.
 """
 
 from typing import ClassVar, Literal
@@ -28,8 +28,9 @@ TINY = {"hidden": 32, "dropout": 0.1}
 class VggObjectSceneOptions(ModelOptions):
     reads: ClassVar = frozenset({"image"})
 
-    scene: Literal["grid_max", "grid_mean"] = "grid_max"
-    """How the regions are pooled to the second vector."""
+    scene: Literal["second", "grid_max", "grid_mean"] = "grid_max"
+    """`second`: the second image encoder's vector (the paper); `grid_max`, `grid_mean`: the greatest or the mean value of
+    each feature over the regions of the one encoder."""
     hidden: int = Field(4096, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
 
@@ -40,12 +41,16 @@ class VggObjectScene(NeuralModel):
     paper: ClassVar[str] = "Park et al. 2016 (HARRISON): two visual vectors concatenated, multi-label MLP. Image alone."
     objective: ClassVar = "multi_label"
     Options: ClassVar[type[ModelOptions]] = VggObjectSceneOptions
-    examples: ClassVar = {"default": TINY, "grid_mean": TINY | {"scene": "grid_mean"}}
+    examples: ClassVar = {
+        "default": TINY,
+        "grid_mean": TINY | {"scene": "grid_mean"},
+        "second": TINY | {"scene": "second"},
+    }
 
     def __init__(self, options: VggObjectSceneOptions, spec: InputSpec) -> None:
         super().__init__(options, spec)
         self._scene = options.scene
-        width = 2 * spec.image_dim
+        width = spec.image_dim + (spec.image_second_dim if options.scene == "second" else spec.image_dim)
         self.absent_D = absent_embedding(width)
         self.classify = nn.Sequential(
             nn.Linear(width, options.hidden),
@@ -56,13 +61,17 @@ class VggObjectScene(NeuralModel):
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
-        return frozenset({"image_vector", "image_grid"})
+        assert isinstance(options, VggObjectSceneOptions)
+        return frozenset({"image_vector", "image_vector_second" if options.scene == "second" else "image_grid"})
 
     def features(self, batch: PostBatch) -> Tensor:
         """[v_object ; v_scene], features_BD."""
         assert batch.image_vector_BD is not None
-        assert batch.image_grid_BRD is not None
-        scene_BD = batch.image_grid_BRD.amax(1) if self._scene == "grid_max" else batch.image_grid_BRD.mean(1)
+        scene_BD = batch.image_vector_second_BD
+        if self._scene != "second":
+            assert batch.image_grid_BRD is not None
+            scene_BD = batch.image_grid_BRD.amax(1) if self._scene == "grid_max" else batch.image_grid_BRD.mean(1)
+        assert scene_BD is not None
         seen_BD = torch.cat([batch.image_vector_BD, scene_BD], dim=1)
         return torch.where(batch.image_present_B[:, None], seen_BD, self.absent_D)
 

@@ -235,7 +235,7 @@ class Recommender:
 
     @property
     def _image_kinds(self) -> list[str]:
-        return [name for name in ("image_vector", "image_grid") if name in self.needs]
+        return [name for name in ("image_vector", "image_vector_second", "image_grid") if name in self.needs]
 
     def _cached_images(
         self, images: list[bytes | None], cached: FeatureCache | None

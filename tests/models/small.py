@@ -31,6 +31,7 @@ def batch_of(
         text_present_B=mask_BT.any(1),
         image_vector_BD=torch.randn(posts, spec.image_dim, generator=random) * present_B[:, None],
         image_grid_BRD=grid_BRD,
+        image_vector_second_BD=torch.randn(posts, spec.image_second_dim, generator=random) * present_B[:, None],
         token_ids_BT=ids_BT,
         token_mask_BT=mask_BT,
     )

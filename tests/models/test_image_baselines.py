@@ -11,7 +11,7 @@ from hashtag_core.models.base import InputSpec
 from hashtag_core.models.registry import create_model, parse_options
 from tests.models.small import assert_paper_parameters, batch_of
 
-SPEC = InputSpec(vocabulary_size=4, image_dim=3, regions=5, token_vocabulary_size=9)
+SPEC = InputSpec(vocabulary_size=4, image_dim=3, image_second_dim=2, regions=5, token_vocabulary_size=9)
 
 
 def linear(layer, x):
@@ -80,14 +80,13 @@ def test_resnet_head_is_linear_and_amnns_is_amnns_encoder():
     np.testing.assert_allclose(model.score(batch)[0].detach(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("scene", ["grid_max", "grid_mean"])
+@pytest.mark.parametrize("scene", ["second", "grid_max", "grid_mean"])
 def test_two_visual_vectors_side_by_side(scene):
     model = create_model("vgg_object_scene", SPEC, {"hidden": 5, "scene": scene}).eval()
     batch = batch_of(SPEC, images=[True])
     grid = batch.image_grid_BRD[0].double().numpy()
-    both = np.concatenate(
-        [batch.image_vector_BD[0].double().numpy(), grid.max(0) if scene == "grid_max" else grid.mean(0)]
-    )
+    scenes = {"second": batch.image_vector_second_BD[0].numpy(), "grid_max": grid.max(0), "grid_mean": grid.mean(0)}
+    both = np.concatenate([batch.image_vector_BD[0].double().numpy(), scenes[scene]])
     first, _, _, last = model.classify
     expected = sigmoid(linear(last, np.maximum(linear(first, both), 0)))
     np.testing.assert_allclose(model.score(batch)[0].detach(), expected, atol=1e-6)
@@ -99,17 +98,18 @@ COUNTS = {
     + 4 * 512 * (300 + 512 + 2)
     + 512
     + (512 * 512 + 512)
-    + (2048 * 512 + 512 + 512)
+    + (4096 * 512 + 512 + 512)
     + (1024 * 500 + 500),
     # 1,000 tags: these are baselines of article 003
     "nic": (2048 * 512 + 512 + 512) + 1002 * 512 + 4 * 512 * (512 + 512 + 2) + (512 * 1001 + 1001),
     "resnet_multilabel": 2048 + (2048 * 1000 + 1000),
-    "vgg_object_scene": 4096 + (4096 * 4096 + 4096) + (4096 * 1000 + 1000),
+    "vgg_object_scene": 8192 + (8192 * 4096 + 4096) + (4096 * 1000 + 1000),
 }
 
 
 @pytest.mark.parametrize("family", sorted(COUNTS))
 def test_parameters_of_the_paper_recipes(family):
     tags, words = (500, 20_000) if family == "lstm_cnn" else (1000, 0)
-    spec = InputSpec(vocabulary_size=tags, image_dim=2048, regions=49, token_vocabulary_size=words)
+    dim = 4096 if family in ("lstm_cnn", "vgg_object_scene") else 2048
+    spec = InputSpec(tags, image_dim=dim, image_second_dim=4096, regions=49, token_vocabulary_size=words)
     assert_paper_parameters(family, spec, COUNTS[family])

@@ -26,7 +26,7 @@ from hashtag_core.models.base import ModelOptions
 TAGS = ["cat", "dog", "boat", "tree", "star", "moon", "fish", "bird", "car", "house", "cake", "king"]
 FILLERS = ["a", "picture", "of", "the", "old", "small", "with", "funny"]
 V, POSTS, USERS, H = len(TAGS), 64, 6, 3
-IMAGE_DIM, TEXT_DIM, SIDE, STATES = 24, 16, 3, 9
+IMAGE_DIM, SECOND_DIM, TEXT_DIM, SIDE, STATES = 24, 10, 16, 3, 9
 VOCABULARY = Vocabulary(TAGS, np.arange(V, 0, -1) * 5, posts=POSTS)
 
 
@@ -62,6 +62,7 @@ def world() -> World:
     arrays = {
         "image_grid": grid,
         "image_vector": grid.mean(1),
+        "image_vector_second": grid.max(1)[:, -SECOND_DIM:],
         "text_states": states,
         "text_vector": states.sum(1) / mask.sum(1, keepdims=True),
     }
@@ -207,6 +208,7 @@ def build(name: str, values: Mapping[str, Any], seed: int = 0) -> Subject:
     spec = InputSpec(
         vocabulary_size=V,
         image_dim=IMAGE_DIM,
+        image_second_dim=SECOND_DIM,
         text_dim=TEXT_DIM,
         regions=SIDE * SIDE,
         token_vocabulary_size=tokenizer.size if tokenizer else 0,
@@ -234,6 +236,7 @@ def spoiled(batch: PostBatch, subject: Subject, extra: int = 0) -> PostBatch:
 
     for name, present in (
         ("image_vector_BD", batch.image_present_B),
+        ("image_vector_second_BD", batch.image_present_B),
         ("image_grid_BRD", batch.image_present_B),
         ("text_vector_BD", batch.text_present_B),
     ):

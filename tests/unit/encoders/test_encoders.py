@@ -231,6 +231,40 @@ def test_any_transformers_vision_model(tmp_path, kind, make_jpeg):
     assert found.identity["image"]["revision"] == packaged.file_sha256(tmp_path / "model.safetensors")
 
 
+def test_a_second_image_encoder(tmp_path, make_jpeg):
+    """It gives what it gives alone, has its own place in the cache, and is part of what the features are."""
+    for name, kind in (("first", "vit"), ("second", "resnet")):
+        (tmp_path / name).mkdir()
+        tiny_vision(tmp_path / name, kind)
+    first, second = f"hf:{tmp_path / 'first'}", f"hf:{tmp_path / 'second'}"
+    both = encoders({*IMAGE, "image_vector_second"}, image=first, image_second=second, precision="float32", grid_side=2)
+    images = [decode_image(make_jpeg(n), 32) for n in range(2)]
+    found = both.encode_images(images)
+    assert set(found) == {"image_vector", "image_grid", "image_vector_second"}
+    alone = encoders({"image_vector"}, image=second, precision="float32")
+    assert np.array_equal(found["image_vector_second"], alone.encode_images(images)["image_vector"])
+    assert both.image_second_dim == found["image_vector_second"].shape[1]
+    assert both.kinds["image_vector_second"] == alone.kinds["image_vector"] != both.kinds["image_vector"]
+    identity = both.identity
+    assert (identity["image"]["id"], identity["image_second"]["id"]) == (first, second)
+    assert set(both.backends) == {"image", "image_second"}
+    just_second = encoders({"image_vector_second"}, image="hf:/nowhere", image_second=second, precision="float32")
+    assert (just_second.image_side_px, set(just_second.kinds)) == (32, {"image_vector_second"})
+    assert np.array_equal(just_second.encode_images(images)["image_vector_second"], found["image_vector_second"])
+    assert both.encode_images([])["image_vector_second"].shape == (0, both.image_second_dim)
+    cache = both.open_cache(str(tmp_path / "cache"))
+    cache.write_unreadable("image_grid", {"0" * 64: "truncated JPEG"})
+    assert cache.missing("image_vector_second", ["0" * 64]) == []
+
+
+def test_a_second_image_encoder_must_be_named_and_read_the_same_size(tmp_path):
+    with pytest.raises(ConfigError, match=r"encoders\.image_second: .* name the second one"):
+        encoders({"image_vector_second"})
+    tiny_vision(tmp_path, "vit")
+    with pytest.raises(ConfigError, match="32 px and efficientnet_lite0 of 224 px"):
+        encoders({"image_vector", "image_vector_second"}, image_second=f"hf:{tmp_path}")
+
+
 def test_a_pooler_that_the_checkpoint_lacks_is_not_used(tmp_path, make_jpeg):
     from safetensors.torch import load_file, save_file
 
