@@ -17,6 +17,7 @@ from hashtag_core.models import (  # noqa: F401
     show_attend_tell,
     svm,
     tab_lstm,
+    tagnet,
     tweet_embedding,
     user_frequency,
     vgg_object_scene,

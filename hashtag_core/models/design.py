@@ -64,7 +64,7 @@ class DesignOptions(SequenceOptions):
     """Of the word-level and of the co-attention."""
     fusion_hidden: int = Field(512, ge=1)
     """Of o."""
-    history_posts: int = Field(5, ge=0)
+    history_posts: int = Field(5, ge=1)
     """Earlier posts of the user that are read, at most."""
     embedding: int = Field(256, ge=1)
     """Of a tag that the generator has written."""

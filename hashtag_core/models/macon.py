@@ -42,7 +42,7 @@ class MaconOptions(ModelOptions):
     """Of a word, a region, a post and a tag: D."""
     attention_units: int = Field(512, ge=1)
     """Rows of W_v and W_t."""
-    history_posts: int = Field(5, ge=0)
+    history_posts: int = Field(5, ge=1)
     """Earlier posts of the user that are read, at most."""
     dropout: float = Field(0.5, ge=0, lt=1)
     loss: Literal["softmax", "bce"] = "softmax"
