@@ -137,7 +137,9 @@ def _check_settings(plan: TrainPlan) -> None:
     if plan.fitted:
         return
     if settings.finetune_encoders:
-        raise ConfigError("training.finetune_encoders: encoders are frozen in this release; leave it false")
+        raise ConfigError(
+            "training.finetune_encoders: encoders are frozen and pictures are not augmented in this release; leave it false"
+        )
     if settings.streaming == "always":
         raise ConfigError("training.streaming: 'always' is not in this release; features are memory-mapped ('auto')")
     if settings.batch_size < settings.workers:

@@ -155,6 +155,43 @@ def test_a_cache_gives_the_same_tags_and_spares_the_encoders(
     assert recommender.recommend(posts, top_k=40, cached=partly).equals(plain)
 
 
+def test_a_model_of_two_image_encoders(tmp_path: Path, make_posts: Callable) -> None:
+    """Encoded, from a cache, and refused where the second encoder is another one."""
+    from hashtag_core.config import EncodersSection
+    from hashtag_core.data.vocabulary import Vocabulary
+    from hashtag_core.encoders import load_encoders
+    from hashtag_core.models import InputSpec, create_model, parse_options
+    from hashtag_core.models.folder import save_model_folder
+
+    options = parse_options("vgg_object_scene", {"scene": "second", "hidden": 8})
+    section = EncodersSection(image_second="efficientnet_lite0", backend="torch")
+    encoders = load_encoders(section, frozenset({"image_vector", "image_vector_second"}), "cpu", threads=1)
+    spec = InputSpec(4, image_dim=encoders.image_dim, image_second_dim=encoders.image_second_dim)
+    torch.manual_seed(0)
+    model = create_model("vgg_object_scene", spec, options)
+    info = {"name": "two", "recipe": {"encoders": section.model_dump()}, "encoders": encoders.identity}
+    vocabulary = Vocabulary(list("abcd"), np.arange(4, 0, -1), posts=4)
+    save_model_folder(tmp_path / "model", model, options, vocabulary, None, info)
+    recommender = Recommender.load(str(tmp_path / "model"), device="cpu", threads=1)
+    posts = [*make_posts(2), {"post_id": "none", "caption": "no picture"}]
+    plain = recommender.recommend(posts, top_k=4)
+    assert plain["status"].to_pylist() == ["ok", "ok", "image_missing"]
+    features = recommender.featurize(recommender.open_posts(recommender_table(posts)))
+    batch = features.arrays["image_vector_second"]
+    assert np.array_equal(batch, features.arrays["image_vector"])
+    assert not batch[2].any()
+    cache = recommender.encoders.open_cache(str(tmp_path / "cache"))
+    for kind in ("image_vector", "image_vector_second"):
+        cache.write(kind, [image_key(post["image"]) for post in posts[:2]], features.arrays[kind][:2])
+    assert recommender.recommend(posts, top_k=4, cached=cache).equals(plain)
+    path = tmp_path / "model" / "model.json"
+    described = json.loads(path.read_text())
+    described["encoders"]["image_second"]["revision"] = "0" * 64
+    path.write_text(json.dumps(described))
+    with pytest.raises(IntegrityError, match="another image_second encoder"):
+        Recommender.load(str(tmp_path / "model"), device="cpu")
+
+
 def recommender_table(posts: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([{**dict.fromkeys(POST.names), **post} for post in posts], schema=POST)
 
