@@ -1,7 +1,7 @@
 """Every family on one archive: prepares, encodes once, trains each small recipe, evaluates, writes one report.
 
     python jobs/leaderboard.py [--archive URI] [--name NAME] [--out DIR] [--split by_user] [--families a,b]
-                               [--recipes FILE ...] [--pairs FILE] [--publish DIR]
+                               [--recipes FILE ...] [--learning-curve A,B] [--pairs FILE] [--publish DIR]
 
 With no argument the sample archive is taken. What is done is kept in DIR, so a run can be stopped and started again; a
 family that fails is reported and the others go on. `--recipe` and `--set` say how the archive is prepared and judged;
@@ -44,6 +44,9 @@ def build_parser() -> JobParser:
         default=str(PAIRS),
         help="TOML of the pairs of systems whose difference is reported (default: jobs/leaderboard.toml)",
     )
+    parser.add_argument(
+        "--learning-curve", metavar="A,B", default="", help="these systems from a quarter and half of the posts too"
+    )
     parser.add_argument("--publish", metavar="DIR", help="copy report.md, report.json and the pictures there too")
     add_common_arguments(parser)
     return parser
@@ -73,6 +76,7 @@ def _leaderboard(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str
         arguments.pairs,
         arguments.publish,
         shlex.join(["python", "jobs/leaderboard.py", *argv]),
+        [part for part in arguments.learning_curve.split(",") if part],
     )
     if arguments.dry_run:
         return describe_leaderboard(plan)

@@ -25,9 +25,9 @@ from hashtag_core.distributed.leaderboard_report import write_report
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import train
-from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.distributed.train_worker import PREFIX
 from hashtag_core.errors import HashtagError, NotFoundError
+from hashtag_core.models.registry import family
 from hashtag_core.tracking.registry import find_version
 from hashtag_core.tracking.runs import metric_history
 
@@ -94,7 +94,7 @@ class _Run:
         for entry in self.to_do:
             section = entry.recipe.encoders
             sections[section.model_dump_json()] = section
-            wanted = plan_training(entry.recipe, self.dataset.uri).needs
+            wanted = family(entry.recipe.model.family).needs(entry.options)
             needs.setdefault(section.model_dump_json(), set()).update(wanted)
         for key, section in sections.items():
             try:

@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from hashtag_core.models.base import ModelOptions
 from hashtag_core.models.registry import parse_options
 
 EXPERIMENT = "leaderboard"
+SHARES = (0.25, 0.5)
+"""Shares of the train posts that a learning curve is drawn at, besides all of them."""
 COMMON = ("archive", "captions", "vocabulary", "split", "history", "evaluation")
 """Sections that all systems take from one recipe: they are of the data and of the judging. `history` only where that
 recipe has it: which posts make a history is else what the families' recipes say."""
@@ -32,11 +34,13 @@ NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagg
 
 @dataclass(frozen=True)
 class Entry:
-    """A system that takes part. `source` is its recipe's file name."""
+    """A system that takes part. `source` is its recipe's file name; `curve_of` the system that it is a point of the
+    learning curve of, taught by a share of the posts."""
 
     name: str
     recipe: Recipe
     source: str
+    curve_of: str | None = None
 
     @cached_property
     def options(self) -> ModelOptions:
@@ -84,7 +88,8 @@ class LeaderboardPlan:
 
     def lender(self, entry: Entry) -> Entry | None:
         """The first entry of the family that this one borrows from."""
-        return next((other for other in self.entries if other.recipe.model.family == entry.borrows), None)
+        lenders = (other for other in self.entries if not other.curve_of)
+        return next((other for other in lenders if other.recipe.model.family == entry.borrows), None)
 
     def ranked(self, entry: Entry) -> str:
         """Where the entry's ranked lists are."""
@@ -116,11 +121,13 @@ def plan_leaderboard(
     pairs: str | None = None,
     publish: str | None = None,
     command: str = "",
+    curves: Sequence[str] = (),
 ) -> LeaderboardPlan:
     """Check everything that can be known before a post is read.
 
     `recipe` says how the archive is prepared and judged; `recipes` are files of systems, one each (see
-    `family_recipes`), a file that is named twice counts once. Raises UsageError for what is wrong in any of them.
+    `family_recipes`), a file that is named twice counts once. `curves` are names of systems that are taught by `SHARES`
+    of the posts too. Raises UsageError for what is wrong in any of them.
     """
     if not re.fullmatch(r"[\w.-]+", name):
         raise ConfigError(f"the leaderboard's name {name!r}: expected letters, digits, '.', '-' and '_' alone")
@@ -133,6 +140,12 @@ def plan_leaderboard(
             raise ConfigError(f"{path}: there is a system {entry.name!r} already, of {entries[entry.name].source}")
         _ = entry.options
         entries[entry.name] = entry
+    for curve in dict.fromkeys(curves):
+        if curve not in entries:
+            raise ConfigError(f"no system {curve!r} to draw a learning curve of{nearest(curve, entries)}")
+        for share in SHARES:
+            point = _at_share(entries[curve], share)
+            entries[point.name] = point
     if not entries:
         raise ConfigError("no system to train: name a family or a recipe")
     plan = LeaderboardPlan(
@@ -193,6 +206,12 @@ def _entry(path: Path, board: str, out: str, common: Recipe, overrides: Sequence
     recipe = recipe.model_copy(update={**shared, "training": training, "tracking": tracking})
     name = family if path.stem in (family, f"{family}_small") else path.stem
     return Entry(name, recipe, path.name)
+
+
+def _at_share(entry: Entry, share: float) -> Entry:
+    training = entry.recipe.training.model_copy(update={"train_share": share})
+    recipe = entry.recipe.model_copy(update={"training": training})
+    return replace(entry, name=f"{entry.name}-{share:.0%}".rstrip("%"), recipe=recipe, curve_of=entry.name)
 
 
 def _read_pairs(path: str, ks: Sequence[int]) -> list[Pair]:

@@ -56,7 +56,7 @@ def write_report(plan: LeaderboardPlan, truth: Truth, states: Mapping[str, State
     )
     metric = f"f1_at_{main_k(report['ks'])}"
     for row in entries:
-        if row["status"] == "done":
+        if row["status"] == "done" and not row["curve_of"]:
             found = {floor: compared.pair(row["name"], floor, metric) for floor in FLOORS if floor != row["name"]}
             row["differences"] = {floor: _rounded(asdict(item)) for floor, item in found.items() if item}
     report["pairs"] = [compared.claim(pair) for pair in plan.pairs]
@@ -152,6 +152,8 @@ def _row(entry: Entry, state: State) -> dict[str, Any]:
         "kind": "fitted" if issubclass(cls, FittedModel) else "neural",
         "recipe": entry.source,
         "reads": state["reads"],
+        "curve_of": entry.curve_of,
+        "train_share": entry.recipe.training.train_share,
         "status": state["status"],
     }
     if state["status"] != "done":

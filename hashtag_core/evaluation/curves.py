@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from hashtag_core.evaluation.metrics import PROTOCOLS
 from hashtag_core.evaluation.report import main_k
-from hashtag_core.evaluation.side_by_side import FLOORS, METRICS, Entry, Report, done_entries
+from hashtag_core.evaluation.side_by_side import FLOORS, METRICS, Entry, Report, done_entries, learning_curves
 
 SETTINGS = {
     "svg.fonttype": "none",
@@ -43,6 +43,8 @@ def report_figures(report: Report) -> dict[str, str]:
         learned = [entry for entry in done if len(entry["history"].get("train_loss", ())) > 1]
         if learned:
             drawn["learning.svg"] = _learning(learned)
+        if learning_curves(report):
+            drawn["shares.svg"] = _shares(report, done)
         return {name: _svg(figure) for name, figure in drawn.items()}
 
 
@@ -155,4 +157,24 @@ def _learning(learned: Sequence[Entry]) -> Figure:
         right.grid(visible=False)
     lines = [line for item in (panel, right) for line in item.get_lines() if not line.get_label().startswith("_")]
     figure.legend(lines, [line.get_label() for line in lines], loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _shares(report: Report, done: Sequence[Entry]) -> Figure:
+    """F1 over the number of train posts, with intervals, of the systems that were taught by shares of them."""
+    key = f"f1_at_{main_k(report['ks'])}"
+    curves = learning_curves(report)
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    panel = figure.subplots()
+    for entry, style in _styles([entry for entry in done if entry["name"] in curves]):
+        points = curves[entry["name"]]
+        posts = [point["train_share"] * report["data"]["posts"]["train"] for point in points]
+        values = [point["metrics"]["headline"][key] for point in points]
+        panel.plot(posts, values, label=entry["name"], **style)
+        bounds = [point["intervals"].get("headline", {}).get(key) for point in points]
+        if all(bounds):
+            low, high = zip(*bounds, strict=True)
+            panel.fill_between(posts, low, high, color=style["color"], alpha=0.08, linewidth=0)
+    panel.set(xlabel="train posts", ylabel=f"F1@{main_k(report['ks'])} (headline)", xlim=(0, None), ylim=(0, None))
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure

@@ -30,10 +30,22 @@ Report = Mapping[str, Any]
 
 
 def done_entries(report: Report) -> list[Entry]:
-    """What was trained and judged, best F1 at `main_k` (protocol headline) first."""
+    """What was trained on all posts and judged, best F1 at `main_k` (protocol headline) first."""
     key = f"f1_at_{main_k(report['ks'])}"
-    done = [entry for entry in report["entries"] if entry["status"] == "done"]
+    done = [entry for entry in report["entries"] if entry["status"] == "done" and not entry["curve_of"]]
     return sorted(done, key=lambda entry: -entry["metrics"]["headline"][key])
+
+
+def learning_curves(report: Report) -> dict[str, list[Entry]]:
+    """The systems that were taught by shares of the train posts too: name -> its points by rising share, all posts last."""
+    curves: dict[str, list[Entry]] = {}
+    for whole in done_entries(report):
+        points = [
+            entry for entry in report["entries"] if entry["status"] == "done" and entry["curve_of"] == whole["name"]
+        ]
+        if points:
+            curves[whole["name"]] = [*sorted(points, key=lambda entry: float(entry["train_share"])), whole]
+    return curves
 
 
 def published_figures() -> list[dict[str, Any]]:
@@ -68,6 +80,8 @@ def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
         "\n## What it costs\n",
         _cost(report),
         picture("learning.svg", "loss and validation figure over the epochs"),
+        _shares(report),
+        picture("shares.svg", f"F1@{k} over the number of train posts"),
         _claims(report),
         _left_out(report),
         "\n## What the articles report, on other data\n",
@@ -210,6 +224,20 @@ def _cost(report: Report) -> str:
         _table(header, rows)
         + "\nTraining includes the start of the workers; encoding, done once for all, is not in it.\n"
     )
+
+
+def _shares(report: Report) -> str:
+    curves = learning_curves(report)
+    if not curves:
+        return ""
+    key = f"f1_at_{main_k(report['ks'])}"
+    shares = sorted({entry["train_share"] for points in curves.values() for entry in points})
+    rows = []
+    for name, points in curves.items():
+        by_share = {entry["train_share"]: _with_interval(entry, "headline", key) for entry in points}
+        rows.append([name, *[by_share.get(share, "") for share in shares]])
+    header = [f"F1@{main_k(report['ks'])}", *[f"{share:.0%} of the train posts" for share in shares]]
+    return "\n## What more posts would bring\n\n" + _table(header, rows)
 
 
 def _claims(report: Report) -> str:

@@ -169,6 +169,18 @@ def test_who_borrows_comes_after_who_lends(make_plan: Callable[..., LeaderboardP
     assert given.entries[0].borrows is None
 
 
+def test_points_of_a_learning_curve(archive: Path, tmp_path: Path) -> None:
+    recipes = write_recipes(tmp_path, popularity=RECIPES["popularity"])
+    arguments = ("toy", str(archive), str(tmp_path / "out"), Recipe(), recipes)
+    plan = plan_leaderboard(*arguments, curves=["popularity"])
+    assert [(entry.name, entry.curve_of, entry.recipe.training.train_share) for entry in plan.entries] == [
+        ("popularity", None, 1.0), ("popularity-25", "popularity", 0.25), ("popularity-50", "popularity", 0.5),
+    ]  # fmt: skip
+    assert len({plan.key(entry, "x") for entry in plan.entries}) == 3
+    with pytest.raises(ConfigError, match="did you mean 'popularity'"):
+        plan_leaderboard(*arguments, curves=["popularty"])
+
+
 def test_what_is_common_comes_from_one_recipe(make_plan: Callable[..., LeaderboardPlan]) -> None:
     plan = make_plan(popularity=RECIPES["popularity"] + "[vocabulary]\nmin_count = 9\n[training]\nseed = 7\n")
     (entry,) = plan.entries

@@ -33,6 +33,8 @@ def entry(name: str, ranked: list[list[int]], kind: str = "neural", **changed: A
         "recipe": f"{name}.toml",
         "reads": ["caption", "image"],
         "status": "done",
+        "curve_of": None,
+        "train_share": 1.0,
         "parameters": 1234567,
         "epochs": 3 if kind == "neural" else None,
         "best_epoch": 2 if kind == "neural" else None,
@@ -192,6 +194,20 @@ def test_pictures_are_whole_and_the_same_each_time(report: dict[str, Any]) -> No
     assert "<title>toy &lt;1&gt;</title>" in html
     assert html.count('<div class="wide"><table>') == html.count("</table></div>") > 10
     assert "| --- |" not in html
+
+
+def test_learning_curves_stand_apart(report: dict[str, Any]) -> None:
+    ranked = [[0, 5, 4, 3, 2]] * 4
+    points = [entry(f"amnn-{n}", ranked, curve_of="amnn", train_share=n / 100) for n in (50, 25)]
+    whole = {**report, "entries": [*report["entries"], *points]}
+    assert done_entries(whole) == done_entries(report)
+    page = side_by_side_markdown(whole, report_figures(whole))
+    assert "![F1@5 over the number of train posts](shares.svg)" in page
+    header, row = rows_of(page, "## What more posts would bring")
+    assert header[1:] == ["25% of the train posts", "50% of the train posts", "100% of the train posts"]
+    assert row[3].startswith("0.519<br>")
+    assert row[1] == row[2] != row[3]
+    assert "shares.svg" not in report_figures(report)
 
 
 def test_nothing_done(report: dict[str, Any]) -> None:
