@@ -113,10 +113,9 @@ class _Run:
                 self._save(entry, state)
             state |= self._judge(entry, state)
         except Exception as error:
-            told = (
-                " ".join(str(error).split()) if isinstance(error, HashtagError) else f"{type(error).__name__}: {error}"
-            )
-            logger.exception("%s failed; the others go on", entry.name)
+            ours = isinstance(error, HashtagError)
+            told = " ".join((str(error) if ours else f"{type(error).__name__}: {error}").split())
+            logger.error("%s failed, the others go on: %s", entry.name, told, exc_info=not ours)
             state |= {"status": "failed", "reason": told.replace(str(Path.cwd()), ".")[:500]}
         self._save(entry, state)
 
