@@ -13,6 +13,7 @@ the operation and the cause.
 """
 
 import errno
+import fcntl
 import functools
 import json
 import os
@@ -132,7 +133,8 @@ def list_files(uri: str, suffix: str = "", *, hidden: bool = False) -> list[File
 
 def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
     """Each folder at or below `uri` that holds files: its path relative to `uri` (empty for itself) and its files, sorted
-    by name; one folder at a time, so that millions of files are never in one list.
+    by name; one folder at a time, so that millions of files are never in one list. A folder comes before those in it,
+    and these by name.
 
     A file or folder whose name starts with `_` or `.` is skipped. NotFoundError where there is nothing of that name.
     """
@@ -234,6 +236,34 @@ def create_bytes(uri: str, data: bytes) -> None:
             raise AlreadyExistsError(f"{uri}: exists already") from None
         finally:
             staged.unlink(missing_ok=True)
+
+
+def replace_bytes(uri: str, expected: bytes, data: bytes | None) -> None:
+    """Write `data` where the file holds `expected`, else AlreadyExistsError and nothing written; None removes the file.
+
+    Of several at once exactly one wins: by a condition on S3, by a lock on a local disk. A reply lost on the way may
+    make the SDK ask again, and the winner is then told that it lost: who must know reads the content back.
+    """
+    if is_remote(uri):
+        bucket, key = _split(uri)
+        with _guard(uri, "replace"):
+            held = _client().get_object(Bucket=bucket, Key=key)
+            if held["Body"].read() != expected:
+                raise AlreadyExistsError(f"{uri}: holds something else by now")
+            if data is None:
+                _client().delete_object(Bucket=bucket, Key=key)
+            else:
+                _client().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=held["ETag"])
+        return
+    with _guard(uri, "replace"):
+        folder = os.open(Path(local_path(uri)).parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if read_bytes(uri) != expected:
+                raise AlreadyExistsError(f"{uri}: holds something else by now")
+            remove(uri) if data is None else write_bytes(uri, data)
+        finally:
+            os.close(folder)
 
 
 def move(source: str, target: str) -> None:
@@ -386,8 +416,8 @@ def _guard(uri: str, operation: str) -> Iterator[None]:
         code = str(response.get("Error", {}).get("Code", ""))
         if code in _MISSING:
             raise NotFoundError(f"{uri}: not found" + (" (no such bucket)" if code == "NoSuchBucket" else "")) from None
-        if operation == "create" and code in _TAKEN:
-            raise AlreadyExistsError(f"{uri}: exists already") from None
+        if operation in ("create", "replace") and code in _TAKEN:
+            raise AlreadyExistsError(f"{uri}: exists already, or was changed by another") from None
         raise StorageError(f"{uri}: {operation} failed: {error}") from error
 
 
@@ -464,9 +494,9 @@ def _folders_remote(uri: str, relative: str) -> Iterator[tuple[str, list[FileInf
             found += [_remote_info(bucket, item, len(_folder(key))) for item in page.get("Contents", [])]
     if found:
         yield relative.rstrip("/"), [info for info in found if info.path and not info.path.endswith("/")]
-    for name in below:
+    for name in sorted(step.rstrip("/") for step in below):
         if name[:1] not in ("_", "."):
-            yield from _folders_remote(uri, relative + name)
+            yield from _folders_remote(uri, f"{relative}{name}/")
 
 
 def _remote_info(bucket: str, item: Mapping[str, Any], skip: int) -> FileInfo:
