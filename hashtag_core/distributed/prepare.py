@@ -40,7 +40,7 @@ from hashtag_core.data.dataset import (
     DatasetFile,
     DatasetInfo,
 )
-from hashtag_core.data.formats import ArchiveFormat
+from hashtag_core.data.formats.base import ArchiveFormat, ArchivePart
 from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition, content_hash, partition_posts
 from hashtag_core.data.posts import Rejected
 from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
@@ -225,7 +225,7 @@ def _write_part(
 ) -> list[dict[str, Any]]:
     """Pass 2 over one part: its posts, in their splits. The files written, as `dataset.json` lists them."""
     part = _file_of(task)
-    if storage.file_info(part.uri).etag != part.etag:
+    if layout.etag(part) != part.etag:
         raise HashtagError("changed while the archive was read: run again")
     sides = _read_table(_work(dataset, "sides", task["part"]))
     kept, side = sides["row"].to_numpy(), sides["side"].to_numpy()
@@ -292,11 +292,13 @@ def _folders_to_be_made(path: str) -> list[str]:
 
 
 def _of(part: FileInfo) -> dict[str, Any]:
-    return {"uri": part.uri, "path": part.path, "size": part.size, "etag": part.etag}
+    selection = part.selection if isinstance(part, ArchivePart) else ""
+    return {"uri": part.uri, "path": part.path, "size": part.size, "etag": part.etag, "selection": selection}
 
 
-def _file_of(task: dict[str, Any]) -> FileInfo:
-    return FileInfo(task["uri"], task["path"], task["size"], task["etag"], datetime.fromtimestamp(0, UTC))
+def _file_of(task: dict[str, Any]) -> ArchivePart:
+    modified = datetime.fromtimestamp(0, UTC)
+    return ArchivePart(task["uri"], task["path"], task["size"], task["etag"], modified, task["selection"])
 
 
 def _split_of(file: DatasetFile) -> Any:

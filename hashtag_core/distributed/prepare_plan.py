@@ -125,7 +125,7 @@ def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, Any]:
 
 def _parts_of(layout: ArchiveFormat, archive: str) -> list[FileInfo]:
     """The parts, once one of them could hold a post."""
-    parts = layout.list_parts(archive)
+    parts = list(layout.list_parts(archive))
     first = ""
     for part in parts:
         problem = layout.problem(part)

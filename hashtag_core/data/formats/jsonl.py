@@ -9,21 +9,27 @@ import base64
 import binascii
 import gzip
 import io
-import itertools
 import json
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from hashtag_core import storage
-from hashtag_core.data.formats.base import ArchiveFormat
-from hashtag_core.data.posts import PartBatch, Rejected
+from hashtag_core.data.formats.base import (
+    ArchiveFormat,
+    Fault,
+    Post,
+    batches,
+    plain,
+    problem_in,
+    read_time,
+    unexpected,
+)
+from hashtag_core.data.posts import PartBatch
 from hashtag_core.errors import ArchiveError, StorageError
-from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo
 
 SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
@@ -39,34 +45,26 @@ def list_parts(archive_uri: str) -> list[FileInfo]:
 
 def problem(part: FileInfo) -> str | None:
     """Why no post can come from this file, told by its first lines; None if one can."""
-    found = next(_read(part, 64), None)
-    if found is None:
-        return "no line in it"
-    if found.posts.num_rows or not found.rejected:
-        return None
-    return found.rejected[0].reason
+    return problem_in(_read(part, 64))
 
 
 def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
     with storage.open_input(part.uri) as source:
-        lines = _lines(source, part)
-        first = 0
-        while batch := list(itertools.islice(lines, batch_rows)):
-            posts: list[dict[str, Any]] = []
-            rejected: list[Rejected] = []
-            for row, line in enumerate(batch, first):
-                if isinstance(line, Rejected):
-                    rejected.append(line)
-                    continue
-                try:
-                    posts.append(_post(line))
-                except ValueError as error:
-                    rejected.append(Rejected(part.path, row, _id_in(line), str(error)))
-            yield PartBatch(first, pa.Table.from_pylist(posts, schema=POST), rejected)
-            first += len(batch)
+        yield from batches(part.path, _rows(source, part), 0, batch_rows)
 
 
-def _lines(source: pa.NativeFile, part: FileInfo) -> Iterator[bytes | Rejected]:
+def _rows(source: pa.NativeFile, part: FileInfo) -> Iterator[Post | Fault]:
+    for line in _lines(source, part):
+        if isinstance(line, Fault):
+            yield line
+            continue
+        try:
+            yield _post(line)
+        except ValueError as error:
+            yield Fault(str(error), _id_in(line))
+
+
+def _lines(source: pa.NativeFile, part: FileInfo) -> Iterator[bytes | Fault]:
     """The lines; where the rest cannot be read, a rejected part ends them."""
     raw = io.BufferedReader(source, 1 << 20)
     row = 0
@@ -78,7 +76,7 @@ def _lines(source: pa.NativeFile, part: FileInfo) -> Iterator[bytes | Rejected]:
     except (EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
             raise StorageError(f"{part.uri}: read failed: {error}") from error
-        yield Rejected(part.path, None, None, f"unreadable from row {row} on: {error}")
+        yield Fault(f"unreadable from row {row} on: {error}", ends=True)
 
 
 def _post(line: bytes) -> dict[str, Any]:
@@ -91,39 +89,25 @@ def _post(line: bytes) -> dict[str, Any]:
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
     post: dict[str, Any] = {name: read(name, value.get(name)) for name, read in _FIELDS.items()}
     if not (post["post_id"] or "").strip():
-        raise _unexpected("post_id", "a non-empty string", value.get("post_id"))
+        raise unexpected("post_id", "a non-empty string", value.get("post_id"))
     return post
-
-
-def _unexpected(name: str, expected: str, found: Any) -> ValueError:
-    return ValueError(f"{name}: expected {expected}, found {json.dumps(found, ensure_ascii=False)[:80]}")
 
 
 def _text(name: str, value: Any) -> str | None:
     if value is None or isinstance(value, str):
-        return None if value is None else value.encode("utf-8", "replace").decode()
-    raise _unexpected(name, "string", value)
+        return None if value is None else plain(value)
+    raise unexpected(name, "string", value)
 
 
 def _id(name: str, value: Any) -> str | None:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(name, value)
 
 
-def _time(name: str, value: Any) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        held = datetime.fromisoformat(value)
-        return held.replace(tzinfo=UTC) if held.tzinfo is None else held.astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):
-        raise _unexpected(name, "an ISO 8601 time", value) from None
-
-
 def _tags(name: str, value: Any) -> list[str] | None:
     if value is None:
         return None
     if not isinstance(value, list):
-        raise _unexpected(name, "a list of strings", value)
+        raise unexpected(name, "a list of strings", value)
     return [text for item in value if (text := _text(name, item)) is not None]
 
 
@@ -131,7 +115,7 @@ def _image(name: str, value: Any) -> bytes | None:
     try:
         return None if value is None else base64.b64decode(value, validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise _unexpected(name, "base64", value) from None
+        raise unexpected(name, "base64", value) from None
 
 
 def _number(name: str, value: Any) -> float | None:
@@ -140,13 +124,13 @@ def _number(name: str, value: Any) -> float | None:
     with suppress(OverflowError):
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-    raise _unexpected(name, "a number", value)
+    raise unexpected(name, "a number", value)
 
 
 _FIELDS = {
     "post_id": _id,
     "user_id": _id,
-    "created_at": _time,
+    "created_at": read_time,
     "caption": _text,
     "hashtags": _tags,
     "image": _image,

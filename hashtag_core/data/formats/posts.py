@@ -2,12 +2,9 @@
 
 from collections.abc import Iterator
 
-from hashtag_core.data.formats.base import ArchiveFormat
+from hashtag_core.data.formats.base import MAX_BATCH_BYTES, ArchiveFormat
 from hashtag_core.data.posts import PartBatch, iter_post_batches, list_parts, part_problem
 from hashtag_core.storage import FileInfo
-
-MAX_BATCH_BYTES = 128 << 20
-"""A batch of large images has fewer rows than asked for."""
 
 
 def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:

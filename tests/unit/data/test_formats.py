@@ -14,8 +14,12 @@ from hashtag_core.schema import POST
 def test_formats_are_found_by_name_and_the_nearest_is_offered() -> None:
     assert {"posts", "jsonl"} <= set(FORMATS)
     assert archive_format("jsonl").name == "jsonl"
-    with pytest.raises(ConfigError, match=r"no format 'jsonlines' \(did you mean 'jsonl'\?\); there are jsonl, posts"):
+    with pytest.raises(
+        ConfigError, match=r"no format 'jsonlines' \(did you mean 'jsonl'\?\); there are csv, harrison, .*posts"
+    ):
         archive_format("jsonlines")
+    with pytest.raises(ConfigError, match=r"no format 'nuswide' \(did you mean 'nus-wide'\?\)"):
+        archive_format("nuswide")
 
 
 POST_LINE = {
