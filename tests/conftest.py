@@ -201,7 +201,7 @@ def make_model_folder() -> Callable[..., Path]:
 
         recipe, options = Recipe(), parse_options(family, {})
         encoders = load_encoders(recipe.encoders, find_family(family).needs(options))
-        model = create_model(family, InputSpec(tags, encoders.image_dim, encoders.text_dim), options)
+        model = create_model(family, InputSpec(tags, image_dim=encoders.image_dim, text_dim=encoders.text_dim), options)
         generator = torch.Generator().manual_seed(seed)
         for value in model.buffers():
             if value.numel() > 2:
