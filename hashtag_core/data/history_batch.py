@@ -98,11 +98,13 @@ class History:
     posts: PastPosts
     reads: tuple[str, ...] = ()
 
+    def select(self, indices: np.ndarray | slice) -> "History":
+        """Of some of the posts, in that order."""
+        return History(self.rows_NH[indices], self.posts, self.reads)
+
     def batch(self, indices: np.ndarray | Sequence[int]) -> HistoryBatch:
-        """The histories of those posts, in that order; -1 asks for an empty one."""
-        asked = np.asarray(indices, dtype=np.int64)
-        rows_BH = np.full((len(asked), self.rows_NH.shape[1]), -1, dtype=np.int64)
-        rows_BH[asked >= 0] = self.rows_NH[asked[asked >= 0]]
+        """The histories of those posts, in that order."""
+        rows_BH = np.asarray(self.rows_NH[np.asarray(indices)], dtype=np.int64)
         mask_BH = rows_BH >= 0
         unique, inverse = np.unique(rows_BH[mask_BH], return_inverse=True)
         tags = self.posts.tags_of(unique)
@@ -123,19 +125,21 @@ def open_history(
     dataset: Dataset,
     split: Split,
     rule: HistoryRule,
-    cache: FeatureCache,
+    cache: FeatureCache | None,
     vocabulary: Vocabulary,
     folder: str | Path,
 ) -> History:
     """The histories of a split's posts, from feature tables below `folder` of this and the earlier splits.
 
-    The tables hold what is read of a history alone; the cache must hold it for all those splits.
+    The tables hold what is read of a history alone; the cache (None where that is nothing but tags) must hold it for all
+    those splits.
     """
     rows_NH, splits = dataset_history(dataset, split, rule)
     if not (rows_NH >= 0).any():
         why = "posts without user_id" + (" or created_at" if rule.order == "earlier" else "")
         logger.warning("%s, %s split: no post has a history (%s); %s", dataset.uri, split, rule.told(), why)
     needs = frozenset(rule.reads)
+    cache = cache or FeatureCache("", {})
     tables: list[FeatureTable] = [
         build_feature_table(dataset, name, cache, needs, vocabulary, folder)
         for name in splits

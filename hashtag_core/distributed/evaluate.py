@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +27,11 @@ from tqdm import tqdm
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.data.dataset import Dataset, Split
+from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.data.feature_cache import FeatureCache
-from hashtag_core.distributed.features import cache_root, ensure_features
+from hashtag_core.data.history import HistoryRule, dataset_history
+from hashtag_core.data.history_batch import open_history
+from hashtag_core.distributed.features import cache_root, ensure_features, tables_folder
 from hashtag_core.distributed.session import connect
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.evaluation.metrics import (
@@ -54,6 +56,9 @@ from hashtag_core.tracking.runs import start_run
 logger = logging.getLogger(__name__)
 
 DEFAULT_BLEU_K = 5
+SLICED_HISTORY = 5
+"""Posts of a history up to which the slices tell."""
+
 ENCODED_IN_PLACE = 256
 """Posts without cached features that are encoded by the evaluating process itself."""
 
@@ -174,14 +179,14 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     dataset, settings = truth.dataset, recipe.evaluation
     resolved = resolve_model(model)
     recommender = Recommender.load(str(resolved.folder), name=resolved.name, version=resolved.version)
-    splits: list[Split] = [truth.split, *([validation.split] if validation else [])]
-    cache = _features(dataset, recommender, splits)
+    cache = _features(dataset, recommender, [truth.split, *([validation.split] if validation else [])])
     width = max(settings.ks)
     ranked = _rank(recommender, truth, cache, width, settings.batch_rows, resolved.uri)
     info = recommender.loaded.info
     row: dict[str, Any] = {"model": resolved.uri, "name": resolved.name, "version": resolved.version}
     row["family"] = recommender.loaded.family
     row["options"] = recommender.loaded.options.model_dump(mode="json")
+    row["history"] = asdict(recommender.loaded.history) if recommender.loaded.history else None
     row["parameters"] = sum(tensor.numel() for tensor in recommender.loaded.model.state_dict().values())
     vocabulary = dataset.vocabulary
     shares = vocabulary.counts / max(vocabulary.posts, 1)
@@ -248,17 +253,20 @@ def _features(dataset: Dataset, recommender: Recommender, splits: Sequence[Split
     """The cache of this model's encoders; None for a model that needs no features.
 
     Where much is missing, Ray encodes it into the cache first; a little is left to the recommender, which is done before
-    Ray has started.
+    Ray has started. What is read of histories is in the cache for all posts that may stand in one.
     """
-    section = recommender.encoders.section
+    section, rule = recommender.encoders.section, recommender.loaded.history
     cache = recommender.encoders.open_cache(cache_root(dataset.uri, section))
+    few = ENCODED_IN_PLACE
+    if rule is not None and rule.reads:
+        splits, few = SPLITS[: max(SPLITS.index(split) for split in splits) + 1], 0
     missing = 0
     for table in (table for split in splits for table in dataset.read(split, ["image_key", "caption_key"])):
         missing += max(
             (len(cache.missing(name, table[f"{kind.of}_key"].to_pylist())) for name, kind in cache.kinds.items()),
             default=0,
         )
-        if missing > ENCODED_IN_PLACE:
+        if missing > few:
             with connect():
                 return ensure_features(dataset, section, recommender.needs, splits)
     return cache if cache.kinds else None
@@ -273,10 +281,14 @@ def _rank(
     scores: list[np.ndarray] = []
     has_image: list[bool] = []
     statuses: list[str] = []
+    rule, vocabulary = recommender.loaded.history, recommender.loaded.vocabulary
+    past = open_history(truth.dataset, truth.split, rule, cache, vocabulary, tables_folder()) if rule else None
     with _progress(len(truth.tags), label) as bar:
         for table in truth.dataset.read(truth.split, READ.names, batch_rows):
             opened = recommender.open_posts(table, cached=cache)
-            indices_NK, scores_NK = recommender.rank(recommender.featurize(opened, cache), width)
+            begin = len(statuses)
+            history = past.select(slice(begin, begin + len(opened))) if past is not None else None
+            indices_NK, scores_NK = recommender.rank(recommender.featurize(opened, cache), width, history)
             lists.append(ids_V[indices_NK] if len(ids_V) else indices_NK)
             scores.append(scores_NK)
             has_image += [p is not None or k is not None for p, k in zip(opened.images, opened.image_keys, strict=True)]
@@ -314,19 +326,18 @@ def _intervals(judged: Judged, truth: Truth, recipe: Recipe) -> dict[str, dict[s
     return out
 
 
-def slices_of(truth: Truth, has_image: np.ndarray) -> dict[str, Booleans]:
-    """Which posts of `truth` are in which slice; see `post_slices`."""
-    history: Counter[str] = Counter()
-    for table in truth.dataset.read("train", ["user_id"]):
-        history.update(user for user in table["user_id"].to_pylist() if user is not None)
-    counts = [history[user] if user is not None else 0 for user in truth.users]
-    return post_slices(truth.caption_words, has_image, counts)
+def slices_of(
+    truth: Truth, has_image: np.ndarray, order: Literal["earlier", "other"] = "earlier"
+) -> dict[str, Booleans]:
+    """Which posts of `truth` are in which slice; see `post_slices`. `order` says which posts make a history."""
+    rows_NH, _ = dataset_history(truth.dataset, truth.split, HistoryRule(order, SLICED_HISTORY))
+    return post_slices(truth.caption_words, has_image, (rows_NH >= 0).sum(axis=1))
 
 
 def _slices(ranked: Ranked, truth: Truth, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     ks = recipe.evaluation.ks
     return (
-        slice_metrics(ranked.judged, slices_of(truth, ranked.has_image), ks, "headline"),
+        slice_metrics(ranked.judged, slices_of(truth, ranked.has_image, recipe.history.order), ks, "headline"),
         tag_slices(ranked.judged, truth.tags, truth.dataset.vocabulary.counts, ks),
     )
 
@@ -371,6 +382,11 @@ def _notes(evaluations: Sequence[Evaluation], truth: Truth) -> list[str]:
     captions = dataset.info.config.get("captions", {}).get("hashtags", "remove")
     if captions != "remove":
         notes.append(f"captions.hashtags = {captions}: true tags stand in the captions, which leaks the answer")
+    notes += [
+        f"{evaluation.row['model']} reads the user's history: {rule.told()}"
+        for evaluation in evaluations
+        if (rule := HistoryRule.from_json(evaluation.row["history"]))
+    ]
     notes += [
         f"{evaluation.row['model']} was trained on another dataset: posts of this split may be among those it learned from"
         for evaluation in evaluations

@@ -8,11 +8,16 @@ all of a chunk; with GPUs a pool of CPU tasks reads and decodes, and one actor a
 
 import json
 import logging
+import os
 import posixpath
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +38,7 @@ from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import HashtagError, ImageError
 
-__all__ = ["build_feature_table", "cache_root", "ensure_features"]
+__all__ = ["build_feature_table", "cache_root", "ensure_features", "tables_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +54,8 @@ ACTOR_CPUS = 0.5
 READ_ROWS = 128
 NO_PROGRESS_TIMEOUT_S = 1800
 """A chunk of a large encoder takes minutes on a CPU."""
+
+TABLE_AGE_S = 3 * 24 * 3600
 
 REPORT = pa.schema([("posts", pa.int64()), ("unreadable", pa.int64()), ("error", pa.string())])
 DECODED = pa.schema([("pixels", pa.large_binary()), ("rest", pa.string())])
@@ -75,6 +82,17 @@ def cache_root(dataset_uri: str, section: EncodersSection) -> str:
         return section.cache
     parent = posixpath.dirname(dataset_uri.rstrip("/"))
     return posixpath.join(parent, "_features") if parent else "_features"
+
+
+def tables_folder() -> Path:
+    """Where this user's feature tables are on a node: its own disk. Tables that no run opened for three days go."""
+    folder = Path(tempfile.gettempdir(), f"hashtag-recommender-{os.getuid()}", "tables")
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*-*"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > TABLE_AGE_S:
+                shutil.rmtree(old)
+    return folder
 
 
 def ensure_features(

@@ -71,7 +71,9 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
     with connect(), _cleaned_up(plan):
         storage.write_json(storage.join(plan.dataset, WORK, "started.json"), plan.config)
         index, rejected = _read_archive(plan)
-        section, split = plan.recipe.vocabulary, plan.recipe.split
+        # The model has to find hashtags in archives by the same map, where `synonyms_file` may not be.
+        section = plan.recipe.vocabulary.model_copy(update={"synonyms": plan.rules.tags.synonyms})
+        split = plan.recipe.split
         from_test = plan.from_test[index["part"].to_numpy()]
         min_words, deny = plan.recipe.captions.min_words, plan.rules.tags.deny
         partition = partition_posts(index, from_test, split, section, min_words, deny)

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.features import FeatureCache
 from hashtag_core.data.tokens import CaptionTokenizer
-from hashtag_core.distributed.features import ensure_features
+from hashtag_core.distributed.features import ensure_features, tables_folder
 from hashtag_core.distributed.progress import Watch, start_run_log
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.train_plan import TrainPlan, check_base, plan_training
@@ -56,7 +56,6 @@ from hashtag_core.training.loader import TableFitSource
 logger = logging.getLogger(__name__)
 
 GROUP_START_FAILURES = 3
-TABLE_AGE_S = 3 * 24 * 3600
 SPARE_DISK_BYTES = 1 << 30
 
 
@@ -193,24 +192,13 @@ def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
         encoder_folder=encoders.text_folder,
         dataset=dataset,
         cache=cache,
-        tables=str(_tables_folder()),
+        tables=str(tables_folder()),
         outside=np.array(outside, dtype=np.int64),
     )
     _check_disk(job)
     for split in ("train", "validation"):
         os.utime(job.table(split).folder)
     return job
-
-
-def _tables_folder() -> Path:
-    """Where this user's feature tables are on a node: its own disk. Tables that no run opened for three days go."""
-    folder = Path(tempfile.gettempdir(), f"hashtag-recommender-{os.getuid()}", "tables")
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*-*"):
-        with suppress(OSError):
-            if time.time() - old.stat().st_mtime > TABLE_AGE_S:
-                shutil.rmtree(old)
-    return folder
 
 
 def _check_disk(job: TrainJob) -> None:

@@ -12,7 +12,7 @@ def post_slices(caption_words: ArrayLike, has_image: ArrayLike, history: ArrayLi
     """Which posts are in which slice.
 
     `caption_words` is 0 where there is no caption; `has_image` whether there is one that could be read; `history` the
-    number of the user's other posts in the train split.
+    number of posts in the user's history, counted up to 5.
     """
     words = np.asarray(caption_words, dtype=np.int64)
     image = np.asarray(has_image, dtype=bool)

@@ -18,9 +18,12 @@ import pyarrow as pa
 import torch
 
 from hashtag_core.config import CaptionsSection, EncodersSection
+from hashtag_core.data.archive_history import ArchivePosts, TagFinder, only_last
 from hashtag_core.data.batches import FeaturizedPosts, collate
 from hashtag_core.data.captions import clean_caption
 from hashtag_core.data.feature_cache import FeatureCache
+from hashtag_core.data.history import HistoryRule, find_history
+from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.images import decode_image, image_key
 from hashtag_core.data.posts import normalise_posts
 from hashtag_core.encoders import Encoders, load_encoders
@@ -32,6 +35,9 @@ from hashtag_core.schema import POST, TAGGED
 
 READ = pa.schema([POST.field(name) for name in ("post_id", "user_id", "caption", "image", "image_uri")])
 """What is read of a post."""
+
+READ_WITH_HISTORY = pa.schema([*READ, POST.field("created_at"), POST.field("hashtags")])
+"""What is read of a post for a model that reads the history."""
 
 CHECK_SIDE_PX = 64
 """Side that an image is decoded to when the model does not look at it and only its status is wanted."""
@@ -124,25 +130,67 @@ class Recommender:
         top_k: int = 10,
         cached: FeatureCache | None = None,
         archive: str | None = None,
+        history: pa.Table | Iterable[Mapping[str, Any]] | None = None,
     ) -> pa.Table:
         """The `top_k` best hashtags of each post, in the TAGGED schema, one row a post in the order given.
 
         `posts`: a table in the POST schema (absent columns are absent) or a list of dicts with its fields. `cached`:
         features of the model's encoders; what is not in it is encoded. `archive`: the folder that an `image_uri` which
-        is a path lies in; without it only `s3://` can be fetched.
+        is a path lies in; without it only `s3://` can be fetched. `history`: more posts of the same users, which are not
+        tagged; a model that reads the history finds it there and among `posts` (see `hashtag_core.data.history` for which
+        posts it takes), by their `user_id`, `created_at` and hashtags. Of several posts with one id the last one counts.
 
         ConfigError for a row that is no post, naming row and field.
         """
         if top_k < 1:
             raise ConfigError(f"top_k: expected at least 1, found {top_k}")
-        table, rejected = normalise_posts(_table(posts), schema=READ)
-        if rejected:
-            raise ConfigError(f"row {rejected[0].row} is no post: {rejected[0].reason}")
-        return self.tag(self.open_posts(table, cached=cached, archive=archive), top_k, cached)
+        rule = self.loaded.history
+        schema = READ if rule is None else READ_WITH_HISTORY
+        table = _normalised(posts, "", schema)
+        opened = self.open_posts(table, cached=cached, archive=archive)
+        if rule is None:
+            return self.tag(opened, top_k, cached)
+        others = _normalised([] if history is None else history, "history: ", schema)
+        features = self.featurize(opened, cached)
+        return self._tagged(
+            opened, self.rank(features, top_k, self._history(rule, table, features, others, cached, archive))
+        )
 
-    def tag(self, posts: OpenedPosts, top_k: int, cached: FeatureCache | None = None) -> pa.Table:
-        """`recommend` for posts that are opened already."""
-        indices_NK, scores_NK = self.rank(self.featurize(posts, cached), top_k)
+    def tag(
+        self, posts: OpenedPosts, top_k: int, cached: FeatureCache | None = None, history: History | None = None
+    ) -> pa.Table:
+        """`recommend` for posts that are opened already, row-aligned with their histories."""
+        return self._tagged(posts, self.rank(self.featurize(posts, cached), top_k, history))
+
+    def _history(
+        self,
+        rule: HistoryRule,
+        table: pa.Table,
+        features: FeaturizedPosts,
+        others: pa.Table,
+        cached: FeatureCache | None,
+        archive: str | None,
+    ) -> History:
+        """The histories of the posts of a table, in itself and in `others`, of which only what is needed is encoded."""
+        posts = ArchivePosts(TagFinder(self.loaded.vocabulary))
+        posts.add(others)
+        posts.add(table)
+        columns = posts.columns()
+        only_last(columns)
+        rows_NH = find_history(columns, rule, first=others.num_rows)
+        vectors = {}
+        if rule.reads:
+            used = np.unique(rows_NH[(rows_NH >= 0) & (rows_NH < others.num_rows)])
+            opened = self.open_posts(others.take(pa.array(used)), cached=cached, archive=archive)
+            vectors = _vectors(
+                rule,
+                len(columns),
+                [(used, self.featurize(opened, cached)), (np.arange(others.num_rows, len(columns)), features)],
+            )
+        return History(rows_NH, ArrayPosts(*posts.tag_arrays(), vectors), rule.reads)
+
+    def _tagged(self, posts: OpenedPosts, ranked: tuple[np.ndarray, np.ndarray]) -> pa.Table:
+        indices_NK, scores_NK = ranked
         n, k = indices_NK.shape
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * k)
         tags = pa.array(self.tags, pa.string()).take(pa.array(indices_NK.ravel()))
@@ -211,12 +259,16 @@ class Recommender:
         self._put_captions(arrays, posts, cached)
         return FeaturizedPosts(posts.post_ids, posts.user_ids, posts.captions, image_present, text_present, arrays)
 
-    def rank(self, posts: FeaturizedPosts, top_k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Vocabulary indices [N, K] (int64) of the best tags, best first, and their scores (float32, in [0, 1])."""
+    def rank(self, posts: FeaturizedPosts, top_k: int, history: History | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Vocabulary indices [N, K] (int64) of the best tags, best first, and their scores (float32, in [0, 1]).
+
+        `history`: of the same posts, row-aligned; a model that reads one takes a missing one for empty histories.
+        """
         indices, scores = [], []
         for start in range(0, len(posts.post_ids), self.batch_size):
             piece = _slice(posts, start, start + self.batch_size)
-            batch = collate(piece, self.needs, self.loaded.tokenizer, self.loaded.options.inputs).to(self.device)
+            past = None if history is None else history.batch(np.arange(start, start + len(piece.post_ids)))
+            batch = collate(piece, self.needs, self.loaded.tokenizer, self.loaded.options.inputs, past).to(self.device)
             with torch.inference_mode():
                 scores_BV = self.loaded.model.score(batch).float().cpu()
             if not torch.isfinite(scores_BV).all():
@@ -303,7 +355,7 @@ def _table(posts: pa.Table | Iterable[Mapping[str, Any]]) -> pa.Table:
     rows = list(posts)
     if not rows:
         return READ.empty_table()
-    names = [name for name in READ.names if any(name in row for row in rows)]
+    names = [name for name in READ_WITH_HISTORY.names if any(name in row for row in rows)]
     columns = {}
     for name in names:
         try:
@@ -311,6 +363,29 @@ def _table(posts: pa.Table | Iterable[Mapping[str, Any]]) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ConfigError(f"posts: {name}: values of several types: {error}") from None
     return pa.table(columns)
+
+
+def _normalised(posts: pa.Table | Iterable[Mapping[str, Any]], where: str, schema: pa.Schema) -> pa.Table:
+    """Those columns of the posts; ConfigError for a row that is no post."""
+    table, rejected = normalise_posts(_table(posts), schema=schema)
+    if rejected:
+        raise ConfigError(f"{where}row {rejected[0].row} is no post: {rejected[0].reason}")
+    return table
+
+
+def _vectors(
+    rule: HistoryRule, n: int, pieces: Sequence[tuple[np.ndarray, FeaturizedPosts]]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What a history reads of n posts: the values [n, D] and whether there is one [n], from the features of some rows."""
+    vectors = {}
+    for kind in rule.reads:
+        values = np.zeros((n, pieces[0][1].arrays[kind].shape[1]), np.float16)
+        present = np.zeros(n, dtype=bool)
+        for rows, features in pieces:
+            present[rows] = features.image_present if kind == "image_vector" else features.text_present
+            values[rows] = features.arrays[kind]
+        vectors[kind] = values, present
+    return vectors
 
 
 def _fetch(uris: Sequence[str | None], archive: str | None) -> list[tuple[bytes | None, str]]:
