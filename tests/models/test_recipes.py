@@ -8,6 +8,15 @@ from hashtag_core.config import read_recipe
 from hashtag_core.models import FittedModel, family, list_models, parse_options
 
 RECIPES = sorted((Path(__file__).parents[2] / "jobs" / "recipes").glob("*.toml"))
+ABLATIONS = {
+    "amnn_caption": {"inputs"},
+    "amnn_image": {"inputs"},
+    "amnn_learned_words": {"text_input"},
+    "amnn_written_order": {"label_order"},
+    "design_sum": {"fusion"},
+    "design_without_history": {"inputs"},
+}
+"""What each ablation changes of its family's small recipe."""
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -25,3 +34,17 @@ def test_every_family_has_its_recipes(name: str) -> None:
     assert name in names
     if not issubclass(family(name), FittedModel):
         assert f"{name}_small" in names
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_one_thing(name: str) -> None:
+    folder = RECIPES[0].parent
+    assert {path.stem for path in (folder / "ablations").glob("*.toml")} == set(ABLATIONS)
+    recipe = read_recipe(folder / "ablations" / f"{name}.toml")
+    parse_options(recipe.model.family, recipe.model.options)
+    whole = read_recipe(folder / f"{recipe.model.family}_small.toml")
+    changed = set()
+    for section in type(recipe).model_fields:
+        ours, theirs = (getattr(one, section).model_dump() for one in (recipe, whole))
+        changed |= {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    assert changed == ABLATIONS[name]
