@@ -62,9 +62,9 @@ leaderboard: setup
 ifneq ($(ARCHIVE),)
 	$(call BOARD,$(NAME),$(ARCHIVE),$(FLAGS))
 else ifneq ($(wildcard $(SHARED)/openclipart),)
-	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set history.order=other $(ABLATIONS))
-	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --set history.order=other)
-	$(call BOARD,tate,$(SHARED)/tate,--split by_time --set history.order=earlier $(ABLATIONS))
+	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user $(ABLATIONS))
+	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user)
+	$(call BOARD,tate,$(SHARED)/tate,--split by_time $(ABLATIONS))
 else
 	$(call BOARD,sample,jobs/sample,$(FLAGS))
 endif

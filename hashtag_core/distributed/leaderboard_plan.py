@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hashtag_core import storage
-from hashtag_core.config import Recipe, Section, TrackingSection, nearest, read_recipe, validate_section
+from hashtag_core.config import HistorySection, Recipe, Section, TrackingSection, nearest, read_recipe, validate_section
 from hashtag_core.distributed.prepare_plan import PreparePlan, plan_prepare
 from hashtag_core.distributed.train_record import FREE_KEYS
 from hashtag_core.errors import ConfigError, NotFoundError
@@ -26,8 +26,7 @@ EXPERIMENT = "leaderboard"
 SHARES = (0.25, 0.5)
 """Shares of the train posts that a learning curve is drawn at, besides all of them."""
 COMMON = ("archive", "captions", "vocabulary", "split", "history", "evaluation")
-"""Sections that all systems take from one recipe: they are of the data and of the judging. `history` only where that
-recipe has it: which posts make a history is else what the families' recipes say."""
+"""Sections that all systems take from one recipe: they are of the data and of the judging."""
 NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagging", "tracking"}
 """Sections that a state does not depend on: the dataset's hash stands for the first ones."""
 
@@ -127,8 +126,12 @@ def plan_leaderboard(
 
     `recipe` says how the archive is prepared and judged; `recipes` are files of systems, one each (see
     `family_recipes`), a file that is named twice counts once. `curves` are names of systems that are taught by `SHARES`
-    of the posts too. Raises UsageError for what is wrong in any of them.
+    of the posts too. Where `recipe` has no [history], it is of earlier posts with a split by time, else of other ones.
+    Raises UsageError for what is wrong in any of them.
     """
+    if "history" not in recipe.model_fields_set:
+        history = HistorySection(order="earlier" if recipe.split.kind == "by_time" else "other")
+        recipe = recipe.model_copy(update={"history": history})
     if not re.fullmatch(r"[\w.-]+", name):
         raise ConfigError(f"the leaderboard's name {name!r}: expected letters, digits, '.', '-' and '_' alone")
     if not storage.is_remote(out):
@@ -202,7 +205,7 @@ def _entry(path: Path, board: str, out: str, common: Recipe, overrides: Sequence
     if training.storage is None:
         training = training.model_copy(update={"storage": storage.join(out, "runs")})
     tracking = TrackingSection(experiment=EXPERIMENT, model_name=f"{EXPERIMENT}-{board}")
-    shared = {name: getattr(common, name) for name in COMMON if name != "history" or name in common.model_fields_set}
+    shared = {name: getattr(common, name) for name in COMMON}
     recipe = recipe.model_copy(update={**shared, "training": training, "tracking": tracking})
     name = family if path.stem in (family, f"{family}_small") else path.stem
     return Entry(name, recipe, path.name)

@@ -85,7 +85,10 @@ class _Comparison:
             for table in truth.dataset.read(truth.split, ["image_key"])
             for key in table["image_key"].to_pylist()
         ]
-        self.slices = {"all": np.ones(len(truth.tags), bool), **slices_of(truth, np.array(has_image, bool))}
+        self.slices = {
+            "all": np.ones(len(truth.tags), bool),
+            **slices_of(truth, np.array(has_image, bool), plan.recipe.history.order),
+        }
 
     def judged(self, name: str) -> Judged:
         """The system's lists, judged again."""
@@ -205,15 +208,12 @@ def _facts(truth: Truth) -> dict[str, Any]:
 def _notes(plan: LeaderboardPlan, truth: Truth) -> list[str]:
     """What a reader must know to read the figures right."""
     notes = list(truth.dataset.info.notes)
-    orders = {
-        entry.recipe.history.order
-        for entry in plan.entries
-        if "history" in family(entry.recipe.model.family).needs(entry.options)
-    }
-    if "other" in orders:
-        notes.append("history: other posts of the user, whatever their dates (history.order = other)")
-    if "earlier" in orders:
-        notes.append("history: earlier posts of the user alone (history.order = earlier)")
+    which = (
+        "earlier posts of the user"
+        if plan.recipe.history.order == "earlier"
+        else "other posts of the user, at any time"
+    )
+    notes.append(f"history: {which} (history.order = {plan.recipe.history.order})")
     if truth.dataset.info.config["captions"]["hashtags"] != "remove":
         notes.append("true tags stand in the captions, which leaks the answer")
     return notes

@@ -188,6 +188,7 @@ def test_what_is_common_comes_from_one_recipe(make_plan: Callable[..., Leaderboa
     assert entry.recipe.evaluation.ks == [1, 2, 5]
     assert entry.recipe.training.seed == 7
     assert entry.recipe.tracking.model_name == "leaderboard-toy"
+    assert entry.recipe.history.order == plan.recipe.history.order == "other"  # not split by time
     assert entry.recipe.training.storage == f"{plan.out}/runs"
 
 
