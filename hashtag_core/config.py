@@ -41,6 +41,12 @@ class ArchiveSection(Section):
     format: str = "posts"
     batch_rows: int = Field(512, ge=1, le=100_000)
     max_image_bytes: int = Field(50_000_000, ge=1)
+    require: list[Literal["image", "caption", "hashtags"]] = []
+    """Posts without one of these (a picture that can be decoded, a word left in the cleaned caption, a hashtag) are left
+    out (article 003: image and caption; article 004: caption and hashtags)."""
+    letters: Literal["any", "english"] = "any"
+    """`english`: posts with an emoji, or a letter beyond A-Z, in caption or hashtags are left out (article 004). Other languages
+    that are written with these letters stay."""
 
 
 class CaptionsSection(Section):
@@ -52,6 +58,8 @@ class CaptionsSection(Section):
     mentions: Literal["keep", "remove"] = "keep"
     urls: Literal["keep", "remove"] = "remove"
     non_alphabetic: Literal["keep", "remove"] = "keep"
+    stop_words: Literal["keep", "remove"] = "keep"
+    """`remove`: the English ones go, as scikit-learn lists them (article 003)."""
     min_words: int = Field(0, ge=0)
     """Posts with a shorter caption are left out of the dataset (article 001: 5)."""
 

@@ -1,5 +1,6 @@
 """What a model reads of a caption, and the form in which two captions are the same."""
 
+import functools
 import html
 import unicodedata
 
@@ -26,6 +27,7 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 _WORD = regex.compile(
     rf"[{_UNSPACED}]{{1,2}}|(?:(?![{_UNSPACED}])[\p{{L}}\p{{N}}])(?:(?![{_UNSPACED}])[\p{{L}}\p{{M}}\p{{N}}'’])*"
 )
+_NOT_ENGLISH = regex.compile(r"[^\P{L}A-Za-z]|(?![©®™])\p{Extended_Pictographic}|\p{Regional_Indicator}")
 _ASCII_WORD = regex.compile(r"[A-Za-z0-9][A-Za-z0-9']*")
 _BETWEEN_TAGS = regex.compile(r"[\s\p{P}\p{S}\p{M}\u200d]*")
 
@@ -60,6 +62,11 @@ def normalised_caption(text: str | None) -> str:
     return _NOT_A_WORD.sub(" ", bare).strip()
 
 
+def has_english_letters(text: str) -> bool:
+    """Whether every letter is one of A-Z and no sign is an emoji."""
+    return not _NOT_ENGLISH.search(text)
+
+
 def count_words(text: str | None) -> int:
     """Words of a text. In scripts that put no space between words (Han, Kana, Thai, ...) two characters count as one."""
     if not text:
@@ -80,7 +87,16 @@ def _clean_once(text: str, section: CaptionsSection) -> str:
         text = _MENTION.sub(" ", _RETWEET.sub(" ", text))
     if section.non_alphabetic == "remove":
         text = _TOKEN_WITH_DIGIT.sub(" ", _SIGNS.sub(" ", text))
+    if section.stop_words == "remove":
+        text = _WORD.sub(lambda word: " " if word[0].casefold() in _stop_words() else word[0], text)
     return _CONTROL.sub(" ", text).strip()
+
+
+@functools.cache
+def _stop_words() -> frozenset[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # a second to import, and few recipes need it
+
+    return frozenset(ENGLISH_STOP_WORDS)
 
 
 def _unescaped(text: str) -> str:

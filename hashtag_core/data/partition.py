@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 KEPT = ""
 REPEATED_ID = "repeated post_id"
 REASONS: dict[str, str] = {
+    "lacks_required": "no picture, caption or hashtag, which archive.require asks for",
+    "other_letters": "an emoji or a letter beyond A-Z, and archive.letters = 'english'",
     "caption_too_short": "the cleaned caption has fewer words than captions.min_words",
     "near_duplicate": "an earlier post has the same image and caption (without image: the same caption)",
     "in_test_archive": "a post of the test archive has the same id, image or caption",
@@ -96,6 +98,9 @@ def partition_posts(
     too_short = index["words"].to_numpy() < min_words
     main = leave_out(main, superseded_ids(columns.take(main)), REPEATED_ID)
     test = leave_out(test, superseded_ids(columns.take(test)), REPEATED_ID)
+    for why in ("lacks_required", "other_letters"):
+        unfit = pc.fill_null(pc.equal(index["unfit"], why), False).to_numpy()
+        main, test = leave_out(main, unfit[main], why), leave_out(test, unfit[test], why)
     main = leave_out(main, too_short[main], "caption_too_short")
     test = leave_out(test, too_short[test], "caption_too_short")
 

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
-from hashtag_core.config import CaptionsSection
-from hashtag_core.data.captions import clean_caption, count_words, normalised_caption
+from hashtag_core.config import ArchiveSection, CaptionsSection
+from hashtag_core.data.captions import clean_caption, count_words, has_english_letters, normalised_caption
 from hashtag_core.data.dataset import ROW_GROUP_ROWS
 from hashtag_core.data.hashtags import find_hashtags
 from hashtag_core.data.images import image_key, perceptual_hash
@@ -29,6 +29,7 @@ INDEX = pa.schema(
         pa.field("created_at", TIMESTAMP),
         pa.field("hashtags", pa.list_(pa.string()), nullable=False),
         pa.field("words", pa.int32(), nullable=False),
+        pa.field("unfit", pa.string()),
         pa.field("caption_key", pa.binary(32)),
         pa.field("caption_hash", pa.int64()),
         pa.field("caption_words", pa.int32(), nullable=False),
@@ -38,7 +39,7 @@ INDEX = pa.schema(
         pa.field("content_hash", pa.binary(32), nullable=False),
     ]
 )
-"""One post without its image: `words` of the cleaned caption; `caption_hash` (8 bytes of SHA-256) and `caption_words` of the
+"""One post without its image: `words` of the cleaned caption; `unfit` is why `[archive]` leaves it out; `caption_hash` (8 bytes of SHA-256) and `caption_words` of the
 normalised one; the keys are SHA-256. About 300 bytes a post, which is what the driver holds."""
 
 
@@ -48,7 +49,7 @@ class PostRules:
 
     captions: CaptionsSection
     tags: TagRules
-    max_image_bytes: int
+    archive: ArchiveSection
 
     def hashtags_of(self, written: list[str] | None, caption: str | None) -> list[str]:
         """The column's hashtags, or where it has none those in the caption; normalised, synonyms replaced."""
@@ -74,23 +75,35 @@ def _index_post(post: dict[str, Any], rules: PostRules) -> dict[str, Any]:
     tags = rules.hashtags_of(post["hashtags"], post["caption"])
     cleaned = clean_caption(post["caption"], rules.captions)
     normalised = normalised_caption(post["caption"])
-    too_large = post["image"] is not None and len(post["image"]) > rules.max_image_bytes
+    too_large = post["image"] is not None and len(post["image"]) > rules.archive.max_image_bytes
     image = None if too_large else post["image"]
     key = None if image is None else bytes.fromhex(image_key(image))
+    image_hash = None if image is None else perceptual_hash(image)
     others = [post[name] for name in POST.names if name not in ("post_id", "image")]
     return {
         "hashtags": tags,
         "words": count_words(cleaned),
+        "unfit": _unfit(rules.archive, post["caption"], tags, {"image": image_hash, "caption": count_words(cleaned)}),
         "caption_key": None if cleaned is None else hashlib.sha256(cleaned.encode()).digest(),
         "caption_hash": int.from_bytes(hashlib.sha256(normalised.encode()).digest()[:8], "big", signed=True)
         if normalised
         else None,
         "caption_words": count_words(normalised),
         "image_key": key,
-        "image_hash": None if image is None else perceptual_hash(image),
+        "image_hash": image_hash,
         "image_too_large": too_large,
         "content_hash": hashlib.sha256(repr((others, key)).encode()).digest(),
     }
+
+
+def _unfit(section: ArchiveSection, caption: str | None, tags: list[str], held: dict[str, int | None]) -> str | None:
+    """Why `[archive]` leaves the post out, a key of `partition.REASONS`; `held` is None or 0 for what the post lacks."""
+    has = {"image": held["image"] is not None, "caption": bool(held["caption"]), "hashtags": bool(tags)}
+    if not all(has[name] for name in section.require):
+        return "lacks_required"
+    if section.letters == "english" and not all(map(has_english_letters, [caption or "", *tags])):
+        return "other_letters"
+    return None
 
 
 def prepare_posts(posts: pa.Table, rows: list[int], part_path: str, rules: PostRules) -> pa.Table:
@@ -98,7 +111,7 @@ def prepare_posts(posts: pa.Table, rows: list[int], part_path: str, rules: PostR
     captions = posts["caption"].to_pylist()
     written = posts["hashtags"].to_pylist()
     cleaned = [clean_caption(caption, rules.captions) for caption in captions]
-    small = pc.less_equal(pc.binary_length(posts["image"]), rules.max_image_bytes)
+    small = pc.less_equal(pc.binary_length(posts["image"]), rules.archive.max_image_bytes)
     images = pc.if_else(pc.fill_null(small, False), posts["image"], pa.scalar(None, pa.binary()))
     computed = {
         "caption": cleaned,

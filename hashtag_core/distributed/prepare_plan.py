@@ -24,6 +24,14 @@ TEST_PREFIX = "test-archive/"
 """Before the path of a part of the test archive, in `source` and in the records of rejected rows."""
 
 
+LATER_OPTIONS: tuple[tuple[str, str, Any], ...] = (
+    ("archive", "require", []),
+    ("archive", "letters", "any"),
+    ("captions", "stop_words", "keep"),
+)
+"""Options that came after datasets had been made: not recorded at their default, so that those stay what they are."""
+
+
 @dataclass(frozen=True)
 class PreparePlan:
     """What a run is to do, validated: nothing has been written."""
@@ -72,7 +80,7 @@ def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str |
             raise ConfigError(f"the dataset {dataset} and the archive {read} lie in one another")
     if test_archive == archive:
         raise ConfigError(f"the test archive is the archive itself: {archive}")
-    rules = PostRules(recipe.captions, read_tag_rules(recipe.vocabulary), recipe.archive.max_image_bytes)
+    rules = PostRules(recipe.captions, read_tag_rules(recipe.vocabulary), recipe.archive)
     config = _configuration(recipe, test_archive is not None)
     finished = _finished(dataset, config)
     parts = _parts_of(layout, archive)
@@ -116,6 +124,9 @@ def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, Any]:
     """What the result depends on besides the posts: the sections but for `batch_rows`, files by their content."""
     config = recipe.model_dump(include={"archive", "captions", "vocabulary", "split"})
     del config["archive"]["batch_rows"]
+    for section, key, default in LATER_OPTIONS:
+        if config[section][key] == default:
+            del config[section][key]
     config["archive"]["test_archive"] = with_test_archive
     for key in ("deny_file", "synonyms_file"):
         if config["vocabulary"][key]:

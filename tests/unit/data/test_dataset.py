@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from hashtag_core.config import CaptionsSection, VocabularySection
+from hashtag_core.config import ArchiveSection, CaptionsSection, VocabularySection
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.data.posts import normalise_posts
 from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
@@ -13,7 +13,11 @@ from hashtag_core.data.vocabulary import Vocabulary, read_tag_rules
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.schema import PREPARED
 
-RULES = PostRules(CaptionsSection(), read_tag_rules(VocabularySection(synonyms={"see": "sea"})), max_image_bytes=1000)
+RULES = PostRules(
+    CaptionsSection(),
+    read_tag_rules(VocabularySection(synonyms={"see": "sea"})),
+    archive=ArchiveSection(max_image_bytes=1000),
+)
 
 
 def posts(count: int, **fields: object) -> pa.Table:
