@@ -56,28 +56,28 @@ class CaptionStates:
 
 
 class CaptionLSTM(nn.Module):
-    """Embedded tokens through one LSTM. An absent caption is a single step whose output is learned.
+    """Embedded tokens, or with `embedding` None the text encoder's token vectors, through one LSTM.
 
-    With `seen` False there is nowhere a caption, and nothing but that step.
+    An absent caption is a single step whose output is learned. With `seen` False there is nowhere a caption, and nothing
+    but that step.
     """
 
-    def __init__(self, spec: InputSpec, embedding: int, hidden: int, seen: bool = True) -> None:
+    def __init__(self, spec: InputSpec, embedding: int | None, hidden: int, seen: bool = True) -> None:
         super().__init__()
-        words = spec.token_vocabulary_size
-        self.embedding = nn.Embedding(words, embedding, padding_idx=spec.pad_token_id) if seen else None
-        self.lstm = nn.LSTM(embedding, hidden, batch_first=True) if seen else None
+        self.embedding: nn.Embedding | None = None
+        if seen and embedding is not None:
+            self.embedding = nn.Embedding(spec.token_vocabulary_size, embedding, padding_idx=spec.pad_token_id)
+        self.lstm = nn.LSTM(embedding or spec.text_dim, hidden, batch_first=True) if seen else None
         self.absent_D = absent_embedding(hidden)
 
     def forward(self, batch: PostBatch) -> CaptionStates:
-        if self.embedding is None or self.lstm is None:
+        if self.lstm is None:
             absent_BD = self.absent_D.expand(len(batch), -1)
             once_B1 = torch.ones(len(batch), 1, dtype=torch.bool, device=absent_BD.device)
             return CaptionStates(absent_BD[:, None], once_B1, absent_BD, torch.zeros_like(absent_BD))
-        assert batch.token_ids_BT is not None
-        assert batch.token_mask_BT is not None
-        lengths_B = batch.token_mask_BT.sum(1)
+        words_BTD, mask_BT = self._words(batch)
+        lengths_B = mask_BT.sum(1)
         present_B1, steps_B = (lengths_B > 0)[:, None], lengths_B.clamp(min=1)
-        words_BTD = self.embedding(batch.token_ids_BT)
         packed = pack_padded_sequence(words_BTD, steps_B.cpu(), batch_first=True, enforce_sorted=False)
         outputs, (last_1BD, cell_1BD) = self.lstm(packed)
         states_BTD, _ = pad_packed_sequence(outputs, batch_first=True, total_length=words_BTD.shape[1])
@@ -87,3 +87,13 @@ class CaptionLSTM(nn.Module):
             torch.where(present_B1, last_1BD[0], self.absent_D),
             torch.where(present_B1, cell_1BD[0], 0.0),
         )
+
+    def _words(self, batch: PostBatch) -> tuple[Tensor, Tensor]:
+        """words_BTD and mask_BT."""
+        if self.embedding is None:
+            assert batch.text_states_BSD is not None
+            assert batch.text_states_mask_BS is not None
+            return batch.text_states_BSD, batch.text_states_mask_BS
+        assert batch.token_ids_BT is not None
+        assert batch.token_mask_BT is not None
+        return self.embedding(batch.token_ids_BT), batch.token_mask_BT

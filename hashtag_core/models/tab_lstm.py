@@ -11,6 +11,7 @@ https://aclanthology.org/C16-1284. A baseline of articles 000 and 001.
 
 What differs here: LDA is scikit-learn's online variational Bayes on this family's own tokens, words in a tenth of all
 captions or more left out. A missing caption is a learned vector. `loss = "bce"` judges each tag alone.
+`text_input = "encoder"` reads the frozen text encoder's token vectors as x_j (ours); the topics keep the words.
 """
 
 from typing import ClassVar, Literal
@@ -33,7 +34,9 @@ TINY = {"embedding": 16, "hidden": 16, "topics": 3, "topic_passes": 1, "topic_ma
 class TabLstmOptions(ModelOptions):
     reads: ClassVar = frozenset({"caption"})
 
+    text_input: Literal["words", "encoder"] = "words"
     embedding: int = Field(300, ge=1)
+    """Of a word (`words`)."""
     hidden: int = Field(300, ge=1)
     """Of the LSTM, and of W, U and v."""
     topics: int = Field(100, ge=2)
@@ -71,12 +74,13 @@ class TabLstm(NeuralModel):
     )
     objective: ClassVar = "softmax"
     Options: ClassVar[type[ModelOptions]] = TabLstmOptions
-    examples: ClassVar = {"default": TINY, "bce": TINY | {"loss": "bce"}}
+    examples: ClassVar = {"default": TINY, "bce": TINY | {"loss": "bce"}, "encoder": TINY | {"text_input": "encoder"}}
 
     def __init__(self, options: TabLstmOptions, spec: InputSpec) -> None:
         super().__init__(options, spec)
         self.settings = options
-        self.caption = CaptionLSTM(spec, options.embedding, options.hidden)
+        own = options.text_input == "words"
+        self.caption = CaptionLSTM(spec, options.embedding if own else None, options.hidden)
         self.topic_model = TopicModel(options.topics, spec.token_vocabulary_size)
         self.attention = TopicalAttention(options.topics, options.hidden)
         self.dropout = nn.Dropout(options.dropout)
@@ -84,7 +88,8 @@ class TabLstm(NeuralModel):
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
-        return frozenset({"tokens"})
+        assert isinstance(options, TabLstmOptions)
+        return frozenset({"tokens", "text_states"} if options.text_input == "encoder" else {"tokens"})
 
     @classmethod
     def tokenizer(cls, options: ModelOptions) -> TokenizerSpec:
