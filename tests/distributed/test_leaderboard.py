@@ -76,6 +76,7 @@ def states_of(folder: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in folder.glob("out/systems/*/state.json")}
 
 
+@pytest.mark.slow
 def test_systems_side_by_side_and_again(
     ray_session: None, mlflow_store: Path, make_plan: Callable[..., LeaderboardPlan], tmp_path: Path
 ) -> None:

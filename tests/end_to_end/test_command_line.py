@@ -15,7 +15,7 @@ import pytest
 
 from hashtag_core.schema import POST
 
-JOBS = ("prepare", "train", "evaluate", "promote", "tag")
+JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard")
 
 FLAGS = {
     "prepare": {"--archive": "{archive}", "--dataset": "{out}"},
@@ -23,6 +23,7 @@ FLAGS = {
     "evaluate": {"--dataset": "{dataset}", "--model": "{model}", "--report": "{out}"},
     "promote": {"--dataset": "{dataset}", "--challenger": "models:/no-such-model/1"},
     "tag": {"--archive": "{archive}", "--model": "{model}", "--out": "{out}"},
+    "leaderboard": {"--archive": "{archive}", "--out": "{out}", "--families": "popularity"},
 }
 """Flags that make a whole command; `{archive}` is a good one, `{dataset}` and `{model}` do not exist."""
 
@@ -32,6 +33,7 @@ PROMISED = {
     "evaluate": {"--report", "--model"},
     "promote": {"--gates", "--rollback"},
     "tag": {"--top-k", "--chunk-rows"},
+    "leaderboard": {"--name", "--split", "--recipes", "--pairs", "--learning-curve", "--publish"},
 }
 
 
@@ -132,7 +134,7 @@ def model(make_model_folder: Callable[..., Path], tmp_path: Path) -> Path:
     return make_model_folder(tmp_path / "model", family="popularity")
 
 
-@pytest.mark.parametrize("name", ["prepare", "tag"])
+@pytest.mark.parametrize("name", ["prepare", "tag", "leaderboard"])
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry-run"])
 def test_missing_archive(name: str, dry: list[str], refused: Refusal, model: Path) -> None:
     assert "no-archive" in refused(name, [*refused.flags(name, archive="no-archive", model=model), *dry])
@@ -151,7 +153,7 @@ def test_missing_model(missing: str, refused: Refusal, mlflow_store: Path) -> No
     )
 
 
-@pytest.mark.parametrize("name", ["prepare", "tag"])
+@pytest.mark.parametrize("name", ["prepare", "tag", "leaderboard"])
 def test_archives_that_are_none(name: str, refused: Refusal, model: Path, write_part: Callable, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
