@@ -1,5 +1,7 @@
 """Every recipe file is one that training would take."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,19 @@ def test_an_ablation_changes_one_thing(name: str) -> None:
         ours, theirs = (getattr(one, section).model_dump() for one in (recipe, whole))
         changed |= {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert changed == ABLATIONS[name]
+
+
+def flat(path: Path) -> dict[str, object]:
+    sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES[0].parent.glob("ablations/paper/*.toml")), ids=lambda path: path.stem)
+def test_an_ablation_of_paper_size_differs_as_its_first_line_says(path: Path) -> None:
+    recipe = read_recipe(path)
+    parse_options(recipe.model.family, recipe.model.options)
+    said = re.match(r"# (?:AMNN|DESIGN) (?:table|tables|figure) .*: (\w+)\.toml but for (.+)\.\n", path.read_text())
+    assert said
+    ours, theirs = flat(path), flat(RECIPES[0].parent / f"{said[1]}.toml")
+    differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    assert differing == set(re.split(r", | and ", said[2]))
