@@ -8,6 +8,8 @@ largest centred square .228, padded with white to a square .238 (but boxes would
 
 import hashlib
 import io
+import re
+from collections.abc import Mapping
 
 import imagehash
 import numpy as np
@@ -18,10 +20,28 @@ from hashtag_core.errors import ImageError
 MAX_DECODED_PIXELS = 50_000_000
 """Largest picture that is decoded, in pixels after JPEG's own downscaling. Pillow itself refuses 178,956,970 undecoded."""
 
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
-"""What is tried. Others (EPS runs Ghostscript, PSD, FITS, ...) are no photos and only widen the attack surface."""
+MAX_SCANS = 64
+"""Scans of one JPEG; an encoder writes about 10. Each costs a pass over the whole picture (0.1 s for 50 megapixels) and can
+be 80 bytes small, so without a limit a file of 1 MB keeps a process busy for half an hour."""
 
-SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n": "PNG", b"GIF8": "GIF", b"RIFF": "WEBP"}
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+"""What POST allows (JPEG with several pictures, MPO, is JPEG to Pillow too); no other decoder of Pillow is ever asked."""
+
+SIGNATURES = {"JPEG": rb"\xff\xd8\xff", "PNG": rb"\x89PNG\r\n", "GIF": rb"GIF8", "WEBP": rb"RIFF.{4}WEBP"}
+
+OTHER_KINDS = {
+    "BMP": rb"BM.{4}\0{4}",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "icon": rb"\0\0[\1\2]\0",
+    "PDF": rb"%PDF-",
+    "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "SVG": rb"\s*(<\?xml[^>]*>\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg\b",
+    "AVIF or HEIC": rb".{4}ftyp(avi|hei|hev|mif|msf)",
+    "Photoshop": rb"8BPS",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+}
+"""Formats that are refused by name: what their content starts with."""
 
 HASH_SIDE_PX = 128
 """Side that a picture is decoded to before it is hashed: 4 times the 32 px the hash is made of."""
@@ -50,10 +70,11 @@ def decode_image(data: bytes, side_px: int) -> np.ndarray:
     image = _open(data)
     kind = image.format
     try:
-        turn = _turn(image)
+        _check_scans(image, data)
         image.draft("RGB", (side_px, side_px))
         _check_size(image)
         image.load()
+        turn = _turn(image)  # only now: a PNG is loaded to look for it
         square = _rgb(image).resize((side_px, side_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
     except ImageError:
         raise
@@ -81,15 +102,33 @@ def image_key(data: bytes) -> str:
 def _open(data: bytes) -> Image.Image:
     if not data:
         raise ImageError("empty: 0 bytes")
-    Image.init()
+    known = _named(data, SIGNATURES)
     try:
-        return Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError("too large: more than 178,956,970 pixels") from None
-    except Exception:  # noqa: BLE001  (as above: a header can break a decoder in any way)
-        if known := next((name for start, name in SIGNATURES.items() if data.startswith(start)), None):
+    except Exception as error:  # noqa: BLE001  (as above: a header can break a decoder in any way)
+        if known and isinstance(error, ValueError):  # a profile or a text that unpacks to more than Pillow allows
+            raise ImageError(f"broken {known} of {len(data)} bytes: {error}") from None
+        if known:
             raise ImageError(f"truncated {known} of {len(data)} bytes: its header is not whole") from None
-        raise ImageError(f"not an image: {len(data)} bytes that start with {data[:16]!r}") from None
+    if other := _named(data, OTHER_KINDS):
+        raise ImageError(f"a picture in another format ({other}): expected JPEG, PNG, WebP or GIF")
+    raise ImageError(f"not an image: {len(data)} bytes that start with {data[:16]!r}")
+
+
+def _named(data: bytes, starts: Mapping[str, bytes]) -> str | None:
+    return next((name for name, start in starts.items() if re.match(start, data[:256], re.DOTALL)), None)
+
+
+def _check_scans(image: Image.Image, data: bytes) -> None:
+    """A progressive JPEG is held whole by libjpeg, at its full size, and gone through once a scan."""
+    if image.format not in ("JPEG", "MPO") or not image.info.get("progressive"):
+        return
+    _check_size(image)
+    scans = data.count(b"\xff\xda")
+    if scans > MAX_SCANS:
+        raise ImageError(f"broken JPEG of {len(data)} bytes: {scans} scans, more than {MAX_SCANS}")
 
 
 def _check_size(image: Image.Image) -> None:

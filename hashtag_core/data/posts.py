@@ -2,9 +2,10 @@
 
 What is accepted and made into POST exactly: any column order, absent optional columns, other columns beside them,
 `large_*`, `*_view`, dictionary and all-null columns, integers as ids, timestamps of any unit or zone (none: UTC), dates,
-any number for a coordinate. A row that cannot be made into a post becomes a `Rejected` that says field, found and expected.
+any number for a coordinate, an image as the struct of bytes and path that HuggingFace `datasets` writes. A row that cannot be made into a post becomes a `Rejected` that says field, found and expected.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -65,6 +66,8 @@ def list_parts(archive_uri: str) -> list[FileInfo]:
 
 def part_problem(part: FileInfo) -> str | None:
     """Why no post can come from this part (unreadable, no `post_id` column); None if one can. Reads the footer alone."""
+    if problem := _file_problem(part.uri):
+        return problem
     try:
         with storage.open_input(part.uri) as source:
             names = pq.ParquetFile(source, pre_buffer=False).schema_arrow.names
@@ -90,6 +93,9 @@ def iter_post_batches(
     def ends(reason: str) -> PartBatch:
         return PartBatch(first_row, wanted.empty_table(), [Rejected(info.path, None, None, reason)])
 
+    if problem := _file_problem(info.uri):
+        yield ends(problem)
+        return
     try:
         with storage.open_input(info.uri) as source:
             file = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
@@ -101,10 +107,17 @@ def iter_post_batches(
             held = [name for name in wanted.names if name in names]
             if max_batch_bytes is not None:
                 batch_rows = max(1, min(batch_rows, int(max_batch_bytes / _row_bytes(file.metadata))))
-            for batch in file.iter_batches(batch_size=batch_rows, columns=held):
-                posts, rejected = _normalise_batch(batch, wanted, info.path, first_row)
-                yield PartBatch(first_row, posts, rejected)
-                first_row += batch.num_rows
+            for group in range(file.num_row_groups):  # a batch over two of them is lost with either
+                counted = file.metadata.row_group(group).num_rows
+                end = first_row + counted
+                for batch in file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=held):
+                    posts, rejected = _normalise_batch(batch, wanted, info.path, first_row)
+                    yield PartBatch(first_row, posts, rejected)
+                    first_row += batch.num_rows
+                if first_row != end:
+                    raise pa.ArrowInvalid(
+                        f"{counted - end + first_row} rows in row group {group}, its footer says {counted}"
+                    )
     except (pa.ArrowException, OSError) as error:
         yield ends(f"unreadable from row {first_row} on: {unreadable(info.uri, error)}")
 
@@ -127,6 +140,12 @@ def normalise_posts(
         rejected += faults
         first_row += batch.num_rows
     return pa.concat_tables(pieces) if pieces else schema.empty_table(), rejected
+
+
+def _file_problem(uri: str) -> str | None:
+    """A pipe or a device named as a part; to open a pipe is to wait for its writer."""
+    odd = not storage.is_remote(uri) and os.path.exists(path := storage.local_path(uri)) and not os.path.isfile(path)
+    return "expected a Parquet file, found: no regular file" if odd else None
 
 
 def _row_bytes(metadata: pq.FileMetaData) -> float:
@@ -154,6 +173,7 @@ def _normalise_batch(
 ) -> tuple[pa.Table, list[Rejected]]:
     arrays: list[pa.Array] = []
     faults: dict[int, str] = {}
+    batch = _with_plain_image(batch)
     for field in schema:
         if field.name not in batch.schema.names:
             arrays.append(pa.nulls(batch.num_rows, field.type))
@@ -172,6 +192,20 @@ def _normalise_batch(
         arrays = [array.filter(pa.array(keep)) for array in arrays]
         return pa.Table.from_arrays(arrays, schema=schema), rejected
     return pa.Table.from_arrays(arrays, schema=schema), []
+
+
+def _with_plain_image(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """An image column of {bytes, path} as its bytes and, where it has none, the path as `image_uri` (if there is no such column)."""
+    names = batch.schema.names
+    kind = batch.schema.field("image").type if "image" in names else pa.null()
+    if not pt.is_struct(kind) or not {"bytes", "path"} <= {field.name for field in kind}:
+        return batch
+    image = batch.column("image")
+    held = dict(zip((field.name for field in kind), image.flatten(), strict=True))
+    columns = {name: batch.column(name) for name in names} | {"image": held["bytes"]}
+    path = _plain(held["path"])
+    columns.setdefault("image_uri", pc.if_else(held["bytes"].is_valid(), pa.scalar(None, path.type), path))
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _blank_ids(ids: pa.Array) -> list[tuple[int, str]]:
@@ -225,6 +259,22 @@ def _to_text(array: pa.Array) -> Cast:
 def _to_id(array: pa.Array) -> Cast:
     array = _plain(array)
     return _none_bad(array.cast(pa.string())) if pt.is_integer(array.type) else _to_text(array)
+
+
+def _to_post_id(array: pa.Array) -> Cast:
+    """As `_to_id`, but bytes that are no UTF-8 are refused: changed to fit, an id is another one, or that of another post."""
+    ids, bad, reason = _to_id(array)
+    replaced = pc.fill_null(pc.match_substring(ids, "\ufffd"), False).to_numpy(zero_copy_only=False)
+    if not replaced.any():
+        return ids, bad, reason
+    raw = _plain(array).cast(pa.binary())
+    changed = pc.fill_null(pc.not_equal(raw, ids.cast(pa.binary())), False)
+    bad = replaced & changed.to_numpy(zero_copy_only=False)
+    return (
+        pc.if_else(pa.array(bad), pa.scalar(None, pa.string()), ids),
+        bad,
+        "expected UTF-8, found bytes that are none",
+    )
 
 
 def _to_tags(array: pa.Array) -> Cast:
@@ -291,7 +341,7 @@ def _to_degrees(array: pa.Array) -> Cast:
 
 
 _CASTS: dict[str, Callable[[pa.Array], Cast]] = {
-    "post_id": _to_id,
+    "post_id": _to_post_id,
     "user_id": _to_id,
     "created_at": _to_time,
     "caption": _to_text,

@@ -28,7 +28,7 @@ def two_halves(left=(255, 0, 0), right=(0, 0, 255), width=64, height=64) -> Imag
     return image
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_formats_decode_to_the_square_asked_for(kind):
     pixels = decode_image(encoded(two_halves(), kind), 32)
     assert pixels.shape == (32, 32, 3)
@@ -142,7 +142,7 @@ def test_decompression_bombs_are_refused_before_decoding():
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damaged_bytes_never_raise_anything_else(data):
-    kind = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]))
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP"]))
     raw = bytearray(encoded(two_halves(), kind))
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
