@@ -21,9 +21,11 @@ the form of b, and the discount d are ours; a post's tags share its weight b_h. 
 k is written at all (a tag counts less the likelier the list has ended) for g_k. An earlier post comes with one pooled
 vector for each modality: one word, one region (LayerNorm brings token and pooled vector to one length), and both kinds of
 posts move the statistics of BatchNorm together. A missing image, caption or history is a learned region, word or habit.
-`visual` says which grid `encoders.image` gives, `vgg16` or the base model of `vit`, and is checked by its width; null: any.
+The classifier's bias starts where 1 % is expected of each tag. `visual` says which grid `encoders.image` gives, `vgg16` or
+the base model of `vit`, and is checked by its width; null: any.
 """
 
+import math
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -40,6 +42,8 @@ from hashtag_core.models.objectives import multi_label_loss, sequence_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceOptions, SignEmbedding, decode_scores, teach
 
+EXPECTED_SHARE = 0.01
+"""Of each tag before training, the classifier's bias."""
 VISUAL_DIMS = {"vgg16": 512, "vit": 768}
 MERGE_SHARES = 21
 """Values of lambda that are tried, from 0 to 1."""
@@ -187,6 +191,8 @@ class Design(NeuralModel):
         self.habit = Habit(hidden, tags, hidden, "history" in options.inputs)
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = nn.Linear(2 * hidden, tags) if options.heads != "generate" else None
+        if self.classifier is not None:
+            nn.init.constant_(self.classifier.bias, math.log(EXPECTED_SHARE / (1 - EXPECTED_SHARE)))
         self.generator = Generator(2 * hidden, options, tags) if options.heads != "classify" else None
         self.register_buffer("merge_share", torch.tensor(0.5))
         """lambda."""
