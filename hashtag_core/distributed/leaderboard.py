@@ -10,10 +10,13 @@ and the others go on. Models are versions of a name of their own: no alias of th
 """
 
 import logging
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from hashtag_core import storage
 from hashtag_core.config import ModelSection, Recipe
@@ -27,6 +30,7 @@ from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_worker import PREFIX
 from hashtag_core.errors import HashtagError, NotFoundError
+from hashtag_core.evaluation.side_by_side import side_by_side_table
 from hashtag_core.models.registry import family
 from hashtag_core.tracking.registry import find_version
 from hashtag_core.tracking.runs import metric_history
@@ -59,6 +63,7 @@ def run_leaderboard(plan: LeaderboardPlan) -> dict[str, Any]:
     if not done:
         reasons = "; ".join(f"{entry['name']}: {entry['reason']}" for entry in report["entries"])
         raise HashtagError(f"not one system is done: {reasons}")
+    Console(stderr=True, width=None if sys.stderr.isatty() else 120).print(side_by_side_table(report))
     return {
         "name": plan.name,
         "report": storage.join(plan.out, "report"),

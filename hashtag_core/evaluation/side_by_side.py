@@ -14,6 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from markdown_it import MarkdownIt
+from rich.table import Table
 
 from hashtag_core.evaluation.metrics import PROTOCOLS
 from hashtag_core.evaluation.report import PROTOCOL_TEXT, main_k
@@ -94,6 +95,27 @@ def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
         f"- made by `{report['command']}`",
     ]
     return "\n".join(part for part in parts if part) + "\n"
+
+
+def side_by_side_table(report: Report) -> Table:
+    """The heart of it for the terminal."""
+    k = main_k(report["ks"])
+    table = Table(title=f"{report['name']}: {report['split']} split, protocol headline", title_justify="left")
+    table.add_column("system")
+    for name in (f"F1@{k}", "95 % interval", *[f"less {floor}" for floor in FLOORS], "parameters", "training, s"):
+        table.add_column(name, justify="right")
+    for entry in done_entries(report):
+        bounds = entry["intervals"].get("headline", {}).get(f"f1_at_{k}")
+        gains = [entry["differences"].get(floor) for floor in FLOORS]
+        table.add_row(
+            entry["name"],
+            _number(entry["metrics"]["headline"][f"f1_at_{k}"]),
+            f"{bounds[0]:.3f}–{bounds[1]:.3f}" if bounds else "",
+            *[f"{gain['value']:+.3f}" if gain else "" for gain in gains],
+            f"{entry['parameters']:,}",
+            f"{entry['train_seconds']:.0f}",
+        )
+    return table
 
 
 def side_by_side_html(markdown: str, title: str, figures: Mapping[str, str]) -> str:

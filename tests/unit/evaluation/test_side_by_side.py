@@ -13,6 +13,7 @@ from hashtag_core.evaluation.side_by_side import (
     published_figures,
     side_by_side_html,
     side_by_side_markdown,
+    side_by_side_table,
 )
 from hashtag_core.evaluation.significance import bootstrap
 
@@ -159,6 +160,15 @@ def test_claims_failures_and_the_articles_stand_apart(report: dict[str, Any]) ->
     assert page.index("## What the articles report, on other data") > page.index("## What it costs")
     assert "never comparable" in page
     assert side_by_side_markdown({**report, "pairs": []}, []).count("## Claims") == 0
+
+
+def test_the_table_for_the_terminal(report: dict[str, Any]) -> None:
+    table = side_by_side_table(report)
+    cells = {column.header: list(column.cells) for column in table.columns}
+    assert cells["system"] == ["amnn", "popularity"]
+    assert cells["F1@5"][0] == "0.519"
+    assert cells["less linear"] == ["-0.050", ""]
+    assert cells["parameters"][0] == "1,234,567"
 
 
 def test_published_figures_are_those_of_the_articles() -> None:
