@@ -15,12 +15,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from tqdm import tqdm
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
+from hashtag_core.data.history import HistoryRule
+from hashtag_core.data.vocabulary import Vocabulary
+from hashtag_core.distributed.tag_encode import HOPELESS_CHUNKS, Encoding, encode_histories, task_runs
+from hashtag_core.distributed.tag_history import HistoryFinder, HistoryWork, sweep_history
 from hashtag_core.distributed.tag_plan import (
     Chunk,
     Layout,
@@ -30,6 +35,7 @@ from hashtag_core.distributed.tag_plan import (
     load_plan,
     pin_settings,
     resolve_archive,
+    scanned,
 )
 from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
 from hashtag_core.distributed.tag_task import Task, Work
@@ -37,13 +43,6 @@ from hashtag_core.errors import HashtagError, IntegrityError, NotFoundError
 from hashtag_core.tracking.registry import ResolvedModel
 
 logger = logging.getLogger(__name__)
-
-TASKS_PER_GROUP = 32
-"""Tasks of one row group at most: each reads the group from its start."""
-
-
-HOPELESS_CHUNKS = 32
-"""So many chunks failed and none came through: it is the model or the storage, and the run stops."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,8 @@ class TagJob:
     """Manifests of former contents, by part path; also of parts that are done, if a run was killed before it removed them."""
     completed: bool
     """Whether the marker for consumers stands for this very plan."""
+    finder: HistoryFinder | None = None
+    """For a model that reads the history."""
 
     @property
     def is_done(self) -> bool:
@@ -110,7 +111,8 @@ def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -
         precision=encoders.precision,
     )
     pin_settings(layout, settings, write=False)
-    plan, is_new = load_plan(layout, settings)
+    finder = _history_finder(model)
+    plan, is_new = load_plan(layout, settings, finder)
     published = find_published(layout, plan)
     if published.gone:
         logger.warning(
@@ -124,7 +126,7 @@ def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -
         completed = storage.read_json(layout.success)["plan"] == plan.id
     except NotFoundError:
         completed = False
-    return TagJob(recipe, model, layout, plan, is_new, missing, published.older, completed)
+    return TagJob(recipe, model, layout, plan, is_new, missing, published.older, completed, finder)
 
 
 def tag(job: TagJob) -> TagSummary:
@@ -156,6 +158,7 @@ class _Run:
     def execute(self) -> TagSummary:
         began = time.monotonic()
         pin_settings(self.layout, self.plan.settings, write=True)
+        self._write_histories()
         if self.job.plan_is_new:
             storage.write_json(self.layout.plan(self.plan.id), self.plan.model_dump())
         storage.remove(self.layout.success)
@@ -188,6 +191,9 @@ class _Run:
 
     def _publish_and_tag(self) -> None:
         sweep(self.layout, set(self.parts))
+        if self.job.finder is not None:
+            contents = {part.content or part.id for part in self.plan.parts}
+            sweep_history(self.layout.histories, self.layout.vectors, self.plan.id, contents)
         self._drop_older_of_done_parts()
         done = chunks_done(self.layout, self.job.missing)
         for part in self.job.missing:
@@ -225,7 +231,19 @@ class _Run:
                 threads=threads,
                 device=device,
                 encoding={name: getattr(settings, name) for name in ("backend", "precision", "batch_size")},
+                history=self._history_work(),
             )
+            if self.job.finder is not None and self.job.finder.rule.reads:
+                waiting = [
+                    (self._begins[part.path] + chunk.first_row, chunk.rows)
+                    for part in self.parts.values()
+                    for chunk in self._missing_chunks(part)
+                ]
+                encode_histories(
+                    Encoding(self.plan, self.layout, self._begins, waiting),
+                    section.chunks_per_task,
+                    lambda tasks: run_tasks(tasks, work, actors),
+                )
             for chunks_per_task in (section.chunks_per_task, 1):
                 tasks = list(self._tasks(chunks_per_task))
                 if not tasks:
@@ -265,19 +283,37 @@ class _Run:
         """The waiting chunks as runs of consecutive ones within a row group."""
         for part in self.parts.values():
             left_out = [left.row for left in part.left_out if left.row is not None]
-            groups: dict[int, list[Chunk]] = {}
-            for chunk in self._missing_chunks(part):
-                groups.setdefault(chunk.group, []).append(chunk)
-            for chunks in groups.values():
-                size = max(chunks_per_task, -(-len(chunks) // TASKS_PER_GROUP))
-                for start in range(0, len(chunks), size):
-                    run = chunks[start : start + size]
-                    first, end = run[0].first_row, run[-1].first_row + run[-1].rows
-                    yield Task(part.id, part.path, run, [row for row in left_out if first <= row < end])
+            for run in task_runs(self._missing_chunks(part), chunks_per_task):
+                first, end = run[0].first_row, run[-1].first_row + run[-1].rows
+                rows = [row for row in left_out if first <= row < end]
+                yield Task(part.id, part.path, run, rows, self._begins[part.path])
 
     def _missing_chunks(self, part: PartPlan) -> list[Chunk]:
         waiting = self.waiting[part.id]
         return [chunk for chunk in part.chunks(self.plan.settings.chunk_rows) if chunk.number in waiting]
+
+    @cached_property
+    def _begins(self) -> dict[str, int]:
+        """Path of each part -> number of its first row among all rows of the plan."""
+        ends = itertools.accumulate(part.rows for part in self.plan.parts)
+        return {part.path: end - part.rows for part, end in zip(self.plan.parts, ends, strict=True)}
+
+    def _write_histories(self) -> None:
+        """The sidecar of this plan, unless an earlier run left it."""
+        finder, folder = self.job.finder, self.layout.history(self.plan.id)
+        if finder is None or (finder.sidecar is None and storage.exists(storage.join(folder, "rows.npy"))):
+            return
+        if finder.sidecar is None:
+            finder.find(scanned(self.plan.settings, self.plan.parts))
+        if finder.sidecar is not None:
+            finder.sidecar.write(folder)
+            finder.sidecar = None
+
+    def _history_work(self) -> HistoryWork | None:
+        if self.job.finder is None:
+            return None
+        begins = {part.content or part.id: self._begins[part.path] for part in self.plan.parts}
+        return HistoryWork(self.layout.history(self.plan.id), self.layout.vectors, begins)
 
     def _drop_older_of_done_parts(self) -> None:
         paths = {part.path for part in self.job.missing}
@@ -295,6 +331,11 @@ class _Run:
         if status != "running":
             self.record["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
         storage.write_json(self.layout.run(self.run_id), self.record)
+
+
+def _history_finder(model: ResolvedModel) -> HistoryFinder | None:
+    rule = HistoryRule.from_json(json.loads((model.folder / "model.json").read_bytes()).get("history"))
+    return None if rule is None else HistoryFinder(rule, Vocabulary.load(str(model.folder / "vocabulary.json")))
 
 
 def _model_hash(model: ResolvedModel) -> str:

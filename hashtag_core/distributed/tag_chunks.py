@@ -12,14 +12,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
+from hashtag_core.data.batches import FeaturizedPosts
+from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.posts import READ_BUFFER_BYTES, Rejected, normalise_posts, unreadable
+from hashtag_core.distributed.tag_history import Sidecar, open_vectors, vector_table
 from hashtag_core.distributed.tag_plan import REJECTED_KEY, Chunk
 from hashtag_core.distributed.tag_task import Task, Work, has_model
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, IntegrityError
@@ -98,7 +103,11 @@ class ChunkTagger:
     def _do(self, task: Task, chunk: Chunk, posts: _Posts) -> dict[str, Any]:
         started = time.monotonic()
         try:
-            tagged = self._tag(posts, task.path)
+            if task.encode:
+                vectors = self._vectors(posts, task.path)
+                _write(self._target(task, chunk), vectors, [])
+                return _outcome(task, chunk, vectors.num_rows, seconds=time.monotonic() - started)
+            tagged = self._tag(posts, task)
             _write(self._target(task, chunk), tagged, posts.rejected)
         except Exception as error:
             logger.exception("%s, chunk %d", task.path, chunk.number)
@@ -109,11 +118,14 @@ class ChunkTagger:
     def _told(self, task: Task, chunk: Chunk) -> dict[str, Any]:
         """The outcome of a chunk that an earlier attempt wrote; its report was perhaps lost with the actor."""
         with storage.open_input(self._target(task, chunk)) as source:
+            if task.encode:
+                return _outcome(task, chunk, pq.ParquetFile(source).metadata.num_rows)
             statuses = pq.read_table(source, columns=["status"])["status"].to_pylist()
         return _outcome(task, chunk, len(statuses), Counter(statuses))
 
     def _target(self, task: Task, chunk: Chunk) -> str:
-        return storage.join(self.work.staging, task.part_id, f"{chunk.number:05d}.parquet")
+        folder = self.work.history.vectors if task.encode and self.work.history else self.work.staging
+        return storage.join(folder, task.part_id, f"{chunk.number:05d}.parquet")
 
     def _read(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, _Posts]]:
         """The chunks with their posts, images decoded. Rows from which on the part is broken are rejected."""
@@ -181,29 +193,73 @@ class ChunkTagger:
         held.opened.extend(opened)
         held.rows += rows
 
-    def _tag(self, posts: _Posts, path: str) -> pa.Table:
+    @cached_property
+    def _past(self) -> History | None:
+        """The histories of all rows of the plan."""
+        if self.work.history is None:
+            return None
+        sidecar, encoders = Sidecar.open(self.work.history.sidecar), self.recommender.encoders
+        rule = self.recommender.loaded.history
+        reads = rule.reads if rule is not None else ()
+        dims = {kind: encoders.kinds[kind].dim for kind in reads}
+        vectors = open_vectors(self.work.history, len(sidecar.rows), dims) if reads else {}
+        return History(sidecar.rows, ArrayPosts(sidecar.tag_offsets, sidecar.tag_indices, vectors), reads)
+
+    def _recommend(self, posts: _Posts, task: Task, positions: Sequence[int] | None = None) -> pa.Table:
+        """TAGGED rows of the posts, or of some of them."""
+        rows = posts.rows if positions is None else [posts.rows[position] for position in positions]
+        opened = posts.opened if positions is None else posts.opened.select(positions)
+        if self._past is None:
+            return self.recommender.tag(opened, self.work.top_k)
+        past = self._past.select(np.array(rows, dtype=np.int64) + task.begin)
+        return self.recommender.tag(opened, self.work.top_k, history=past)
+
+    def _tag(self, posts: _Posts, task: Task) -> pa.Table:
         """The TAGGED rows. After two failures post by post: one that fails alone too is added to `posts.rejected`.
 
         Our own errors (storage, integrity) and a model that cannot even score an empty post are nobody's fault among
         the posts: they are raised.
         """
-        top_k = self.work.top_k
         for attempt in (1, 2):
             try:
-                return self.recommender.tag(posts.opened, top_k)
+                return self._recommend(posts, task)
             except (HashtagError, OSError, MemoryError):
                 raise
             except Exception as error:  # noqa: BLE001
-                logger.warning("%s: %d posts, attempt %d: %r", path, len(posts.opened), attempt, error)
-        self.recommender.tag(OpenedPosts([""], [None], [None], [None], [None], ["empty"], [None]), top_k)
+                logger.warning("%s: %d posts, attempt %d: %r", task.path, len(posts.opened), attempt, error)
+        self.recommender.tag(OpenedPosts([""], [None], [None], [None], [None], ["empty"], [None]), self.work.top_k)
         tables = [TAGGED.empty_table()]
         for position, row in enumerate(posts.rows):
             try:
-                tables.append(self.recommender.tag(posts.opened.select([position]), top_k))
+                tables.append(self._recommend(posts, task, [position]))
             except Exception as error:  # noqa: BLE001
                 post_id = posts.opened.post_ids[position]
-                posts.rejected.append(Rejected(path, row, post_id, f"{type(error).__name__}: {error}"))
+                posts.rejected.append(Rejected(task.path, row, post_id, f"{type(error).__name__}: {error}"))
         return pa.concat_tables(tables)
+
+    def _vectors(self, posts: _Posts, path: str) -> pa.Table:
+        """What histories read of the posts; one that cannot be encoded has nothing."""
+        rule = self.recommender.loaded.history
+        reads = rule.reads if rule is not None else ()
+        try:
+            return _vector_rows(posts.rows, self.recommender.featurize(posts.opened), reads)
+        except (HashtagError, OSError, MemoryError):
+            raise
+        except Exception as fault:  # noqa: BLE001
+            logger.warning("%s: %d posts, one by one after %r", path, len(posts.opened), fault)
+        tables = [_vector_rows([], self.recommender.featurize(OpenedPosts()), reads)]
+        for position, row in enumerate(posts.rows):
+            try:
+                features = self.recommender.featurize(posts.opened.select([position]))
+                tables.append(_vector_rows([row], features, reads))
+            except Exception as error:  # noqa: BLE001  (that post alone counts as having neither image nor caption)
+                logger.warning("%s, row %d: %r", path, row, error)
+        return pa.concat_tables(tables)
+
+
+def _vector_rows(rows: Sequence[int], features: FeaturizedPosts, reads: Sequence[str]) -> pa.Table:
+    present = {"image_vector": features.image_present, "text_vector": features.text_present}
+    return vector_table(rows, {kind: (features.arrays[kind], present[kind]) for kind in reads})
 
 
 def local_model(folder: str, version: str, files: dict[str, bytes] | None) -> Path:

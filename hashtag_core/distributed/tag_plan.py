@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from hashtag_core import storage
 from hashtag_core.config import Section
 from hashtag_core.data.posts import iter_post_batches, list_parts, part_problem
+from hashtag_core.distributed.tag_history import HistoryFinder, ScannedPart
 from hashtag_core.errors import AlreadyExistsError, ArchiveError, ConfigError, IntegrityError, NotFoundError
 from hashtag_core.storage import FileInfo
 
@@ -81,6 +82,8 @@ class PartPlan(Section):
     groups: list[int]
     readable: int
     left_out: list[LeftOut]
+    content: str | None = None
+    """For a model that reads the history: what `id` is without the histories of the part's posts."""
 
     @property
     def rows(self) -> int:
@@ -147,6 +150,19 @@ class Layout:
         return storage.join(self.state, "chunks")
 
     @property
+    def vectors(self) -> str:
+        """Pooled vectors of posts that stand in histories."""
+        return storage.join(self.state, "vectors")
+
+    @property
+    def histories(self) -> str:
+        return storage.join(self.state, "history")
+
+    def history(self, plan_id: str) -> str:
+        """The histories of all rows of a plan; see `tag_history.Sidecar`."""
+        return storage.join(self.histories, plan_id)
+
+    @property
     def success(self) -> str:
         return storage.join(self.state, "_SUCCESS")
 
@@ -207,7 +223,7 @@ def pin_settings(layout: Layout, settings: TagSettings, *, write: bool) -> None:
         )
 
 
-def load_plan(layout: Layout, settings: TagSettings) -> tuple[TagPlan, bool]:
+def load_plan(layout: Layout, settings: TagSettings, finder: HistoryFinder | None = None) -> tuple[TagPlan, bool]:
     """The plan for the archive as it is listed now: the one written before, or a new one (not yet written); True if it is new."""
     files = list_parts(settings.archive)
     plan_id = _digest(settings.model_dump(), [[file.path, file.etag] for file in files])
@@ -215,13 +231,15 @@ def load_plan(layout: Layout, settings: TagSettings) -> tuple[TagPlan, bool]:
     try:
         return TagPlan.model_validate(storage.read_json(where)), False
     except NotFoundError:
-        return make_plan(plan_id, settings, files), True
+        return make_plan(plan_id, settings, files, finder), True
     except ValidationError as error:
         raise IntegrityError(f"{where}: not a plan of this version: {error.errors()[0]['msg']}") from None
 
 
-def make_plan(plan_id: str, settings: TagSettings, files: Sequence[FileInfo]) -> TagPlan:
-    """Scan the ids of the parts and decide which row of each repeated id is tagged.
+def make_plan(
+    plan_id: str, settings: TagSettings, files: Sequence[FileInfo], finder: HistoryFinder | None = None
+) -> TagPlan:
+    """Scan the ids of the parts and decide which row of each repeated id is tagged; with `finder`, find the histories too.
 
     ArchiveError if the parts' folders mix Hive keys, if no part can be read, or if there is no row in any.
     """
@@ -248,7 +266,27 @@ def make_plan(plan_id: str, settings: TagSettings, files: Sequence[FileInfo]) ->
                 left_out=left_out,
             )
         )
+    if finder is not None:
+        histories = finder.find(scanned(settings, parts))
+        parts = [
+            part.model_copy(update={"id": _digest(part.id, history), "content": part.id})
+            for part, history in zip(parts, histories, strict=True)
+        ]
     return TagPlan(id=plan_id, settings=settings, parts=parts)
+
+
+def scanned(settings: TagSettings, parts: Sequence[PartPlan]) -> list[ScannedPart]:
+    """The parts as histories are found in them."""
+    return [
+        ScannedPart(
+            uri=storage.join(settings.archive, part.path),
+            path=part.path,
+            etag=part.etag,
+            rows=part.rows,
+            left_out=[left.row for left in part.left_out if left.row is not None],
+        )
+        for part in parts
+    ]
 
 
 @dataclass

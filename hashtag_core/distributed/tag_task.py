@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from hashtag_core.distributed.tag_history import HistoryWork
 from hashtag_core.distributed.tag_plan import Chunk
 
 OUTCOME = pa.schema(
@@ -24,12 +25,18 @@ OUTCOME = pa.schema(
 
 @dataclass(frozen=True)
 class Task:
-    """Consecutive chunks of one row group of a part; `left_out`: rows of them that the plan does not tag."""
+    """Consecutive chunks of one row group of a part; `left_out`: rows of them that the plan does not tag.
+
+    `begin`: row of the part's first post among all of the plan. `encode`: the posts' vectors are wanted, for histories, and
+    no tags; `part_id` is then the part's content.
+    """
 
     part_id: str
     path: str
     chunks: list[Chunk]
     left_out: list[int]
+    begin: int = 0
+    encode: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -58,6 +65,8 @@ class Work:
     device: str
     encoding: dict[str, Any]
     """`backend`, `precision` and `batch_size` of the encoders."""
+    history: HistoryWork | None = None
+    """For a model that reads the history."""
 
 
 def has_model(folder: str | Path, version: str) -> bool:
