@@ -131,6 +131,8 @@ class _Run:
     def _train(self, entry: Entry) -> dict[str, Any]:
         recipe = self._completed(entry)
         summary = train(recipe, self.dataset.uri)
+        if recipe.training.storage == self.plan.runs:  # its model is in MLflow: the checkpoints have served
+            storage.remove_tree(storage.join(self.plan.runs, summary.run_name))
         names = {"train_loss": "train_loss", "validation_loss": f"{PREFIX}loss"}
         names["selected_by"] = PREFIX + recipe.training.select_metric
         return {

@@ -90,6 +90,11 @@ class LeaderboardPlan:
         lenders = (other for other in self.entries if not other.curve_of)
         return next((other for other in lenders if other.recipe.model.family == entry.borrows), None)
 
+    @property
+    def runs(self) -> str:
+        """Where checkpoints are while a system is trained, if its recipe does not say."""
+        return _runs(self.out)
+
     def ranked(self, entry: Entry) -> str:
         """Where the entry's ranked lists are."""
         return storage.join(self.out, "systems", entry.name, "ranked.parquet")
@@ -203,12 +208,16 @@ def _entry(path: Path, board: str, out: str, common: Recipe, overrides: Sequence
     family = recipe.model.family
     training = recipe.training
     if training.storage is None:
-        training = training.model_copy(update={"storage": storage.join(out, "runs")})
+        training = training.model_copy(update={"storage": _runs(out)})
     tracking = TrackingSection(experiment=EXPERIMENT, model_name=f"{EXPERIMENT}-{board}")
     shared = {name: getattr(common, name) for name in COMMON}
     recipe = recipe.model_copy(update={**shared, "training": training, "tracking": tracking})
     name = family if path.stem in (family, f"{family}_small") else path.stem
     return Entry(name, recipe, path.name)
+
+
+def _runs(out: str) -> str:
+    return storage.join(out, "runs")
 
 
 def _at_share(entry: Entry, share: float) -> Entry:

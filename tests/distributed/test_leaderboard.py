@@ -123,6 +123,8 @@ def test_systems_side_by_side_and_again(
         assert not [value for value in told if value in text], path
         assert str(tmp_path) not in text.replace("/no/such/encoder", "")
 
+    assert not list((tmp_path / "out" / "runs").rglob("*.safetensors"))  # the models are in MLflow
+
     # a registered name of its own, without an alias
     assert [model.name for model in connect().search_registered_models()] == ["leaderboard-toy"]
     assert champion("leaderboard-toy") is None
