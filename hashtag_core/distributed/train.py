@@ -318,13 +318,15 @@ def _run_trainer(trainer: Any, max_failures: int) -> Any:
 
 @contextmanager
 def _interrupts_kept() -> Iterator[None]:
-    """Ray Train takes SIGINT for itself and does not give it back."""
+    """Ray Train takes SIGINT for itself, ends the process by `SystemExit` as if all were well, and does not give it back."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, handler)
 
