@@ -186,6 +186,7 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     row: dict[str, Any] = {"model": resolved.uri, "name": resolved.name, "version": resolved.version}
     row["family"] = recommender.loaded.family
     row["options"] = recommender.loaded.options.model_dump(mode="json")
+    row["k"] = info.get("k")
     row["history"] = asdict(recommender.loaded.history) if recommender.loaded.history else None
     row["parameters"] = sum(tensor.numel() for tensor in recommender.loaded.model.state_dict().values())
     vocabulary = dataset.vocabulary

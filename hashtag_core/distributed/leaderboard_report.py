@@ -165,6 +165,7 @@ def _row(entry: Entry, state: State) -> dict[str, Any]:
     return {
         **row,
         **{name: state[name] for name in ("parameters", "epochs", "best_epoch", "train_seconds", "judge_seconds")},
+        "k": judged["k"],
         "metrics": {
             "headline": _kept(judged["metrics"]),
             "papers": _kept(judged["papers"]),

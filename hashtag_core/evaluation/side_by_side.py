@@ -162,23 +162,24 @@ def _overview(report: Report) -> str:
     k = main_k(report["ks"])
     columns = [f"precision_at_{k}", f"recall_at_{k}", f"hit_rate_at_{k}", f"ndcg_at_{k}", f"f1_at_{k}_user_macro"]
     header = ["system", f"F1@{k}", f"P@{k}", f"R@{k}", f"hit@{k}", f"nDCG@{k}", "user-macro F1"]
-    header += [f"papers F1@{k}", f"floor F1@{k}", "best K", "F1 there", "coverage"]
+    header += [f"papers F1@{k}", f"floor F1@{k}", "K of validation", "F1 there", "coverage"]
     rows = []
     for entry in done_entries(report):
         figures = entry["metrics"]["headline"]
-        best = max(report["ks"], key=lambda cut: figures[f"f1_at_{cut}"])
         rows.append(
             [
                 entry["name"],
                 _with_interval(entry, "headline", f"f1_at_{k}"),
                 *[_number(figures[name]) for name in columns],
                 *[_with_interval(entry, protocol, f"f1_at_{k}") for protocol in PROTOCOLS if protocol != "headline"],
-                str(best),
-                _number(figures[f"f1_at_{best}"]),
+                str(entry["k"]),
+                _number(figures[f"f1_at_{entry['k']}"]),
                 _number(figures["coverage"]),
             ]
         )
-    return _table(header, rows) + "\nProtocol headline where no other is named.\n"
+    return (
+        _table(header, rows) + "\nProtocol headline where no other is named; K of validation: where F1 is best there.\n"
+    )
 
 
 def _against_floors(report: Report) -> str:
