@@ -1,0 +1,114 @@
+"""Posts at the edge, all the way: prepared, trained on, evaluated and tagged.
+
+Captions of 100,000 characters (words, one word, nothing but hashtags), 500 hashtags on one post, users that training has not
+seen, and steps in which no post has a tag of the vocabulary (a step is one post).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from hashtag_core.config import Recipe
+from hashtag_core.data.dataset import SPLITS, Dataset
+from hashtag_core.distributed.evaluate import evaluate
+from hashtag_core.distributed.prepare import prepare
+from hashtag_core.distributed.prepare_plan import plan_prepare
+from hashtag_core.distributed.tag import plan_tagging, tag
+from hashtag_core.distributed.train import train
+from hashtag_core.tracking.registry import resolve_model
+
+pytestmark = pytest.mark.slow
+
+LENGTH = 100_000
+TAGS = [f"many{n}" for n in range(498)]
+
+RECIPE = {
+    "vocabulary": {"min_count": 3},
+    "split": {"kind": "by_user", "validation": 0.25, "test": 0.25},
+    "evaluation": {"ks": [1, 5], "bootstrap_samples": 20},
+    "tagging": {"chunk_rows": 16, "actors": 1, "top_k": 5},
+    "training": {"epochs": 1, "batch_size": 1, "max_tags": 600, "precision": "float32", "select_metric": "f1_at_5"},
+}
+FAMILIES = {
+    "linear": {},
+    "amnn": {
+        "image_dense": 8, "image_hidden": 8, "image_steps": 4, "embedding": 8, "text_hidden": 4, "text_dense": 8,
+        "decoder_hidden": 8, "decoder_input_size": 8, "min_word_count": 1,
+    },
+}  # fmt: skip
+
+
+def extreme(posts: list[dict[str, Any]], user: str) -> list[dict[str, Any]]:
+    """Six posts of a user, four of them at the edge; the others have no tag that anybody else uses."""
+    texts = [
+        "word " * (LENGTH // 5),
+        "x" * LENGTH,
+        " ".join(f"#tag{n:06d}" for n in range(LENGTH // 11)),
+        None,
+        "short",
+        "",
+    ]
+    for post, text in zip(posts, texts, strict=True):
+        post |= {"caption": text and f"{user} {text}", "user_id": user, "hashtags": [f"{post['post_id']}only"]}
+    posts[0]["hashtags"] = ["common", "usual", *TAGS]
+    posts[1]["hashtags"] = ["common"]
+    posts[2]["hashtags"] = None
+    posts[3] |= {"hashtags": ["usual"], "image": None}
+    return posts
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("extreme")
+
+
+@pytest.fixture(scope="module")
+def dataset(place: Path, ray_session: None, make_posts: Callable, write_archive: Callable[..., Path]) -> Dataset:
+    """Eight users, on all sides of the split."""
+    posts = [post for n in range(8) for post in extreme(make_posts(6, seed=n), f"user{n}")]
+    archive = write_archive(place / "archive", posts)
+    prepare(plan_prepare(Recipe.model_validate(RECIPE), str(archive), str(place / "dataset")))
+    return Dataset.open(str(place / "dataset"))
+
+
+def test_they_are_prepared(dataset: Dataset) -> None:
+    assert sum(dataset.info.posts.values()) == 48
+    assert min(dataset.info.posts.values()) >= 6
+    assert {"common", "usual", "many0", "many497", "tag000001"} <= set(dataset.vocabulary.index)
+    rows = [row for split in SPLITS for table in dataset.read(split) for row in table.to_pylist()]
+    assert sum(len(row["hashtags"]) == 500 for row in rows) == 8
+    assert sum(len(row["caption"] or "") > 99_000 for row in rows) == 16
+    unknown = [not dataset.vocabulary.encode(row["hashtags"]) for row in rows]
+    assert sum(unknown) == 16  # a third: in as many steps of one post there is no known tag
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_they_are_learned_from_evaluated_and_tagged(
+    family: str,
+    dataset: Dataset,
+    place: Path,
+    mlflow_store: Path,
+    make_posts: Callable,
+    write_archive: Callable[..., Path],
+) -> None:
+    values = {**RECIPE, "model": {"family": family, **FAMILIES[family]}}
+    values["training"] = {**RECIPE["training"], "storage": str(place / "runs")}
+    recipe = Recipe.model_validate(values)
+    model = train(recipe, dataset.uri).model
+    found = evaluate(dataset.uri, [model], str(place / f"report-{family}"), recipe)
+    assert 0 <= found["models"][0]["metrics"]["f1_at_5"] <= 1
+    json.dumps(found, allow_nan=False)
+
+    unseen = [post for n in range(2) for post in extreme(make_posts(6, seed=100 + n), f"unseen{n}")]
+    unseen[-1]["user_id"] = None
+    archive = write_archive(place / f"new-{family}", unseen, parts=1)
+    summary = tag(plan_tagging(recipe, str(archive), str(place / f"out-{family}"), resolve_model(model)))
+    assert (summary.tagged, summary.rejected) == (12, 0)
+    rows = pl.read_parquet(f"{place}/out-{family}/model=*/version=*/**/part-*.parquet").to_dicts()
+    assert {row["post_id"] for row in rows} == {post["post_id"] for post in unseen}
+    assert all(len(row["hashtags"]) == len(row["scores"]) == 5 for row in rows)
+    assert {row["status"] for row in rows} == {"ok", "caption_missing", "empty"}
