@@ -211,6 +211,8 @@ class TaggingSection(Section):
     actors: int | None = Field(None, ge=1)
     """Tagging actors; null: one a GPU, else one a CPU."""
     batch_size: int = Field(64, ge=1)
+    image_prefixes: list[str] | None = None
+    """Folders and `s3://` prefixes that an `image_uri` may name beside the archive; null: the archive's own bucket."""
 
 
 class TrackingSection(Section):

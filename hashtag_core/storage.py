@@ -15,14 +15,17 @@ the operation and the cause.
 import errno
 import fcntl
 import functools
+import itertools
 import json
 import os
+import random
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +39,7 @@ from hashtag_core.errors import AlreadyExistsError, ConfigError, NotFoundError, 
 MAX_ATTEMPTS = 6
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
+BODY_ATTEMPTS = 4
 
 _FORWARDED = (
     "AWS_ENDPOINT_URL",
@@ -148,13 +152,37 @@ def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
         raise NotFoundError(f"{uri}: not found")
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole content."""
+def read_bytes(uri: str, *, max_bytes: int | None = None, timeout_s: int = READ_TIMEOUT_S) -> bytes:
+    """The whole content. StorageError for more than `max_bytes` (before they are read), or for an object of which every
+    answer broke off: the SDK repeats a request that failed, not a body that did."""
     with _guard(uri, "read"):
         if not is_remote(uri):
-            return Path(local_path(uri)).read_bytes()
-        bucket, key = _split(uri)
-        return cast(bytes, _client().get_object(Bucket=bucket, Key=key)["Body"].read())
+            path = Path(local_path(uri))
+            _check_size(uri, path.stat().st_size, max_bytes)
+            return path.read_bytes()
+        return _read_object(uri, max_bytes, timeout_s)
+
+
+def _check_size(uri: str, size: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size > max_bytes:
+        raise StorageError(f"{uri}: {size:,} bytes, more than {max_bytes:,}")
+
+
+def _read_object(uri: str, max_bytes: int | None, timeout_s: int) -> bytes:
+    from botocore.exceptions import BotoCoreError
+
+    bucket, key = _split(uri)
+    for attempt in itertools.count(1):
+        answer = _client(timeout_s).get_object(Bucket=bucket, Key=key)
+        with closing(answer["Body"]) as body:
+            _check_size(uri, answer["ContentLength"], max_bytes)
+            try:
+                return cast(bytes, body.read())
+            except BotoCoreError:
+                if attempt == BODY_ATTEMPTS:
+                    raise
+        time.sleep(random.uniform(0, 0.25 * 2**attempt))
+    raise AssertionError("unreachable")
 
 
 def read_json(uri: str) -> Any:
@@ -357,16 +385,22 @@ def _checksum_settings() -> dict[str, str]:
     return dict.fromkeys(_CHECKSUMS, "when_required") | settings if _endpoint() else settings
 
 
-def _client() -> Any:
+def _client(read_timeout_s: int = READ_TIMEOUT_S) -> Any:
     credentials = tuple(
         os.environ.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "PROFILE")
     )
-    return _make_client(os.getpid(), _endpoint(), _region(), tuple(_checksum_settings().items()), hash(credentials))
+    checksums = tuple(_checksum_settings().items())
+    return _make_client(os.getpid(), _endpoint(), _region(), checksums, hash(credentials), read_timeout_s)
 
 
 @functools.lru_cache(maxsize=4)
 def _make_client(
-    pid: int, endpoint: str | None, region: str | None, checksums: tuple[tuple[str, str], ...], credentials: int
+    pid: int,
+    endpoint: str | None,
+    region: str | None,
+    checksums: tuple[tuple[str, str], ...],
+    credentials: int,
+    read_timeout_s: int,
 ) -> Any:
     import boto3  # 0.2 s that a run on local disk does not pay
     from botocore.config import Config
@@ -379,7 +413,7 @@ def _make_client(
     config = Config(
         retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
         connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
+        read_timeout=read_timeout_s,
         max_pool_connections=32,
         s3={"addressing_style": "path"} if endpoint else None,
         **options,
@@ -412,7 +446,7 @@ def _guard(uri: str, operation: str) -> Iterator[None]:
         module = type(error).__module__.partition(".")[0]
         if module not in ("botocore", "boto3", "s3transfer"):
             raise
-        response: Mapping[str, Any] = getattr(error, "response", {})
+        response: Mapping[str, Any] = getattr(error, "response", None) or {}  # None: a body broke off
         code = str(response.get("Error", {}).get("Code", ""))
         if code in _MISSING:
             raise NotFoundError(f"{uri}: not found" + (" (no such bucket)" if code == "NoSuchBucket" else "")) from None

@@ -109,6 +109,8 @@ def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -
         batch_size=section.batch_size,
         backend=encoders.backend,
         precision=encoders.precision,
+        image_prefixes=section.image_prefixes,
+        max_image_bytes=recipe.archive.max_image_bytes,
     )
     pin_settings(layout, settings, write=False)
     finder = _history_finder(model)
@@ -232,6 +234,8 @@ class _Run:
                 device=device,
                 encoding={name: getattr(settings, name) for name in ("backend", "precision", "batch_size")},
                 history=self._history_work(),
+                image_prefixes=settings.image_prefixes,
+                max_image_bytes=settings.max_image_bytes,
             )
             if self.job.finder is not None and self.job.finder.rule.reads:
                 waiting = [

@@ -28,6 +28,7 @@ from hashtag_core.distributed.tag_history import Sidecar, open_vectors, vector_t
 from hashtag_core.distributed.tag_plan import REJECTED_KEY, Chunk
 from hashtag_core.distributed.tag_task import Task, Work, has_model
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, IntegrityError
+from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.recommender import READ, OpenedPosts, Recommender
 from hashtag_core.schema import TAGGED
 
@@ -66,6 +67,11 @@ class ChunkTagger:
                 name=work.model_name,
                 version=work.model_version,
                 threads=work.threads,
+                places=ImagePlaces(
+                    work.archive,
+                    None if work.image_prefixes is None else tuple(work.image_prefixes),
+                    work.max_image_bytes,
+                ),
                 **work.encoding,
             )
             if loaded.loaded.version != work.model_hash:

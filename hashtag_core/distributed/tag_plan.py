@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import quote
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from hashtag_core import storage
-from hashtag_core.config import Section
+from hashtag_core.config import ArchiveSection, Section
 from hashtag_core.data.posts import iter_post_batches, list_parts, part_problem
 from hashtag_core.distributed.tag_history import HistoryFinder, ScannedPart
 from hashtag_core.errors import AlreadyExistsError, ArchiveError, ConfigError, IntegrityError, NotFoundError
@@ -51,6 +51,8 @@ class TagSettings(Section):
     backend: str
     """Encoder backend and precision as asked for; what `auto` came to is pinned by the first actor in `encoders.json`."""
     precision: str
+    image_prefixes: list[str] | None = None
+    max_image_bytes: int = ArchiveSection().max_image_bytes
 
 
 class LeftOut(Section):
@@ -214,8 +216,9 @@ def pin_settings(layout: Layout, settings: TagSettings, *, write: bool) -> None:
         except AlreadyExistsError:
             held = storage.read_json(layout.settings)
     asked = settings.model_dump()
+    before = {name: item.get_default() for name, item in TagSettings.model_fields.items()} | held
     differing = [
-        f"{name} was {held.get(name)!r}, now {value!r}" for name, value in asked.items() if held.get(name) != value
+        f"{name} was {before[name]!r}, now {value!r}" for name, value in asked.items() if before[name] != value
     ]
     if differing:
         raise ConfigError(
@@ -225,7 +228,7 @@ def pin_settings(layout: Layout, settings: TagSettings, *, write: bool) -> None:
 
 def load_plan(layout: Layout, settings: TagSettings, finder: HistoryFinder | None = None) -> tuple[TagPlan, bool]:
     """The plan for the archive as it is listed now: the one written before, or a new one (not yet written); True if it is new."""
-    files = list_parts(settings.archive)
+    files = [_named_in_utf8(file) for file in list_parts(settings.archive)]
     plan_id = _digest(settings.model_dump(), [[file.path, file.etag] for file in files])
     where = layout.plan(plan_id)
     try:
@@ -302,7 +305,7 @@ class _Scan:
 
 
 def _scan(file: FileInfo) -> _Scan:
-    problem = part_problem(file) or _path_problem(file.path)
+    problem = _path_problem(file.path) or part_problem(file)
     if problem:
         nothing = np.zeros(0, np.uint64), np.zeros(0, np.int64)
         return _Scan(file, [], 0, [LeftOut(row=None, post_id=None, reason=problem)], *nothing)
@@ -373,7 +376,14 @@ def _check_folders(paths: Sequence[str]) -> None:
 
 
 def _path_problem(path: str) -> str | None:
+    if "\ufffd" in path:
+        return "path: no UTF-8"  # or that very character: neither reaches every reader whole
     return "path: holds '..'" if ".." in path.split("/") else None
+
+
+def _named_in_utf8(file: FileInfo) -> FileInfo:
+    """A local file's name may be any bytes; what is no UTF-8 in it is replaced, and the part then refused."""
+    return replace(file, path=file.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def _digest(*values: Any) -> str:

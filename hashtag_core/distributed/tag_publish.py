@@ -5,6 +5,7 @@ rejected rows -> remove what an older content of the part had published -> write
 repeated, so a run killed between two of them is taken up by the next.
 """
 
+import hashlib
 import json
 import logging
 from collections import defaultdict
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
@@ -91,6 +93,9 @@ def publish(
 ) -> dict[str, Any]:
     """Publish a part whose chunks are all there; returns its manifest.
 
+    In it `rejected` counts the rows that are not tagged, `unread` those of them that could not even be read and are told in
+    one line (at least 1, for a part of which nothing is known): `tagged + rejected` is `rows`, or 1 for such a part.
+
     StorageError, and nothing published, if the part is not what the plan read: a rerun tags the new content.
     """
     source = storage.join(plan.settings.archive, part.path)
@@ -107,9 +112,10 @@ def publish(
     rejected = [{"part": part.path, **left.model_dump()} for left in part.left_out]
     rejected += [item for _, items in found for item in items]
     if rejected:
-        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rejected)
+        lines = "".join(json.dumps(item) + "\n" for item in rejected)  # in ASCII: U+2028 in an id ends a line for some
         storage.write_bytes(layout.rejected(marker["rejected"]), lines.encode())
-    files = [layout.published(part, number) for number in numbers]
+    whole = any(item["row"] is None for item in rejected)
+    unread = max(1, part.rows - part.readable) if whole else 0
     for manifest in older:
         for file in storage.read_json(manifest)["files"]:
             storage.remove(storage.join(layout.out, file["path"]))
@@ -123,13 +129,11 @@ def publish(
         "model_version": layout.model_version,
         "model_hash": plan.settings.model_hash,
         "rows": part.rows,
-        "tagged": sum(rows for rows, _ in found),
-        "rejected": len(rejected),
+        "tagged": sum(file["rows"] for file, _ in found),
+        "rejected": len([item for item in rejected if item["row"] is not None]) + unread,
+        "unread": unread,
         "rejected_file": f"_rejected/{marker['rejected']}" if rejected else None,
-        "files": [
-            {"path": uri.removeprefix(layout.out.rstrip("/") + "/"), "rows": rows}
-            for uri, (rows, _) in zip(files, found, strict=True)
-        ],
+        "files": [file for file, _ in found],
     }
     storage.write_json(layout.manifest(part), written)
     for manifest in older:
@@ -138,17 +142,23 @@ def publish(
     return written
 
 
-def _place(layout: Layout, part: PartPlan, number: int) -> tuple[int, list[dict[str, Any]]]:
-    """Move a chunk into place unless it is there; its rows and its rejected rows."""
+def _place(layout: Layout, part: PartPlan, number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Move a chunk into place unless it is there; its entry in the manifest and its rejected rows."""
     staged, target = layout.staged(part.id, number), layout.published(part, number)
     try:
         storage.move(staged, target)
     except NotFoundError:
         if not storage.exists(target):
             raise
-    with storage.open_input(target) as source:
-        file = pq.ParquetFile(source)
-        return file.metadata.num_rows, list(json.loads((file.metadata.metadata or {}).get(REJECTED_KEY, b"[]")))
+    content = storage.read_bytes(target)
+    footer = pq.ParquetFile(pa.BufferReader(content)).metadata
+    file = {
+        "path": target.removeprefix(layout.out.rstrip("/") + "/"),
+        "rows": footer.num_rows,
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    return file, list(json.loads((footer.metadata or {}).get(REJECTED_KEY, b"[]")))
 
 
 def _marker(layout: Layout, part_id: str) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from hashtag_core.config import ArchiveSection
 from hashtag_core.distributed.tag_history import HistoryWork
 from hashtag_core.distributed.tag_plan import Chunk
 
@@ -67,6 +68,8 @@ class Work:
     """`backend`, `precision` and `batch_size` of the encoders."""
     history: HistoryWork | None = None
     """For a model that reads the history."""
+    image_prefixes: list[str] | None = None
+    max_image_bytes: int = ArchiveSection().max_image_bytes
 
 
 def has_model(folder: str | Path, version: str) -> bool:

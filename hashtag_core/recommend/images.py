@@ -1,29 +1,129 @@
-"""Images by reference: which places an `image_uri` may name, and the bytes that are there."""
+"""Images by reference: which places an `image_uri` may name, and the bytes that are there.
+
+A reference is content that strangers wrote, so it reaches nothing but what the operator named: the archive, its bucket,
+and `[tagging] image_prefixes`. `http://` and `https://` are not fetched at all: names resolve to what the asker likes
+(link-local addresses too), answers redirect, and a run would depend on the weather; copy such pictures to a bucket.
+"""
 
 import os
 import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 
 from hashtag_core import storage
-from hashtag_core.errors import ConfigError
+from hashtag_core.config import ArchiveSection
+from hashtag_core.errors import ConfigError, HashtagError
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+FETCHES = 8
+"""Images that are fetched at once; also how many wait in memory to be looked at."""
+
+TIMEOUT_S = 15
+"""For a part of an answer: one picture is not worth the patience that a part of the archive is."""
+
+NO_IMAGE = "no image"
+NOT_FETCHED = "image_uri not fetched: "
+"""How `detail` begins where there is a reference and its bytes could not be had."""
+
+TOLD_CHARACTERS = 300
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
-def fetch_image(uri: str, archive: str | None) -> bytes:
-    """The bytes behind an `image_uri`: an `s3://` object, or a path below the archive (absolute, or relative to it).
+@dataclass(frozen=True)
+class ImagePlaces:
+    """Where images may come from: the archive, and below `prefixes` (folders or `s3://` prefixes; None: the archive's own
+    bucket, if it has one)."""
 
-    ConfigError for any other place (another scheme, a path that leads out of the archive, also by a link, or a path
-    with no archive); NotFoundError and StorageError as `storage.read_bytes`.
+    archive: str | None = None
+    prefixes: tuple[str, ...] | None = None
+    max_bytes: int = ArchiveSection().max_image_bytes
+
+    def locate(self, uri: str) -> str:
+        """The place that a reference names: `s3://`, an absolute path (`file://` or not), or a path below the archive.
+
+        ConfigError for another scheme, a place that is not allowed, and a path that leads out of every allowed folder,
+        also by `..` or by a link.
+        """
+        scheme = _SCHEME.match(uri)
+        if uri.startswith("s3://"):
+            if ".." in uri.split("/") or not any((uri + "/").startswith(prefix) for prefix in self._remote):
+                raise ConfigError(f"{_shown(uri)} is neither in the archive's bucket nor below tagging.image_prefixes")
+            return uri
+        if scheme and scheme[1].lower() in ("http", "https"):
+            raise ConfigError(
+                f"{_shown(uri)}: images are not fetched over http; copy them to the archive or its bucket"
+            )
+        path = uri.removeprefix("file://")
+        if _SCHEME.match(path) or (self.archive is None and not self._local):
+            raise ConfigError(f"{_shown(uri)}: expected s3:// or a path below the archive")
+        if self.archive is not None and storage.is_remote(self.archive) and not os.path.isabs(path):
+            return storage.join(self.archive, path)
+        return self._below(uri, path)
+
+    def _below(self, uri: str, path: str) -> str:
+        if "\0" in path:
+            raise ConfigError(f"{_shown(uri)}: a path without a null character expected")
+        roots = [os.path.realpath(root) for root in self._local]
+        base = roots[0] if roots and self.archive is not None and not storage.is_remote(self.archive) else None
+        if base is None and not os.path.isabs(path):
+            raise ConfigError(f"{_shown(uri)}: a relative path, and no archive that it is in")
+        found = os.path.realpath(os.path.join(base or "/", path))
+        if not any(os.path.commonpath([root, found]) == root for root in roots):
+            raise ConfigError(f"{_shown(uri)} leads out of the archive and of tagging.image_prefixes")
+        if os.path.exists(found) and not os.path.isfile(found):
+            raise ConfigError(f"{_shown(uri)} is no regular file")
+        return found
+
+    @property
+    def _local(self) -> list[str]:
+        """Allowed folders, a local archive first."""
+        places = [place for place in (self.archive, *(self.prefixes or ())) if place is not None]
+        return [storage.local_path(place) for place in places if not storage.is_remote(place)]
+
+    @property
+    def _remote(self) -> list[str]:
+        """Allowed prefixes, each to its last slash: `s3://photos` does not allow `s3://photos-of-others`."""
+        places = [place for place in (self.archive, *(self.prefixes or ())) if place and storage.is_remote(place)]
+        if self.prefixes is None:
+            places = ["/".join(place.split("/")[:3]) for place in places]
+        return [place.rstrip("/") + "/" for place in places]
+
+
+def fetch_image(uri: str, places: ImagePlaces) -> bytes:
+    """The bytes behind an `image_uri`.
+
+    ConfigError as `ImagePlaces.locate`; NotFoundError and StorageError as `storage.read_bytes`, after its retries.
     """
-    if uri.startswith("s3://"):
-        return storage.read_bytes(uri)
-    path = uri.removeprefix("file://")
-    if _SCHEME.match(path) or archive is None:
-        raise ConfigError(f"image_uri {uri!r}: expected s3:// or a path below the archive")
-    if storage.is_remote(archive):
-        return storage.read_bytes(storage.join(archive, path))
-    root = os.path.realpath(storage.local_path(archive))
-    found = os.path.realpath(os.path.join(root, path))
-    if os.path.commonpath([root, found]) != root:
-        raise ConfigError(f"image_uri {uri!r} leads out of the archive")
-    return storage.read_bytes(found)
+    return storage.read_bytes(places.locate(uri), max_bytes=places.max_bytes, timeout_s=TIMEOUT_S)
+
+
+def fetch_images(uris: Sequence[str | None], places: ImagePlaces) -> Iterator[tuple[bytes | None, str]]:
+    """For each reference in order its bytes, or None and why. Null and blank ones are no reference.
+
+    Fetched in parallel, and no further ahead of who takes them than `FETCHES`, so memory holds that many at most.
+    """
+
+    def fetch(uri: str) -> tuple[bytes | None, str]:
+        try:
+            return fetch_image(uri, places), ""
+        except (HashtagError, ValueError) as error:
+            told = f"{NOT_FETCHED}{error}"
+            half = TOLD_CHARACTERS // 2 - 2
+            return None, told if len(told) <= TOLD_CHARACTERS else f"{told[:half]}...{told[-half:]}"
+
+    named = (uri for uri in uris if uri and uri.strip())
+    with ThreadPoolExecutor(FETCHES) as pool:
+        ahead = deque(pool.submit(fetch, uri) for uri in islice(named, FETCHES))
+        for uri in uris:
+            if not (uri and uri.strip()):
+                yield None, NO_IMAGE
+                continue
+            fetched = ahead.popleft().result()
+            ahead.extend(pool.submit(fetch, following) for following in islice(named, 1))
+            yield fetched
+
+
+def _shown(uri: str) -> str:
+    return repr(uri if len(uri) <= TOLD_CHARACTERS // 3 else uri[: TOLD_CHARACTERS // 3] + "...")

@@ -9,8 +9,7 @@ them the same to the last digit calls with the same posts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -27,9 +26,9 @@ from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.images import decode_image, image_key
 from hashtag_core.data.posts import normalise_posts
 from hashtag_core.encoders import Encoders, load_encoders
-from hashtag_core.errors import ConfigError, HashtagError, ImageError, IntegrityError
+from hashtag_core.errors import ConfigError, ImageError, IntegrityError
 from hashtag_core.models.folder import LoadedModel, load_model_folder
-from hashtag_core.recommend.images import fetch_image
+from hashtag_core.recommend.images import ImagePlaces, fetch_images
 from hashtag_core.recommend.ranking import top_tags
 from hashtag_core.schema import POST, TAGGED
 
@@ -41,9 +40,6 @@ READ_WITH_HISTORY = pa.schema([*READ, POST.field("created_at"), POST.field("hash
 
 CHECK_SIDE_PX = 64
 """Side that an image is decoded to when the model does not look at it and only its status is wanted."""
-
-FETCHES = 8
-"""Images by reference that are fetched at once."""
 
 
 @dataclass
@@ -78,12 +74,21 @@ class OpenedPosts:
 class Recommender:
     """One model, ready to recommend. Make it with `load`."""
 
-    def __init__(self, loaded: LoadedModel, encoders: Encoders, name: str, version: str, device: torch.device) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        encoders: Encoders,
+        name: str,
+        version: str,
+        device: torch.device,
+        places: ImagePlaces | None = None,
+    ) -> None:
         self.loaded = loaded
         self.encoders = encoders
         self.name = name
         self.version = version
         self.device = device
+        self.places = places or ImagePlaces()
         self.batch_size = encoders.section.batch_size
         self.tags: list[str] = list(loaded.vocabulary.tags)
         self.captions = CaptionsSection(**loaded.info.get("captions", {}))
@@ -97,13 +102,15 @@ class Recommender:
         name: str | None = None,
         version: str | None = None,
         threads: int | None = None,
+        places: ImagePlaces | None = None,
         **encoding: Any,
     ) -> Self:
         """The model of a folder (local or `s3://`) or of `models:/NAME/VERSION`, `models:/NAME@ALIAS`.
 
         `device`: a torch device, or `auto` for the first GPU, else the CPU. `name` and `version` are stamped on every
-        row in place of the folder's own. `threads`: CPU threads of this process. `encoding`: `backend`, `precision` and
-        `batch_size` of the encoders, where they are to differ from the recipe the model was trained by.
+        row in place of the folder's own. `threads`: CPU threads of this process. `places`: where images by reference may
+        come from (default: the archive and its bucket). `encoding`: `backend`, `precision` and `batch_size` of the encoders,
+        where they are to differ from the recipe the model was trained by.
 
         Raises NotFoundError for a model that does not exist, IntegrityError for a broken folder or for encoders that are
         not those the model was trained on.
@@ -117,7 +124,7 @@ class Recommender:
         needs = type(loaded.model).needs(loaded.options)
         encoders = load_encoders(section, needs, str(where), threads=threads)
         _check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
-        return cls(loaded, encoders, name or resolved.name, version or resolved.version, where)
+        return cls(loaded, encoders, name or resolved.name, version or resolved.version, where, places)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -136,7 +143,7 @@ class Recommender:
 
         `posts`: a table in the POST schema (absent columns are absent) or a list of dicts with its fields. `cached`:
         features of the model's encoders; what is not in it is encoded. `archive`: the folder that an `image_uri` which
-        is a path lies in; without it only `s3://` can be fetched. `history`: more posts of the same users, which are not
+        is a path lies in, and whose bucket one with `s3://` may name (others: `load(places=...)`). `history`: more posts of the same users, which are not
         tagged; a model that reads the history finds it there and among `posts` (see `hashtag_core.data.history` for which
         posts it takes), by their `user_id`, `created_at` and hashtags. Of several posts with one id the last one counts.
 
@@ -215,11 +222,12 @@ class Recommender:
         """
         values = {name: posts[name].to_pylist() for name in READ.names}
         wanted = [uri if data is None else None for data, uri in zip(values["image"], values["image_uri"], strict=True)]
-        fetched = _fetch(wanted, archive)
+        fetched = fetch_images(wanted, replace(self.places, archive=archive or self.places.archive))
         known = self._cached_images(values["image"], cached)
         opened = OpenedPosts(post_ids=values["post_id"], user_ids=values["user_id"])
         for row, raw in enumerate(values["caption"]):
-            data, why_missing = fetched[row] if wanted[row] is not None else (values["image"][row], "no image")
+            found, why_missing = next(fetched)
+            data = found if values["image"][row] is None else values["image"][row]
             key, fault = known.get(row, (None, None))
             pixels, image_status = None, "ok"
             if data is None:
@@ -386,23 +394,6 @@ def _vectors(
             values[rows] = features.arrays[kind]
         vectors[kind] = values, present
     return vectors
-
-
-def _fetch(uris: Sequence[str | None], archive: str | None) -> list[tuple[bytes | None, str]]:
-    """Bytes of each URI, or None and why."""
-
-    def one(uri: str | None) -> tuple[bytes | None, str]:
-        if uri is None:
-            return None, "no image"
-        try:
-            return fetch_image(uri, archive), ""
-        except HashtagError as error:
-            return None, str(error)
-
-    if not any(uris):
-        return [(None, "no image")] * len(uris)
-    with ThreadPoolExecutor(FETCHES) as pool:
-        return list(pool.map(one, uris))
 
 
 def _put(arrays: dict[str, np.ndarray], name: str, rows: Sequence[int], values: np.ndarray) -> None:

@@ -290,6 +290,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.answer: Callable[[int], tuple[int, bytes]] = lambda n: (200, b"")
+        self.breaks_off: Callable[[int], bool] = lambda n: False
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
         outer = self
 
@@ -305,7 +306,10 @@ class Faults:
                 self.send_header("ETag", '"0"')
                 self.send_header("Last-Modified", "Wed, 01 Jan 2025 00:00:00 GMT")
                 self.end_headers()
-                if self.command != "HEAD":
+                if outer.breaks_off(len(outer.seen)):
+                    self.wfile.write(content[: len(content) // 2])
+                    self.close_connection = True
+                elif self.command != "HEAD":
                     self.wfile.write(content)
 
             do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = respond
@@ -361,6 +365,25 @@ def test_busy_servers_are_asked_again_and_not_forever(faults: Faults) -> None:
     faults.answer = lambda n: (503, error("SlowDown")) if n < 3 else (200, b"data")
     assert storage.read_bytes("s3://bucket/key") == b"data"
     assert len(faults.seen) == 3
+
+
+def test_a_body_that_breaks_off_is_asked_for_again_and_not_forever(faults: Faults) -> None:
+    faults.answer = lambda n: (200, b"all of the data")
+    faults.breaks_off = lambda n: n < 3
+    assert storage.read_bytes("s3://bucket/key") == b"all of the data"
+    assert len(faults.seen) == 3
+    faults.breaks_off = lambda n: True
+    with pytest.raises(StorageError, match="s3://bucket/key: read failed: "):
+        storage.read_bytes("s3://bucket/key")
+    assert len(faults.seen) == 3 + storage.BODY_ATTEMPTS
+
+
+def test_what_is_too_large_is_not_read(root: str) -> None:
+    uri = storage.join(root, "x")
+    storage.write_bytes(uri, b"12345")
+    assert storage.read_bytes(uri, max_bytes=5) == b"12345"
+    with pytest.raises(StorageError, match="x: 5 bytes, more than 4"):
+        storage.read_bytes(uri, max_bytes=4)
 
 
 def test_a_server_that_is_gone_is_a_storage_error(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:

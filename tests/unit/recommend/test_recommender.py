@@ -15,6 +15,7 @@ import torch
 from hashtag_core import storage
 from hashtag_core.data.images import image_key
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.recommender import OpenedPosts, Recommender
 from hashtag_core.schema import POST, TAGGED
 
@@ -214,8 +215,13 @@ def test_wrong_input_is_told(recommender: Recommender) -> None:
 
 
 def test_images_by_reference(
-    recommender: Recommender, make_jpeg: Callable[..., bytes], tmp_path: Path, s3_bucket: str
+    recommender: Recommender,
+    make_jpeg: Callable[..., bytes],
+    tmp_path: Path,
+    s3_bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(recommender, "places", ImagePlaces(prefixes=(s3_bucket,)))
     archive = tmp_path / "archive"
     for root in (str(archive), s3_bucket):
         storage.write_bytes(f"{root}/pictures/é 1.jpg", make_jpeg(1))
