@@ -8,6 +8,8 @@ With no argument the champion tags the sample archive into ./demo/tagged. Read t
     SELECT * FROM read_parquet('demo/tagged/model=*/version=*/**/part-*.parquet')
 
 A second run tags only what is missing: new parts, changed parts, and what a killed run left.
+
+    python jobs/tag.py --verify --out URI [--archive URI]      re-reads an output; exit code 1 if anything is wrong with it
 """
 
 import argparse
@@ -22,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hashtag_core.distributed.tag import TagJob, plan_tagging, tag
-from hashtag_core.errors import NotFoundError
+from hashtag_core.distributed.tag_verify import SHOWN_PROBLEMS, verify_output
+from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.tracking.registry import ResolvedModel, resolve_model
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 
@@ -40,6 +43,11 @@ def build_parser() -> JobParser:
     parser.add_argument("--model", metavar="MODEL", help="what tags (default: the champion)")
     parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
     parser.add_argument("--chunk-rows", metavar="N", help="rows a file; the same as --set tagging.chunk_rows=N")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="tag nothing: re-read --out and prove it whole; with --archive, look for every one of its posts",
+    )
     add_common_arguments(parser)
     return parser
 
@@ -50,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.verify:
+        return _verify(arguments)
     for flag, key in ((arguments.top_k, "top_k"), (arguments.chunk_rows, "chunk_rows")):
         if flag is not None:
             arguments.overrides.append(f"tagging.{key}={flag}")
@@ -63,6 +73,18 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
     if job.is_done:
         logger.info("all %d part(s) are tagged by this model already: nothing to do", len(job.plan.parts))
     return asdict(tag(job))
+
+
+def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
+    found = verify_output(arguments.out or str(SAMPLE_OUT), arguments.archive)
+    for problem in found.problems[:SHOWN_PROBLEMS]:
+        logger.error("%s", problem)
+    summary = {"verified": not found.problems, **asdict(found), "problems": len(found.problems)}
+    if found.problems:
+        error = IntegrityError(f"{len(found.problems)} fault(s) in the output: {found.problems[0]}")
+        error.summary = {**summary, "found": found.problems[:SHOWN_PROBLEMS]}  # type: ignore[attr-defined]
+        raise error
+    return summary
 
 
 def _places(arguments: argparse.Namespace) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import pytest
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import TagSummary
+from hashtag_core.distributed.tag_verify import verify_output
 from tests.distributed.test_tag import content, inline, rejected, run  # noqa: F401  (a fixture among them)
 from tests.unit.data.hostile import HostilePart, hostile_images, write_hostile_archive
 
@@ -80,6 +81,7 @@ def test_every_hostile_part_and_picture_has_its_outcome(
     assert (len(images) > 50, len(parts) > 20) == (True, True)
     out = tmp_path / "out"
     check(out, run(folder, out, popularity, RECIPE), parts)
+    assert verify_output(str(out), str(folder)).problems == []
     again = run(folder, out, popularity, RECIPE)
     assert (again.parts, again.skipped_parts) == (0, len(parts))
 
