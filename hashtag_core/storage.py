@@ -289,7 +289,11 @@ def replace_bytes(uri: str, expected: bytes, data: bytes | None) -> None:
             fcntl.flock(folder, fcntl.LOCK_EX)
             if read_bytes(uri) != expected:
                 raise AlreadyExistsError(f"{uri}: holds something else by now")
-            remove(uri) if data is None else write_bytes(uri, data)
+            if data is None:
+                os.unlink(local_path(uri))
+            else:
+                with _local_output(local_path(uri)) as file:
+                    file.write(data)
         finally:
             os.close(folder)
 

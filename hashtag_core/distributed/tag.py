@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.vocabulary import Vocabulary
+from hashtag_core.distributed.lease import Lease
 from hashtag_core.distributed.tag_encode import HOPELESS_CHUNKS, Encoding, encode_histories, task_runs
 from hashtag_core.distributed.tag_history import HistoryFinder, HistoryWork, sweep_history
 from hashtag_core.distributed.tag_plan import (
@@ -158,6 +159,15 @@ class _Run:
         """Number the files of rejected rows, also of a part whose publishing failed: the next run takes up its file."""
 
     def execute(self) -> TagSummary:
+        """All of it, as the only run on this output. LeaseHeldError, and nothing changed, while another is at it."""
+        with Lease(self.layout.lease, self.run_id) as self.lease:
+            done = find_published(self.layout, self.plan).done  # what another run did since the plan was made
+            missing = [part for part in self.job.missing if part.id not in done]
+            self.summary.skipped_parts += len(self.job.missing) - len(missing)
+            self.job, self.parts = replace(self.job, missing=missing), {part.id: part for part in missing}
+            return self._execute()
+
+    def _execute(self) -> TagSummary:
         began = time.monotonic()
         pin_settings(self.layout, self.plan.settings, write=True)
         self._write_histories()
@@ -188,6 +198,7 @@ class _Run:
             raise error
         self._write_record("done")
         success = {"plan": self.plan.id, "run": self.run_id, "parts": len(self.plan.parts)}
+        self.lease.check()
         storage.write_json(self.layout.success, success)
         return self.summary
 
@@ -270,6 +281,7 @@ class _Run:
             self._publish(part)
 
     def _publish(self, part: PartPlan) -> None:
+        self.lease.check()
         name = f"{self.run_id}-{next(self.attempts)}.jsonl"
         try:
             manifest = publish(self.layout, self.plan, part, self.run_id, name, self.job.older.get(part.path, []))

@@ -165,6 +165,10 @@ class Layout:
         return storage.join(self.histories, plan_id)
 
     @property
+    def lease(self) -> str:
+        return storage.join(self.state, "lease.json")
+
+    @property
     def success(self) -> str:
         return storage.join(self.state, "_SUCCESS")
 

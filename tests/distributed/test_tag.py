@@ -24,6 +24,7 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.posts import Rejected
 from hashtag_core.distributed import session, tag_chunks, tag_run
+from hashtag_core.distributed.lease import Lease, LeaseHeldError
 from hashtag_core.distributed.tag import TagJob, TagSummary, plan_tagging, tag
 from hashtag_core.distributed.tag_chunks import ChunkTagger
 from hashtag_core.distributed.tag_plan import Chunk
@@ -734,3 +735,19 @@ def test_an_archive_that_is_none_is_told_before_anything_is_written(popularity: 
     with pytest.raises(ArchiveError, match="no part holds posts"):
         job_for(tmp_path / "archive", tmp_path / "out", popularity)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_at_once_stops_and_changes_nothing(
+    inline: None, troubled: Path, popularity: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    first = job_for(troubled, out, popularity)
+    with Lease(first.layout.lease, "the first run"):
+        before = state(out)
+        with pytest.raises(LeaseHeldError, match="the first run"):
+            tag(job_for(troubled, out, popularity))
+        assert state(out) == before
+    assert tag(first).parts > 0
+    late = tag(first)
+    assert (late.parts, late.tagged) == (0, 0), "a plan made before another run ended does not tag again"
+    assert not storage.exists(first.layout.lease)
