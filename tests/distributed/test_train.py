@@ -253,6 +253,27 @@ def test_fitted_families_go_the_same_way(place, dataset, family):
     assert load_model_folder(resolve_model(summary.model).folder).family == family
 
 
+def test_a_family_is_built_on_a_trained_amnn(trained, place, dataset):
+    model = {"family": "neighbor_voting", "features": "amnn", "amnn_model": trained.model, "neighbours": 10}
+    recipe = _recipe(place).model_copy(update={"model": Recipe.model_validate({"model": model}).model})
+    summary = train(recipe, dataset)
+    assert summary.metrics["f1_at_2"] > 0.4
+    loaded = load_model_folder(resolve_model(summary.model).folder)
+    base = load_model_folder(resolve_model(trained.model).folder)
+    assert loaded.info["base"] == {"family": "amnn", "version": base.version}
+    assert loaded.options.amnn == base.options
+    assert loaded.tokenizer.words() == base.tokenizer.words()
+    for key, value in loaded.model.vectors.amnn.state_dict().items():
+        assert value.equal(base.model.state_dict()[key]), key
+    others = recipe.model_copy(update={"encoders": Recipe.model_validate({"encoders": {"grid_side": 3}}).encoders})
+    with pytest.raises(ConfigError, match=r"amnn that neighbor_voting is built on .* other encoders"):
+        train(others, dataset)
+    model["amnn_model"] = summary.model
+    wrong = recipe.model_copy(update={"model": Recipe.model_validate({"model": model}).model})
+    with pytest.raises(ConfigError, match="family 'amnn' expected, found 'neighbor_voting'"):
+        plan_training(wrong, dataset)
+
+
 @pytest.mark.parametrize(
     ("training", "error", "message"),
     [
