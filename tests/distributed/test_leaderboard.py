@@ -78,7 +78,11 @@ def states_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_systems_side_by_side_and_again(
-    ray_session: None, mlflow_store: Path, make_plan: Callable[..., LeaderboardPlan], tmp_path: Path
+    ray_session: None,
+    mlflow_store: Path,
+    make_plan: Callable[..., LeaderboardPlan],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     plan = make_plan(str(tmp_path / "docs"))
     summary = run_leaderboard(plan)
@@ -88,6 +92,7 @@ def test_systems_side_by_side_and_again(
         "tiny": "done", "linear": "done", "popularity": "done", "broken": "failed", "nic": "not_applicable",
     }  # fmt: skip
     assert summary["trained"] == 3
+    assert "was prepared with" not in caplog.text  # every recipe has the dataset's own sections
     folder = tmp_path / "out" / "report"
     assert {path.name for path in folder.iterdir()} == {
         "report.md", "report.html", "report.json", "systems.svg", "curves.svg", "slices.svg", "learning.svg",
