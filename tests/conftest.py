@@ -20,6 +20,7 @@ from hashtag_core.schema import POST
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several test processes (pytest-xdist), the tests that share a Ray go to one of them."""
     for item in items:
