@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes (pytest-xdist), the tests that share a Ray go to one of them."""
+    """With several test processes (pytest-xdist), the tests on Ray go to one of them: two Rays on two CPUs starve."""
     for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()):
+        if "ray_session" in getattr(item, "fixturenames", ()) or item.path.parent.name == "distributed":
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 
