@@ -20,14 +20,6 @@ from hashtag_core.schema import POST
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several test processes (pytest-xdist), the tests on Ray go to one of them: two Rays on two CPUs starve."""
-    for item in items:
-        if "ray_session" in getattr(item, "fixturenames", ()) or item.path.parent.name == "distributed":
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(autouse=True)
 def _no_handler_of_a_job_is_left() -> Iterator[None]:
     """A job's `main` logs to the stderr of its test, which is closed afterwards."""
