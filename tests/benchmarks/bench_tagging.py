@@ -32,34 +32,14 @@ from hashtag_core.distributed.tag import plan_tagging, tag
 from hashtag_core.recommend.recommender import OpenedPosts, Recommender
 from hashtag_core.tracking.registry import resolve_model
 
+from .bench_encoders import WORDS
+
 CPUS = 2
 POSTS = int(os.environ.get("BENCH_POSTS", "4000"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "2"))
 JUDGED_FROM = 4_000
 """Posts below which the actors' start is most of the job's time, and no ratio is held to its bound."""
 TAGS = 400
-WORDS = [
-    "a",
-    "red",
-    "bird",
-    "sits",
-    "on",
-    "the",
-    "branch",
-    "of",
-    "an",
-    "old",
-    "tree",
-    "while",
-    "the",
-    "sun",
-    "goes",
-    "down",
-    "behind",
-    "hills",
-    "and",
-    "houses",
-]
 
 Decode = Callable[[bytes], np.ndarray]
 
