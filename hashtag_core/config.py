@@ -154,6 +154,9 @@ class TrainingSection(Section):
     """Share of all steps."""
     restart_epochs: int = Field(5, ge=1)
     gradient_clip_norm: float | None = Field(1.0, gt=0)
+    weight_average: float | None = Field(None, gt=0, lt=1)
+    """Decay, a step, of an exponential moving average of the weights, which is judged and kept in place of the last step's;
+    null: no average."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: bfloat16 autocast where the device computes it faster, else float32."""
     modality_dropout: float = Field(0.0, ge=0, lt=1)

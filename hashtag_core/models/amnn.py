@@ -57,6 +57,8 @@ TINY = {
 class AmnnOptions(SequenceOptions):
     reads: ClassVar[frozenset[Modality]] = frozenset({"image", "caption"})
     attention: Literal["literal", "grid"] = "literal"
+    normalise_regions: bool = False
+    """`grid`: each region brought to mean 0 and variance 1 first (ours)."""
     image_dense: int = Field(128, ge=1)
     image_hidden: int = Field(256, ge=1)
     image_steps: int = Field(256, ge=1)
@@ -80,6 +82,8 @@ class AmnnOptions(SequenceOptions):
 
     @model_validator(mode="after")
     def _fits(self) -> "AmnnOptions":
+        if self.normalise_regions and self.attention != "grid":
+            raise ValueError("normalise_regions needs attention = 'grid'")
         if self.word_vectors and self.text_input != "words":
             raise ValueError("word_vectors needs text_input = 'words'")
         return self
@@ -92,6 +96,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         hidden = options.image_hidden
         self.literal, self.steps = options.attention == "literal", options.image_steps
+        self.normalise = options.normalise_regions
         self.out = options.image_steps if self.literal else hidden
         self.dense = nn.Linear(spec.image_dim, options.image_dense)
         self.dropout = nn.Dropout(options.dropout)
@@ -114,7 +119,10 @@ class ImageEncoder(nn.Module):
             steps_BSE = self.dropout(dense_BE)[:, None].expand(-1, self.steps, -1)
         else:
             assert batch.image_grid_BRD is not None
-            steps_BSE = self.dropout(self.dense(batch.image_grid_BRD))
+            regions_BRD = batch.image_grid_BRD
+            if self.normalise:
+                regions_BRD = nn.functional.layer_norm(regions_BRD, regions_BRD.shape[-1:])
+            steps_BSE = self.dropout(self.dense(regions_BRD))
         seen_BH = self.attention(self.lstm(steps_BSE)[0])
         return torch.where(batch.image_present_B[:, None], seen_BH, self.absent_D)
 
@@ -190,6 +198,7 @@ class Amnn(SequenceModel):
         "default": TINY,
         "grid": TINY | {"attention": "grid", "merge": "add", "context": "every", "ranking": "marginal"},
         "encoder": TINY | {"text_input": "encoder", "feedback": "none", "decoding": "beam"},
+        "normalised": TINY | {"attention": "grid", "normalise_regions": True},
         "image": TINY | {"inputs": ["image"]},
         "caption": TINY | {"inputs": ["caption"]},
     }

@@ -12,6 +12,7 @@ Co-Attention Network, IJCAI 2017, https://doi.org/10.24963/ijcai.2017/478. A bas
 What differs here: `(+)` is a sum (`joining = "sum"`, default). Read as a concatenation, which is an option, the guide
 adds the same number to the score of every region and the softmax cancels it: each attention is then blind to the other
 modality. A missing image or caption is a learned vector. `loss = "bce"` judges each tag alone.
+`text_input = "encoder"` reads the frozen text encoder's token vectors as x_j (ours).
 """
 
 from typing import ClassVar, Literal
@@ -23,14 +24,14 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
-from hashtag_core.models.layers import CaptionLSTM, absent_embedding, masked_softmax
+from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, absent_embedding, masked_softmax
 from hashtag_core.models.objectives import multi_label_loss, softmax_loss
 from hashtag_core.models.registry import register
 
 TINY = {"embedding": 16, "hidden": 16, "attention_units": 8, "dropout": 0.1}
 
 
-class CoAttentionOptions(ModelOptions):
+class CoAttentionOptions(CaptionOptions):
     reads: ClassVar = frozenset({"image", "caption"})
 
     embedding: int = Field(200, ge=1)
@@ -40,8 +41,6 @@ class CoAttentionOptions(ModelOptions):
     dropout: float = Field(0.5, ge=0, lt=1)
     joining: Literal["sum", "concatenate"] = "sum"
     loss: Literal["softmax", "bce"] = "softmax"
-    max_tokens: int = Field(128, ge=1)
-    min_word_count: int = Field(1, ge=1)
 
 
 class GuidedAttention(nn.Module):
@@ -81,6 +80,7 @@ class CoAttention(NeuralModel):
         "concatenate": TINY | {"joining": "concatenate", "loss": "bce"},
         "image": TINY | {"inputs": ["image"]},
         "caption": TINY | {"inputs": ["caption"]},
+        "encoder": TINY | {"text_input": "encoder"},
     }
 
     def __init__(self, options: CoAttentionOptions, spec: InputSpec) -> None:
@@ -88,7 +88,8 @@ class CoAttention(NeuralModel):
         self._bce = options.loss == "bce"
         sees, reads = "image" in options.inputs, "caption" in options.inputs
         size, units = options.hidden, options.attention_units
-        self.caption = CaptionLSTM(spec, options.embedding, size, reads)
+        own = options.embedding if options.text_input == "words" else None
+        self.caption = CaptionLSTM(spec, own, size, reads)
         self.regions = nn.Linear(spec.image_dim, size) if sees else None
         self.absent_region_D = absent_embedding(size)
         self.visual = GuidedAttention(size, units, options.joining) if sees else None
@@ -98,14 +99,13 @@ class CoAttention(NeuralModel):
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
-        fields = {"image": "image_grid", "caption": "tokens"}
-        return frozenset(fields[modality] for modality in options.inputs if modality in fields)
+        assert isinstance(options, CoAttentionOptions)
+        return frozenset(options.caption_needs() | ({"image_grid"} if "image" in options.inputs else set()))
 
     @classmethod
     def tokenizer(cls, options: ModelOptions) -> TokenizerSpec | None:
         assert isinstance(options, CoAttentionOptions)
-        words = TokenizerSpec("words", options.max_tokens, options.min_word_count)
-        return words if "caption" in options.inputs else None
+        return options.words()
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV."""

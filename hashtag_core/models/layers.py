@@ -1,13 +1,16 @@
 """Parts that several families share: images and captions as vectors, each with a learned vector where it is absent."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hashtag_core.data.batches import PostBatch
-from hashtag_core.models.base import InputSpec
+from hashtag_core.data.tokens import TokenizerSpec
+from hashtag_core.models.base import InputSpec, ModelOptions
 
 ABSENT_DEVIATION = 0.02
 
@@ -53,6 +56,26 @@ class CaptionStates:
     """The output after the last token."""
     cell_BD: Tensor
     """The memory cell after the last token."""
+
+
+class CaptionOptions(ModelOptions):
+    """Options of the families that read the caption through `CaptionLSTM`."""
+
+    text_input: Literal["words", "encoder"] = "words"
+    """`words`: embeddings of the family's own words; `encoder`: the frozen text encoder's token vectors (ours)."""
+    max_tokens: int = Field(128, ge=1)
+    min_word_count: int = Field(1, ge=1)
+
+    def caption_needs(self) -> set[str]:
+        """What of a caption is to be in a batch."""
+        if "caption" not in self.inputs:
+            return set()
+        return {"text_states" if self.text_input == "encoder" else "tokens"}
+
+    def words(self) -> TokenizerSpec | None:
+        """The tokenizer of the family's own words, if it has any."""
+        read = "tokens" in self.caption_needs()
+        return TokenizerSpec("words", self.max_tokens, self.min_word_count) if read else None
 
 
 class CaptionLSTM(nn.Module):

@@ -7,6 +7,7 @@ to the same dimension and concatenated for hashtag prediction.
 
 What differs here: the article gives no size; all sizes are ours. The LSTM's vector is its output after the last word. A
 missing caption or image is a learned vector. The loss is article 001's, binary cross-entropy summed over the tags.
+`text_input = "encoder"` reads the frozen text encoder's token vectors in place of words of its own (ours).
 """
 
 from typing import ClassVar
@@ -18,22 +19,20 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
-from hashtag_core.models.layers import CaptionLSTM, ImageVector
+from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, ImageVector
 from hashtag_core.models.objectives import multi_label_loss
 from hashtag_core.models.registry import register
 
 TINY = {"embedding": 16, "hidden": 16, "projection": 16, "dropout": 0.1}
 
 
-class LstmCnnOptions(ModelOptions):
+class LstmCnnOptions(CaptionOptions):
     reads: ClassVar = frozenset({"image", "caption"})
 
     embedding: int = Field(300, ge=1)
     hidden: int = Field(512, ge=1)
     projection: int = Field(512, ge=1)
     dropout: float = Field(0.5, ge=0, lt=1)
-    max_tokens: int = Field(128, ge=1)
-    min_word_count: int = Field(1, ge=1)
 
 
 @register
@@ -48,11 +47,13 @@ class LstmCnn(NeuralModel):
         "default": TINY,
         "image": TINY | {"inputs": ["image"]},
         "caption": TINY | {"inputs": ["caption"]},
+        "encoder": TINY | {"text_input": "encoder"},
     }
 
     def __init__(self, options: LstmCnnOptions, spec: InputSpec) -> None:
         super().__init__(options, spec)
-        self.caption = CaptionLSTM(spec, options.embedding, options.hidden, "caption" in options.inputs)
+        own = options.embedding if options.text_input == "words" else None
+        self.caption = CaptionLSTM(spec, own, options.hidden, "caption" in options.inputs)
         self.project = nn.Linear(options.hidden, options.projection)
         self.image = ImageVector(spec, options.projection, "image" in options.inputs)
         self.dropout = nn.Dropout(options.dropout)
@@ -60,14 +61,13 @@ class LstmCnn(NeuralModel):
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
-        fields = {"image": "image_vector", "caption": "tokens"}
-        return frozenset(fields[modality] for modality in options.inputs if modality in fields)
+        assert isinstance(options, LstmCnnOptions)
+        return frozenset(options.caption_needs() | ({"image_vector"} if "image" in options.inputs else set()))
 
     @classmethod
     def tokenizer(cls, options: ModelOptions) -> TokenizerSpec | None:
         assert isinstance(options, LstmCnnOptions)
-        words = TokenizerSpec("words", options.max_tokens, options.min_word_count)
-        return words if "caption" in options.inputs else None
+        return options.words()
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV."""

@@ -10,8 +10,9 @@ Pradyumna Tambwekar, Sameer Dharur: #okboomer: A multi-modal approach towards ge
 
 Taught by cross-entropy, each step shown the true tag before it with the chance 0.5, else the model's own; Xavier
 initialisation. What differs here: hidden size, dropout and this fusion are ours (the article draws the parts and leaves
-how they join open). Word vectors are learned, or read from a file of GloVe's text format and then trained on. The
-article's augmentation (flips, random crops) is left out: the encoder is frozen, and each picture is encoded once.
+how they join open). Word vectors are learned, or read from a file of GloVe's text format and then trained on; with
+`text_input = "encoder"` (ours) w_t are the frozen text encoder's token vectors. The article's augmentation (flips, random
+crops) is left out: the encoder is frozen, and each picture is encoded once.
 
 `decoder = "subwords"` (ours) writes pieces of tags in place of tags (`spelling`). It shares pieces between tags, and can
 spell only those of the vocabulary: a model here scores a vocabulary, in which an unseen tag has no place.
@@ -22,14 +23,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
 from hashtag_core.models.amnn import copy_word_vectors
 from hashtag_core.models.base import InputSpec, ModelOptions
-from hashtag_core.models.layers import CaptionLSTM, absent_embedding
+from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, absent_embedding
 from hashtag_core.models.objectives import sequence_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceModel, SequenceOptions, SignEmbedding, decode_scores, teach
@@ -38,7 +39,7 @@ from hashtag_core.models.spelling import BYTES, Spelling
 TINY = {"embedding": 16, "hidden": 32, "decode_steps": 2, "dropout": 0.1}
 
 
-class OkboomerOptions(SequenceOptions):
+class OkboomerOptions(CaptionOptions, SequenceOptions):
     reads: ClassVar = frozenset({"image", "caption"})
 
     embedding: int = Field(300, ge=1)
@@ -49,14 +50,18 @@ class OkboomerOptions(SequenceOptions):
     decode_steps: int = Field(20, ge=1)
     word_vectors: str | None = None
     """A text file of word vectors (`word x1 x2 ...`) to start from; null: learned from nothing."""
-    max_tokens: int = Field(128, ge=1)
-    min_word_count: int = Field(1, ge=1)
     decoder: Literal["tags", "subwords"] = "tags"
     """`tags`: one step writes one tag; `subwords`: one step writes one piece of a tag (ours)."""
     pieces: int = Field(1000, ge=BYTES)
     """`subwords`: pieces that are learned on the vocabulary's tags, at most."""
     spelling_beam: int = Field(20, ge=1)
     """`subwords`: beginnings of tags that the search for the next tag keeps; at least `decode_steps` finds enough tags."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "OkboomerOptions":
+        if self.word_vectors and self.text_input != "words":
+            raise ValueError("word_vectors needs text_input = 'words'")
+        return self
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class Okboomer(SequenceModel):
         "forced": TINY | {"teacher_forcing": 1.0, "ranking": "marginal"},
         "image": TINY | {"inputs": ["image"], "decoding": "beam", "beam_width": 3},
         "caption": TINY | {"inputs": ["caption"]},
+        "encoder": TINY | {"text_input": "encoder"},
         "subwords": TINY | {"decoder": "subwords", "pieces": 280, "hidden": 48},
     }
 
@@ -116,7 +122,8 @@ class Okboomer(SequenceModel):
         self.settings = options
         embedded, hidden = options.embedding, options.hidden
         self.image = NormalisedImage(spec, embedded, "image" in options.inputs)
-        self.caption = CaptionLSTM(spec, embedded, hidden, "caption" in options.inputs)
+        own = embedded if options.text_input == "words" else None
+        self.caption = CaptionLSTM(spec, own, hidden, "caption" in options.inputs)
         self.spelling = Spelling(options.spelling_beam) if options.decoder == "subwords" else None
         signs = spec.vocabulary_size if self.spelling is None else options.pieces + 1
         self.signs = SignEmbedding(signs, embedded)
@@ -127,14 +134,13 @@ class Okboomer(SequenceModel):
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
-        fields = {"image": "image_vector", "caption": "tokens"}
-        return frozenset(fields[modality] for modality in options.inputs if modality in fields)
+        assert isinstance(options, OkboomerOptions)
+        return frozenset(options.caption_needs() | ({"image_vector"} if "image" in options.inputs else set()))
 
     @classmethod
     def tokenizer(cls, options: ModelOptions) -> TokenizerSpec | None:
         assert isinstance(options, OkboomerOptions)
-        words = TokenizerSpec("words", options.max_tokens, options.min_word_count)
-        return words if "caption" in options.inputs else None
+        return options.words()
 
     def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Copy the word vectors in; words that the file has not keep their random ones."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import FitSource, InputSpec, ModelOptions, NeuralModel
-from hashtag_core.models.layers import CaptionLSTM, masked_softmax
+from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, masked_softmax
 from hashtag_core.models.objectives import multi_label_loss, softmax_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.topics import TopicModel
@@ -31,10 +31,9 @@ from hashtag_core.models.topics import TopicModel
 TINY = {"embedding": 16, "hidden": 16, "topics": 3, "topic_passes": 1, "topic_max_share": 1.0, "dropout": 0.1}
 
 
-class TabLstmOptions(ModelOptions):
+class TabLstmOptions(CaptionOptions):
     reads: ClassVar = frozenset({"caption"})
 
-    text_input: Literal["words", "encoder"] = "words"
     embedding: int = Field(300, ge=1)
     """Of a word (`words`)."""
     hidden: int = Field(300, ge=1)
@@ -46,8 +45,6 @@ class TabLstmOptions(ModelOptions):
     """Words in a larger share of the captions are not read by LDA."""
     dropout: float = Field(0.75, ge=0, lt=1)
     loss: Literal["softmax", "bce"] = "softmax"
-    max_tokens: int = Field(128, ge=1)
-    min_word_count: int = Field(1, ge=1)
 
 
 class TopicalAttention(nn.Module):
@@ -89,7 +86,7 @@ class TabLstm(NeuralModel):
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
         assert isinstance(options, TabLstmOptions)
-        return frozenset({"tokens", "text_states"} if options.text_input == "encoder" else {"tokens"})
+        return frozenset(options.caption_needs() | {"tokens"})
 
     @classmethod
     def tokenizer(cls, options: ModelOptions) -> TokenizerSpec:

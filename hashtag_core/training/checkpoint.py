@@ -2,7 +2,8 @@
 
 ::
 
-    weights.safetensors      parameters and buffers of the model
+    weights.safetensors      parameters and buffers of the model, with `training.weight_average` their average
+    stepped.safetensors      the weights that the next step starts from, where those are the average
     optimizer.safetensors    `<parameter>/<moment>` of every parameter that has been stepped
     state.json               position, history, gradient scaler; written last
 
@@ -21,11 +22,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from hashtag_core.errors import IntegrityError
 
 FORMAT = 1
-WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+WEIGHTS, STEPPED = "weights.safetensors", "stepped.safetensors"
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 
 
 @dataclass
@@ -45,27 +48,43 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, progress: Progress
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    progress: Progress,
+    average: AveragedModel | None = None,
 ) -> None:
     """Write the folder; it appears whole or not at all, and replaces one of that name."""
     staged = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    save_model(model, str(staged / WEIGHTS))
+    save_model(average.module if average else model, str(staged / WEIGHTS))
+    if average:
+        save_model(model, str(staged / STEPPED))
     moments = {
         f"{name}/{key}": value.contiguous()
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     save_file(moments, str(staged / OPTIMIZER))
-    state = {"format": FORMAT, "progress": dataclasses.asdict(progress), "scaler": scaler.state_dict()}
+    state = {
+        "format": FORMAT,
+        "progress": dataclasses.asdict(progress),
+        "scaler": scaler.state_dict(),
+        "averaged": int(average.n_averaged) if average else None,
+    }
     (staged / STATE).write_text(json.dumps(state), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(staged, folder)
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: AveragedModel | None = None,
 ) -> Progress:
     """Put the folder's state into the objects; IntegrityError names the file that is missing, broken or of another model."""
     try:
@@ -75,7 +94,10 @@ def load_checkpoint(
                 f"{folder / STATE}: expected checkpoint format {FORMAT}, found {state.get('format')!r}"
             )
         progress = Progress(**state["progress"])
-        load_model(model, str(folder / WEIGHTS))
+        load_model(model, str(folder / (STEPPED if average else WEIGHTS)))
+        if average:
+            load_model(average.module, str(folder / WEIGHTS))
+            average.n_averaged.fill_(state["averaged"])
         _load_moments(load_file(str(folder / OPTIMIZER)), model, optimizer)
         if state["scaler"]:
             scaler.load_state_dict(state["scaler"])

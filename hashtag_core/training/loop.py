@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from hashtag_core.config import TrainingSection
 from hashtag_core.errors import TrainingError
@@ -27,9 +28,12 @@ from hashtag_core.training.optimizer import make_optimizer, make_schedule
 
 T = TypeVar("T")
 Figures = dict[str, float]
+Tensors = tuple[Tensor, ...] | list[Tensor]
 Validate = Callable[[NeuralModel, "TrainingLoop"], Figures]
 
 NAMED_POSTS = 8
+AVERAGE_WARMUP = 10
+"""The average's decay after n steps is at most n / (n + this), so that the first steps do not weigh on it for long."""
 
 
 class TrainingLoop:
@@ -59,17 +63,18 @@ class TrainingLoop:
         self.validate, self.on_checkpoint, self.on_step = validate, on_checkpoint, on_step
         self.world, self.rank = world_size(), rank()
         self.progress = Progress(precision=choose_precision(settings.precision, self.device))
+        self.average = _make_average(self.model, settings.weight_average)
         self.optimizer = make_optimizer(model, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.progress.precision == "float16")
         self.factor = make_schedule(settings, loader.updates)
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint (one rank is enough: all hold the same)."""
-        save_checkpoint(folder, self.model, self.optimizer, self.scaler, self.progress)
+        save_checkpoint(folder, self.model, self.optimizer, self.scaler, self.progress, self.average)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint."""
-        self.progress = load_checkpoint(folder, self.model, self.optimizer, self.scaler)
+        self.progress = load_checkpoint(folder, self.model, self.optimizer, self.scaler, self.average)
 
     @property
     def improved(self) -> bool:
@@ -176,6 +181,8 @@ class TrainingLoop:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         sums = {"loss": loss * group[-1].group_posts, "posts": group[-1].group_posts}
         if math.isfinite(norm):
             sums |= {"norm": norm, "norms": 1}
@@ -194,9 +201,10 @@ class TrainingLoop:
     def _close_epoch(self) -> None:
         progress = self.progress
         sums = progress.sums
-        self.model.eval()
+        judged = self.model if self.average is None else cast(NeuralModel, self.average.module)
+        judged.eval()
         with torch.no_grad():
-            figures = self.validate(self.model, self)
+            figures = self.validate(judged, self)
         progress.history.append(
             {
                 "epoch": float(progress.epoch),
@@ -251,6 +259,17 @@ def choose_precision(setting: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     return "bfloat16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "float32"
+
+
+def _make_average(model: NeuralModel, decay: float | None) -> AveragedModel | None:
+    """The exponential moving average of the weights that is judged and kept, if there is to be one."""
+    if decay is None:
+        return None
+
+    def move(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, int(steps) / (int(steps) + AVERAGE_WARMUP)))
+
+    return AveragedModel(model, multi_avg_fn=torch.no_grad()(move))
 
 
 def _seed(*position: int) -> None:

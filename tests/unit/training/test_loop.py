@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from safetensors.torch import load_model
 
 from hashtag_core.errors import IntegrityError, TrainingError
 from hashtag_core.training.checkpoint import Progress
@@ -36,9 +37,13 @@ def test_same_seed_same_weights_other_seed_other_weights():
     assert not torch.equal(weights(first.model), weights(other.model))
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(1, 0), (2, 0), (1, 4), (0, 6)])
-def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, epoch, step):
-    section = settings(epochs=3, modality_dropout=0.2, accumulate=2, checkpoint_steps=1, schedule="cosine")
+@pytest.mark.parametrize(
+    ("epoch", "step", "average"), [(1, 0, None), (2, 0, 0.9), (1, 4, 0.9), (0, 6, None), (0, 2, 0.5)]
+)
+def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, epoch, step, average):
+    section = settings(
+        epochs=3, modality_dropout=0.2, accumulate=2, checkpoint_steps=1, schedule="cosine", weight_average=average
+    )
     whole = make_loop(section, MemoryTable(60))
     whole.run()
 
@@ -59,6 +64,34 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, epoch, step
         for r in (whole, resumed)
     ]
     assert figures[0] == figures[1]
+
+
+def test_the_average_of_the_weights_is_what_is_judged_and_kept(tmp_path):
+    stepped, judged = [], []
+
+    def note(progress, steps):
+        stepped.append(weights(loop.model).clone())
+
+    loop = make_loop(
+        settings(epochs=2, batch_size=20, weight_average=0.6),
+        MemoryTable(60),
+        validate=lambda model, loop: (judged.append(weights(model).clone()), {"quality": 0.0})[1],
+        on_step=note,
+    )
+    loop.run()
+    expected, averages = stepped[0].clone(), []
+    for steps, current in enumerate(stepped):
+        decay = min(0.6, steps / (steps + 10))
+        expected = decay * expected + (1 - decay) * current
+        averages.append(expected)
+    assert len(stepped) == 6
+    assert torch.allclose(judged[0], averages[2], atol=1e-6)
+    assert torch.allclose(judged[1], averages[5], atol=1e-6)
+    assert not torch.allclose(judged[1], stepped[5], atol=1e-6)
+    loop.save(tmp_path / "checkpoint")
+    model = ToyModel()
+    load_model(model, str(tmp_path / "checkpoint" / "weights.safetensors"))
+    assert torch.equal(weights(model), judged[1])
 
 
 def test_accumulated_batches_make_the_step_of_a_large_batch():
