@@ -31,7 +31,8 @@ from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.promote import plan_promote, promote
 from hashtag_core.distributed.session import connect
-from hashtag_core.distributed.tag import plan_tagging, tag
+from hashtag_core.distributed.tag import tag
+from hashtag_core.distributed.tag_job import plan_tagging
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.errors import GateRefused

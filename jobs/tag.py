@@ -23,7 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hashtag_core.distributed.tag import TagJob, plan_tagging, tag
+from hashtag_core.distributed.tag import tag
+from hashtag_core.distributed.tag_job import TagJob, plan_tagging
 from hashtag_core.distributed.tag_verify import SHOWN_PROBLEMS, verify_output
 from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.tracking.registry import ResolvedModel, resolve_model

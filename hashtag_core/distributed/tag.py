@@ -7,13 +7,12 @@ files are named by the plan, and a part without a manifest goes on from those th
 import itertools
 import json
 import logging
-import os
 import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -21,115 +20,21 @@ from typing import Any
 from tqdm import tqdm
 
 from hashtag_core import storage
-from hashtag_core.config import Recipe
-from hashtag_core.data.history import HistoryRule
-from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.distributed.lease import Lease
 from hashtag_core.distributed.tag_encode import HOPELESS_CHUNKS, Encoding, encode_histories, task_runs
-from hashtag_core.distributed.tag_history import HistoryFinder, HistoryWork, sweep_history
+from hashtag_core.distributed.tag_history import HistoryWork, sweep_history
+from hashtag_core.distributed.tag_job import TagJob, TagSummary
 from hashtag_core.distributed.tag_plan import (
     Chunk,
-    Layout,
     PartPlan,
-    TagPlan,
-    TagSettings,
-    load_plan,
     pin_settings,
-    resolve_archive,
     scanned,
 )
 from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
 from hashtag_core.distributed.tag_task import Task, Work
-from hashtag_core.errors import HashtagError, IntegrityError, NotFoundError
-from hashtag_core.tracking.registry import ResolvedModel
+from hashtag_core.errors import HashtagError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TagJob:
-    """A tagging run, validated: what there is to do, and where it goes."""
-
-    recipe: Recipe
-    model: ResolvedModel
-    layout: Layout
-    plan: TagPlan
-    plan_is_new: bool
-    missing: list[PartPlan]
-    older: dict[str, list[str]]
-    """Manifests of former contents, by part path; also of parts that are done, if a run was killed before it removed them."""
-    completed: bool
-    """Whether the marker for consumers stands for this very plan."""
-    finder: HistoryFinder | None = None
-    """For a model that reads the history."""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is nothing to do, not even to clean up."""
-        return not self.missing and not self.older and self.completed
-
-    @property
-    def rows(self) -> int:
-        """Rows of the parts that are to be tagged."""
-        return sum(part.rows for part in self.missing)
-
-
-@dataclass
-class TagSummary:
-    """Counts of one run: `posts` are the rows of the parts it published, `parts` those parts, `skipped_parts` those
-    that an earlier run had published."""
-
-    posts: int
-    tagged: int
-    rejected: int
-    parts: int
-    skipped_parts: int
-    model_version: str
-    seconds: float = 0.0
-    posts_per_second: float = 0.0
-
-
-def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -> TagJob:
-    """Validate everything and find out what is missing; nothing is written.
-
-    Raises ConfigError for an output inside the archive or one that was tagged with other settings, NotFoundError or
-    ArchiveError for an archive that is missing, empty, or has no post ids.
-    """
-    section, encoders = recipe.tagging, recipe.encoders
-    where = resolve_archive(archive, out)
-    layout = Layout(
-        out if storage.is_remote(out) else os.path.abspath(storage.local_path(out)), model.name, model.version
-    )
-    settings = TagSettings(
-        archive=where,
-        model_name=model.name,
-        model_version=model.version,
-        model_hash=_model_hash(model),
-        top_k=section.top_k,
-        chunk_rows=section.chunk_rows,
-        batch_size=section.batch_size,
-        backend=encoders.backend,
-        precision=encoders.precision,
-        image_prefixes=section.image_prefixes,
-        max_image_bytes=recipe.archive.max_image_bytes,
-    )
-    pin_settings(layout, settings, write=False)
-    finder = _history_finder(model)
-    plan, is_new = load_plan(layout, settings, finder)
-    published = find_published(layout, plan)
-    if published.gone:
-        logger.warning(
-            "%d part(s) are tagged in %s but no longer in the archive: %s; their rows stay",
-            len(published.gone),
-            layout.tagged,
-            ", ".join(published.gone[:3]),
-        )
-    missing = [part for part in plan.parts if part.id not in published.done]
-    try:
-        completed = storage.read_json(layout.success)["plan"] == plan.id
-    except NotFoundError:
-        completed = False
-    return TagJob(recipe, model, layout, plan, is_new, missing, published.older, completed, finder)
 
 
 def tag(job: TagJob) -> TagSummary:
@@ -347,15 +252,3 @@ class _Run:
         if status != "running":
             self.record["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
         storage.write_json(self.layout.run(self.run_id), self.record)
-
-
-def _history_finder(model: ResolvedModel) -> HistoryFinder | None:
-    rule = HistoryRule.from_json(json.loads((model.folder / "model.json").read_bytes()).get("history"))
-    return None if rule is None else HistoryFinder(rule, Vocabulary.load(str(model.folder / "vocabulary.json")))
-
-
-def _model_hash(model: ResolvedModel) -> str:
-    try:
-        return str(json.loads((model.folder / "model.json").read_bytes())["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{model.folder / 'model.json'}: no version in it: {error!r}") from None

@@ -28,7 +28,8 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.captions import clean_caption
 from hashtag_core.data.images import decode_image
 from hashtag_core.distributed.session import connect
-from hashtag_core.distributed.tag import plan_tagging, tag
+from hashtag_core.distributed.tag import tag
+from hashtag_core.distributed.tag_job import plan_tagging
 from hashtag_core.recommend.recommender import OpenedPosts, Recommender
 from hashtag_core.tracking.registry import resolve_model
 

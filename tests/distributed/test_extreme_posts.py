@@ -17,7 +17,8 @@ from hashtag_core.data.dataset import SPLITS, Dataset
 from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.prepare_plan import plan_prepare
-from hashtag_core.distributed.tag import plan_tagging, tag
+from hashtag_core.distributed.tag import tag
+from hashtag_core.distributed.tag_job import plan_tagging
 from hashtag_core.distributed.train import train
 from hashtag_core.tracking.registry import resolve_model
 

@@ -25,8 +25,9 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.posts import Rejected
 from hashtag_core.distributed import session, tag_chunks, tag_run
 from hashtag_core.distributed.lease import Lease, LeaseHeldError
-from hashtag_core.distributed.tag import TagJob, TagSummary, plan_tagging, tag
+from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_chunks import ChunkTagger
+from hashtag_core.distributed.tag_job import TagJob, TagSummary, plan_tagging
 from hashtag_core.distributed.tag_plan import Chunk
 from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError, IntegrityError, NotFoundError, StorageError

@@ -16,8 +16,9 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.distributed import session, tag_run
-from hashtag_core.distributed.tag import TagSummary, plan_tagging, tag
+from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_chunks import ChunkTagger
+from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
 from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import StorageError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.tag import TagSummary
+from hashtag_core.distributed.tag_job import TagSummary
 from hashtag_core.distributed.tag_verify import verify_output
 from tests.distributed.test_tag import content, inline, rejected, run  # noqa: F401  (a fixture among them)
 from tests.unit.data.hostile import HostilePart, hostile_images, write_hostile_archive
