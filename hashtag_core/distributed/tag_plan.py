@@ -111,6 +111,8 @@ class TagPlan(Section):
     id: str
     settings: TagSettings
     parts: list[PartPlan]
+    forgotten: str | None = None
+    """The list of forgotten users whose rows are left out; see `forget_list`."""
 
 
 @dataclass(frozen=True)
