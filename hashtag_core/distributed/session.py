@@ -25,7 +25,8 @@ _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 def connect(*, num_cpus: int | None = None) -> Iterator[None]:
     """Join the cluster of `RAY_ADDRESS`, or start a local Ray for the time of the block.
 
-    The package need not be installed: workers find it where the driver found it. S3 endpoint, region and checksum
+    The package need not be installed: workers find it where the driver found it, and on a cluster that is joined by its
+    address it is sent to them (`ray job submit` sends the whole clone by itself). S3 endpoint, region and checksum
     settings travel to the workers, secrets never do (the dashboard shows a runtime_env).
     """
     if ray.is_initialized():
@@ -37,10 +38,14 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
     environment = {**storage.worker_environment(), "RAY_TRAIN_V2_ENABLED": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment = {name: value for name, value in environment.items() if name not in _submitted_variables()}
     settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    package = Path(__file__).resolve().parents[1]
+    runtime: dict[str, Any] = {"env_vars": environment}
     if address:
         logger.info("joining the Ray cluster of RAY_ADDRESS")
+        if _SUBMITTED not in os.environ:
+            runtime["py_modules"] = [str(package)]
     else:
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(package.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         settings |= {
             "address": "local",
@@ -49,7 +54,7 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             "num_cpus": num_cpus,
         }
     try:
-        ray.init(runtime_env={"env_vars": environment}, **settings)
+        ray.init(runtime_env=runtime, **settings)
     except ConnectionError as error:
         cause = " ".join(str(error).split())[:500]
         raise NotFoundError(f"no Ray cluster answers at RAY_ADDRESS={address}: {cause}") from None

@@ -1,9 +1,7 @@
-"""`mlflow run mlflow_project -e JOB --env-manager local -P ...`: from an archive to a tagged archive."""
+"""`mlflow run mlflow_project -e JOB --env-manager local -P ...`, on a cluster: from an archive to a tagged archive."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,12 @@ import pytest
 
 @pytest.mark.slow
 def test_every_entry_point_runs(
-    repository: Path, tmp_path: Path, mlflow_store: Path, make_posts: Callable, write_archive: Callable
+    repository: Path,
+    cluster: dict[str, str],
+    tmp_path: Path,
+    mlflow_store: Path,
+    make_posts: Callable,
+    write_archive: Callable,
 ) -> None:
     archive = write_archive(tmp_path / "archive", make_posts(80, users=40))
     recipe = tmp_path / "recipe.toml"
@@ -22,8 +25,8 @@ def test_every_entry_point_runs(
         "[split]\nvalidation = 0.25\ntest = 0.25\n"
         f'[training]\nstorage = "{tmp_path / "runs"}"\n[evaluation]\nbootstrap_samples = 10\n'
     )
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment = {**cluster, "RAY_ADDRESS": cluster["CLUSTER_ADDRESS"]}
+    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{mlflow_store}"
 
     def run(entry: str, **parameters: object) -> dict[str, object]:
         command = ["mlflow", "run", repository / "mlflow_project", "-e", entry, "--env-manager", "local"]
