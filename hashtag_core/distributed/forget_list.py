@@ -139,6 +139,13 @@ def leave_out_forgotten(plan: TagPlan, forgotten: ForgetList | None) -> TagPlan:
     return plan.model_copy(update={"parts": parts, "forgotten": forgotten.digest})
 
 
+def check_forgotten(out: str, plan: TagPlan) -> None:
+    """HashtagError if users were forgotten since the plan was made."""
+    held = ForgetList.load(out)
+    if held is not None and held.digest != plan.forgotten:
+        raise HashtagError(f"{ForgetList.place(out)}: users were forgotten while this run was planned: run it again")
+
+
 def leave_out(part: PartPlan, rows: Iterable[int]) -> PartPlan:
     """The part without those rows, whatever it said of them before."""
     gone = set(rows)

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 SCAN_ROWS = 8_192
 DIGEST_ROWS = 65_536
 COPY_AGE_S = 24 * 3600
+SOURCE = "source.txt"
 ARRAYS = ("rows", "tag_offsets", "tag_indices", "may_stand")
 
 
@@ -79,7 +80,7 @@ class Sidecar:
         where = storage.local_path(folder) if not storage.is_remote(folder) else ""
         if not where:
             named = hashlib.sha256(folder.encode()).hexdigest()[:16]
-            where = str(_node_copy(f"sidecar-{named}", lambda made: storage.download_folder(folder, made)))
+            where = str(_node_copy(f"sidecar-{named}", folder, lambda made: storage.download_folder(folder, made)))
         return cls(*(_mapped(_array(where, name)) for name in ARRAYS))
 
 
@@ -167,7 +168,7 @@ def open_vectors(work: HistoryWork, n: int, dims: dict[str, int]) -> dict[str, t
         for info in files:
             _place(folder, info.uri, work.begins[info.path.partition("/")[0]], dims)
 
-    folder = _node_copy(f"vectors-{named}", build)
+    folder = _node_copy(f"vectors-{named}", work.vectors, build)
     return {
         kind: (
             np.memmap(folder / f"{kind}.f16", dtype="<f2", mode="r", shape=(n, dim)),
@@ -258,10 +259,11 @@ def _place(folder: Path, uri: str, begin: int, dims: dict[str, int]) -> None:
                 file.write(content.tobytes())
 
 
-def _node_copy(name: str, build: Callable[[Path], None]) -> Path:
-    """A folder on this node's own disk, built by the first process that asks; copies that none opened for a day go."""
-    root = Path(tempfile.gettempdir(), f"hashtag-recommender-{os.getuid()}", "history")
-    root.mkdir(parents=True, exist_ok=True)
+def _node_copy(name: str, source: str, build: Callable[[Path], None]) -> Path:
+    """A folder on this node's own disk, built by the first process that asks; copies that none opened for a day go.
+
+    `source`: what it is a copy of."""
+    root = _copies()
     folder = root / name
     with open(root / ".lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -272,9 +274,28 @@ def _node_copy(name: str, build: Callable[[Path], None]) -> Path:
             building = root / f"building-{uuid.uuid4().hex[:8]}"
             building.mkdir()
             build(building)
+            (building / SOURCE).write_text(source, encoding="utf-8")
             building.rename(folder)
         os.utime(folder)
     return folder
+
+
+def drop_node_copies(state: str) -> None:
+    """Remove this node's copies of histories and vectors below `state`: who needs one builds it anew. Those of other nodes
+    go a day after they were last opened."""
+    root = _copies()
+    with open(root / ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for copy in root.glob("*-*"):
+            source = copy / SOURCE
+            if source.is_file() and source.read_text(encoding="utf-8").startswith(state.rstrip("/") + "/"):
+                shutil.rmtree(copy, ignore_errors=True)
+
+
+def _copies() -> Path:
+    root = Path(tempfile.gettempdir(), f"hashtag-recommender-{os.getuid()}", "history")
+    root.mkdir(parents=True, exist_ok=True)
+    return root
 
 
 def _listed(uri: str) -> list[storage.FileInfo]:

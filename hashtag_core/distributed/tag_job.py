@@ -12,6 +12,7 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.vocabulary import Vocabulary
+from hashtag_core.distributed.forget_list import ForgetList, leave_out_forgotten
 from hashtag_core.distributed.tag_history import HistoryFinder
 from hashtag_core.distributed.tag_plan import (
     Layout,
@@ -99,6 +100,11 @@ def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -
     pin_settings(layout, settings, write=False)
     finder = _history_finder(model)
     plan, is_new = load_plan(layout, settings, finder)
+    kept = leave_out_forgotten(plan, ForgetList.load(layout.out))
+    if kept is not plan:
+        plan, is_new = kept, True
+        if finder is not None:
+            finder.sidecar = None  # found with their posts
     published = find_published(layout, plan)
     if published.gone:
         logger.warning(

@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
+from hashtag_core.distributed.forget_list import FORGOTTEN
 from hashtag_core.distributed.tag_plan import REJECTED_KEY, Layout, PartPlan, TagPlan
+from hashtag_core.distributed.tag_rewrite import sweep_rewrites
 from hashtag_core.errors import NotFoundError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ def sweep(layout: Layout, keep: set[str]) -> None:
 
     Chunks of a changed part that were in place already would be read as rows of two versions.
     """
+    sweep_rewrites(layout)
     found = _listed(layout.chunks, hidden=True)
     for part_id in sorted({info.path.partition("/")[0] for info in found} - keep):
         folder = storage.join(layout.chunks, part_id)
@@ -132,6 +135,7 @@ def publish(
         "tagged": sum(file["rows"] for file, _ in found),
         "rejected": len([item for item in rejected if item["row"] is not None]) + unread,
         "unread": unread,
+        "forgotten": sum(left.reason == FORGOTTEN for left in part.left_out),
         "rejected_file": f"_rejected/{marker['rejected']}" if rejected else None,
         "files": [file for file, _ in found],
     }
