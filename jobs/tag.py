@@ -7,7 +7,8 @@ With no argument the champion tags the sample archive into ./demo/tagged. Read t
 
     SELECT * FROM read_parquet('demo/tagged/model=*/version=*/**/part-*.parquet')
 
-A second run tags only what is missing: new parts, changed parts, and what a killed run left.
+A second run tags only what is missing: new parts, changed parts, and what a killed run left. SIGTERM, Ctrl-C (once) and
+--deadline end the chunks in hand, publish the parts that are whole and end with exit code 1; run again to go on.
 
     python jobs/tag.py --verify --out URI [--archive URI]      re-reads an output; exit code 1 if anything is wrong with it
 """
@@ -17,6 +18,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_job import TagJob, plan_tagging
+from hashtag_core.distributed.tag_orders import parse_deadline
 from hashtag_core.distributed.tag_verify import SHOWN_PROBLEMS, verify_output
 from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.tracking.registry import ResolvedModel, resolve_model
@@ -44,6 +47,11 @@ def build_parser() -> JobParser:
     parser.add_argument("--model", metavar="MODEL", help="what tags (default: the champion)")
     parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
     parser.add_argument("--chunk-rows", metavar="N", help="rows a file; the same as --set tagging.chunk_rows=N")
+    parser.add_argument(
+        "--deadline",
+        metavar="WHEN",
+        help="begin no chunk after it: minutes from now, HH:MM by the local clock, or 2026-01-31T06:00",
+    )
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -65,6 +73,7 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
         if flag is not None:
             arguments.overrides.append(f"tagging.{key}={flag}")
     recipe = recipe_of(arguments)
+    deadline = None if arguments.deadline is None else parse_deadline(arguments.deadline, datetime.now(UTC))
     archive, out = _places(arguments)
     model = _model(arguments.model, recipe.tracking.model_name)
     job = plan_tagging(recipe, archive, out, model)
@@ -73,7 +82,7 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
         return _dry_run(job)
     if job.is_done:
         logger.info("all %d part(s) are tagged by this model already: nothing to do", len(job.plan.parts))
-    return asdict(tag(job))
+    return asdict(tag(job, deadline))
 
 
 def _verify(arguments: argparse.Namespace) -> dict[str, Any]:

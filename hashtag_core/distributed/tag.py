@@ -20,16 +20,13 @@ from typing import Any
 from tqdm import tqdm
 
 from hashtag_core import storage
+from hashtag_core.distributed.forget_list import check_forgotten
 from hashtag_core.distributed.lease import Lease
 from hashtag_core.distributed.tag_encode import HOPELESS_CHUNKS, Encoding, encode_histories, task_runs
 from hashtag_core.distributed.tag_history import HistoryWork, sweep_history
 from hashtag_core.distributed.tag_job import TagJob, TagSummary
-from hashtag_core.distributed.tag_plan import (
-    Chunk,
-    PartPlan,
-    pin_settings,
-    scanned,
-)
+from hashtag_core.distributed.tag_orders import Orders, StoppedError
+from hashtag_core.distributed.tag_plan import Chunk, PartPlan, pin_settings, scanned
 from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
 from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.errors import HashtagError
@@ -37,15 +34,15 @@ from hashtag_core.errors import HashtagError
 logger = logging.getLogger(__name__)
 
 
-def tag(job: TagJob) -> TagSummary:
-    """Do what is missing. HashtagError if chunks could not be tagged: whole parts are published all the same, and a
-    rerun does the others; its `summary` holds the counts.
+def tag(job: TagJob, deadline: datetime | None = None) -> TagSummary:
+    """Do what is missing. HashtagError if chunks could not be tagged, StoppedError if a signal or the deadline ended the
+    run: whole parts are published all the same, and a rerun does the others; its `summary` holds the counts.
     """
     skipped = len(job.plan.parts) - len(job.missing)
     summary = TagSummary(0, 0, 0, 0, skipped, job.model.version)
     if job.is_done:
         return summary
-    return _Run(job, summary).execute()
+    return _Run(job, summary).execute(deadline)
 
 
 class _Run:
@@ -63,14 +60,16 @@ class _Run:
         self.attempts = itertools.count()
         """Number the files of rejected rows, also of a part whose publishing failed: the next run takes up its file."""
 
-    def execute(self) -> TagSummary:
+    def execute(self, deadline: datetime | None = None) -> TagSummary:
         """All of it, as the only run on this output. LeaseHeldError, and nothing changed, while another is at it."""
         with Lease(self.layout.lease, self.run_id) as self.lease:
+            check_forgotten(self.layout.out, self.plan)
             done = find_published(self.layout, self.plan).done  # what another run did since the plan was made
             missing = [part for part in self.job.missing if part.id not in done]
             self.summary.skipped_parts += len(self.job.missing) - len(missing)
             self.job, self.parts = replace(self.job, missing=missing), {part.id: part for part in missing}
-            return self._execute()
+            with Orders(storage.join(self.layout.state, "stop.json"), deadline) as self.orders:
+                return self._execute()
 
     def _execute(self) -> TagSummary:
         began = time.monotonic()
@@ -94,13 +93,12 @@ class _Run:
             raise
         self.summary.seconds = round(time.monotonic() - began, 3)
         self.summary.posts_per_second = round(self.summary.tagged / max(self.summary.seconds, 1e-9), 1)
+        left = [part for part in self.job.missing if self.waiting[part.id]]
+        if self.orders.reason is not None and left:
+            raise self._ended("stopped", StoppedError(self._stopped(left)))
         if self.failures:
-            self._write_record("failed")
-            error = HashtagError(
-                f"{len(self.failures)} part(s) could not be tagged whole, run again: {self.failures[0]}"
-            )
-            error.summary = asdict(self.summary)  # type: ignore[attr-defined]
-            raise error
+            told = f"{len(self.failures)} part(s) could not be tagged whole, run again: {self.failures[0]}"
+            raise self._ended("failed", HashtagError(told))
         self._write_record("done")
         success = {"plan": self.plan.id, "run": self.run_id, "parts": len(self.plan.parts)}
         self.lease.check()
@@ -120,13 +118,31 @@ class _Run:
         for part in self.job.missing:
             if not self.waiting[part.id]:
                 self._publish(part)
-        if any(self.waiting.values()):
-            self._tag()
+        if any(self.waiting.values()) and self.orders.reason is None:
+            try:
+                self._tag()
+            except SystemExit:  # Ray takes SIGTERM for itself while it starts
+                self.orders.stop("SIGTERM")
         for part in self.job.missing:
-            left = self.waiting[part.id]
-            if left:
-                reasons = [self.errors.get((part.id, number), "its process died") for number in sorted(left)]
-                self.failures.append(f"{part.path}: {len(left)} chunk(s), chunk {min(left)}: {reasons[0]}")
+            left = {number: self.errors.get((part.id, number)) for number in sorted(self.waiting[part.id])}
+            if self.orders.reason is None:
+                left = {number: error or "its process died" for number, error in left.items()}
+            told = [f"chunk {number}: {error}" for number, error in left.items() if error]
+            if told:
+                self.failures.append(f"{part.path}: {len(told)} chunk(s), {told[0]}")
+
+    def _ended(self, status: str, error: HashtagError) -> HashtagError:
+        self._write_record(status)
+        error.summary = asdict(self.summary)  # type: ignore[attr-defined]
+        return error
+
+    def _stopped(self, left: list[PartPlan]) -> str:
+        rows = sum(chunk.rows for part in left for chunk in self._missing_chunks(part))
+        failed = f"; {len(self.failures)} part(s) failed: {self.failures[0]}" if self.failures else ""
+        return (
+            f"stopped for {self.orders.reason}: {self.summary.parts} part(s) are published, {rows} row(s) of "
+            f"{len(left)} part(s) are left{failed}; run again to go on"
+        )
 
     def _tag(self) -> None:
         """Two rounds on Ray: the missing chunks in runs, then those that failed, each alone."""
@@ -136,6 +152,7 @@ class _Run:
         section, settings = self.job.recipe.tagging, self.plan.settings
         total = sum(chunk.rows for part in self.parts.values() for chunk in self._missing_chunks(part))
         with connect(), tqdm(total=total, unit="post", desc="tagging", file=sys.stderr, mininterval=1) as bar:
+            self.orders.listen()
             actors, threads, device = cluster_shape(section.actors)
             work = Work(
                 archive=settings.archive,
@@ -152,6 +169,7 @@ class _Run:
                 history=self._history_work(),
                 image_prefixes=settings.image_prefixes,
                 max_image_bytes=settings.max_image_bytes,
+                stop=self.orders.uri,
             )
             if self.job.finder is not None and self.job.finder.rule.reads:
                 waiting = [
@@ -166,13 +184,16 @@ class _Run:
                 )
             for chunks_per_task in (section.chunks_per_task, 1):
                 tasks = list(self._tasks(chunks_per_task))
-                if not tasks:
+                if not tasks or self.orders.reason is not None:
                     break
                 for outcome in run_tasks(tasks, work, actors):
                     self._take(outcome, bar)
 
     def _take(self, outcome: dict[str, Any], bar: Any) -> None:
         part, number = self.parts[outcome["part_id"]], outcome["chunk"]
+        if outcome["stopped"]:
+            self.orders.stop(f"{self.orders.uri}, which is there")  # by another hand, if there was no order
+            return
         if outcome["error"]:
             self.errors[part.id, number] = outcome["error"]
             logger.warning("%s, chunk %d: %s", part.path, number, outcome["error"])
@@ -222,7 +243,8 @@ class _Run:
     def _write_histories(self) -> None:
         """The sidecar of this plan, unless an earlier run left it."""
         finder, folder = self.job.finder, self.layout.history(self.plan.id)
-        if finder is None or (finder.sidecar is None and storage.exists(storage.join(folder, "rows.npy"))):
+        held = not self.job.plan_is_new and storage.exists(storage.join(folder, "rows.npy"))
+        if finder is None or (finder.sidecar is None and held):
             return
         if finder.sidecar is None:
             finder.find(scanned(self.plan.settings, self.plan.parts))

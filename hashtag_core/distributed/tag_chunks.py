@@ -55,6 +55,7 @@ class ChunkTagger:
         self.work = work
         self._model_files = model_files
         self._recommender: Recommender | None = None
+        self._is_stopped = False
 
     @property
     def recommender(self) -> Recommender:
@@ -99,12 +100,26 @@ class ChunkTagger:
             yield _outcome(task, chunk, error=f"{type(fault).__name__}: {fault}")
 
     def _outcomes(self, task: Task) -> Iterator[dict[str, Any]]:
+        if self._stopped():
+            yield from (_outcome(task, chunk, stopped=True) for chunk in task.chunks)
+            return
         missing = [chunk for chunk in task.chunks if not storage.exists(self._target(task, chunk))]
         if missing:
             self.recommender  # noqa: B018  (loaded outside of what is told as a fault of the part)
         posts = self._read(task, missing)
         for chunk in task.chunks:
-            yield self._do(task, chunk, next(posts)[1]) if chunk in missing else self._told(task, chunk)
+            if chunk not in missing:
+                yield self._told(task, chunk)
+            elif self._stopped():
+                yield _outcome(task, chunk, stopped=True)
+            else:
+                yield self._do(task, chunk, next(posts)[1])
+
+    def _stopped(self) -> bool:
+        """Whether no more chunks are to be begun; asked before each."""
+        if not self._is_stopped and self.work.stop is not None:
+            self._is_stopped = storage.exists(self.work.stop)
+        return self._is_stopped
 
     def _do(self, task: Task, chunk: Chunk, posts: _Posts) -> dict[str, Any]:
         started = time.monotonic()
@@ -314,6 +329,7 @@ def _outcome(
     statuses: dict[str, int] | None = None,
     seconds: float = 0.0,
     error: str | None = None,
+    stopped: bool = False,
 ) -> dict[str, Any]:
     return {
         "part_id": task.part_id,
@@ -322,4 +338,5 @@ def _outcome(
         "statuses": json.dumps(statuses or {}),
         "seconds": seconds,
         "error": error,
+        "stopped": stopped,
     }

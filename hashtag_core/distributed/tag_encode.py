@@ -59,7 +59,8 @@ class Encoding:
 def encode_histories(
     encoding: Encoding, chunks_per_task: int, run: Callable[[list[Task]], Iterator[dict[str, Any]]]
 ) -> None:
-    """Encode what is missing with `run`, in two rounds: the chunks in runs, then those that failed, each alone.
+    """Encode what is missing with `run`, in two rounds: the chunks in runs, then those that failed, each alone. When the run
+    is told to end, some are left.
 
     HashtagError for chunks that failed; the posts of one that kills its process count as having no vectors.
     """
@@ -69,11 +70,15 @@ def encode_histories(
         if not tasks:
             return
         errors.clear()
+        stopped = False
         rows = sum(chunk.rows for task in tasks for chunk in task.chunks)
         with tqdm(total=rows, unit="post", desc="encoding histories", file=sys.stderr, mininterval=1) as bar:
             for outcome in run(tasks):
                 bar.update(outcome["tagged"])
                 errors += [outcome["error"]] if outcome["error"] else []
+                stopped |= outcome["stopped"]
+        if stopped:
+            return
         if len(errors) >= HOPELESS_CHUNKS:
             break
     if errors:

@@ -19,9 +19,11 @@ OUTCOME = pa.schema(
         pa.field("statuses", pa.string()),
         pa.field("seconds", pa.float64()),
         pa.field("error", pa.string()),
+        pa.field("stopped", pa.bool_()),
     ]
 )
-"""What is reported of a chunk: posts tagged, the same by status (JSON), time taken; `error` if it could not be done."""
+"""What is reported of a chunk: posts tagged, the same by status (JSON), time taken; `error` if it could not be done,
+`stopped` if it was not begun because the run is to end."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Work:
     """`backend`, `precision` and `batch_size` of the encoders."""
     history: HistoryWork | None = None
     """For a model that reads the history."""
+    stop: str | None = None
+    """File that is there once no more chunks are to be begun."""
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes
 

@@ -8,8 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import pytest
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.posts import Rejected
-from hashtag_core.distributed import session, tag_chunks, tag_run
+from hashtag_core.distributed import tag_chunks
 from hashtag_core.distributed.lease import Lease, LeaseHeldError
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_chunks import ChunkTagger
@@ -37,16 +36,6 @@ from hashtag_core.tracking.registry import resolve_model
 from jobs.tag import main
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 2, "actors": 2}})
-
-
-@pytest.fixture(scope="module")
-def linear(tmp_path_factory: pytest.TempPathFactory, make_model_folder: Callable[..., Path]) -> Path:
-    return make_model_folder(tmp_path_factory.mktemp("models") / "linear")
-
-
-@pytest.fixture(scope="module")
-def popularity(tmp_path_factory: pytest.TempPathFactory, make_model_folder: Callable[..., Path]) -> Path:
-    return make_model_folder(tmp_path_factory.mktemp("models") / "popularity", family="popularity")
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +73,6 @@ def tagged(
     """The troubled archive, tagged on Ray; not to be changed."""
     out = tmp_path_factory.mktemp("tagged")
     return out, run(troubled, out, linear)
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks are run in this process: for what is not Ray's affair."""
-
-    def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
-        tagger = ChunkTagger(work)
-        for task in tasks:
-            yield from tagger.run(Task.from_json(task.to_json()))
-
-    monkeypatch.setattr(session, "connect", nullcontext)
-    monkeypatch.setattr(tag_run, "cluster_shape", lambda actors: (1, 1, "cpu"))
-    monkeypatch.setattr(tag_run, "run_tasks", run_tasks)
 
 
 def job_for(archive: Path | str, out: Path | str, model: Path | str, recipe: Recipe = RECIPE) -> TagJob:
