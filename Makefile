@@ -45,6 +45,8 @@ endif
 	grep -v $(if $(TORCH),'^torch==','^#') requirements.lock > $(VENV)/requirements.txt
 	@echo "Installing $$(wc -l < $(VENV)/requirements.txt) packages into $(VENV): two minutes, or as long as 1 GB takes to arrive."
 	$(BIN)/python -m $(PIP) install --no-compile -qq -r $(VENV)/requirements.txt
+	@# pip compiles with one process; what is no Python 3 in some package's tests is no loss
+	@$(BIN)/python -m compileall -q -q -j 0 $(VENV)/lib || true
 	touch $@
 
 demo: setup

@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-import faiss
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -256,6 +255,8 @@ def _close_hashes(columns: PostColumns, rows: np.ndarray, bits: int) -> np.ndarr
         if len(hashes) < 2:
             continue
         codes = hashes.view(np.uint8).reshape(-1, 8)
+        import faiss  # it tells at length how it was loaded: only to those who search
+
         search = faiss.IndexBinaryFlat(64)
         search.add(codes)
         limits, _, found = search.range_search(codes, bits + 1)

@@ -8,7 +8,6 @@ vectors take 6 bytes a word of a caption. Loading or saving a model folder holds
 from collections.abc import Iterable
 from typing import Any, Self
 
-import faiss
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
@@ -92,6 +91,8 @@ class PostMemory(nn.Module):
             search = NearestNeighbors(n_neighbors=found, algorithm="brute", metric="cosine").fit(self._matrix())
             rows_QK[:, :found] = search.kneighbors(query, return_distance=False)
             return rows_QK
+        import faiss  # it tells at length how it was loaded: only to those who search
+
         heap = faiss.ResultHeap(len(query), found, keep_max=True)
         for start in range(0, len(self), BLOCK_POSTS):
             block = self.vectors_ND[start : start + BLOCK_POSTS].float().numpy()

@@ -226,7 +226,7 @@ def _end(pids: list[int]) -> None:
             left.append(psutil.Process(pid))
         except psutil.NoSuchProcess:
             continue
-    for process in psutil.wait_procs(left, timeout=20)[1]:
+    for process in psutil.wait_procs(left, timeout=5)[1]:
         process.kill()
 
 
