@@ -69,13 +69,14 @@ class Rewriter:
             self._lease.__exit__(kind, error, trace)
 
     def begin(self) -> None:
-        """Take the marker for consumers away, before the first change."""
+        """Take the marker for consumers away, before the first change: a tagging run then looks for what was left."""
         self._lease.check()
         with suppress(NotFoundError):
             storage.move(self.layout.success, self._marker)
 
     def stage(self, part_id: str, path: str, content: bytes) -> None:
         """Write a new file that is to stand at `path`, relative to the output."""
+        self.begin()
         name = f"{len(self._moves):06d}"
         storage.write_bytes(storage.join(rewrites(self.layout), part_id, name), content)
         self._moves.append((name, path))
@@ -89,7 +90,7 @@ class Rewriter:
             "manifest": manifest,
             "old": [path for path in old if path not in new],
         }
-        self.begin()
+        self._lease.check()
         storage.write_json(storage.join(rewrites(self.layout), manifest["id"], JOURNAL), journal)
         self._moves = []
         _finish(self.layout, manifest["id"])
