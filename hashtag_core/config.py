@@ -216,6 +216,13 @@ class TaggingSection(Section):
     batch_size: int = Field(64, ge=1)
     image_prefixes: list[str] | None = None
     """Folders and `s3://` prefixes that an `image_uri` may name beside the archive; null: the archive's own bucket."""
+    deny: list[str] = []
+    """Tags that are never given; the next ones move up."""
+    deny_file: str | None = None
+    """The same, one a line."""
+    min_score: float = Field(0.0, ge=0, le=1)
+    """A tag below it is not given: a post may then have fewer than `top_k`, or none. A `thresholds.json` in the model folder
+    ({tag: score}) sets it higher for single tags."""
 
 
 class TrackingSection(Section):

@@ -83,17 +83,21 @@ def read_tag_rules(section: VocabularySection) -> TagRules:
     `deny_file` has one tag a line; `synonyms_file` has a tag and what it becomes, separated by white space, a line.
     ConfigError for a line that is not so, a tag that is none, or synonyms in a circle; NotFoundError for a missing file.
     """
-    deny = [(tag, "vocabulary.deny") for tag in section.deny]
     pairs = [(tag, target, "vocabulary.synonyms") for tag, target in section.synonyms.items()]
-    for words, where in _lines(section.deny_file, "vocabulary.deny_file", 1):
-        deny.append((words[0], where))
     for words, where in _lines(section.synonyms_file, "vocabulary.synonyms_file", 2):
         pairs.append((words[0], words[1], where))
     synonyms = {_tag(tag, where): _tag(target, where) for tag, target, where in pairs}
     return TagRules(
-        frozenset(_tag(tag, where) for tag, where in deny),
+        read_tags(section.deny, section.deny_file, "vocabulary.deny"),
         {tag: _end_of_chain(tag, synonyms) for tag, target in synonyms.items() if tag != target},
     )
+
+
+def read_tags(written: Iterable[str], file: str | None, key: str) -> frozenset[str]:
+    """The tags of a recipe key and of the file that `<key>_file` names, one a line, normalised. Errors as `read_tag_rules`."""
+    named = [(tag, key) for tag in written]
+    named += [(words[0], where) for words, where in _lines(file, f"{key}_file", 1)]
+    return frozenset(_tag(tag, where) for tag, where in named)
 
 
 def build_vocabulary(

@@ -170,6 +170,7 @@ class _Run:
                 image_prefixes=settings.image_prefixes,
                 max_image_bytes=settings.max_image_bytes,
                 stop=self.orders.uri,
+                policy=self.job.policy,
             )
             if self.job.finder is not None and self.job.finder.rule.reads:
                 waiting = [

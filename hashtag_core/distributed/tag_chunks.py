@@ -73,6 +73,7 @@ class ChunkTagger:
                     None if work.image_prefixes is None else tuple(work.image_prefixes),
                     work.max_image_bytes,
                 ),
+                policy=work.policy,
                 **work.encoding,
             )
             if loaded.loaded.version != work.model_hash:

@@ -9,9 +9,9 @@ import os
 from dataclasses import dataclass
 
 from hashtag_core import storage
-from hashtag_core.config import Recipe
+from hashtag_core.config import Recipe, TaggingSection
 from hashtag_core.data.history import HistoryRule
-from hashtag_core.data.vocabulary import Vocabulary
+from hashtag_core.data.vocabulary import Vocabulary, read_tags
 from hashtag_core.distributed.forget_list import ForgetList, leave_out_forgotten
 from hashtag_core.distributed.tag_history import HistoryFinder
 from hashtag_core.distributed.tag_plan import (
@@ -25,6 +25,7 @@ from hashtag_core.distributed.tag_plan import (
 )
 from hashtag_core.distributed.tag_publish import find_published
 from hashtag_core.errors import IntegrityError, NotFoundError
+from hashtag_core.recommend.policy import Policy, read_thresholds
 from hashtag_core.tracking.registry import ResolvedModel
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class TagJob:
     """Manifests of former contents, by part path; also of parts that are done, if a run was killed before it removed them."""
     completed: bool
     """Whether the marker for consumers stands for this very plan."""
+    policy: Policy
     finder: HistoryFinder | None = None
     """For a model that reads the history."""
 
@@ -84,6 +86,7 @@ def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -
     layout = Layout(
         out if storage.is_remote(out) else os.path.abspath(storage.local_path(out)), model.name, model.version
     )
+    policy = _policy(section, model)
     settings = TagSettings(
         archive=where,
         model_name=model.name,
@@ -94,6 +97,8 @@ def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -
         batch_size=section.batch_size,
         backend=encoders.backend,
         precision=encoders.precision,
+        min_score=policy.min_score,
+        **policy.told,
         image_prefixes=section.image_prefixes,
         max_image_bytes=recipe.archive.max_image_bytes,
     )
@@ -118,12 +123,21 @@ def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -
         completed = storage.read_json(layout.success)["plan"] == plan.id
     except NotFoundError:
         completed = False
-    return TagJob(recipe, model, layout, plan, is_new, missing, published.older, completed, finder)
+    return TagJob(recipe, model, layout, plan, is_new, missing, published.older, completed, policy, finder)
 
 
 def _history_finder(model: ResolvedModel) -> HistoryFinder | None:
     rule = HistoryRule.from_json(json.loads((model.folder / "model.json").read_bytes()).get("history"))
     return None if rule is None else HistoryFinder(rule, Vocabulary.load(str(model.folder / "vocabulary.json")))
+
+
+def _policy(section: TaggingSection, model: ResolvedModel) -> Policy:
+    """What is allowed of the model's tags: names that it does not know are left out, for its rows do not depend on them."""
+    deny, thresholds = read_tags(section.deny, section.deny_file, "tagging.deny"), read_thresholds(model.folder)
+    if not deny and not thresholds:
+        return Policy(section.min_score)
+    known = Vocabulary.load(str(model.folder / "vocabulary.json")).index.keys()
+    return Policy(section.min_score, deny & known, {tag: least for tag, least in thresholds.items() if tag in known})
 
 
 def _model_hash(model: ResolvedModel) -> str:

@@ -51,8 +51,18 @@ class TagSettings(Section):
     backend: str
     """Encoder backend and precision as asked for; what `auto` came to is pinned by the first actor in `encoders.json`."""
     precision: str
+    min_score: float = 0.0
+    deny: str = ""
+    """Which of the model's tags are denied, and the thresholds of tags, as `Policy.told` has them."""
+    thresholds: str = ""
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What ids are made of. The policy is in it where there is one: outputs from before there was any keep their ids."""
+        policy = {"min_score", "deny", "thresholds"}
+        return {name: value for name, value in self.model_dump().items() if value or name not in policy}
 
 
 class LeftOut(Section):
@@ -235,7 +245,7 @@ def pin_settings(layout: Layout, settings: TagSettings, *, write: bool) -> None:
 def load_plan(layout: Layout, settings: TagSettings, finder: HistoryFinder | None = None) -> tuple[TagPlan, bool]:
     """The plan for the archive as it is listed now: the one written before, or a new one (not yet written); True if it is new."""
     files = [_named_in_utf8(file) for file in list_parts(settings.archive)]
-    plan_id = _digest(settings.model_dump(), [[file.path, file.etag] for file in files])
+    plan_id = _digest(settings.identity, [[file.path, file.etag] for file in files])
     where = layout.plan(plan_id)
     try:
         return TagPlan.model_validate(storage.read_json(where)), False
@@ -263,7 +273,7 @@ def make_plan(
     parts = []
     for scan in scans:
         left_out = sorted(scan.left_out, key=lambda left: (left.row is None, left.row or 0))
-        depends_on = [settings.model_dump(), scan.file.path, scan.file.etag, scan.groups, scan.readable]
+        depends_on = [settings.identity, scan.file.path, scan.file.etag, scan.groups, scan.readable]
         part_id = _digest(*depends_on, [left.model_dump() for left in left_out])
         parts.append(
             PartPlan(

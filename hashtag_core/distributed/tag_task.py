@@ -1,7 +1,7 @@
 """What the driver of a tagging run gives its actors, and what it gets back. Needs neither torch nor ray."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 from hashtag_core.config import ArchiveSection
 from hashtag_core.distributed.tag_history import HistoryWork
 from hashtag_core.distributed.tag_plan import Chunk
+from hashtag_core.recommend.policy import Policy
 
 OUTCOME = pa.schema(
     [
@@ -72,6 +73,7 @@ class Work:
     """For a model that reads the history."""
     stop: str | None = None
     """File that is there once no more chunks are to be begun."""
+    policy: Policy = field(default_factory=Policy)
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes
 

@@ -29,6 +29,7 @@ from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.errors import ConfigError, ImageError, IntegrityError
 from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.recommend.images import ImagePlaces, fetch_images
+from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.ranking import top_tags
 from hashtag_core.schema import POST, TAGGED
 
@@ -82,6 +83,7 @@ class Recommender:
         version: str,
         device: torch.device,
         places: ImagePlaces | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.loaded = loaded
         self.encoders = encoders
@@ -91,6 +93,8 @@ class Recommender:
         self.places = places or ImagePlaces()
         self.batch_size = encoders.section.batch_size
         self.tags: list[str] = list(loaded.vocabulary.tags)
+        least = None if policy is None else policy.least_scores(self.tags)
+        self._least_V = None if least is None else torch.from_numpy(least)
         self.captions = CaptionsSection(**loaded.info.get("captions", {}))
 
     @classmethod
@@ -103,13 +107,14 @@ class Recommender:
         version: str | None = None,
         threads: int | None = None,
         places: ImagePlaces | None = None,
+        policy: Policy | None = None,
         **encoding: Any,
     ) -> Self:
         """The model of a folder (local or `s3://`) or of `models:/NAME/VERSION`, `models:/NAME@ALIAS`.
 
         `device`: a torch device, or `auto` for the first GPU, else the CPU. `name` and `version` are stamped on every
         row in place of the folder's own. `threads`: CPU threads of this process. `places`: where images by reference may
-        come from (default: the archive and its bucket). `encoding`: `backend`, `precision` and `batch_size` of the encoders,
+        come from (default: the archive and its bucket). `policy`: which tags may be given (default: all). `encoding`: `backend`, `precision` and `batch_size` of the encoders,
         where they are to differ from the recipe the model was trained by.
 
         Raises NotFoundError for a model that does not exist, IntegrityError for a broken folder or for encoders that are
@@ -124,7 +129,7 @@ class Recommender:
         needs = type(loaded.model).needs(loaded.options)
         encoders = load_encoders(section, needs, str(where), threads=threads)
         _check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
-        return cls(loaded, encoders, name or resolved.name, version or resolved.version, where, places)
+        return cls(loaded, encoders, name or resolved.name, version or resolved.version, where, places, policy)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -198,13 +203,13 @@ class Recommender:
 
     def _tagged(self, posts: OpenedPosts, ranked: tuple[np.ndarray, np.ndarray]) -> pa.Table:
         indices_NK, scores_NK = ranked
-        n, k = indices_NK.shape
-        offsets = pa.array(np.arange(n + 1, dtype=np.int32) * k)
-        tags = pa.array(self.tags, pa.string()).take(pa.array(indices_NK.ravel()))
+        n, given_NK = len(indices_NK), scores_NK >= 0
+        offsets = pa.array(np.concatenate([[0], given_NK.sum(axis=1).cumsum()]).astype(np.int32))
+        tags = pa.array(self.tags, pa.string()).take(pa.array(indices_NK[given_NK]))
         columns = [
             pa.array(posts.post_ids, pa.string()),
             pa.ListArray.from_arrays(offsets, tags),
-            pa.ListArray.from_arrays(offsets, pa.array(scores_NK.ravel(), pa.float32())),
+            pa.ListArray.from_arrays(offsets, pa.array(scores_NK[given_NK], pa.float32())),
             pa.array(posts.statuses, pa.string()),
             pa.array(posts.details, pa.string()),
             pa.array([self.name] * n, pa.string()),
@@ -268,7 +273,8 @@ class Recommender:
         return FeaturizedPosts(posts.post_ids, posts.user_ids, posts.captions, image_present, text_present, arrays)
 
     def rank(self, posts: FeaturizedPosts, top_k: int, history: History | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Vocabulary indices [N, K] (int64) of the best tags, best first, and their scores (float32, in [0, 1]).
+        """Vocabulary indices [N, K] (int64) of the best tags, best first, and their scores (float32, in [0, 1]; -1
+        at the end of the list for a tag that the policy does not allow).
 
         `history`: of the same posts, row-aligned; a model that reads one takes a missing one for empty histories.
         """
@@ -284,7 +290,10 @@ class Recommender:
                 raise IntegrityError(
                     f"model {self.name} {self.version}: a score of post {piece.post_ids[row]!r} is not finite"
                 )
-            indices_BK, scores_BK = top_tags(scores_BV.clamp(0.0, 1.0), top_k)
+            scores_BV = scores_BV.clamp(0.0, 1.0)
+            if self._least_V is not None:
+                scores_BV[scores_BV < self._least_V] = -1.0
+            indices_BK, scores_BK = top_tags(scores_BV, top_k)
             indices.append(indices_BK.numpy())
             scores.append(scores_BK.numpy())
         width = min(top_k, len(self.tags))
