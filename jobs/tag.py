@@ -11,6 +11,7 @@ A second run tags only what is missing: new parts, changed parts, and what a kil
 --deadline end the chunks in hand, publish the parts that are whole and end with exit code 1; run again to go on.
 
     python jobs/tag.py --verify --out URI [--archive URI]      re-reads an output; exit code 1 if anything is wrong with it
+    python jobs/tag.py --forget USERS_FILE --out URI           deletes the posts of users (ids, one a line), and proves it
 """
 
 import argparse
@@ -25,7 +26,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from hashtag_core.distributed.forget_list import read_users
 from hashtag_core.distributed.tag import tag
+from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_job import TagJob, plan_tagging
 from hashtag_core.distributed.tag_orders import parse_deadline
 from hashtag_core.distributed.tag_verify import SHOWN_PROBLEMS, verify_output
@@ -57,6 +60,12 @@ def build_parser() -> JobParser:
         action="store_true",
         help="tag nothing: re-read --out and prove it whole; with --archive, look for every one of its posts",
     )
+    parser.add_argument(
+        "--forget",
+        metavar="USERS_FILE",
+        help="tag nothing: delete these users' posts (ids, one a line) from --out, of all models, and tag none of them again; "
+        "--archive: where to look up whose posts are which, if not in the archive that was tagged (it is not changed)",
+    )
     add_common_arguments(parser)
     return parser
 
@@ -69,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.verify:
         return _verify(arguments)
+    if arguments.forget is not None:
+        return asdict(
+            forget(_out(arguments), read_users(arguments.forget), arguments.archive, dry_run=arguments.dry_run)
+        )
     for flag, key in ((arguments.top_k, "top_k"), (arguments.chunk_rows, "chunk_rows")):
         if flag is not None:
             arguments.overrides.append(f"tagging.{key}={flag}")
@@ -95,6 +108,12 @@ def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
         error.summary = {**summary, "found": found.problems[:SHOWN_PROBLEMS]}  # type: ignore[attr-defined]
         raise error
     return summary
+
+
+def _out(arguments: argparse.Namespace) -> str:
+    if arguments.out is None:
+        build_parser().error("--out is missing: the tagged output to change")
+    return str(arguments.out)
 
 
 def _places(arguments: argparse.Namespace) -> tuple[str, str]:
