@@ -1,6 +1,7 @@
 """Histories while archives are tagged: the same tags as the Recommender gives for the whole archive at once."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,8 +19,10 @@ from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.distributed import session, tag_run
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_chunks import ChunkTagger
+from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
 from hashtag_core.distributed.tag_task import Task, Work
+from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import StorageError
 from hashtag_core.models import InputSpec, create_model, family, parse_options
@@ -275,3 +278,28 @@ def test_models_without_history_pay_nothing(
     assert plan_tagging(RECIPE, str(archive), str(tmp_path / "out"), resolve_model(str(model))).finder is None
     run(archive, tmp_path / "out", model)
     assert not list((tmp_path / "out" / "_state").rglob("*.npy"))
+
+
+def test_a_forgotten_user_has_no_history_and_no_vector(
+    inline: list[Task], archive: Path, macon: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
+) -> None:
+    posts, out = tmp_path / "posts", tmp_path / "out"
+    shutil.copytree(archive, posts)
+    run(posts, out, macon)
+    whole = content(out)
+    theirs = {post["post_id"] for post in make_posts(36)[1::4]} & whole.keys()
+    theirs -= {"post-0-00005", "post-0-00013"}  # one without a date, one of another user
+    found = forget(str(out), {"user-1"})
+    assert (found.tagged, found.histories, found.remaining, found.unknown) == (len(theirs) + 1, 1, 0, 0)
+    assert found.vectors == len(theirs), "those that may stand in a history"
+    kept = {post_id: row for post_id, row in whole.items() if post_id not in theirs | {"post-0-00005"}}
+    assert content(out) == kept
+    inline.clear()
+    assert run(posts, out, macon).parts == 0
+    write_part(posts / "z.parquet", [{**post, "created_at": 2**51} for post in make_posts(8, seed=9)], schema=NULLABLE)
+    summary = run(posts, out, macon)
+    assert (summary.parts, summary.tagged, summary.rejected) == (1, 6, 2)
+    assert {post_id: row for post_id, row in content(out).items() if post_id in kept} == kept
+    again = forget(str(out), {"user-1"})
+    assert (again.tagged, again.histories, again.vectors, again.remaining) == (0, 0, 0, 0)
+    assert verify_output(str(out), str(posts)).problems == []
