@@ -1,0 +1,34 @@
+"""A tagging run in MLflow, from its record in the output."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hashtag_core.tracking.runs import start_run
+
+COUNTS = ("posts", "tagged", "rejected", "parts", "skipped_parts", "seconds", "posts_per_second")
+TOP_TAGS = 20
+
+
+def record_tagging(experiment: str, record: Mapping[str, Any]) -> str:
+    """Make a run of the experiment with what the record says; its id. StorageError where MLflow refuses or is away.
+
+    Metrics: the counts of the summary, `status_<status>`, `score_p50` and the like of all scores, `first_score_p50` of the
+    best of each post, `distinct_tags`, and `drift_psi` where there was a run to compare with. The most frequent tags are
+    the artifact `tags.json`, the record without them `run.json`.
+    """
+    settings, tags = record["settings"], record["tags"]
+    metrics = {name: record[name] for name in COUNTS}
+    metrics |= {f"status_{name}": count for name, count in record["statuses"].items()}
+    metrics |= {f"score_{name}": value for name, value in record["scores"].items()}
+    metrics |= {f"first_score_{name}": value for name, value in record["first_scores"].items()}
+    metrics["distinct_tags"] = len(tags)
+    if record["drift"] is not None:
+        metrics["drift_psi"] = record["drift"]["psi"]
+    labels = {"job": "tag", "tagging_run": record["run"], "plan": record["plan"], "archive": settings["archive"]}
+    name = f"tag {settings['model_name']} {settings['model_version']}"
+    with start_run(experiment, name, tags=labels) as run:
+        run.log_params(settings)
+        run.log_metrics(metrics)
+        run.log_json({"tags": dict(list(tags.items())[:TOP_TAGS]), "distinct": len(tags)}, "tags.json")
+        run.log_json({name: value for name, value in record.items() if name != "tags"}, "run.json")
+        return run.run_id
