@@ -214,6 +214,8 @@ class TaggingSection(Section):
     actors: int | None = Field(None, ge=1)
     """Tagging actors; null: one a GPU, else one a CPU."""
     batch_size: int = Field(64, ge=1)
+    drift_warning: float = Field(0.25, gt=0)
+    """Population stability index of the tags against those of the last finished run above which a run warns."""
     image_prefixes: list[str] | None = None
     """Folders and `s3://` prefixes that an `image_uri` may name beside the archive; null: the archive's own bucket."""
     deny: list[str] = []

@@ -28,6 +28,7 @@ from hashtag_core.distributed.tag_job import TagJob, TagSummary
 from hashtag_core.distributed.tag_orders import Orders, StoppedError
 from hashtag_core.distributed.tag_plan import Chunk, PartPlan, pin_settings, scanned
 from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
+from hashtag_core.distributed.tag_report import TagFigures, drift
 from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.errors import HashtagError
 
@@ -52,6 +53,8 @@ class _Run:
         self.job, self.layout, self.plan, self.summary = job, job.layout, job.plan, summary
         self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
         self.statuses: Counter[str] = Counter()
+        self.figures = TagFigures()
+        summary.run = self.run_id
         self.errors: dict[tuple[str, int], str] = {}
         self.failures: list[str] = []
         self.waiting: dict[str, set[int]] = {}
@@ -211,7 +214,7 @@ class _Run:
         self.lease.check()
         name = f"{self.run_id}-{next(self.attempts)}.jsonl"
         try:
-            manifest = publish(self.layout, self.plan, part, self.run_id, name, self.job.older.get(part.path, []))
+            manifest = publish(self.layout, self.plan, part, self.run_id, name, self.job.older.get(part.path, []), self.figures)
         except HashtagError as error:
             logger.error("%s", error)
             self.failures.append(str(error))
@@ -265,11 +268,15 @@ class _Run:
             for manifest in manifests if path not in paths else []:
                 storage.remove(manifest)
 
+    def _drift(self) -> dict[str, Any] | None:
+        return drift(self.layout, self.plan.settings, self.figures.tags, self.job.recipe.tagging.drift_warning)
+
     def _write_record(self, status: str) -> None:
         self.record |= {
             "status": status,
             **asdict(self.summary),
-            "statuses": dict(self.statuses),
+            **self.figures.told(),
+            "drift": self._drift() if status == "done" else None,
             "failures": self.failures,
         }
         if status != "running":

@@ -73,6 +73,8 @@ class TagSummary:
     model_version: str
     seconds: float = 0.0
     posts_per_second: float = 0.0
+    run: str | None = None
+    """Names the run's record; None for a run with nothing to do."""
 
 
 def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -> TagJob:

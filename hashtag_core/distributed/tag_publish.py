@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.distributed.forget_list import FORGOTTEN
 from hashtag_core.distributed.tag_plan import REJECTED_KEY, Layout, PartPlan, TagPlan
+from hashtag_core.distributed.tag_report import TagFigures
 from hashtag_core.distributed.tag_rewrite import sweep_rewrites
 from hashtag_core.errors import NotFoundError, StorageError
 
@@ -92,9 +93,15 @@ def chunks_done(layout: Layout, parts: Sequence[PartPlan]) -> dict[str, set[int]
 
 
 def publish(
-    layout: Layout, plan: TagPlan, part: PartPlan, run_id: str, rejected_name: str, older: Sequence[str]
+    layout: Layout,
+    plan: TagPlan,
+    part: PartPlan,
+    run_id: str,
+    rejected_name: str,
+    older: Sequence[str],
+    figures: TagFigures,
 ) -> dict[str, Any]:
-    """Publish a part whose chunks are all there; returns its manifest.
+    """Publish a part whose chunks are all there; returns its manifest. Its rows are counted in `figures`.
 
     In it `rejected` counts the rows that are not tagged, `unread` those of them that could not even be read and are told in
     one line (at least 1, for a part of which nothing is known): `tagged + rejected` is `rows`, or 1 for such a part.
@@ -110,10 +117,13 @@ def publish(
     if marker is None:
         marker = {"part": part.path, "rejected": rejected_name}
         storage.write_json(storage.join(layout.chunks, part.id, MARKER), marker)
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        found = list(pool.map(lambda number: _place(layout, part, number), numbers))
     rejected = [{"part": part.path, **left.model_dump()} for left in part.left_out]
-    rejected += [item for _, items in found for item in items]
+    files, counted = [], TagFigures()
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for file, items, of_chunk in pool.map(lambda number: _place(layout, part, number), numbers):
+            files.append(file)
+            rejected += items
+            counted.add(of_chunk)
     if rejected:
         lines = "".join(json.dumps(item) + "\n" for item in rejected)  # in ASCII: U+2028 in an id ends a line for some
         storage.write_bytes(layout.rejected(marker["rejected"]), lines.encode())
@@ -132,22 +142,23 @@ def publish(
         "model_version": layout.model_version,
         "model_hash": plan.settings.model_hash,
         "rows": part.rows,
-        "tagged": sum(file["rows"] for file, _ in found),
+        "tagged": sum(file["rows"] for file in files),
         "rejected": len([item for item in rejected if item["row"] is not None]) + unread,
         "unread": unread,
         "forgotten": sum(left.reason == FORGOTTEN for left in part.left_out),
         "rejected_file": f"_rejected/{marker['rejected']}" if rejected else None,
-        "files": [file for file, _ in found],
+        "files": files,
     }
     storage.write_json(layout.manifest(part), written)
+    figures.add(counted)
     for manifest in older:
         storage.remove(manifest)
     storage.remove_tree(storage.join(layout.chunks, part.id))
     return written
 
 
-def _place(layout: Layout, part: PartPlan, number: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Move a chunk into place unless it is there; its entry in the manifest and its rejected rows."""
+def _place(layout: Layout, part: PartPlan, number: int) -> tuple[dict[str, Any], list[dict[str, Any]], TagFigures]:
+    """Move a chunk into place unless it is there; its entry in the manifest, its rejected rows, and its figures."""
     staged, target = layout.staged(part.id, number), layout.published(part, number)
     try:
         storage.move(staged, target)
@@ -155,14 +166,16 @@ def _place(layout: Layout, part: PartPlan, number: int) -> tuple[dict[str, Any],
         if not storage.exists(target):
             raise
     content = storage.read_bytes(target)
-    footer = pq.ParquetFile(pa.BufferReader(content)).metadata
+    held = pq.ParquetFile(pa.BufferReader(content))
+    footer = held.metadata
     file = {
         "path": target.removeprefix(layout.out.rstrip("/") + "/"),
         "rows": footer.num_rows,
         "size": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    return file, list(json.loads((footer.metadata or {}).get(REJECTED_KEY, b"[]")))
+    rejected = list(json.loads((footer.metadata or {}).get(REJECTED_KEY, b"[]")))
+    return file, rejected, TagFigures.of(held.read(columns=["status", "hashtags", "scores"]))
 
 
 def _marker(layout: Layout, part_id: str) -> dict[str, Any] | None:
