@@ -31,6 +31,7 @@ from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_job import TagJob, plan_tagging
 from hashtag_core.distributed.tag_orders import parse_deadline
+from hashtag_core.distributed.tag_report import report
 from hashtag_core.distributed.tag_verify import SHOWN_PROBLEMS, verify_output
 from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.tracking.registry import ResolvedModel, resolve_model
@@ -95,7 +96,10 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
         return _dry_run(job)
     if job.is_done:
         logger.info("all %d part(s) are tagged by this model already: nothing to do", len(job.plan.parts))
-    return asdict(tag(job, deadline))
+    summary = tag(job, deadline)
+    if summary.run is not None and summary.tagged:
+        report(job.layout.out, summary.run, recipe.tracking.experiment)
+    return asdict(summary)
 
 
 def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
