@@ -64,7 +64,7 @@ leaderboard: setup
 ifneq ($(ARCHIVE),)
 	$(call BOARD,$(NAME),$(ARCHIVE),$(FLAGS))
 else ifneq ($(wildcard $(SHARED)/openclipart),)
-	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user $(ABLATIONS))
+	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 $(ABLATIONS))
 	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user)
 	$(call BOARD,tate,$(SHARED)/tate,--split by_time $(ABLATIONS))
 else
