@@ -112,6 +112,7 @@ class EncodersSection(Section):
     batch_size: int = Field(64, ge=1)
     backend: Literal["auto", "torch", "onnx"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of transformers; a convolutional network stays in float32."""
     cache: str | None = None
     """Where features are kept; null: `_features/` beside the dataset."""
 

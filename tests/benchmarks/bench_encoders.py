@@ -41,7 +41,7 @@ WORDS = [
     "houses",
 ]
 WAYS = {
-    "image": [("torch", "float32"), ("torch", "bfloat16"), ("onnx", "float32")],
+    "image": [("torch", "float32"), ("onnx", "float32")],
     "text": [("torch", "float32"), ("torch", "bfloat16")],
 }
 
