@@ -1,0 +1,154 @@
+"""What is told of a tagging run: counts, quantiles, drift, and a run in MLflow; MLflow away."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hashtag_core.distributed.tag_plan import Layout
+from hashtag_core.distributed.tag_report import SCORE_BINS, TagFigures, drift, quantiles
+from hashtag_core.schema import TAGGED
+from hashtag_core.tracking.runs import connect
+from jobs.tag import main
+from tests.distributed.test_tag_plan import settings_for
+
+
+def rows_of(*posts: tuple[str, dict[str, float]]) -> pa.Table:
+    rows = [
+        {
+            "post_id": str(n),
+            "hashtags": list(tags),
+            "scores": list(tags.values()),
+            "status": status,
+            "model_name": "m",
+            "model_version": "1",
+        }
+        for n, (status, tags) in enumerate(posts)
+    ]
+    return pa.Table.from_pylist(rows, schema=TAGGED)
+
+
+def test_figures_by_hand() -> None:
+    figures = TagFigures.of(rows_of(("ok", {"a": 0.5, "b": 0.25}), ("ok", {"a": 1.0}), ("empty", {})))
+    figures.add(TagFigures.of(rows_of(("image_missing", {"b": 0.5, "c": 0.0}))))
+    figures.add(TagFigures.of(TAGGED.empty_table()))
+    told = figures.told()
+    assert told["statuses"] == {"ok": 2, "empty": 1, "image_missing": 1}
+    assert list(told["tags"].items()) == [("a", 2), ("b", 2), ("c", 1)]
+    assert told["first_scores"]["p50"] == 0.5001
+    assert told["first_scores"]["p99"] == 1.0
+    assert (told["scores"]["p01"], told["scores"]["p25"], told["scores"]["p95"]) == (0.0001, 0.2501, 1.0)
+    assert figures.scores.sum() == 5
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60))
+def test_quantiles_are_those_of_the_scores(scores: list[float]) -> None:
+    histogram = TagFigures.of(rows_of(*(("ok", {"a": score}) for score in scores))).scores
+    found = quantiles(histogram)
+    for name, value in found.items():
+        exact = float(np.quantile(np.array(scores), int(name[1:]) / 100, method="inverted_cdf"))
+        assert exact - 1e-6 <= value <= exact + 1 / SCORE_BINS + 1e-6
+
+
+def test_drift_is_against_the_last_finished_run_of_the_model_on_the_archive(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout, settings = Layout(str(tmp_path), "toy", "2"), settings_for("archive", model_version="2")
+    runs = tmp_path / "_state" / "runs"
+    runs.mkdir(parents=True)
+
+    def record(run: str, status: str = "done", tags: dict[str, int] | None = None, **held: Any) -> None:
+        other = {**settings.model_dump(), "model_version": "1", **held}
+        value = {
+            "run": run,
+            "status": status,
+            "settings": other,
+            "tags": {"a": 100, "b": 100} if tags is None else tags,
+        }
+        (runs / f"{run}.json").write_text(json.dumps(value))
+
+    tags = {"a": 100, "b": 100}
+    assert drift(layout, settings, tags, 0.25) is None
+    record("20260101T000000Z-a", tags={"a": 1000})
+    record("20260102T000000Z-b")
+    record("20260103T000000Z-c", "failed", {"x": 5})
+    record("20260104T000000Z-d", tags={})
+    record("20260105T000000Z-e", model_name="other", tags={"x": 5})
+    record("20260106T000000Z-f", archive="elsewhere", tags={"x": 5})
+    (runs / "20260107T000000Z-g.json").write_text('{"run": "a --forget"}')
+    assert drift(layout, settings, tags, 0.25) == {"psi": 0.0, "run": "20260102T000000Z-b", "model_version": "1"}
+    assert drift(layout, settings, {}, 0.25) is None
+    with caplog.at_level(logging.INFO):
+        assert not [item for item in caplog.records if item.levelno > logging.INFO]
+        found = drift(layout, settings, {"a": 300, "b": 20}, 0.25)
+    assert found is not None
+    assert found["psi"] > 0.25
+    assert "a 50.0 -> 93.8 %" in caplog.text
+    assert "large" in caplog.text
+    (runs / "20260108T000000Z-h.json").write_text("{")
+    assert drift(layout, settings, tags, 0.25) is None
+    assert "are not compared" in caplog.text
+
+
+def test_a_run_is_in_its_record_and_in_mlflow(
+    inline: None,
+    mlflow_store: Path,
+    popularity: Path,
+    tmp_path: Path,
+    make_posts: Callable,
+    write_archive: Callable,
+    write_part: Callable,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    archive, out = write_archive(tmp_path / "archive", make_posts(10)), tmp_path / "out"
+    flags = ["--archive", str(archive), "--out", str(out), "--model", str(popularity), "--chunk-rows", "4"]
+    flags += ["--set", "tracking.experiment=nightly"]
+    assert main(flags) == 0
+    first = json.loads(capfd.readouterr().out)
+    record = json.loads((out / "_state" / "runs" / f"{first['run']}.json").read_text())
+    assert (record["status"], record["statuses"], record["drift"]) == ("done", {"ok": 10}, None)
+    assert (sum(record["tags"].values()), len(record["tags"])) == (100, 10)
+    write_part(archive / "new.parquet", make_posts(5, seed=1))
+    assert main(flags) == 0
+    second = json.loads(capfd.readouterr().out)
+    assert main(flags) == 0
+    assert json.loads(capfd.readouterr().out)["run"] is None, "nothing to do, and nothing told"
+    client = connect()
+    experiment = client.get_experiment_by_name("nightly")
+    runs = {run.data.tags["tagging_run"]: run for run in client.search_runs([experiment.experiment_id])}
+    assert runs.keys() == {first["run"], second["run"]}
+    metrics = runs[second["run"]].data.metrics
+    assert (metrics["tagged"], metrics["rejected"], metrics["status_ok"], metrics["drift_psi"]) == (5, 0, 5, 0)
+    assert "drift_psi" not in runs[first["run"]].data.metrics
+    assert metrics["distinct_tags"] == 10
+    assert 0 < metrics["first_score_p50"] <= 1
+    assert runs[second["run"]].data.params["chunk_rows"] == "4"
+    assert runs[second["run"]].info.status == "FINISHED"
+    tags = json.loads(Path(client.download_artifacts(runs[first["run"]].info.run_id, "tags.json")).read_text())
+    assert Counter(tags["tags"]) == Counter(record["tags"])
+
+
+def test_mlflow_away_is_a_warning(
+    inline: None,
+    popularity: Path,
+    tmp_path: Path,
+    make_posts: Callable,
+    write_archive: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    archive, out = write_archive(tmp_path / "archive", make_posts(4)), tmp_path / "out"
+    assert main(["--archive", str(archive), "--out", str(out), "--model", str(popularity)]) == 0
+    told = capfd.readouterr()
+    assert json.loads(told.out)["tagged"] == 4
+    assert "the output is whole, but MLflow does not know of run" in told.err
+    assert list(out.rglob("_SUCCESS"))
