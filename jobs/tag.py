@@ -29,9 +29,10 @@ sys.path.insert(0, str(ROOT))
 from hashtag_core.distributed.forget_list import read_users
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_forget import forget
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
+from hashtag_core.distributed.tag_job import TagJob, last_rate, plan_tagging
 from hashtag_core.distributed.tag_orders import parse_deadline
 from hashtag_core.distributed.tag_report import report
+from hashtag_core.distributed.tag_select import Selection, parse_since
 from hashtag_core.distributed.tag_verify import SHOWN_PROBLEMS, verify_output
 from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.tracking.registry import ResolvedModel, resolve_model
@@ -51,6 +52,24 @@ def build_parser() -> JobParser:
     parser.add_argument("--model", metavar="MODEL", help="what tags (default: the champion)")
     parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
     parser.add_argument("--chunk-rows", metavar="N", help="rows a file; the same as --set tagging.chunk_rows=N")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        default=[],
+        metavar="GLOB",
+        help="do these parts alone, by their path in the archive (quote it; * matches slashes too)",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="DATE",
+        help="do the parts alone whose file was modified then or later, as 2026-01-31 (created_at of posts is not looked at)",
+    )
+    parser.add_argument(
+        "--retag",
+        action="store_true",
+        help="tag what is tagged already again, all or what --parts and --since select; all of it may have other settings "
+        "than before. --dry-run says what it costs; killed, the same command goes on",
+    )
     parser.add_argument(
         "--deadline",
         metavar="WHEN",
@@ -90,12 +109,14 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
     deadline = None if arguments.deadline is None else parse_deadline(arguments.deadline, datetime.now(UTC))
     archive, out = _places(arguments)
     model = _model(arguments.model, recipe.tracking.model_name)
-    job = plan_tagging(recipe, archive, out, model)
+    since = None if arguments.since is None else parse_since(arguments.since)
+    job = plan_tagging(recipe, archive, out, model, Selection(arguments.parts, since, arguments.retag))
     logger.info("%s %s tags %s into %s", model.name, model.version, archive, job.layout.tagged)
     if arguments.dry_run:
         return _dry_run(job)
     if job.is_done:
-        logger.info("all %d part(s) are tagged by this model already: nothing to do", len(job.plan.parts))
+        done = len(job.plan.parts) - len(job.unselected)
+        logger.info("nothing to do: %d part(s) are tagged already, %d not selected", done, len(job.unselected))
     summary = tag(job, deadline)
     if summary.run is not None and summary.tagged:
         report(job.layout.out, summary.run, recipe.tracking.experiment)
@@ -150,16 +171,22 @@ def _dry_run(job: TagJob) -> dict[str, Any]:
     )
     for part in job.missing[:20]:
         logger.info("  %s: %d row(s)", part.path, part.rows)
+    rate = last_rate(job.layout)
+    if rate is not None:
+        minutes = job.rows / rate / 60
+        logger.info("at the %g posts/s of the last run, that takes %.1f minute(s)", rate, minutes)
     return {
         "dry_run": True,
         "posts": job.rows,
         "tagged": 0,
         "rejected": 0,
         "parts": len(job.missing),
-        "skipped_parts": len(job.plan.parts) - len(job.missing),
+        "skipped_parts": len(job.plan.parts) - len(job.missing) - len(job.unselected),
         "model_version": job.model.version,
         "seconds": 0.0,
         "posts_per_second": 0.0,
+        "unselected_parts": len(job.unselected),
+        "estimated_seconds": None if rate is None else round(job.rows / rate, 1),
     }
 
 

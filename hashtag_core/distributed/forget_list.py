@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from hashtag_core import storage
 from hashtag_core.data.posts import PartBatch, iter_post_batches
-from hashtag_core.distributed.tag_plan import SCAN_ROWS, LeftOut, PartPlan, TagPlan
+from hashtag_core.distributed.tag_plan import PartPlan, TagPlan
+from hashtag_core.distributed.tag_scan import SCAN_ROWS, LeftOut
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, IntegrityError, NotFoundError
 from hashtag_core.storage import FileInfo
 

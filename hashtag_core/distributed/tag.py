@@ -26,9 +26,10 @@ from hashtag_core.distributed.tag_encode import HOPELESS_CHUNKS, Encoding, encod
 from hashtag_core.distributed.tag_history import HistoryWork, sweep_history
 from hashtag_core.distributed.tag_job import TagJob, TagSummary
 from hashtag_core.distributed.tag_orders import Orders, StoppedError
-from hashtag_core.distributed.tag_plan import Chunk, PartPlan, pin_settings, scanned
+from hashtag_core.distributed.tag_plan import Chunk, PartPlan, pin_settings, replace_settings, scanned
 from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
 from hashtag_core.distributed.tag_report import TagFigures, drift
+from hashtag_core.distributed.tag_select import Retagging
 from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.errors import HashtagError
 
@@ -39,7 +40,7 @@ def tag(job: TagJob, deadline: datetime | None = None) -> TagSummary:
     """Do what is missing. HashtagError if chunks could not be tagged, StoppedError if a signal or the deadline ended the
     run: whole parts are published all the same, and a rerun does the others; its `summary` holds the counts.
     """
-    skipped = len(job.plan.parts) - len(job.missing)
+    skipped = len(job.plan.parts) - len(job.missing) - len(job.unselected)
     summary = TagSummary(0, 0, 0, 0, skipped, job.model.version)
     if job.is_done:
         return summary
@@ -58,6 +59,7 @@ class _Run:
         self.errors: dict[tuple[str, int], str] = {}
         self.failures: list[str] = []
         self.waiting: dict[str, set[int]] = {}
+        self.published: set[str] = set()
         self.parts = {part.id: part for part in job.missing}
         self.record: dict[str, Any] = {}
         self.attempts = itertools.count()
@@ -68,15 +70,24 @@ class _Run:
         with Lease(self.layout.lease, self.run_id) as self.lease:
             check_forgotten(self.layout.out, self.plan)
             done = find_published(self.layout, self.plan).done  # what another run did since the plan was made
-            missing = [part for part in self.job.missing if part.id not in done]
-            self.summary.skipped_parts += len(self.job.missing) - len(missing)
-            self.job, self.parts = replace(self.job, missing=missing), {part.id: part for part in missing}
+            missing, unselected = (
+                [part for part in parts if part.id not in done] for parts in (self.job.missing, self.job.unselected)
+            )
+            self.summary.skipped_parts = len(self.plan.parts) - len(missing) - len(unselected)
+            self.job = replace(self.job, missing=missing, unselected=unselected)
+            self.parts = {part.id: part for part in missing}
+            if Retagging.load(self.layout.retag) != self.job.retagged:
+                raise HashtagError(f"{self.layout.retag}: another run was told to tag parts again meanwhile: run again")
             with Orders(storage.join(self.layout.state, "stop.json"), deadline) as self.orders:
                 return self._execute()
 
     def _execute(self) -> TagSummary:
         began = time.monotonic()
+        if self.job.anew:
+            replace_settings(self.layout, self.plan.settings)
         pin_settings(self.layout, self.plan.settings, write=True)
+        if self.job.retagging != self.job.retagged:
+            self.job.retagging.save(self.layout.retag)
         self._write_histories()
         if self.job.plan_is_new:
             storage.write_json(self.layout.plan(self.plan.id), self.plan.model_dump())
@@ -96,6 +107,10 @@ class _Run:
             raise
         self.summary.seconds = round(time.monotonic() - began, 3)
         self.summary.posts_per_second = round(self.summary.tagged / max(self.summary.seconds, 1e-9), 1)
+        unpublished = [part.path for part in [*self.job.missing, *self.job.unselected] if part.id not in self.published]
+        closed = self.job.retagging.closed(unpublished)
+        if closed != self.job.retagging:
+            closed.save(self.layout.retag)
         left = [part for part in self.job.missing if self.waiting[part.id]]
         if self.orders.reason is not None and left:
             raise self._ended("stopped", StoppedError(self._stopped(left)))
@@ -103,17 +118,21 @@ class _Run:
             told = f"{len(self.failures)} part(s) could not be tagged whole, run again: {self.failures[0]}"
             raise self._ended("failed", HashtagError(told))
         self._write_record("done")
+        if self.job.unselected:
+            logger.info("%d part(s) were not selected and are not tagged", len(self.job.unselected))
+            return self.summary
         success = {"plan": self.plan.id, "run": self.run_id, "parts": len(self.plan.parts)}
         self.lease.check()
         storage.write_json(self.layout.success, success)
         return self.summary
 
     def _publish_and_tag(self) -> None:
-        sweep(self.layout, set(self.parts))
+        sweep(self.layout, {part.id for part in [*self.job.missing, *self.job.unselected]})
         if self.job.finder is not None:
             contents = {part.content or part.id for part in self.plan.parts}
             sweep_history(self.layout.histories, self.layout.vectors, self.plan.id, contents)
-        self._drop_older_of_done_parts()
+        for manifest in self.job.older_of_done:
+            storage.remove(manifest)
         done = chunks_done(self.layout, self.job.missing)
         for part in self.job.missing:
             numbers = {chunk.number for chunk in part.chunks(self.plan.settings.chunk_rows)}
@@ -214,7 +233,9 @@ class _Run:
         self.lease.check()
         name = f"{self.run_id}-{next(self.attempts)}.jsonl"
         try:
-            manifest = publish(self.layout, self.plan, part, self.run_id, name, self.job.older.get(part.path, []), self.figures)
+            manifest = publish(
+                self.layout, self.plan, part, self.run_id, name, self.job.older.get(part.path, []), self.figures
+            )
         except HashtagError as error:
             logger.error("%s", error)
             self.failures.append(str(error))
@@ -223,6 +244,7 @@ class _Run:
         self.summary.tagged += manifest["tagged"]
         self.summary.rejected += manifest["rejected"]
         self.summary.parts += 1
+        self.published.add(part.id)
         logger.info("%s: %d tagged, %d rejected", part.path, manifest["tagged"], manifest["rejected"])
 
     def _tasks(self, chunks_per_task: int) -> Iterator[Task]:
@@ -262,12 +284,6 @@ class _Run:
         begins = {part.content or part.id: self._begins[part.path] for part in self.plan.parts}
         return HistoryWork(self.layout.history(self.plan.id), self.layout.vectors, begins)
 
-    def _drop_older_of_done_parts(self) -> None:
-        paths = {part.path for part in self.job.missing}
-        for path, manifests in self.job.older.items():
-            for manifest in manifests if path not in paths else []:
-                storage.remove(manifest)
-
     def _drift(self) -> dict[str, Any] | None:
         return drift(self.layout, self.plan.settings, self.figures.tags, self.job.recipe.tagging.drift_warning)
 
@@ -275,6 +291,8 @@ class _Run:
         self.record |= {
             "status": status,
             **asdict(self.summary),
+            "unselected_parts": len(self.job.unselected),
+            "removed_parts": len(self.job.gone),
             **self.figures.told(),
             "drift": self._drift() if status == "done" else None,
             "failures": self.failures,

@@ -29,7 +29,7 @@ from hashtag_core import storage
 from hashtag_core.data.posts import list_parts
 from hashtag_core.distributed.forget_list import FORGOTTEN, ForgetList, leave_out
 from hashtag_core.distributed.tag_history import Sidecar, drop_node_copies
-from hashtag_core.distributed.tag_plan import REJECTED_KEY, Layout, LeftOut, PartPlan, TagPlan
+from hashtag_core.distributed.tag_plan import REJECTED_KEY, Layout, PartPlan, TagPlan
 from hashtag_core.distributed.tag_rewrite import (
     Rewriter,
     file_bytes,
@@ -40,6 +40,7 @@ from hashtag_core.distributed.tag_rewrite import (
     output_layouts,
     relative,
 )
+from hashtag_core.distributed.tag_scan import LeftOut
 from hashtag_core.errors import IntegrityError, NotFoundError
 
 logger = logging.getLogger(__name__)

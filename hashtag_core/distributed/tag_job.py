@@ -19,11 +19,14 @@ from hashtag_core.distributed.tag_plan import (
     PartPlan,
     TagPlan,
     TagSettings,
+    differing_settings,
+    list_archive,
     load_plan,
     pin_settings,
     resolve_archive,
 )
 from hashtag_core.distributed.tag_publish import find_published
+from hashtag_core.distributed.tag_select import Retagging, Selection
 from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.recommend.policy import Policy, read_thresholds
 from hashtag_core.tracking.registry import ResolvedModel
@@ -41,6 +44,17 @@ class TagJob:
     plan: TagPlan
     plan_is_new: bool
     missing: list[PartPlan]
+    """What this run is to do."""
+    unselected: list[PartPlan]
+    """What is missing too, and left to another run."""
+    retagged: Retagging
+    """As it was found when the run was planned."""
+    retagging: Retagging
+    """As the run is to write it."""
+    anew: bool
+    """Whether all parts are to be tagged again, and the settings may be other ones."""
+    gone: list[str]
+    """Parts that are tagged and no longer in the archive."""
     older: dict[str, list[str]]
     """Manifests of former contents, by part path; also of parts that are done, if a run was killed before it removed them."""
     completed: bool
@@ -52,7 +66,15 @@ class TagJob:
     @property
     def is_done(self) -> bool:
         """Whether there is nothing to do, not even to clean up."""
-        return not self.missing and not self.older and self.completed
+        if self.missing or self.retagging.closed(part.path for part in self.unselected) != self.retagged:
+            return False
+        return not self.older_of_done and (self.completed or bool(self.unselected))
+
+    @property
+    def older_of_done(self) -> list[str]:
+        """Manifests of former contents of parts that are done."""
+        left = {part.path for part in [*self.missing, *self.unselected]}
+        return [manifest for path, manifests in self.older.items() if path not in left for manifest in manifests]
 
     @property
     def rows(self) -> int:
@@ -77,8 +99,10 @@ class TagSummary:
     """Names the run's record; None for a run with nothing to do."""
 
 
-def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -> TagJob:
-    """Validate everything and find out what is missing; nothing is written.
+def plan_tagging(
+    recipe: Recipe, archive: str, out: str, model: ResolvedModel, selection: Selection | None = None
+) -> TagJob:
+    """Validate everything and find out what is missing; nothing is written. `selection`: default all that is not tagged.
 
     Raises ConfigError for an output inside the archive or one that was tagged with other settings, NotFoundError or
     ArchiveError for an archive that is missing, empty, or has no post ids.
@@ -104,9 +128,16 @@ def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -
         image_prefixes=section.image_prefixes,
         max_image_bytes=recipe.archive.max_image_bytes,
     )
-    pin_settings(layout, settings, write=False)
+    selection = selection or Selection()
+    files = list_archive(settings)
+    selected = selection.paths(files)
+    retagged, differs = Retagging.load(layout.retag), bool(differing_settings(layout, settings))
+    retagging = retagged.ordered(selected, anew=differs) if selection.retag else retagged
+    anew = selection.retag and selection.is_whole and (differs or not retagged.open)
+    if not anew:
+        pin_settings(layout, settings, write=False)
     finder = _history_finder(model)
-    plan, is_new = load_plan(layout, settings, finder)
+    plan, is_new = load_plan(layout, settings, files, finder, retagging.tokens)
     kept = leave_out_forgotten(plan, ForgetList.load(layout.out))
     if kept is not plan:
         plan, is_new = kept, True
@@ -120,12 +151,47 @@ def plan_tagging(recipe: Recipe, archive: str, out: str, model: ResolvedModel) -
             layout.tagged,
             ", ".join(published.gone[:3]),
         )
-    missing = [part for part in plan.parts if part.id not in published.done]
+    left = [part for part in plan.parts if part.id not in published.done]
+    missing = [part for part in left if part.path in selected]
+    unselected = [part for part in left if part.path not in selected]
     try:
         completed = storage.read_json(layout.success)["plan"] == plan.id
     except NotFoundError:
         completed = False
-    return TagJob(recipe, model, layout, plan, is_new, missing, published.older, completed, policy, finder)
+    if selection.retag:
+        again = [part.rows for part in missing if part.path in published.older]
+        logger.info("tagging again costs %d post(s) of %d part(s)", sum(again), len(again))
+    return TagJob(
+        recipe=recipe,
+        model=model,
+        layout=layout,
+        plan=plan,
+        plan_is_new=is_new,
+        missing=missing,
+        unselected=unselected,
+        retagged=retagged,
+        retagging=retagging,
+        anew=anew,
+        gone=published.gone,
+        older=published.older,
+        completed=completed,
+        policy=policy,
+        finder=finder,
+    )
+
+
+def last_rate(layout: Layout) -> float | None:
+    """Posts a second, all included, of the last run of this model that tagged any; None where there was none."""
+    try:
+        records = storage.list_files(storage.join(layout.out, "_state", "runs"), ".json")
+    except NotFoundError:
+        return None
+    for info in reversed(records):
+        record = storage.read_json(info.uri)
+        rate = float(record.get("posts_per_second") or 0)
+        if rate and record["settings"]["model_name"] == layout.model_name:
+            return rate
+    return None
 
 
 def _history_finder(model: ResolvedModel) -> HistoryFinder | None:

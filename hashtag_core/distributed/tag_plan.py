@@ -12,25 +12,23 @@ parts came or went. Needs no ray and no torch: a run that finds nothing to do en
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 from urllib.parse import quote
 
-import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, Section
-from hashtag_core.data.posts import iter_post_batches, list_parts, part_problem
+from hashtag_core.data.posts import list_parts
 from hashtag_core.distributed.tag_history import HistoryFinder, ScannedPart
+from hashtag_core.distributed.tag_scan import LeftOut, leave_out_repeated, scan_part
 from hashtag_core.errors import AlreadyExistsError, ArchiveError, ConfigError, IntegrityError, NotFoundError
 from hashtag_core.storage import FileInfo
 
-SCAN_ROWS = 8_192
 ID_DIGITS = 16
 REJECTED_KEY = b"hashtag.rejected"
 """Key in a chunk file's Parquet metadata of the JSON list of the chunk's rejected rows (schema.REJECTED)."""
@@ -63,14 +61,6 @@ class TagSettings(Section):
         """What ids are made of. The policy is in it where there is one: outputs from before there was any keep their ids."""
         policy = {"min_score", "deny", "thresholds"}
         return {name: value for name, value in self.model_dump().items() if value or name not in policy}
-
-
-class LeftOut(Section):
-    """A row that is not tagged from this part, and why; `row` null: the part, or the rest of it."""
-
-    row: int | None
-    post_id: str | None
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -184,6 +174,10 @@ class Layout:
     def success(self) -> str:
         return storage.join(self.state, "_SUCCESS")
 
+    @property
+    def retag(self) -> str:
+        return storage.join(self.state, "retag.json")
+
     def plan(self, plan_id: str) -> str:
         return storage.join(self.state, "plans", f"{plan_id}.json")
 
@@ -216,65 +210,90 @@ def resolve_archive(archive: str, out: str) -> str:
     return where
 
 
+def differing_settings(layout: Layout, settings: TagSettings) -> list[str]:
+    """What the run before had set otherwise, each as `name was .., now ..`; empty where there was none."""
+    try:
+        held = storage.read_json(layout.settings)
+    except NotFoundError:
+        return []
+    before = {name: item.get_default() for name, item in TagSettings.model_fields.items()} | held
+    asked = settings.model_dump().items()
+    return [f"{name} was {before[name]!r}, now {value!r}" for name, value in asked if before[name] != value]
+
+
 def pin_settings(layout: Layout, settings: TagSettings, *, write: bool) -> None:
     """Record the settings of this output, model and version, or check them against those of the run before.
 
     ConfigError names every setting that differs: rows made under two settings are never mixed.
     """
-    try:
-        held = storage.read_json(layout.settings)
-    except NotFoundError:
-        if not write:
-            return
-        try:
+    if write:
+        with suppress(AlreadyExistsError):
             storage.create_bytes(layout.settings, _json(settings.model_dump()))
-            return
-        except AlreadyExistsError:
-            held = storage.read_json(layout.settings)
-    asked = settings.model_dump()
-    before = {name: item.get_default() for name, item in TagSettings.model_fields.items()} | held
-    differing = [
-        f"{name} was {before[name]!r}, now {value!r}" for name, value in asked.items() if before[name] != value
-    ]
-    if differing:
+    if differing := differing_settings(layout, settings):
         raise ConfigError(
-            f"{layout.tagged} was tagged with other settings ({'; '.join(differing)}): use the same, or another --out"
+            f"{layout.tagged} was tagged with other settings ({'; '.join(differing)}): use the same, or another --out, or "
+            "tag all of it again with --retag"
         )
 
 
-def load_plan(layout: Layout, settings: TagSettings, finder: HistoryFinder | None = None) -> tuple[TagPlan, bool]:
-    """The plan for the archive as it is listed now: the one written before, or a new one (not yet written); True if it is new."""
-    files = [_named_in_utf8(file) for file in list_parts(settings.archive)]
-    plan_id = _digest(settings.identity, [[file.path, file.etag] for file in files])
+def replace_settings(layout: Layout, settings: TagSettings) -> None:
+    """Record other settings: of a run that tags all parts again. How its encoders run is decided anew too."""
+    storage.write_json(layout.settings, settings.model_dump())
+    storage.remove(layout.encoders)
+
+
+def list_archive(settings: TagSettings) -> list[FileInfo]:
+    """The parts of the archive as they are listed now, their paths in UTF-8. NotFoundError, or ArchiveError if there is none."""
+    return [_named_in_utf8(file) for file in list_parts(settings.archive)]
+
+
+def load_plan(
+    layout: Layout,
+    settings: TagSettings,
+    files: Sequence[FileInfo],
+    finder: HistoryFinder | None = None,
+    tokens: Mapping[str, str] | None = None,
+) -> tuple[TagPlan, bool]:
+    """The plan for the parts: the one written before, or a new one (not yet written); True if it is new.
+
+    `tokens`: by path, of parts that are tagged again; see `tag_select`.
+    """
+    tokens = tokens or {}
+    plan_id = _digest(settings.identity, [[file.path, file.etag, *_token(file, tokens)] for file in files])
     where = layout.plan(plan_id)
     try:
         return TagPlan.model_validate(storage.read_json(where)), False
     except NotFoundError:
-        return make_plan(plan_id, settings, files, finder), True
+        return make_plan(plan_id, settings, files, finder, tokens), True
     except ValidationError as error:
         raise IntegrityError(f"{where}: not a plan of this version: {error.errors()[0]['msg']}") from None
 
 
 def make_plan(
-    plan_id: str, settings: TagSettings, files: Sequence[FileInfo], finder: HistoryFinder | None = None
+    plan_id: str,
+    settings: TagSettings,
+    files: Sequence[FileInfo],
+    finder: HistoryFinder | None = None,
+    tokens: Mapping[str, str] | None = None,
 ) -> TagPlan:
     """Scan the ids of the parts and decide which row of each repeated id is tagged; with `finder`, find the histories too.
 
     ArchiveError if the parts' folders mix Hive keys, if no part can be read, or if there is no row in any.
     """
     _check_folders([file.path for file in files])
-    scans = [_scan(file) for file in files]
+    scans = [scan_part(file) for file in files]
     if not any(sum(scan.groups) for scan in scans):
         reasons = {left.reason for scan in scans for left in scan.left_out}
         raise ArchiveError(
             f"{settings.archive}: no part holds posts: {files[0].path}: {sorted(reasons)[0] if reasons else 'empty'}"
         )
-    _leave_out_repeated(scans)
+    leave_out_repeated(scans)
     parts = []
     for scan in scans:
         left_out = sorted(scan.left_out, key=lambda left: (left.row is None, left.row or 0))
         depends_on = [settings.identity, scan.file.path, scan.file.etag, scan.groups, scan.readable]
-        part_id = _digest(*depends_on, [left.model_dump() for left in left_out])
+        left_out_values = [left.model_dump() for left in left_out]
+        part_id = _digest(*depends_on, left_out_values, *_token(scan.file, tokens or {}))
         parts.append(
             PartPlan(
                 id=part_id,
@@ -308,76 +327,6 @@ def scanned(settings: TagSettings, parts: Sequence[PartPlan]) -> list[ScannedPar
     ]
 
 
-@dataclass
-class _Scan:
-    """What one look through a part's ids found; `hashes` and `rows` are of its posts."""
-
-    file: FileInfo
-    groups: list[int]
-    readable: int
-    left_out: list[LeftOut]
-    hashes: np.ndarray
-    rows: np.ndarray
-
-
-def _scan(file: FileInfo) -> _Scan:
-    problem = _path_problem(file.path) or part_problem(file)
-    if problem:
-        nothing = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-        return _Scan(file, [], 0, [LeftOut(row=None, post_id=None, reason=problem)], *nothing)
-    with storage.open_input(file.uri) as source:
-        footer = pq.ParquetFile(source, pre_buffer=False).metadata
-    groups = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-    hashes, rows, left_out, readable = [], [], [], sum(groups)
-    for batch in iter_post_batches(file, SCAN_ROWS, ["post_id"]):
-        left_out += [LeftOut(row=item.row, post_id=item.post_id, reason=item.reason) for item in batch.rejected]
-        if any(item.row is None for item in batch.rejected):
-            readable = batch.first_row
-        hashes.append(pd.util.hash_array(batch.posts["post_id"].to_numpy(), categorize=False))
-        rows.append(batch.rows)
-    return _Scan(
-        file,
-        groups,
-        readable,
-        left_out,
-        np.concatenate(hashes) if hashes else np.zeros(0, np.uint64),
-        np.concatenate(rows) if rows else np.zeros(0, np.int64),
-    )
-
-
-def _leave_out_repeated(scans: list[_Scan]) -> None:
-    """Of the rows with one id, all but the latest by `created_at` (null: the earliest), then the last part and row, go to `left_out`."""
-    hashes = np.sort(np.concatenate([scan.hashes for scan in scans]))
-    repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-    if not len(repeated):
-        return
-    found: dict[str, list[tuple[int, int, int]]] = {}
-    for position, scan in enumerate(scans):
-        suspects = scan.rows[np.isin(scan.hashes, repeated)]
-        if len(suspects):
-            for post_id, row, time_us in _ids_and_times(scan.file, suspects):
-                found.setdefault(post_id, []).append((time_us, position, row))
-    for post_id, places in found.items():
-        *others, (_, winner, winner_row) = sorted(places)
-        reason = f"repeated post_id: tagged from {scans[winner].file.path}, row {winner_row}"
-        for _, position, row in others:
-            scans[position].left_out.append(LeftOut(row=row, post_id=post_id, reason=reason))
-
-
-def _ids_and_times(file: FileInfo, wanted: np.ndarray) -> Iterator[tuple[str, int, int]]:
-    """`post_id`, row and `created_at` (microseconds; the smallest integer if there is none that can be read) of those rows."""
-    never = np.iinfo(np.int64).min
-    times: dict[int, int] = {}
-    for batch in iter_post_batches(file, SCAN_ROWS, ["created_at"]):
-        here = np.flatnonzero(np.isin(batch.rows, wanted))
-        values = batch.posts["created_at"].take(here).cast("int64").to_pylist()
-        times |= {int(batch.rows[at]): value for at, value in zip(here, values, strict=True) if value is not None}
-    for batch in iter_post_batches(file, SCAN_ROWS, ["post_id"]):
-        here = np.flatnonzero(np.isin(batch.rows, wanted))
-        for at, post_id in zip(here, batch.posts["post_id"].take(here).to_pylist(), strict=True):
-            yield post_id, int(batch.rows[at]), times.get(int(batch.rows[at]), never)
-
-
 def _check_folders(paths: Sequence[str]) -> None:
     """Readers take `key=value` folders as columns, which then must be the same ones in every part."""
     keys = {path: tuple(step.partition("=")[0] for step in path.split("/") if "=" in step) for path in paths}
@@ -391,15 +340,13 @@ def _check_folders(paths: Sequence[str]) -> None:
         raise ArchiveError(f"{paths[0]}: the folder keys 'model' and 'version' are those of the output")
 
 
-def _path_problem(path: str) -> str | None:
-    if "\ufffd" in path:
-        return "path: no UTF-8"  # or that very character: neither reaches every reader whole
-    return "path: holds '..'" if ".." in path.split("/") else None
-
-
 def _named_in_utf8(file: FileInfo) -> FileInfo:
     """A local file's name may be any bytes; what is no UTF-8 in it is replaced, and the part then refused."""
     return replace(file, path=file.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def _token(file: FileInfo, tokens: Mapping[str, str]) -> list[str]:
+    return [tokens[file.path]] if file.path in tokens else []
 
 
 def _digest(*values: Any) -> str:

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from hashtag_core import storage
 from hashtag_core.data.posts import iter_post_batches, list_parts
-from hashtag_core.distributed.tag_plan import SCAN_ROWS, Layout, TagPlan
+from hashtag_core.distributed.tag_plan import Layout, TagPlan
 from hashtag_core.distributed.tag_rewrite import is_rewritten, rewrites
+from hashtag_core.distributed.tag_scan import SCAN_ROWS
 from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.schema import STATUSES, TAGGED
 

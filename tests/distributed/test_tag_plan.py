@@ -17,6 +17,7 @@ from hashtag_core.distributed.tag_plan import (
     PartPlan,
     TagPlan,
     TagSettings,
+    list_archive,
     load_plan,
     make_plan,
     pin_settings,
@@ -145,11 +146,11 @@ def test_rows_without_id_and_parts_that_are_none(tmp_path: Path) -> None:
 
 def test_what_is_no_archive(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
-        load_plan(Layout(str(tmp_path / "out"), "toy", "1"), settings_for(tmp_path / "nowhere"))
+        list_archive(settings_for(tmp_path / "nowhere"))
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "x.txt").write_text("")
     with pytest.raises(ArchiveError, match="without a part"):
-        load_plan(Layout(str(tmp_path / "out"), "toy", "1"), settings_for(tmp_path / "bare"))
+        list_archive(settings_for(tmp_path / "bare"))
     write(tmp_path / "rowless" / "a.parquet", pa.array([], pa.string()))
     with pytest.raises(ArchiveError, match=r"no part holds posts: a\.parquet: empty"):
         plan_of(tmp_path / "rowless")
@@ -201,12 +202,12 @@ def test_ids_depend_on_what_the_rows_depend_on(tmp_path: Path) -> None:
 def test_a_plan_is_read_back_for_the_same_archive(tmp_path: Path) -> None:
     write(tmp_path / "archive" / "a.parquet", ["a", None])
     layout, chosen = Layout(str(tmp_path / "out"), "toy", "1"), settings_for(tmp_path / "archive")
-    plan, is_new = load_plan(layout, chosen)
+    plan, is_new = load_plan(layout, chosen, list_archive(chosen))
     assert is_new
     storage.write_json(layout.plan(plan.id), plan.model_dump())
-    assert load_plan(layout, chosen) == (plan, False)
+    assert load_plan(layout, chosen, list_archive(chosen)) == (plan, False)
     write(tmp_path / "archive" / "a.parquet", ["a", "b", "c"])
-    changed, is_new = load_plan(layout, chosen)
+    changed, is_new = load_plan(layout, chosen, list_archive(chosen))
     assert is_new
     assert changed.id != plan.id
 
