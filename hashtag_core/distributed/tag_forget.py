@@ -38,6 +38,7 @@ from hashtag_core.distributed.tag_rewrite import (
     manifests,
     marked_plan,
     output_layouts,
+    published_bytes,
     relative,
 )
 from hashtag_core.distributed.tag_scan import LeftOut
@@ -232,7 +233,7 @@ class _Sweep:
             if self.rewriter is None or not (theirs.any() or inside):
                 files.append(file)
                 continue
-            content = storage.read_bytes(storage.join(self.layout.out, file["path"]))
+            content = published_bytes(self.layout, file)
             kept = file_bytes(pq.read_table(pa.BufferReader(content), partitioning=None).filter(pa.array(~theirs)))
             entry = file_entry(self.layout, manifest, file["path"], kept)
             self.rewriter.stage(manifest["id"], entry["path"], kept)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.distributed.lease import Lease
 from hashtag_core.distributed.tag_plan import Layout
-from hashtag_core.errors import NotFoundError
+from hashtag_core.errors import IntegrityError, NotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +147,14 @@ def _finish(layout: Layout, part_id: str) -> None:
         storage.remove(storage.join(layout.out, path))
     storage.remove(storage.join(folder, JOURNAL))
     storage.remove_tree(folder)
+
+
+def published_bytes(layout: Layout, file: dict[str, Any]) -> bytes:
+    """The content of a published file. IntegrityError if it is not what its manifest says: it must not be made anew from."""
+    content = storage.read_bytes(storage.join(layout.out, file["path"]))
+    if hashlib.sha256(content).hexdigest() != file["sha256"]:
+        raise IntegrityError(f"{file['path']}: its content is not what was published: run --verify")
+    return content
 
 
 def file_bytes(table: pa.Table) -> bytes:
