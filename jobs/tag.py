@@ -12,6 +12,7 @@ A second run tags only what is missing: new parts, changed parts, and what a kil
 
     python jobs/tag.py --verify --out URI [--archive URI]      re-reads an output; exit code 1 if anything is wrong with it
     python jobs/tag.py --forget USERS_FILE --out URI           deletes the posts of users (ids, one a line), and proves it
+    python jobs/tag.py --compact --out URI [--target-mb N]     merges the files of each part into files of about N MiB
 """
 
 import argparse
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from hashtag_core.distributed.forget_list import read_users
 from hashtag_core.distributed.tag import tag
+from hashtag_core.distributed.tag_compact import TARGET_BYTES, compact
 from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_job import TagJob, last_rate, plan_tagging
 from hashtag_core.distributed.tag_orders import parse_deadline
@@ -86,6 +88,8 @@ def build_parser() -> JobParser:
         help="tag nothing: delete these users' posts (ids, one a line) from --out, of all models, and tag none of them again; "
         "--archive: where to look up whose posts are which, if not in the archive that was tagged (it is not changed)",
     )
+    parser.add_argument("--compact", action="store_true", help="tag nothing: merge the many files of each part in --out")
+    parser.add_argument("--target-mb", type=int, metavar="N", help="size of a merged file in MiB (default: 128)")
     add_common_arguments(parser)
     return parser
 
@@ -96,8 +100,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.verify + arguments.compact + (arguments.forget is not None) > 1:
+        build_parser().error("--verify, --forget and --compact exclude each other")
+    if arguments.target_mb is not None and not (arguments.compact and arguments.target_mb > 0):
+        build_parser().error(f"--target-mb {arguments.target_mb}: a number of MiB above 0, and only with --compact")
     if arguments.verify:
         return _verify(arguments)
+    if arguments.compact:
+        target = TARGET_BYTES if arguments.target_mb is None else arguments.target_mb << 20
+        return asdict(compact(_out(arguments), target, dry_run=arguments.dry_run))
     if arguments.forget is not None:
         return asdict(
             forget(_out(arguments), read_users(arguments.forget), arguments.archive, dry_run=arguments.dry_run)
