@@ -88,12 +88,13 @@ def _clean_once(text: str, section: CaptionsSection) -> str:
     if section.non_alphabetic == "remove":
         text = _TOKEN_WITH_DIGIT.sub(" ", _SIGNS.sub(" ", text))
     if section.stop_words == "remove":
-        text = _WORD.sub(lambda word: " " if word[0].casefold() in _stop_words() else word[0], text)
+        text = _WORD.sub(lambda word: " " if word[0].casefold() in stop_words() else word[0], text)
     return _CONTROL.sub(" ", text).strip()
 
 
 @functools.cache
-def _stop_words() -> frozenset[str]:
+def stop_words() -> frozenset[str]:
+    """scikit-learn's English stop words."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # a second to import, and few recipes need it
 
     return frozenset(ENGLISH_STOP_WORDS)

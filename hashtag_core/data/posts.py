@@ -143,9 +143,14 @@ def normalise_posts(
 
 
 def _file_problem(uri: str) -> str | None:
-    """A pipe or a device named as a part; to open a pipe is to wait for its writer."""
-    odd = not storage.is_remote(uri) and os.path.exists(path := storage.local_path(uri)) and not os.path.isfile(path)
-    return "expected a Parquet file, found: no regular file" if odd else None
+    """A link to nothing, a pipe or a device named as a part (to open a pipe is to wait for its writer), or no permission."""
+    if storage.is_remote(uri) or not os.path.lexists(path := storage.local_path(uri)):
+        return None
+    if not os.path.exists(path):
+        return "expected a Parquet file, found: a link to nothing"
+    if not os.path.isfile(path):
+        return "expected a Parquet file, found: no regular file"
+    return None if os.access(path, os.R_OK) else "expected a Parquet file, found: one that may not be read"
 
 
 def _row_bytes(metadata: pq.FileMetaData) -> float:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
 
+from hashtag_core.data.captions import stop_words
 from hashtag_core.errors import IntegrityError, NotFoundError
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
@@ -89,7 +89,7 @@ class CaptionTokenizer:
         for caption in captions:
             if caption is not None:
                 counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption)))
-        dropped = ENGLISH_STOP_WORDS if spec.stop_words else frozenset()
+        dropped = stop_words() if spec.stop_words else frozenset()
         kept = [word for word, count in counts.items() if count >= spec.min_count and word not in dropped]
         kept.sort(key=lambda word: (-counts[word], word))
         ids = {word: index for index, word in enumerate([PAD, UNKNOWN, *kept])}

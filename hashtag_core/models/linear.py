@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
-import scipy.linalg
 import torch
 from pydantic import Field
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch
@@ -90,6 +88,8 @@ class Linear(FittedModel):
 
     def _solve(self, gram_DD: np.ndarray, cross_DV: np.ndarray, image_weight: float, penalty: float) -> np.ndarray:
         """weight_DV of the ridge problem whose image block is `image_weight` long, for unscaled columns."""
+        import scipy.linalg  # here: only who fits needs it
+
         scale: list[float] = []
         for _, field, size in self._blocks:
             scale += [image_weight if field == "image_vector_BD" else 1.0] * size + [1.0]
@@ -171,6 +171,8 @@ class Linear(FittedModel):
 
     def _calibrate(self, values_NV: np.ndarray, labels_NV: np.ndarray) -> None:
         """Platt's two numbers on held-out posts: monotone, so the ranking stays."""
+        from sklearn.linear_model import LogisticRegression  # here: scikit-learn takes two seconds to import
+
         fitted = LogisticRegression(C=1e6).fit(values_NV.reshape(-1, 1), labels_NV.ravel())
         slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
         if slope > 0:

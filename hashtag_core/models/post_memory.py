@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 
 BLOCK_POSTS = 65_536
@@ -88,6 +87,8 @@ class PostMemory(nn.Module):
         if not found or not len(rows_QK):
             return rows_QK
         if self.sparse:
+            from sklearn.neighbors import NearestNeighbors  # here: scikit-learn takes two seconds to import
+
             search = NearestNeighbors(n_neighbors=found, algorithm="brute", metric="cosine").fit(self._matrix())
             rows_QK[:, :found] = search.kneighbors(query, return_distance=False)
             return rows_QK

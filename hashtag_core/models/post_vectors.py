@@ -14,7 +14,6 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from scipy.sparse import csr_matrix, vstack
-from sklearn.feature_extraction.text import TfidfTransformer
 from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch
@@ -83,6 +82,8 @@ class PostVectors(nn.Module):
             return
         counts = [csr_matrix(self._counts(batch)[batch.text_present_B].numpy()) for batch, _ in source.batches(BATCH)]
         if sum(part.nnz for part in counts):
+            from sklearn.feature_extraction.text import TfidfTransformer  # here: it takes two seconds to import
+
             self.idf_W.copy_(torch.from_numpy(TfidfTransformer().fit(vstack(counts)).idf_))
 
     def _counts(self, batch: PostBatch) -> Tensor:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 from scipy.sparse import csr_matrix, vstack
-from sklearn.svm import SVC, LinearSVC
 from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch
@@ -72,6 +71,8 @@ class PairwiseMachine(nn.Module):
         """With fewer than two tags there is nothing to tell apart: no class is kept."""
         if len(np.unique(tags_N)) < 2:
             return
+        from sklearn.svm import SVC  # here: scikit-learn takes two seconds to import
+
         machine = SVC(C=options.cost, kernel=self.kernel, gamma=options.gamma or "scale").fit(vectors_ND, tags_N)
         sign = -1 if len(machine.classes_) == 2 else 1  # of two classes scikit-learn turns the sign
         self.classes_C = torch.from_numpy(machine.classes_)
@@ -158,6 +159,8 @@ class Svm(VectorModel):
         return {"examples": float(len(drawn)), "support_vectors": float(len(self.pairwise.support_SD))}
 
     def _fit_linear(self, vectors_ND: np.ndarray | csr_matrix, tags: list[list[int]]) -> dict[str, float]:
+        from sklearn.svm import LinearSVC
+
         labels_NV = np.zeros((len(tags), self.spec.vocabulary_size), dtype=bool)
         for row, indices in enumerate(tags):
             labels_NV[row, indices] = True

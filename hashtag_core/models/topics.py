@@ -7,8 +7,6 @@ buffer, so it is saved, sent to every worker and put on a device like any weight
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix, csr_matrix
-from scipy.special import psi
-from sklearn.decomposition import LatentDirichletAllocation
 from torch import Tensor, nn
 
 from hashtag_core.models.base import FitSource
@@ -43,6 +41,9 @@ class TopicModel(nn.Module):
         kept = np.flatnonzero((carrying_W > 0) & (carrying_W <= max(1.0, max_share * captions)))
         if not len(kept):
             return
+        from scipy.special import psi  # here: scikit-learn takes two seconds to import
+        from sklearn.decomposition import LatentDirichletAllocation
+
         model = LatentDirichletAllocation(topics, total_samples=captions, random_state=seed)
         for _ in range(passes):
             for counts in _counts(source, words):
