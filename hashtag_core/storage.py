@@ -483,9 +483,16 @@ def _walk_local(uri: str) -> Iterator[FileInfo]:
 
 
 def _local_info(path: str, relative: str) -> FileInfo:
-    held = os.stat(path)
+    """Of a link to nothing, the link's own: it is listed, and who opens it is told. The etag tells whether the file may be read."""
+    try:
+        held = os.stat(path)
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            raise
+        held = os.lstat(path)
     modified = datetime.fromtimestamp(held.st_mtime, UTC)
-    return FileInfo(path, relative, held.st_size, f"{held.st_size:x}-{held.st_mtime_ns:x}", modified)
+    readable = "" if os.access(path, os.R_OK) else "-unreadable"
+    return FileInfo(path, relative, held.st_size, f"{held.st_size:x}-{held.st_mtime_ns:x}{readable}", modified)
 
 
 def _walk_remote(uri: str) -> Iterator[FileInfo]:
