@@ -219,6 +219,8 @@ class TaggingSection(Section):
     """Population stability index of the tags against those of the last finished run above which a run warns."""
     image_prefixes: list[str] | None = None
     """Folders and `s3://` prefixes that an `image_uri` may name beside the archive; null: the archive's own bucket."""
+    max_rejected: float | None = Field(None, ge=0, le=1)
+    """Share of rejected rows beyond which a run stops; null: never. Rows of a repeated id are not counted."""
     deny: list[str] = []
     """Tags that are never given; the next ones move up."""
     deny_file: str | None = None

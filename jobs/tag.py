@@ -55,6 +55,11 @@ def build_parser() -> JobParser:
     parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
     parser.add_argument("--chunk-rows", metavar="N", help="rows a file; the same as --set tagging.chunk_rows=N")
     parser.add_argument(
+        "--max-rejected",
+        metavar="SHARE",
+        help="stop with exit code 1 when more of the rows are rejected; the same as --set tagging.max_rejected=SHARE",
+    )
+    parser.add_argument(
         "--parts",
         nargs="+",
         default=[],
@@ -88,7 +93,9 @@ def build_parser() -> JobParser:
         help="tag nothing: delete these users' posts (ids, one a line) from --out, of all models, and tag none of them again; "
         "--archive: where to look up whose posts are which, if not in the archive that was tagged (it is not changed)",
     )
-    parser.add_argument("--compact", action="store_true", help="tag nothing: merge the many files of each part in --out")
+    parser.add_argument(
+        "--compact", action="store_true", help="tag nothing: merge the many files of each part in --out"
+    )
     parser.add_argument("--target-mb", type=int, metavar="N", help="size of a merged file in MiB (default: 128)")
     add_common_arguments(parser)
     return parser
@@ -113,9 +120,9 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
         return asdict(
             forget(_out(arguments), read_users(arguments.forget), arguments.archive, dry_run=arguments.dry_run)
         )
-    for flag, key in ((arguments.top_k, "top_k"), (arguments.chunk_rows, "chunk_rows")):
-        if flag is not None:
-            arguments.overrides.append(f"tagging.{key}={flag}")
+    for key in ("top_k", "chunk_rows", "max_rejected"):
+        if getattr(arguments, key) is not None:
+            arguments.overrides.append(f"tagging.{key}={getattr(arguments, key)}")
     recipe = recipe_of(arguments)
     deadline = None if arguments.deadline is None else parse_deadline(arguments.deadline, datetime.now(UTC))
     archive, out = _places(arguments)

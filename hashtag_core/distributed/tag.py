@@ -28,6 +28,7 @@ from hashtag_core.distributed.tag_job import TagJob, TagSummary
 from hashtag_core.distributed.tag_orders import Orders, StoppedError
 from hashtag_core.distributed.tag_plan import Chunk, PartPlan, pin_settings, replace_settings, scanned
 from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
+from hashtag_core.distributed.tag_rejects import RejectWatch, check_planned
 from hashtag_core.distributed.tag_report import TagFigures, drift
 from hashtag_core.distributed.tag_select import Retagging
 from hashtag_core.distributed.tag_task import Task, Work
@@ -62,6 +63,7 @@ class _Run:
         self.published: set[str] = set()
         self.parts = {part.id: part for part in job.missing}
         self.record: dict[str, Any] = {}
+        self.watch: RejectWatch | None = None
         self.attempts = itertools.count()
         """Number the files of rejected rows, also of a part whose publishing failed: the next run takes up its file."""
 
@@ -102,6 +104,8 @@ class _Run:
         self._write_record("running")
         try:
             self._publish_and_tag()
+        except HashtagError as error:
+            raise self._ended("failed", error) from error.__cause__
         except BaseException:
             self._write_record("failed")
             raise
@@ -173,6 +177,8 @@ class _Run:
 
         section, settings = self.job.recipe.tagging, self.plan.settings
         total = sum(chunk.rows for part in self.parts.values() for chunk in self._missing_chunks(part))
+        limit = section.max_rejected
+        self.watch = None if limit is None else RejectWatch(limit, check_planned(self.job.missing, limit), total)
         with connect(), tqdm(total=total, unit="post", desc="tagging", file=sys.stderr, mininterval=1) as bar:
             self.orders.listen()
             actors, threads, device = cluster_shape(section.actors)
@@ -205,8 +211,8 @@ class _Run:
                     section.chunks_per_task,
                     lambda tasks: run_tasks(tasks, work, actors),
                 )
-            for chunks_per_task in (section.chunks_per_task, 1):
-                tasks = list(self._tasks(chunks_per_task))
+            for chunks_per_task, alone in ((section.chunks_per_task, False), (1, True)):
+                tasks = list(self._tasks(chunks_per_task, alone=alone))
                 if not tasks or self.orders.reason is not None:
                     break
                 for outcome in run_tasks(tasks, work, actors):
@@ -224,6 +230,8 @@ class _Run:
                 raise HashtagError(f"no chunk could be tagged; {part.path}, chunk {number}: {outcome['error']}")
             return
         self.statuses.update(json.loads(outcome["statuses"]))
+        if self.watch is not None:
+            self.watch.take(part.path, outcome["tagged"], json.loads(outcome["rejected"]))
         self.waiting[part.id].discard(number)
         bar.update(outcome["tagged"])
         if not self.waiting[part.id]:
@@ -247,14 +255,14 @@ class _Run:
         self.published.add(part.id)
         logger.info("%s: %d tagged, %d rejected", part.path, manifest["tagged"], manifest["rejected"])
 
-    def _tasks(self, chunks_per_task: int) -> Iterator[Task]:
+    def _tasks(self, chunks_per_task: int, *, alone: bool) -> Iterator[Task]:
         """The waiting chunks as runs of consecutive ones within a row group."""
         for part in self.parts.values():
             left_out = [left.row for left in part.left_out if left.row is not None]
             for run in task_runs(self._missing_chunks(part), chunks_per_task):
                 first, end = run[0].first_row, run[-1].first_row + run[-1].rows
                 rows = [row for row in left_out if first <= row < end]
-                yield Task(part.id, part.path, run, rows, self._begins[part.path])
+                yield Task(part.id, part.path, run, rows, self._begins[part.path], alone=alone)
 
     def _missing_chunks(self, part: PartPlan) -> list[Chunk]:
         waiting = self.waiting[part.id]

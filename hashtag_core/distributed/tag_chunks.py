@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,9 @@ from hashtag_core.data.batches import FeaturizedPosts
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.posts import READ_BUFFER_BYTES, Rejected, normalise_posts, unreadable
 from hashtag_core.distributed.tag_history import Sidecar, open_vectors, vector_table
+from hashtag_core.distributed.tag_killers import find_killers
 from hashtag_core.distributed.tag_plan import REJECTED_KEY, Chunk
+from hashtag_core.distributed.tag_rejects import tell
 from hashtag_core.distributed.tag_task import Task, Work, has_model
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, IntegrityError
 from hashtag_core.recommend.images import ImagePlaces
@@ -40,7 +42,7 @@ pixels are."""
 
 
 @dataclass
-class _Posts:
+class ChunkPosts:
     """Posts of one chunk with their row numbers in the part, and the rows that are none."""
 
     rows: list[int] = field(default_factory=list)
@@ -105,16 +107,16 @@ class ChunkTagger:
             yield from (_outcome(task, chunk, stopped=True) for chunk in task.chunks)
             return
         missing = [chunk for chunk in task.chunks if not storage.exists(self._target(task, chunk))]
-        if missing:
+        if missing and not task.alone:
             self.recommender  # noqa: B018  (loaded outside of what is told as a fault of the part)
-        posts = self._read(task, missing)
+        posts = self._read(task, [] if task.alone else missing)
         for chunk in task.chunks:
             if chunk not in missing:
                 yield self._told(task, chunk)
             elif self._stopped():
                 yield _outcome(task, chunk, stopped=True)
             else:
-                yield self._do(task, chunk, next(posts)[1])
+                yield self._alone(task, chunk) if task.alone else self._do(task, chunk, next(posts)[1])
 
     def _stopped(self) -> bool:
         """Whether no more chunks are to be begun; asked before each."""
@@ -122,7 +124,7 @@ class ChunkTagger:
             self._is_stopped = storage.exists(self.work.stop)
         return self._is_stopped
 
-    def _do(self, task: Task, chunk: Chunk, posts: _Posts) -> dict[str, Any]:
+    def _do(self, task: Task, chunk: Chunk, posts: ChunkPosts) -> dict[str, Any]:
         started = time.monotonic()
         try:
             if task.encode:
@@ -135,27 +137,46 @@ class ChunkTagger:
             logger.exception("%s, chunk %d", task.path, chunk.number)
             return _outcome(task, chunk, error=f"{type(error).__name__}: {error}")
         statuses = Counter(tagged["status"].to_pylist())
-        return _outcome(task, chunk, tagged.num_rows, statuses, time.monotonic() - started)
+        return _outcome(task, chunk, tagged.num_rows, statuses, time.monotonic() - started, tell(posts.rejected))
+
+    def _alone(self, task: Task, chunk: Chunk) -> dict[str, Any]:
+        """As `_do`; where the chunk was begun so before and did not end, the posts that kill a process are rejected."""
+        begun = self._target(task, chunk).removesuffix(".parquet") + ".begun"
+        killers: list[Rejected] = []
+        if storage.exists(begun):
+            folder = str(local_model(self.work.model_folder, self.work.model_hash, self._model_files))
+            killers = find_killers(replace(self.work, model_folder=folder), task, chunk)
+        else:
+            storage.write_json(begun, {"part": task.path, "chunk": chunk.number})
+        self.recommender  # noqa: B018
+        left_out = [*task.left_out, *(item.row for item in killers if item.row is not None)]
+        _, posts = next(self._read(replace(task, left_out=left_out), [chunk]))
+        posts.rejected += killers
+        outcome = self._do(task, chunk, posts)
+        storage.remove(begun)
+        return outcome
 
     def _told(self, task: Task, chunk: Chunk) -> dict[str, Any]:
         """The outcome of a chunk that an earlier attempt wrote; its report was perhaps lost with the actor."""
         with storage.open_input(self._target(task, chunk)) as source:
+            file = pq.ParquetFile(source)
             if task.encode:
-                return _outcome(task, chunk, pq.ParquetFile(source).metadata.num_rows)
-            statuses = pq.read_table(source, columns=["status"])["status"].to_pylist()
-        return _outcome(task, chunk, len(statuses), Counter(statuses))
+                return _outcome(task, chunk, file.metadata.num_rows)
+            statuses = file.read(["status"])["status"].to_pylist()
+            rejected = [Rejected(**item) for item in json.loads(file.metadata.metadata[REJECTED_KEY])]
+        return _outcome(task, chunk, len(statuses), Counter(statuses), rejected=tell(rejected))
 
     def _target(self, task: Task, chunk: Chunk) -> str:
         folder = self.work.history.vectors if task.encode and self.work.history else self.work.staging
         return storage.join(folder, task.part_id, f"{chunk.number:05d}.parquet")
 
-    def _read(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, _Posts]]:
+    def _read(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkPosts]]:
         """The chunks with their posts, images decoded. Rows from which on the part is broken are rejected."""
         if not chunks:
             return
         uri = storage.join(self.work.archive, task.path)
         waiting = list(chunks)
-        held = _Posts()
+        held = ChunkPosts()
         at = 0
         try:
             with storage.open_input(uri) as source:
@@ -174,7 +195,7 @@ class ChunkTagger:
                         if last < chunk.offset + chunk.rows:
                             break
                         yield chunk, held
-                        held = _Posts()
+                        held = ChunkPosts()
                         waiting.pop(0)
                     at = end
                     if not waiting:
@@ -187,9 +208,9 @@ class ChunkTagger:
                 lost = range(chunk.first_row + seen, chunk.first_row + chunk.rows)
                 held.rejected += [Rejected(task.path, row, None, reason) for row in lost if row not in task.left_out]
                 yield chunk, held
-                held = _Posts()
+                held = ChunkPosts()
 
-    def _open(self, held: _Posts, batch: pa.RecordBatch, first_row: int, task: Task) -> None:
+    def _open(self, held: ChunkPosts, batch: pa.RecordBatch, first_row: int, task: Task) -> None:
         """Add the posts of the batch; one that cannot even be opened is rejected."""
         posts, rejected = normalise_posts(pa.Table.from_batches([batch]), task.path, first_row, READ)
         left_out, faulty = set(task.left_out), {item.row for item in rejected}
@@ -227,7 +248,7 @@ class ChunkTagger:
         vectors = open_vectors(self.work.history, len(sidecar.rows), dims) if reads else {}
         return History(sidecar.rows, ArrayPosts(sidecar.tag_offsets, sidecar.tag_indices, vectors), reads)
 
-    def _recommend(self, posts: _Posts, task: Task, positions: Sequence[int] | None = None) -> pa.Table:
+    def _recommend(self, posts: ChunkPosts, task: Task, positions: Sequence[int] | None = None) -> pa.Table:
         """TAGGED rows of the posts, or of some of them."""
         rows = posts.rows if positions is None else [posts.rows[position] for position in positions]
         opened = posts.opened if positions is None else posts.opened.select(positions)
@@ -236,7 +257,7 @@ class ChunkTagger:
         past = self._past.select(np.array(rows, dtype=np.int64) + task.begin)
         return self.recommender.tag(opened, self.work.top_k, history=past)
 
-    def _tag(self, posts: _Posts, task: Task) -> pa.Table:
+    def _tag(self, posts: ChunkPosts, task: Task) -> pa.Table:
         """The TAGGED rows. After two failures post by post: one that fails alone too is added to `posts.rejected`.
 
         Our own errors (storage, integrity) and a model that cannot even score an empty post are nobody's fault among
@@ -259,7 +280,7 @@ class ChunkTagger:
                 posts.rejected.append(Rejected(task.path, row, post_id, f"{type(error).__name__}: {error}"))
         return pa.concat_tables(tables)
 
-    def _vectors(self, posts: _Posts, path: str) -> pa.Table:
+    def _vectors(self, posts: ChunkPosts, path: str) -> pa.Table:
         """What histories read of the posts; one that cannot be encoded has nothing."""
         rule = self.recommender.loaded.history
         reads = rule.reads if rule is not None else ()
@@ -329,6 +350,7 @@ def _outcome(
     tagged: int = 0,
     statuses: dict[str, int] | None = None,
     seconds: float = 0.0,
+    rejected: dict[str, list[int]] | None = None,
     error: str | None = None,
     stopped: bool = False,
 ) -> dict[str, Any]:
@@ -337,6 +359,7 @@ def _outcome(
         "chunk": chunk.number,
         "tagged": tagged,
         "statuses": json.dumps(statuses or {}),
+        "rejected": json.dumps(rejected or {}),
         "seconds": seconds,
         "error": error,
         "stopped": stopped,

@@ -26,6 +26,7 @@ from hashtag_core.distributed.tag_plan import (
     resolve_archive,
 )
 from hashtag_core.distributed.tag_publish import find_published
+from hashtag_core.distributed.tag_rejects import check_planned
 from hashtag_core.distributed.tag_select import Retagging, Selection
 from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.recommend.policy import Policy, read_thresholds
@@ -105,7 +106,7 @@ def plan_tagging(
     """Validate everything and find out what is missing; nothing is written. `selection`: default all that is not tagged.
 
     Raises ConfigError for an output inside the archive or one that was tagged with other settings, NotFoundError or
-    ArchiveError for an archive that is missing, empty, or has no post ids.
+    ArchiveError for an archive that is missing, empty, or has no post ids, TooManyRejectedError beyond `max_rejected`.
     """
     section, encoders = recipe.tagging, recipe.encoders
     where = resolve_archive(archive, out)
@@ -158,6 +159,8 @@ def plan_tagging(
         completed = storage.read_json(layout.success)["plan"] == plan.id
     except NotFoundError:
         completed = False
+    if section.max_rejected is not None:
+        check_planned(missing, section.max_rejected)
     if selection.retag:
         again = [part.rows for part in missing if part.path in published.older]
         logger.info("tagging again costs %d post(s) of %d part(s)", sum(again), len(again))

@@ -13,6 +13,8 @@ from hashtag_core.data.posts import iter_post_batches, part_problem
 from hashtag_core.storage import FileInfo
 
 SCAN_ROWS = 8_192
+REPEATED = "repeated post_id"
+"""How the reason of a row begins whose id another row has too."""
 
 
 class LeftOut(Section):
@@ -75,7 +77,7 @@ def leave_out_repeated(scans: list[Scan]) -> None:
                 found.setdefault(post_id, []).append((time_us, position, row))
     for post_id, places in found.items():
         *others, (_, winner, winner_row) = sorted(places)
-        reason = f"repeated post_id: tagged from {scans[winner].file.path}, row {winner_row}"
+        reason = f"{REPEATED}: tagged from {scans[winner].file.path}, row {winner_row}"
         for _, position, row in others:
             scans[position].left_out.append(LeftOut(row=row, post_id=post_id, reason=reason))
 

@@ -18,12 +18,14 @@ OUTCOME = pa.schema(
         pa.field("chunk", pa.int64()),
         pa.field("tagged", pa.int64()),
         pa.field("statuses", pa.string()),
+        pa.field("rejected", pa.string()),
         pa.field("seconds", pa.float64()),
         pa.field("error", pa.string()),
         pa.field("stopped", pa.bool_()),
     ]
 )
-"""What is reported of a chunk: posts tagged, the same by status (JSON), time taken; `error` if it could not be done,
+"""What is reported of a chunk: posts tagged, the same by status (JSON), rejected rows by reason
+(JSON, see `tag_rejects.tell`), time taken; `error` if it could not be done,
 `stopped` if it was not begun because the run is to end."""
 
 
@@ -32,7 +34,8 @@ class Task:
     """Consecutive chunks of one row group of a part; `left_out`: rows of them that the plan does not tag.
 
     `begin`: row of the part's first post among all of the plan. `encode`: the posts' vectors are wanted, for histories, and
-    no tags; `part_id` is then the part's content.
+    no tags; `part_id` is then the part's content. `alone`: each chunk was in a task whose actor died or that failed; see
+    `tag_killers`.
     """
 
     part_id: str
@@ -41,6 +44,7 @@ class Task:
     left_out: list[int]
     begin: int = 0
     encode: bool = False
+    alone: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

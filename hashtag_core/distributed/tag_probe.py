@@ -1,0 +1,59 @@
+"""The child process of `tag_killers`: tags the posts of a chunk one by one, and keeps nothing.
+
+stdin: the work and the task as JSON. stdout: a JSON line with row and id before each post, `null` after it.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+import pyarrow as pa
+
+from hashtag_core.data.posts import normalise_posts
+from hashtag_core.distributed.tag_chunks import ChunkPosts, ChunkTagger
+from hashtag_core.distributed.tag_history import HistoryWork
+from hashtag_core.distributed.tag_task import Task, Work
+from hashtag_core.recommend.policy import Policy
+from hashtag_core.recommend.recommender import READ
+
+
+class _Prober(ChunkTagger):
+    def __init__(self, work: Work, told: int) -> None:
+        super().__init__(work)
+        self._told_to = told
+
+    def probe(self, task: Task) -> None:
+        self.recommender  # noqa: B018  (loaded with no post in hand)
+        for _ in self._read(task, task.chunks):
+            pass
+
+    def _open(self, held: ChunkPosts, batch: pa.RecordBatch, first_row: int, task: Task) -> None:
+        left_out = set(task.left_out)
+        for place in range(batch.num_rows):
+            row, piece = first_row + place, batch.slice(place, 1)
+            posts, _ = normalise_posts(pa.Table.from_batches([piece]), task.path, row, READ)
+            if row in left_out or not posts.num_rows:
+                continue
+            self._say({"row": row, "post_id": posts["post_id"][0].as_py()})
+            one = ChunkPosts()
+            super()._open(one, piece, row, task)
+            self._tag(one, task)
+            self._say(None)
+
+    def _say(self, value: Any) -> None:
+        os.write(self._told_to, (json.dumps(value) + "\n").encode())
+
+
+def main() -> None:
+    """Probe the chunk of the task on stdin. What libraries print goes to stderr."""
+    asked = json.load(sys.stdin)
+    told = os.dup(1)
+    os.dup2(2, 1)
+    history = asked["work"]["history"]
+    asked["work"] |= {"history": history and HistoryWork(**history), "policy": Policy()}
+    _Prober(Work(**asked["work"]), told).probe(Task.from_json(json.dumps(asked["task"])))
+
+
+if __name__ == "__main__":
+    main()
