@@ -16,20 +16,15 @@ from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import NotFoundError
 from jobs.tag import main
-from tests.distributed.test_tag import inline, run  # noqa: F401  (a fixture)
+from tests.distributed.test_tag import run
 from tests.unit.data.hostile import HTML
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 4}})
 
 
-@pytest.fixture(scope="module")
-def popularity(tmp_path_factory: pytest.TempPathFactory, make_model_folder: Callable[..., Path]) -> Path:
-    return make_model_folder(tmp_path_factory.mktemp("models") / "popularity", family="popularity")
-
-
 @pytest.fixture
 def tagged(
-    inline: None,  # noqa: F811
+    inline: None,
     popularity: Path,
     tmp_path: Path,
     make_posts: Callable,
