@@ -59,7 +59,7 @@ class Forgotten:
     rejected: int = 0
     """Rows told as rejected, also in plans and in files of tagged rows."""
     staged: int = 0
-    """Chunks of parts that are not published yet."""
+    """Chunks of parts that are not published yet, and files that a killed writer left half written."""
     histories: int = 0
     vectors: int = 0
     remaining: int = 0
@@ -293,6 +293,16 @@ class _Sweep:
         """Chunks of parts that are not published: one that holds a post of theirs, or an unknown one, is done again."""
         staged = [info for info in listed(self.layout.chunks) if info.path.endswith(".parquet")]
         staged += [info for info in listed(self.layout.tagged) if relative(self.layout, info.uri) not in self.named]
+        folders = (
+            self.layout.chunks,
+            self.layout.vectors,
+            self.layout.tagged,
+            storage.join(self.layout.state, "plans"),
+        )
+        for info in [info for folder in folders for info in listed(folder, temporary=True)]:
+            self.counts["staged"] += 1
+            if self.rewriter is not None:
+                storage.remove(info.uri)
         for info in staged:
             with storage.open_input(info.uri) as source:
                 held = pq.ParquetFile(source)
@@ -346,6 +356,8 @@ def _records(out: str, sweeps: list[_Sweep], *, remove: bool) -> None:
     """Files of rejected rows that no manifest names, of contents that have changed: those with a row that is theirs, or of
     which it cannot be told."""
     named: set[str] = set().union(*(sweep.named for sweep in sweeps))
+    for info in listed(storage.join(out, "_rejected"), temporary=True) if remove else ():
+        storage.remove(info.uri)
     for info in listed(storage.join(out, "_rejected")):
         if f"_rejected/{info.path}" in named:
             continue

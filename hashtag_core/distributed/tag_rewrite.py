@@ -117,7 +117,8 @@ def rewrites(layout: Layout) -> str:
 
 def finish_rewrites(layout: Layout) -> None:
     """Finish every rewrite whose journal was written, and remove what was staged for others."""
-    names = {info.path.partition("/")[0] for info in listed(rewrites(layout)) if "/" in info.path}
+    found = listed(rewrites(layout)) + listed(rewrites(layout), temporary=True)
+    names = {info.path.partition("/")[0] for info in found if "/" in info.path}
     for name in sorted(names):
         if storage.exists(storage.join(rewrites(layout), name, JOURNAL)):
             logger.info("finishing what was being written of part %s", name)
@@ -195,9 +196,10 @@ def relative(layout: Layout, uri: str) -> str:
     return uri.removeprefix(layout.out.rstrip("/") + "/")
 
 
-def listed(uri: str) -> list[storage.FileInfo]:
-    """All files below a folder, none where it is not there."""
+def listed(uri: str, *, temporary: bool = False) -> list[storage.FileInfo]:
+    """All files below a folder, none where it is not there; or what writers that were killed left half written of them."""
     try:
-        return storage.list_files(uri, hidden=True)
+        found = storage.list_files(uri, hidden=True)
     except NotFoundError:
         return []
+    return [info for info in found if info.uri.rpartition("/")[2].startswith(".") == temporary]

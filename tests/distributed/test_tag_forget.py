@@ -190,10 +190,15 @@ def test_chunks_that_are_not_published_yet(
         with pytest.raises(KeyboardInterrupt):
             run(archive, out, popularity)
     theirs = ids_of(archive, "user-3")
+    for path in [*out.rglob("00001.parquet"), *out.glob("_rejected/*.jsonl"), *out.glob("_state/*/*/plans/*.json")]:
+        path.with_name(f".{path.stem}.tmp").write_bytes(
+            path.read_bytes()[:-1]
+        )  # half written, by a process that was killed
     assert holds(out, theirs)
     found = forget(str(out), {"user-3"})
     assert found.staged > 0
     assert holds(out, theirs) == []
+    assert not list(out.rglob("*.tmp"))
     assert len(list(out.rglob("*.parquet"))) > 0
     run(archive, out, popularity)
     assert holds(out, theirs) == []
