@@ -31,7 +31,7 @@ from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import POST
 from hashtag_core.tracking.registry import resolve_model
 
-RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 2, "actors": 2}})
+RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 2, "actors": 1}})
 TAGS = [*(f"topic{n}" for n in range(3)), *(f"user{n}" for n in range(3)), "inline", "unused"]
 TINY = {"hidden": 16, "attention_units": 8, "history_posts": 3}
 DAY_US = 86_400_000_000

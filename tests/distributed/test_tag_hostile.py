@@ -16,7 +16,7 @@ from hashtag_core.distributed.tag_verify import verify_output
 from tests.distributed.test_tag import content, inline, rejected, run  # noqa: F401  (a fixture among them)
 from tests.unit.data.hostile import HostilePart, hostile_images, write_hostile_archive
 
-RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 25, "actors": 2}})
+RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 25, "actors": 1}})
 SMALL = (
     "pictures.parquet",
     "texts.parquet",
