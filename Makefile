@@ -66,7 +66,7 @@ ifneq ($(ARCHIVE),)
 else ifneq ($(wildcard $(SHARED)/openclipart),)
 	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 $(ABLATIONS))
 	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user)
-	$(call BOARD,tate,$(SHARED)/tate,--split by_time $(ABLATIONS))
+	$(call BOARD,tate,$(SHARED)/tate,--split by_time --set training.train_share=0.3 --set training.epochs=8 $(ABLATIONS))
 else
 	$(call BOARD,sample,jobs/sample,$(FLAGS))
 endif
