@@ -13,7 +13,7 @@ import pytest
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag_job import TagSummary
 from hashtag_core.distributed.tag_verify import verify_output
-from tests.distributed.test_tag import content, inline, rejected, run  # noqa: F401  (a fixture among them)
+from tests.distributed.test_tag import content, rejected, run
 from tests.unit.data.hostile import HostilePart, hostile_images, write_hostile_archive
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 25, "actors": 1}})
