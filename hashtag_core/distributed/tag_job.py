@@ -96,8 +96,10 @@ class TagSummary:
     model_version: str
     seconds: float = 0.0
     posts_per_second: float = 0.0
-    run: str | None = None
-    """Names the run's record; None for a run with nothing to do."""
+
+    def __post_init__(self) -> None:
+        self.run: str | None = None
+        """Names the run's record; None for a run with nothing to do. No field: the job prints the fields."""
 
 
 def plan_tagging(
