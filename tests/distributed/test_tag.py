@@ -35,7 +35,7 @@ from hashtag_core.schema import TAGGED
 from hashtag_core.tracking.registry import resolve_model
 from jobs.tag import main
 
-RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 2, "actors": 2}})
+RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 2, "actors": 1}})
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +316,8 @@ def test_a_killed_actor_costs_nothing(
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    summary = run(archive, tmp_path / "out", linear)
+    two = RECIPE.model_copy(update={"tagging": RECIPE.tagging.model_copy(update={"actors": 2})})
+    summary = run(archive, tmp_path / "out", linear, two)
     thread.join(10)
     assert killed
     assert (summary.tagged, summary.rejected, summary.parts) == (160, 0, 2)
@@ -337,7 +338,7 @@ def test_a_killed_run_is_taken_up(
     run(archive, tmp_path / "undisturbed", linear)
     out = tmp_path / "out"
     flags = ["--archive", str(archive), "--out", str(out), "--model", str(linear), "--chunk-rows", "8"]
-    flags += ["--set", "tagging.actors=2", "--set", "tagging.chunks_per_task=2"]
+    flags += ["--set", "tagging.actors=1", "--set", "tagging.chunks_per_task=2"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(
         [sys.executable, "jobs/tag.py", *flags], cwd=repository, env=environment, stderr=subprocess.DEVNULL

@@ -112,6 +112,7 @@ def test_one_post_is_rejected_and_the_rest_tagged_on_ray(
     archive, out = tmp_path / "archive", tmp_path / "out"
     write_part(archive / "a.parquet", posts(24, 13))
     flags = ["--archive", str(archive), "--out", str(out), "--model", str(popularity), "--chunk-rows", "6"]
+    flags += ["--set", "tagging.actors=1"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
         [sys.executable, "jobs/tag.py", *flags],

@@ -2,8 +2,10 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
@@ -28,25 +30,33 @@ def test_every_entry_point_runs(
     environment = {**cluster, "RAY_ADDRESS": cluster["CLUSTER_ADDRESS"]}
     environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{mlflow_store}"
 
-    def run(entry: str, **parameters: object) -> dict[str, object]:
-        command = ["mlflow", "run", repository / "mlflow_project", "-e", entry, "--env-manager", "local"]
-        for key, value in {**parameters, "recipe": recipe}.items():
-            command += ["-P", f"{key}={value}"]
+    def run(command: list[object]) -> list[dict[str, Any]]:
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        return json.loads(lines[-1])
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
-    dataset = tmp_path / "dataset"
-    assert run("prepare", archive=archive, dataset=dataset)["vocabulary"]
-    model = run("train", dataset=dataset)["model"]
-    assert str(model).startswith("models:/hashtag-recommender/")
-    report = tmp_path / "report"
-    figures = run("evaluate", dataset=dataset, model=model, report=report)
-    assert [entry["model"] for entry in figures["models"]] == [model]
+    project, dataset = repository / "mlflow_project", tmp_path / "dataset"
+    command = ["mlflow", "run", project, "-e", "prepare", "--env-manager", "local"]
+    (prepared,) = run([*command, "-P", f"archive={archive}", "-P", f"dataset={dataset}", "-P", f"recipe={recipe}"])
+    assert prepared["vocabulary"]
+
+    # what the command calls, without its own start each time
+    model, report, tagged = "models:/hashtag-recommender/1", tmp_path / "report", tmp_path / "tagged"
+    entries = {
+        "train": {"dataset": dataset},
+        "evaluate": {"dataset": dataset, "model": model, "report": report},
+        "promote": {"dataset": dataset, "challenger": model},
+        "tag": {"archive": archive, "out": tagged},
+    }
+    calls = "".join(
+        f"projects.run({str(project)!r}, {entry!r}, parameters={ {key: str(value) for key, value in {**given, 'recipe': recipe}.items()} }, env_manager='local')\n"
+        for entry, given in entries.items()
+    )
+    trained, judged, promoted, summary = run([sys.executable, "-c", f"from mlflow import projects\n{calls}"])
+    assert trained["model"] == model
+    assert [entry["model"] for entry in judged["models"]] == [model]
     assert any(report.iterdir())
-    assert run("promote", dataset=dataset, challenger=model)["promoted"] is True
-    summary = run("tag", archive=archive, out=tmp_path / "tagged")
+    assert promoted["promoted"] is True
     assert summary["tagged"] == 80
     parts = list((tmp_path / "tagged").glob("model=*/version=*/**/part-*.parquet"))
     assert ds.dataset(parts).count_rows() == 80

@@ -9,10 +9,15 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.prepare import prepare
+from hashtag_core.distributed.prepare_plan import plan_prepare
+
 
 @pytest.mark.slow
 def test_jobs_of_the_clone_run_on_the_cluster(
     cluster: dict[str, str],
+    ray_session: None,
     repository: Path,
     tmp_path: Path,
     mlflow_store: Path,
@@ -29,7 +34,8 @@ def test_jobs_of_the_clone_run_on_the_cluster(
         return next(json.loads(line) for line in reversed(done.stdout.splitlines()) if line.startswith('{"'))
 
     dataset, tagged = tmp_path / "dataset", tmp_path / "tagged"
-    submit("prepare", "--archive", archive, "--dataset", dataset, "--set", "vocabulary.min_count=1")
+    recipe = Recipe.model_validate({"vocabulary": {"min_count": 1}})
+    prepare(plan_prepare(recipe, str(archive), str(dataset)))
     trained = submit(
         *("train", "--dataset", dataset, "--recipe", "jobs/recipes/popularity.toml"),
         *("--set", f"training.storage={tmp_path / 'runs'}"),

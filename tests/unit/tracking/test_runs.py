@@ -215,10 +215,10 @@ def test_processes_that_start_on_no_database_at_once(tmp_path, repository):
         subprocess.Popen(
             [sys.executable, "-c", RACE], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
     ended = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], ended
+    assert [process.returncode for process in started] == [0, 0], ended
     # nothing but ours on stdout, and nobody told on stderr
     assert all(len(out.split()) == 1 for out, _ in ended)
     assert not any(b"telemetry" in err.lower() or b"alembic" in err.lower() for _, err in ended)
