@@ -71,19 +71,18 @@ else
 	$(call BOARD,sample,jobs/sample,$(FLAGS))
 endif
 
-# What runs on Ray waits most of the time for one process to start: what needs no Ray runs beside it, and yields to it.
-QUICK := OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit
-test: lint
-	@echo "Two runs side by side: tests/models and tests/unit, which are shown at the end, and those on Ray:"
-	@$(QUICK) > $(VENV)/quick.log 2>&1 & quick=$$!; trap 'kill $$quick' INT TERM; \
+# What runs on Ray waits most of the time for one process to start: lint and what needs no Ray run beside it, and yield to it.
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+QUICK := $(LINT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit
+
+test: setup
+	@echo "Side by side: lint, tests/models and tests/unit, which are shown at the end, and the tests on Ray:"
+	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; trap 'kill $$quick' INT TERM; \
 	  $(BIN)/python -m pytest tests/distributed tests/end_to_end; ray=$$?; \
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
 
 lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(LINT)
 
 format: setup
 	$(BIN)/ruff check --fix-only .

@@ -215,7 +215,7 @@ def test_sigterm_to_the_job_on_ray_and_s3(
     flags = ["--archive", str(archive), "--out", out, "--model", str(popularity), "--chunk-rows", "6"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(
-        [sys.executable, "jobs/tag.py", *flags, "--set", "tagging.chunks_per_task=20"],
+        [sys.executable, "jobs/tag.py", *flags, "--set", "tagging.chunks_per_task=20", "--set", "tagging.actors=1"],
         cwd=repository,
         env=environment,
         stdout=subprocess.PIPE,
