@@ -73,7 +73,7 @@ endif
 
 # What runs on Ray waits most of the time for one process to start: lint and what needs no Ray run beside it, and yield to it.
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-QUICK := $(LINT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit
+QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit
 
 test: setup
 	@echo "Side by side: lint, tests/models and tests/unit, which are shown at the end, and the tests on Ray:"

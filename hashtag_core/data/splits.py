@@ -249,14 +249,14 @@ def _links(keys: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 def _close_hashes(columns: PostColumns, rows: np.ndarray, bits: int) -> np.ndarray:
     """Pairs of posts of one caption whose perceptual hashes differ in at most `bits` bits."""
+    import faiss  # it tells at length how it was loaded: only to those who search
+
     pairs: list[np.ndarray] = [np.empty((2, 0), dtype=np.int64)]
     for _, same in pd.Series(rows).groupby(columns.caption[rows], sort=False):
         hashes, first = np.unique(columns.image_hash[same.to_numpy()], return_index=True)
         if len(hashes) < 2:
             continue
         codes = hashes.view(np.uint8).reshape(-1, 8)
-        import faiss  # it tells at length how it was loaded: only to those who search
-
         search = faiss.IndexBinaryFlat(64)
         search.add(codes)
         limits, _, found = search.range_search(codes, bits + 1)

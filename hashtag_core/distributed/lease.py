@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -31,6 +32,11 @@ TTL_S = 60.0
 
 class LeaseHeldError(HashtagError):
     """Another run works on the same output."""
+
+
+def new_run_id() -> str:
+    """A name for a run: when it began, and six random digits; in the order of time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 
 
 class Lease:

@@ -9,7 +9,6 @@ import json
 import logging
 import sys
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from hashtag_core import storage
 from hashtag_core.distributed.forget_list import check_forgotten
-from hashtag_core.distributed.lease import Lease
+from hashtag_core.distributed.lease import Lease, new_run_id
 from hashtag_core.distributed.tag_encode import HOPELESS_CHUNKS, Encoding, encode_histories, task_runs
 from hashtag_core.distributed.tag_history import HistoryWork, sweep_history
 from hashtag_core.distributed.tag_job import TagJob, TagSummary
@@ -53,7 +52,7 @@ class _Run:
 
     def __init__(self, job: TagJob, summary: TagSummary) -> None:
         self.job, self.layout, self.plan, self.summary = job, job.layout, job.plan, summary
-        self.run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+        self.run_id = new_run_id()
         self.statuses: Counter[str] = Counter()
         self.figures = TagFigures()
         summary.run = self.run_id

@@ -7,16 +7,15 @@ compacted to the same size is left alone, so a second run does nothing. Memory: 
 
 import logging
 import sys
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from hashtag_core.distributed.lease import new_run_id
 from hashtag_core.distributed.tag_plan import Layout
 from hashtag_core.distributed.tag_rewrite import (
     ROW_GROUP_ROWS,
@@ -55,7 +54,7 @@ def compact(out: str, target_bytes: int = TARGET_BYTES, *, dry_run: bool = False
     manifest says: it is left as it is.
     """
     result = Compacted()
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    run_id = new_run_id()
     for layout in output_layouts(out):
         if dry_run:
             for _, manifest in manifests(layout):

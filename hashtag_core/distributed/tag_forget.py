@@ -11,12 +11,10 @@ and writes no feature cache. Memory: a file, and 8 bytes a post of the archive.
 
 import json
 import logging
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from pydantic import ValidationError
 from hashtag_core import storage
 from hashtag_core.data.posts import list_parts
 from hashtag_core.distributed.forget_list import FORGOTTEN, ForgetList, leave_out
+from hashtag_core.distributed.lease import new_run_id
 from hashtag_core.distributed.tag_history import Sidecar, drop_node_copies
 from hashtag_core.distributed.tag_plan import REJECTED_KEY, Layout, PartPlan, TagPlan
 from hashtag_core.distributed.tag_rewrite import (
@@ -119,7 +118,7 @@ def forget(out: str, users: Iterable[str], archive: str | None = None, *, dry_ru
     NotFoundError or ArchiveError, and nothing changed, where there is no output or no archive; LeaseHeldError while a run
     tags into it; IntegrityError, with the counts as its `summary`, if something of the users may be left.
     """
-    named, run_id = set(users), f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    named, run_id = set(users), new_run_id()
     places = {archive or held for layout in output_layouts(out) if (held := _archive_of(layout))}
     if not places:
         raise NotFoundError(f"{out}: nothing was tagged here yet")

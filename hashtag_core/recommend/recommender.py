@@ -114,8 +114,9 @@ class Recommender:
 
         `device`: a torch device, or `auto` for the first GPU, else the CPU. `name` and `version` are stamped on every
         row in place of the folder's own. `threads`: CPU threads of this process. `places`: where images by reference may
-        come from (default: the archive and its bucket). `policy`: which tags may be given (default: all). `encoding`: `backend`, `precision` and `batch_size` of the encoders,
-        where they are to differ from the recipe the model was trained by.
+        come from (default: the archive and its bucket). `policy`: which tags may be given (default: all). `encoding`:
+        `backend`, `precision` and `batch_size` of the encoders, where they are to differ from the recipe the model was
+        trained by.
 
         Raises NotFoundError for a model that does not exist, IntegrityError for a broken folder or for encoders that are
         not those the model was trained on.
