@@ -374,7 +374,7 @@ def test_every_step_of_publishing_can_be_repeated(
     stops = 0
     while not (out.exists() and job_for(troubled, out, popularity).is_done):
         with monkeypatch.context() as patch:
-            _stop_after(patch, 1 + 2 * (stops % 7))
+            stop_after(patch, 1 + 2 * (stops % 7))
             try:
                 run(troubled, out, popularity)
             except KeyboardInterrupt:
@@ -385,7 +385,8 @@ def test_every_step_of_publishing_can_be_repeated(
     assert rejected(out) == rejected(tmp_path / "undisturbed")
 
 
-def _stop_after(patch: pytest.MonkeyPatch, calls: int) -> None:
+def stop_after(patch: pytest.MonkeyPatch, calls: int) -> None:
+    """After so many writes, moves and removals the next one does not happen: KeyboardInterrupt in its place."""
     left = [calls]
 
     def stopping(function: Callable) -> Callable:

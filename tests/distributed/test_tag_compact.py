@@ -28,6 +28,7 @@ from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.schema import TAGGED
 from hashtag_core.tracking.registry import resolve_model
 from jobs.tag import main
+from tests.distributed.test_tag import stop_after
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 4}})
 GLOB = "model=*/version=*/**/part-*.parquet"
@@ -137,10 +138,9 @@ def test_killed_at_any_step_the_same_command_finishes(
     steps, stopped, told = 0, True, 0
     while stopped:
         shutil.copytree(whole, out)
-        left, stopped = [steps], False
+        stopped = False
         with monkeypatch.context() as patch:
-            for name in ("write_json", "write_bytes", "move", "remove", "remove_tree"):
-                patch.setattr(storage, name, _stopping(getattr(storage, name), left))
+            stop_after(patch, steps)
             try:
                 compact(str(out))
             except KeyboardInterrupt:
@@ -159,16 +159,6 @@ def test_killed_at_any_step_the_same_command_finishes(
         shutil.rmtree(out)
         steps += 2
     assert told > 3
-
-
-def _stopping(function: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
-    def called(*arguments: Any, **options: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return function(*arguments, **options)
-
-    return called
 
 
 def test_a_reader_of_old_files_keeps_them_until_the_manifest_names_the_new(

@@ -22,6 +22,7 @@ from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.tracking.registry import resolve_model
 from jobs.tag import main
+from tests.distributed.test_tag import stop_after
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 4}})
 THEIRS = "user-1"
@@ -141,10 +142,9 @@ def test_killed_at_any_step_the_same_command_finishes(
     steps, stopped = 0, True
     while stopped:
         shutil.copytree(whole, output)
-        left, stopped = [steps], False
+        stopped = False
         with monkeypatch.context() as patch:
-            for name in ("write_json", "write_bytes", "move", "remove", "remove_tree"):
-                patch.setattr(storage, name, _stopping(getattr(storage, name), left))
+            stop_after(patch, steps)
             try:
                 forget(str(output), {THEIRS})
             except KeyboardInterrupt:
@@ -161,16 +161,6 @@ def test_killed_at_any_step_the_same_command_finishes(
         shutil.rmtree(output)
         steps += 3
     assert steps > 30
-
-
-def _stopping(function: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
-    def called(*arguments: Any, **options: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        return function(*arguments, **options)
-
-    return called
 
 
 def test_chunks_that_are_not_published_yet(
