@@ -138,7 +138,7 @@ class ModelSection(BaseModel):
 
 
 class TrainingSection(Section):
-    """The training loop; closed-form families read `seed` alone."""
+    """The training loop; closed-form families read `seed`, `train_share` and `tag_thresholds` alone."""
 
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -184,6 +184,11 @@ class TrainingSection(Section):
     """Where checkpoints go (local or `s3://`); null: `runs/` in the working folder."""
     streaming: Literal["auto", "never", "always"] = "auto"
     """`always`: features come through Ray Data in order; `never`: memory-mapped from node-local disk; `auto`: by free disk."""
+    tag_thresholds: bool = False
+    """Whether the model gets a `thresholds.json`, which tagging heeds: for each tag that validation posts have, the score of its
+    best F1 there (two more passes over the validation split, by the finished model). See `evaluation.tag_thresholds`."""
+    tag_thresholds_fbr: float = Field(0.1, ge=0, le=1)
+    """A tag whose best F1 is below it is given only from its highest validation score on (SCutFBR.1, Yang 2001)."""
 
 
 class EvaluationSection(Section):
@@ -227,7 +232,7 @@ class TaggingSection(Section):
     """The same, one a line."""
     min_score: float = Field(0.0, ge=0, le=1)
     """A tag below it is not given: a post may then have fewer than `top_k`, or none. A `thresholds.json` in the model folder
-    ({tag: score}) sets it higher for single tags."""
+    ({tag: score}; `training.tag_thresholds` writes it) sets it higher for single tags."""
 
 
 class TrackingSection(Section):

@@ -34,6 +34,7 @@ from hashtag_core.distributed.progress import Watch, start_run_log
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.train_plan import TrainPlan, check_base, plan_training
 from hashtag_core.distributed.train_record import RunRecord, new_run_name
+from hashtag_core.distributed.train_thresholds import find_thresholds
 from hashtag_core.distributed.train_worker import (
     BEST,
     PREFIX,
@@ -48,6 +49,7 @@ from hashtag_core.evaluation.metrics import Protocol
 from hashtag_core.models.base import BuiltOnModel, FittedModel, InputSpec, NeuralModel, TagModel
 from hashtag_core.models.folder import load_model_folder, save_model_folder
 from hashtag_core.models.registry import create_model
+from hashtag_core.recommend.policy import write_thresholds
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import register_model_folder
 from hashtag_core.training.checkpoint import WEIGHTS, Progress
@@ -348,7 +350,8 @@ def _info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[str, A
 def _save_and_evaluate(
     plan: TrainPlan, job: TrainJob, model: TagModel, folder: Path, info: dict[str, Any]
 ) -> dict[Protocol, dict[str, float]]:
-    """Write the model folder, judge what can be loaded from it, and write the figures and the K of the best F1 into it."""
+    """Write the model folder, judge what can be loaded from it, and write the figures and the K of the best F1 into it;
+    the thresholds of its tags too, where the recipe asks for them."""
     tokenizer, vocabulary = job.tokenizer(), plan.dataset.vocabulary
     save_model_folder(folder, model, job.options, vocabulary, tokenizer, info)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -359,6 +362,8 @@ def _save_and_evaluate(
     chosen = metrics[plan.recipe.training.select_protocol]
     info["k"] = max(plan.recipe.evaluation.ks, key=lambda k: chosen[f"f1_at_{k}"])
     info["metrics"] = metrics["headline"]
+    if plan.recipe.training.tag_thresholds:
+        write_thresholds(folder, find_thresholds(job, loaded.model, device))
     save_model_folder(folder, loaded.model, job.options, vocabulary, tokenizer, info)
     return metrics
 

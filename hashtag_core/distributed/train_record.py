@@ -17,9 +17,13 @@ from hashtag_core.config import Recipe
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 
 FREE_KEYS = frozenset(
-    f"training.{key}" for key in ("workers", "worker_cpus", "gpus", "max_failures", "storage", "checkpoint_steps")
+    f"training.{key}"
+    for key in (
+        *("workers", "worker_cpus", "gpus", "max_failures", "storage", "checkpoint_steps"),
+        *("tag_thresholds", "tag_thresholds_fbr"),
+    )
 )
-"""Where a run trains, not what: a resumed run may change these."""
+"""Where a run trains and what is added to its model, not what it learns: a resumed run may change these."""
 FREE_SECTIONS = ("archive", "gates", "tagging")
 
 

@@ -189,10 +189,19 @@ def rank_table(
 ) -> np.ndarray:
     """Vocabulary indices [posts, K] of the best tags of each row, best first."""
     found = [np.zeros((0, min(k, reading.vocabulary_size)), np.int64)]
-    for _, batch in in_order(table, reading, SCORE_POSTS):
-        with torch.inference_mode():
-            found.append(top_tags(model.score(batch.to(device)).float(), k)[0].cpu().numpy())
+    for _, scores_BV in score_table(model, table, reading, device):
+        found.append(top_tags(scores_BV, k)[0].cpu().numpy())
     return np.concatenate(found)
+
+
+def score_table(
+    model: TagModel, table: FeatureTable, reading: Reading, device: torch.device | str = "cpu"
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Row numbers and scores_BV (float32, on the device) of all rows in order, a batch at a time."""
+    for rows, batch in in_order(table, reading, SCORE_POSTS):
+        with torch.inference_mode():
+            scores_BV = model.score(batch.to(device)).float()
+        yield rows, scores_BV
 
 
 def validation_metrics(

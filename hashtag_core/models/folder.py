@@ -5,6 +5,7 @@
     vocabulary.json       the hashtags
     tokenizer.json        where the family has a tokenizer of its own
     extra.json            where it has state that is no tensor
+    thresholds.json       optional, by `recommend.policy`: what of the ranked list may be given; no part of the version
     README.md             the model card
 
 `model.json` is written last: a folder without it is no model.

@@ -11,7 +11,7 @@ import numpy as np
 from hashtag_core.errors import IntegrityError
 
 THRESHOLDS = "thresholds.json"
-"""In a model folder, optional and put there by hand: the least score of a tag, `{tag: score}`."""
+"""In a model folder, optional: the least score of a tag, `{tag: score}`. Written by training, or by hand."""
 
 SHOWN_TAGS = 3
 
@@ -57,6 +57,12 @@ def read_thresholds(model_folder: Path) -> dict[str, float]:
         if not 0 <= score <= 1:
             raise IntegrityError(f"{path}: {tag}: expected a score in [0, 1], found {score}")
     return values
+
+
+def write_thresholds(model_folder: Path, thresholds: Mapping[str, float]) -> None:
+    """Put the thresholds into a model folder, as `read_thresholds` reads them."""
+    text = json.dumps(thresholds, ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
+    (model_folder / THRESHOLDS).write_text(text + "\n", encoding="utf-8")
 
 
 def _told(tags: Mapping[str, float]) -> str:

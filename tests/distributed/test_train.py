@@ -11,17 +11,23 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from hashtag_core.config import Recipe
+from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.prepare_plan import plan_prepare
+from hashtag_core.distributed.tag import tag as tag_archive
+from hashtag_core.distributed.tag_job import plan_tagging
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_plan import describe_training, plan_training
 from hashtag_core.distributed.train_record import RunRecord
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError, TrainingError
 from hashtag_core.models.folder import load_model_folder
+from hashtag_core.recommend.policy import read_thresholds
+from hashtag_core.recommend.recommender import READ, Recommender
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import resolve_model
 
@@ -250,7 +256,52 @@ def test_fitted_families_go_the_same_way(place, dataset, family):
     summary = train(recipe, dataset)
     assert summary.epochs is None
     assert summary.metrics["f1_at_2"] > (0.5 if family == "linear" else 0)
-    assert load_model_folder(resolve_model(summary.model).folder).family == family
+    folder = resolve_model(summary.model).folder
+    assert load_model_folder(folder).family == family
+    assert not (folder / "thresholds.json").exists()
+
+
+def test_thresholds_go_with_the_model_and_tagging_heeds_them(inline, place, dataset, tmp_path):
+    model = Recipe.model_validate({"model": {"family": "linear"}}).model
+    recipe = _recipe(place, tag_thresholds=True).model_copy(update={"model": model})
+    trained = resolve_model(train(recipe, dataset).model)
+    loaded, thresholds = load_model_folder(trained.folder), read_thresholds(trained.folder)
+    validation = [
+        row for part in Dataset.open(dataset).read("validation", [*READ.names, "hashtags"]) for row in part.to_pylist()
+    ]
+    known = {tag for post in validation for tag in post["hashtags"]} & loaded.vocabulary.index.keys()
+    assert thresholds.keys() == known
+    assert known < COLOURS.keys() | SHAPES.keys(), "a tag that no validation post has is left out"
+    plain = {
+        post["post_id"]: post for post in Recommender.load(str(trained.folder)).recommend(validation, 7).to_pylist()
+    }
+    for tag, least in thresholds.items():
+        scores = {key: dict(zip(post["hashtags"], post["scores"], strict=True))[tag] for key, post in plain.items()}
+        true = {post["post_id"] for post in validation if tag in post["hashtags"]}
+        best = max(_f1(scores, true, level) for level in scores.values())
+        assert _f1(scores, true, least - 1e-6) >= best - 1e-6, "scores differ in the last digits with the batch"
+    job = plan_tagging(Recipe(), str(place / "archive"), str(tmp_path / "out"), trained)
+    assert job.policy.thresholds == thresholds
+    assert tag_archive(job).tagged == 160
+    rows = [
+        row for path in (tmp_path / "out").glob("model=*/**/part-*.parquet") for row in pq.read_table(path).to_pylist()
+    ]
+    given = [pair for row in rows for pair in zip(row["hashtags"], row["scores"], strict=True)]
+    assert 160 < len(given) < 160 * len(known)
+    assert all(score >= thresholds.get(tag, 0) for tag, score in given)
+
+
+def _f1(scores: dict[str, float], true: set[str], least: float) -> float:
+    given = {key for key, score in scores.items() if score >= least}
+    return 2 * len(given & true) / (len(given) + len(true))
+
+
+def test_a_run_from_before_the_key_is_taken_up(place):
+    """Thresholds are added to a model and change nothing of it: neither their absence nor their being asked for differs."""
+    before = _recipe(place).model_dump(mode="json")
+    before["training"] = {key: value for key, value in before["training"].items() if not key.startswith("tag_")}
+    record = RunRecord("run", str(place), "id", "dataset", "hash", before)
+    record.check_same(_recipe(place, tag_thresholds=True), "dataset", "hash")
 
 
 def test_a_family_is_built_on_a_trained_amnn(trained, place, dataset):

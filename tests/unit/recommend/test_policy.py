@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashtag_core.errors import IntegrityError
-from hashtag_core.recommend.policy import Policy, read_thresholds
+from hashtag_core.recommend.policy import Policy, read_thresholds, write_thresholds
 from hashtag_core.recommend.recommender import Recommender
 
 
@@ -52,6 +52,17 @@ def test_thresholds_of_a_model_folder(tmp_path: Path) -> None:
         path.write_text(wrong)
         with pytest.raises(IntegrityError, match=r"thresholds\.json: .*expected a score"):
             read_thresholds(tmp_path)
+
+
+@given(st.dictionaries(st.text(min_size=1).filter(str.isprintable), st.floats(0, 1, width=32)))
+def test_thresholds_are_read_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, float]
+) -> None:
+    folder = tmp_path_factory.mktemp("model")
+    write_thresholds(folder, values)
+    assert read_thresholds(folder) == values
+    least = Policy(thresholds=values).least_scores(list(values))
+    assert least is None or least.tolist() == list(values.values()), "a score that is reached is enough"
 
 
 @pytest.fixture(scope="module")
