@@ -306,4 +306,9 @@ class _Run:
         }
         if status != "running":
             self.record["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
+            if self.figures.images_not_fetched:
+                logger.warning(
+                    "%d image(s) named by image_uri could not be had, and their posts were tagged without: `detail` says why",
+                    self.figures.images_not_fetched,
+                )
         storage.write_json(self.layout.run(self.run_id), self.record)

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.distributed.forget_list import FORGOTTEN
 from hashtag_core.distributed.tag_plan import REJECTED_KEY, Layout, PartPlan, TagPlan
-from hashtag_core.distributed.tag_report import TagFigures
+from hashtag_core.distributed.tag_report import COUNTED, TagFigures
 from hashtag_core.distributed.tag_rewrite import sweep_rewrites
 from hashtag_core.errors import NotFoundError, StorageError
 
@@ -175,7 +175,7 @@ def _place(layout: Layout, part: PartPlan, number: int) -> tuple[dict[str, Any],
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     rejected = list(json.loads((footer.metadata or {}).get(REJECTED_KEY, b"[]")))
-    return file, rejected, TagFigures.of(held.read(columns=["status", "hashtags", "scores"]))
+    return file, rejected, TagFigures.of(held.read(columns=COUNTED))
 
 
 def _marker(layout: Layout, part_id: str) -> dict[str, Any] | None:

@@ -17,12 +17,14 @@ from hashtag_core import storage
 from hashtag_core.distributed.tag_plan import Layout, TagSettings
 from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.evaluation.drift import population_stability_index, told
+from hashtag_core.recommend.images import NOT_FETCHED
 from hashtag_core.tracking.tagging import record_tagging
 
 logger = logging.getLogger(__name__)
 
 SCORE_BINS = 10_000
 """Of [0, 1]: a quantile is exact to 1e-4."""
+COUNTED = ["status", "hashtags", "scores", "detail"]
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BASELINE_RUNS = 50
 """Run records that are looked through for one to compare with."""
@@ -38,10 +40,12 @@ class TagFigures:
     """Histogram of all scores."""
     first_scores: np.ndarray = field(default_factory=lambda: np.zeros(SCORE_BINS, np.int64))
     """Histogram of the best score of each post that has one."""
+    images_not_fetched: int = 0
+    """Posts whose `image_uri` names a picture that could not be had, whatever their status; not those that name none."""
 
     @classmethod
     def of(cls, rows: pa.Table) -> "TagFigures":
-        """Of TAGGED rows, at least `status`, `hashtags` and `scores`."""
+        """Of TAGGED rows, at least the columns COUNTED."""
         tags = pc.value_counts(pc.list_flatten(rows["hashtags"]))
         statuses = pc.value_counts(rows["status"])
         tagged = rows["scores"].filter(pc.greater(pc.list_value_length(rows["scores"]), 0))
@@ -50,6 +54,7 @@ class TagFigures:
             Counter({item["values"]: item["counts"] for item in tags.to_pylist()}),
             _histogram(pc.list_flatten(tagged)),
             _histogram(pc.list_element(tagged, 0)),
+            pc.sum(pc.starts_with(rows["detail"], NOT_FETCHED), min_count=0).as_py(),
         )
 
     def add(self, other: "TagFigures") -> None:
@@ -58,12 +63,14 @@ class TagFigures:
         self.tags.update(other.tags)
         self.scores += other.scores
         self.first_scores += other.first_scores
+        self.images_not_fetched += other.images_not_fetched
 
     def told(self) -> dict[str, Any]:
         """As a run record has it: all tags, the most frequent first."""
         ordered = sorted(self.tags.items(), key=lambda item: (-item[1], item[0]))
         return {
             "statuses": dict(self.statuses),
+            "images_not_fetched": self.images_not_fetched,
             "scores": quantiles(self.scores),
             "first_scores": quantiles(self.first_scores),
             "tags": dict(ordered),

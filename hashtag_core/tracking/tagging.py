@@ -13,14 +13,15 @@ def record_tagging(experiment: str, record: Mapping[str, Any]) -> str:
     """Make a run of the experiment with what the record says; its id. StorageError where MLflow refuses or is away.
 
     Metrics: the counts of the summary, `status_<status>`, `score_p50` and the like of all scores, `first_score_p50` of the
-    best of each post, `distinct_tags`, and `drift_psi` where there was a run to compare with. The most frequent tags are
-    the artifact `tags.json`, the record without them `run.json`.
+    best of each post, `images_not_fetched`, `distinct_tags`, and `drift_psi` where there was a run to compare with. The most
+    frequent tags are the artifact `tags.json`, the record without them `run.json`.
     """
     settings, tags = record["settings"], record["tags"]
     metrics = {name: record[name] for name in COUNTS}
     metrics |= {f"status_{name}": count for name, count in record["statuses"].items()}
     metrics |= {f"score_{name}": value for name, value in record["scores"].items()}
     metrics |= {f"first_score_{name}": value for name, value in record["first_scores"].items()}
+    metrics["images_not_fetched"] = record["images_not_fetched"]
     metrics["distinct_tags"] = len(tags)
     if record["drift"] is not None:
         metrics["drift_psi"] = record["drift"]["psi"]

@@ -49,6 +49,22 @@ def test_figures_by_hand() -> None:
     assert figures.scores.sum() == 5
 
 
+def test_images_that_were_not_fetched_are_not_those_that_nobody_named() -> None:
+    told = [
+        None,
+        "no image",
+        "image_uri not fetched: a",
+        "no image; no caption",
+        "image_uri not fetched: b; no caption",
+    ]
+    rows = rows_of(*(("", {}) for _ in told))
+    rows = rows.set_column(rows.schema.get_field_index("detail"), "detail", pa.array(told))
+    figures = TagFigures.of(rows)
+    figures.add(TagFigures.of(rows.slice(2, 1)))
+    figures.add(TagFigures.of(TAGGED.empty_table()))
+    assert figures.told()["images_not_fetched"] == 3
+
+
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60))
 def test_quantiles_are_those_of_the_scores(scores: list[float]) -> None:
     histogram = TagFigures.of(rows_of(*(("ok", {"a": score}) for score in scores))).scores
@@ -106,6 +122,7 @@ def test_a_run_is_in_its_record_and_in_mlflow(
     make_posts: Callable,
     write_archive: Callable,
     write_part: Callable,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     archive, out = write_archive(tmp_path / "archive", make_posts(10)), tmp_path / "out"
     flags = ["--archive", str(archive), "--out", str(out), "--model", str(popularity), "--chunk-rows", "4"]
@@ -115,8 +132,14 @@ def test_a_run_is_in_its_record_and_in_mlflow(
     record = json.loads(told.read_text())
     assert (record["status"], record["statuses"], record["drift"]) == ("done", {"ok": 10}, None)
     assert (sum(record["tags"].values()), len(record["tags"])) == (100, 10)
-    write_part(archive / "new.parquet", make_posts(5, seed=1))
+    assert (record["images_not_fetched"], "could not be had" in capfd.readouterr().err) == (0, False)
+    new = make_posts(5, seed=1)
+    new[0] |= {"image": None, "image_uri": "gone.jpg"}
+    new[1] |= {"image": None, "image_uri": "gone.jpg", "caption": None}
+    new[2] |= {"image": None}
+    write_part(archive / "new.parquet", new)
     assert main(flags) == 0
+    assert "2 image(s) named by image_uri could not be had" in capfd.readouterr().err
     first, second = sorted((path.stem for path in told.parent.iterdir()), key=lambda name: name != told.stem)
     assert main(flags) == 0, "nothing to do, and nothing told"
     client = connect()
@@ -124,7 +147,13 @@ def test_a_run_is_in_its_record_and_in_mlflow(
     runs = {run.data.tags["tagging_run"]: run for run in client.search_runs([experiment.experiment_id])}
     assert runs.keys() == {first, second}
     metrics = runs[second].data.metrics
-    assert (metrics["tagged"], metrics["rejected"], metrics["status_ok"], metrics["drift_psi"]) == (5, 0, 5, 0)
+    assert (metrics["tagged"], metrics["rejected"], metrics["drift_psi"]) == (5, 0, 0)
+    assert (metrics["status_ok"], metrics["status_image_missing"], metrics["status_empty"]) == (2, 2, 1)
+    assert (
+        metrics["images_not_fetched"]
+        == json.loads((told.parent / f"{second}.json").read_text())["images_not_fetched"]
+        == 2
+    )
     assert "drift_psi" not in runs[first].data.metrics
     assert metrics["distinct_tags"] == 10
     assert 0 < metrics["first_score_p50"] <= 1
