@@ -12,9 +12,12 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import ExecutionTimeoutError
 
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.stall import watched
 from hashtag_core.distributed.tag_task import OUTCOME, Task, Work, has_model
+from hashtag_core.errors import HashtagError
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +27,8 @@ ACTOR_CPUS = 0.5
 TASK_RETRIES = 2
 """For a task whose actor died; without a limit a post that kills its process never ends."""
 
-STALL_TIMEOUT_S = 600
+STALL_WARNING_S, STALL_TIMEOUT_S = 100, 600
+"""Without a result from any actor: a warning, and the end of the run. A chunk takes seconds, the start of actors a minute."""
 
 
 def cluster_shape(actors: int | None) -> tuple[int, int, str]:
@@ -38,6 +42,7 @@ def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[s
     """Run the tasks and give a row of OUTCOME for each chunk as it is done, in any order.
 
     A chunk whose actor died `TASK_RETRIES` times has no row. Only what is in memory of the tasks is: a JSON line each.
+    HashtagError when nothing came back for `STALL_TIMEOUT_S`.
     """
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
@@ -60,7 +65,10 @@ def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[s
             compute=ActorPoolStrategy(size=min(actors, len(tasks)), max_tasks_in_flight_per_actor=2),
             max_task_retries=TASK_RETRIES,
         )
-    yield from outcomes.iter_rows()
+    try:
+        yield from watched(outcomes.iter_rows(), STALL_WARNING_S, STALL_TIMEOUT_S)
+    except ExecutionTimeoutError as error:
+        raise HashtagError(f"Ray did nothing for {STALL_TIMEOUT_S} s, run again to go on: {error}") from error
 
 
 class _Actor:

@@ -1,15 +1,11 @@
 """What the tests of tagging share: two models, and tagging without Ray."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hashtag_core.distributed import session, tag_run
-from hashtag_core.distributed.tag_chunks import ChunkTagger
-from hashtag_core.distributed.tag_task import Task, Work
+from tests.distributed.in_process import tag_in_process
 
 
 @pytest.fixture(autouse=True)
@@ -33,11 +29,4 @@ def popularity(tmp_path_factory: pytest.TempPathFactory, make_model_folder: Call
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks are run in this process: for what is not Ray's affair."""
 
-    def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
-        tagger = ChunkTagger(work)
-        for task in tasks:
-            yield from tagger.run(Task.from_json(task.to_json()))
-
-    monkeypatch.setattr(session, "connect", nullcontext)
-    monkeypatch.setattr(tag_run, "cluster_shape", lambda actors: (1, 1, "cpu"))
-    monkeypatch.setattr(tag_run, "run_tasks", run_tasks)
+    tag_in_process(monkeypatch)

@@ -1,0 +1,24 @@
+"""Tagging without Ray, for what is not Ray's affair."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+
+from hashtag_core.distributed import session, tag_run
+from hashtag_core.distributed.tag_chunks import ChunkTagger
+from hashtag_core.distributed.tag_task import Task, Work
+
+
+def tag_in_process(patch: pytest.MonkeyPatch) -> None:
+    """Tasks are run in this process."""
+
+    def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
+        tagger = ChunkTagger(work)
+        for task in tasks:
+            yield from tagger.run(Task.from_json(task.to_json()))
+
+    patch.setattr(session, "connect", nullcontext)
+    patch.setattr(tag_run, "cluster_shape", lambda actors: (1, 1, "cpu"))
+    patch.setattr(tag_run, "run_tasks", run_tasks)

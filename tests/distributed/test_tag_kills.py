@@ -1,0 +1,182 @@
+"""Kills, each followed by a rerun that must make the output of an undisturbed run: on a local disk, and on an S3 of which
+5 % of the requests fail.
+
+`make test` does five, `make soak` thirty. What is killed, where and when comes from the number of the kill, so one that fails
+can be done again alone: `SOAK_KILLS=30 pytest tests/distributed/test_tag_kills.py -k 17`.
+"""
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.tag import tag
+from hashtag_core.distributed.tag_job import plan_tagging
+from hashtag_core.distributed.tag_verify import verify_output
+from hashtag_core.errors import NotFoundError
+from hashtag_core.tracking.registry import resolve_model
+from tests.distributed.in_process import tag_in_process
+from tests.faulty_s3 import faulty_s3
+
+KILLS = int(os.environ.get("SOAK_KILLS", "5"))
+POSTS, PARTS, CHUNK_ROWS, CPUS = 20_000, 4, 250, 2
+CHUNKS = POSTS // CHUNK_ROWS
+
+VICTIMS = ("driver", "actor", "gcs", "raylet")
+COMMANDS = {"actor": "_Actor", "gcs": "/gcs/gcs_server", "raylet": "/raylet/raylet"}
+
+LEDGER = """
+import importlib.abc, importlib.util, os, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "hashtag_core.distributed.tag_chunks":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+
+        def exec_module(module):
+            execute(module)
+            do = module.ChunkTagger._do
+
+            def noted(self, task, chunk, posts):
+                with open(os.environ["CHUNK_LEDGER"], "a") as file:
+                    file.write(f"{task.path} {chunk.number}\\n")
+                return do(self, task, chunk, posts)
+
+            module.ChunkTagger._do = noted
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+"""A `sitecustomize` for the run that is killed: its actors write a line for each chunk that they begin."""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    archive: Path
+    files: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, popularity: Path, write_archive: Callable) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("kills")
+    posts = [
+        {"post_id": f"{n:06d}", "user_id": f"u{n % 97}", "created_at": n, "caption": f"number {n} of many"}
+        for n in range(POSTS)
+    ]
+    archive, out = write_archive(folder / "archive", posts, parts=PARTS), str(folder / "out")
+    recipe = Recipe.model_validate({"tagging": {"chunk_rows": CHUNK_ROWS}})
+    with pytest.MonkeyPatch.context() as patch:
+        tag_in_process(patch)
+        assert tag(plan_tagging(recipe, str(archive), out, resolve_model(str(popularity)))).tagged == POSTS
+    return Undisturbed(archive, published(out))
+
+
+def published(out: str) -> dict[str, str]:
+    """What a reader of the glob sees: path below the output -> hash of the content."""
+    return {
+        info.path: hashlib.sha256(storage.read_bytes(info.uri)).hexdigest()
+        for info in storage.list_files(out, ".parquet")
+    }
+
+
+def whole_chunks(out: str) -> int:
+    """Staged and published ones."""
+    try:
+        return len([info for info in storage.list_files(out, hidden=True) if info.path.endswith(".parquet")])
+    except NotFoundError:
+        return 0
+
+
+def named_by_manifests(out: str) -> set[str]:
+    manifests = [info for info in storage.list_files(out, hidden=True) if "/manifests/" in info.path]
+    return {file["path"] for info in manifests for file in storage.read_json(info.uri)["files"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_rerun_makes_the_output_of_an_undisturbed_run(
+    number: int,
+    undisturbed: Undisturbed,
+    popularity: Path,
+    tmp_path: Path,
+    repository: Path,
+    s3_bucket: str,
+    s3_environment: dict[str, str],
+) -> None:
+    """`number`: also the seed. Each victim on each store, in turn."""
+    chance = random.Random(number)
+    victim, remote = VICTIMS[number % len(VICTIMS)], number % 2 == number // len(VICTIMS) % 2
+    after = chance.randint(1, CHUNKS * 3 // 4)
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "sitecustomize.py").write_text(LEDGER)
+    begun = tmp_path / "begun"
+    begun.touch()
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"  # by default a driver looks for its GCS for a minute
+    with ExitStack() as stack:
+        out = storage.join(s3_bucket, "out") if remote else str(tmp_path / "out")
+        if remote:
+            proxy = stack.enter_context(faulty_s3(s3_environment["AWS_ENDPOINT_URL"], seed=number))
+            environment["AWS_ENDPOINT_URL"] = proxy.address
+        command = [sys.executable, "jobs/tag.py", "--archive", str(undisturbed.archive), "--out", out]
+        command += ["--model", str(popularity), "--chunk-rows", str(CHUNK_ROWS)]
+        noting = {"PYTHONPATH": str(tmp_path / "ledger"), "CHUNK_LEDGER": str(begun)}
+        with (tmp_path / "killed.log").open("w") as log:
+            driver = subprocess.Popen(command, cwd=repository, env=environment | noting, stdout=log, stderr=log)
+        try:
+            while whole_chunks(out) < after:
+                assert driver.poll() is None, (tmp_path / "killed.log").read_text()[-3000:]
+                time.sleep(0.02)
+            of_ray = psutil.Process(driver.pid).children(recursive=True)
+            kill(victim, driver, of_ray)
+            driver.wait(timeout=120)
+        finally:
+            driver.kill()
+        _, alive = psutil.wait_procs(of_ray, timeout=60)
+        assert not alive, "what Ray started ends with the driver"
+
+        found = [tuple(line.split()) for line in begun.read_text().splitlines()]
+        redone = len(found) - (CHUNKS if victim == "actor" else whole_chunks(out))
+        print(f"{victim} killed after {after} chunk(s), S3: {remote}; begun {len(found)}, redone {redone}")
+        assert 0 <= redone <= 2 * CPUS
+        again = subprocess.run(
+            command, cwd=repository, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        assert again.returncode == 0, again.stderr[-3000:]
+        if remote:
+            assert proxy.failed.total() > 10, f"{proxy.failed} of {proxy.requests}"
+    told = json.loads(again.stdout.splitlines()[-1])
+    assert told["parts"] + told["skipped_parts"] == PARTS
+    assert published(out) == undisturbed.files
+    assert named_by_manifests(out) == set(undisturbed.files)
+    assert verify_output(out, str(undisturbed.archive)).problems == []
+
+
+def kill(victim: str, driver: subprocess.Popen, of_ray: list[psutil.Process]) -> None:
+    """SIGKILL to the driver, or to one of what it started."""
+    if victim == "driver":
+        driver.kill()
+        return
+    for process in of_ray:
+        with suppress(psutil.Error):
+            if COMMANDS[victim] in " ".join(process.cmdline()):
+                process.kill()
+                return
+    pytest.fail(f"no {victim} among {of_ray}")
