@@ -4,6 +4,7 @@
 #   make demo      the whole path on the sample archive: prepare, train, evaluate, promote, tag
 #   make leaderboard  every family trained and judged on the archives beside the clone, or on ARCHIVE=folder; hours, resumable
 #   make test      lint and all tests
+#   make soak      thirty kills over 20,000 posts, on a local disk and on an S3 that fails, and the faults of a machine; half an hour
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
 #   make bench     the benchmarks in tests/benchmarks
@@ -19,7 +20,7 @@
 # left out. On a node with GPUs, for example, `make setup TORCH="torch==2.13.0 --index-url <the index of your CUDA build>"`.
 
 .NOTPARALLEL:
-.PHONY: setup demo leaderboard test lint format bench lock clean help
+.PHONY: setup demo leaderboard test soak lint format bench lock clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
@@ -80,6 +81,9 @@ test: setup
 	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; trap 'kill $$quick' INT TERM; \
 	  $(BIN)/python -m pytest tests/distributed tests/end_to_end; ray=$$?; \
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
+
+soak: setup
+	SOAK_KILLS=30 $(BIN)/python -m pytest -v tests/distributed/test_tag_kills.py tests/distributed/test_tag_faults.py
 
 lint: setup
 	$(LINT)

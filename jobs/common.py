@@ -7,6 +7,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from hashtag_core.config import Recipe, nearest, read_recipe
@@ -35,7 +37,7 @@ class JobParser(argparse.ArgumentParser):
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--recipe`, `--set`, `--dry-run`, `--verbose`: alike for every job."""
+    """`--recipe`, `--set`, `--dry-run`, `--verbose`, `--log-format`: alike for every job."""
     parser.add_argument(
         "--recipe", metavar="FILE", help="TOML recipe; without one, the defaults of hashtag_core.config"
     )
@@ -51,6 +53,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="validate everything, touch nothing, say what would be done"
     )
     parser.add_argument("--verbose", action="store_true", help="debug messages and stack traces on stderr")
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json: each message on stderr is a JSON line with time, level, logger and message (Ray's own stay text)",
+    )
 
 
 def recipe_of(arguments: argparse.Namespace, default: str | None = None) -> Recipe:
@@ -66,16 +74,20 @@ def run(
     Everything else that any library or child process prints to file descriptor 1 goes to stderr: Ray's messages would
     otherwise land behind the summary. A `GateRefused` with a `summary` still prints it.
     """
-    verbose = "--verbose" in (sys.argv if argv is None else argv)
-    _log_to_stderr(verbose)
-    code, arguments = _attempt(parser.prog, verbose, lambda: parser.parse_args(argv))  # before the redirection: --help
+    given = sys.argv if argv is None else argv
+    verbose = "--verbose" in given
+    json_lines = "--log-format=json" in given or ("--log-format", "json") in pairwise(given)
+    _log_to_stderr(verbose, json_lines)
+    code, arguments = _attempt(
+        parser.prog, verbose, json_lines, lambda: parser.parse_args(argv)
+    )  # before the redirection: --help
     if arguments is None:
         return code
     sys.stdout.flush()
     saved = os.dup(1)
     os.dup2(2, 1)
     try:
-        code, summary = _attempt(parser.prog, verbose, lambda: main(arguments))
+        code, summary = _attempt(parser.prog, verbose, json_lines, lambda: main(arguments))
         sys.stdout.flush()
         if summary is not None:
             os.write(saved, (json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n").encode())
@@ -85,10 +97,26 @@ def run(
         os.close(saved)
 
 
-def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
+class JsonLines(logging.Formatter):
+    """A JSON object a line, for who collects logs: `time` in UTC, `level`, `logger`, `message`, `exception` if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
+
+
+def _log_to_stderr(verbose: bool, json_lines: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("hashtag_core").setLevel(logging.DEBUG if verbose else logging.INFO)
     for noisy in (
         "botocore",
@@ -104,18 +132,23 @@ def _log_to_stderr(verbose: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _attempt(prog: str, verbose: bool, work: Callable[[], Any]) -> tuple[int, Any]:
+def _attempt(prog: str, verbose: bool, json_lines: bool, work: Callable[[], Any]) -> tuple[int, Any]:
+    def tell(message: str, *, trace: bool = False) -> None:
+        if json_lines:
+            logger.error("%s: %s", prog, message, exc_info=trace)
+            return
+        if trace:
+            traceback.print_exc()
+        print(f"{prog}: {message}", file=sys.stderr)
+
     try:
         return DONE, work()
     except HashtagError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        if verbose:
-            traceback.print_exc()
+        tell(str(error), trace=verbose)
         return error.exit_code, getattr(error, "summary", None)
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        tell("interrupted")
         return FAILED, None
     except Exception as error:  # noqa: BLE001  the one place that turns a bug into an exit code, with its whole trace
-        traceback.print_exc()
-        print(f"{prog}: {type(error).__name__}: {error}", file=sys.stderr)
+        tell(f"{type(error).__name__}: {error}", trace=True)
         return FAILED, None

@@ -7,7 +7,6 @@ files are named by the plan, and a part without a manifest goes on from those th
 import itertools
 import json
 import logging
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +14,6 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
-
-from tqdm import tqdm
 
 from hashtag_core import storage
 from hashtag_core.distributed.forget_list import check_forgotten
@@ -26,6 +23,7 @@ from hashtag_core.distributed.tag_history import HistoryWork, sweep_history
 from hashtag_core.distributed.tag_job import TagJob, TagSummary
 from hashtag_core.distributed.tag_orders import Orders, StoppedError
 from hashtag_core.distributed.tag_plan import Chunk, PartPlan, pin_settings, replace_settings, scanned
+from hashtag_core.distributed.tag_progress import TagProgress
 from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
 from hashtag_core.distributed.tag_rejects import RejectWatch, check_planned
 from hashtag_core.distributed.tag_report import TagFigures, drift
@@ -178,7 +176,7 @@ class _Run:
         total = sum(chunk.rows for part in self.parts.values() for chunk in self._missing_chunks(part))
         limit = section.max_rejected
         self.watch = None if limit is None else RejectWatch(limit, check_planned(self.job.missing, limit), total)
-        with connect(), tqdm(total=total, unit="post", desc="tagging", file=sys.stderr, mininterval=1) as bar:
+        with connect(), TagProgress(total, "tagging") as progress:
             self.orders.listen()
             actors, threads, device = cluster_shape(section.actors)
             work = Work(
@@ -215,9 +213,9 @@ class _Run:
                 if not tasks or self.orders.reason is not None:
                     break
                 for outcome in run_tasks(tasks, work, actors):
-                    self._take(outcome, bar)
+                    self._take(outcome, progress)
 
-    def _take(self, outcome: dict[str, Any], bar: Any) -> None:
+    def _take(self, outcome: dict[str, Any], progress: TagProgress) -> None:
         part, number = self.parts[outcome["part_id"]], outcome["chunk"]
         if outcome["stopped"]:
             self.orders.stop(f"{self.orders.uri}, which is there")  # by another hand, if there was no order
@@ -229,10 +227,11 @@ class _Run:
                 raise HashtagError(f"no chunk could be tagged; {part.path}, chunk {number}: {outcome['error']}")
             return
         self.statuses.update(json.loads(outcome["statuses"]))
+        rejected = json.loads(outcome["rejected"])
         if self.watch is not None:
-            self.watch.take(part.path, outcome["tagged"], json.loads(outcome["rejected"]))
+            self.watch.take(part.path, outcome["tagged"], rejected)
         self.waiting[part.id].discard(number)
-        bar.update(outcome["tagged"])
+        progress.add(outcome["tagged"], sum(rows for rows, _ in rejected.values()))
         if not self.waiting[part.id]:
             self._publish(part)
 

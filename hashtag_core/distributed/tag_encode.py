@@ -2,17 +2,16 @@
 
 import itertools
 import logging
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from hashtag_core import storage
 from hashtag_core.distributed.tag_history import Sidecar, rows_read, vector_files, write_no_vectors
 from hashtag_core.distributed.tag_plan import Chunk, Layout, TagPlan
+from hashtag_core.distributed.tag_progress import TagProgress
 from hashtag_core.distributed.tag_task import Task
 from hashtag_core.errors import HashtagError
 
@@ -72,9 +71,9 @@ def encode_histories(
         errors.clear()
         stopped = False
         rows = sum(chunk.rows for task in tasks for chunk in task.chunks)
-        with tqdm(total=rows, unit="post", desc="encoding histories", file=sys.stderr, mininterval=1) as bar:
+        with TagProgress(rows, "encoding histories") as progress:
             for outcome in run(tasks):
-                bar.update(outcome["tagged"])
+                progress.add(outcome["tagged"])
                 errors += [outcome["error"]] if outcome["error"] else []
                 stopped |= outcome["stopped"]
         if stopped:

@@ -2,19 +2,12 @@
 
 import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import polars as pl
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -297,72 +290,6 @@ def test_on_s3(
     assert job_for(archive, out, model).is_done
     run(archive, out, model)
     assert [(info.uri, info.etag, info.modified) for info in storage.list_files(s3_bucket, hidden=True)] == before
-
-
-def test_a_killed_actor_costs_nothing(
-    ray_session: None, linear: Path, tmp_path: Path, make_posts: Callable, write_archive: Callable
-) -> None:
-    archive = write_archive(tmp_path / "archive", make_posts(160), parts=2)
-    killed: list[int] = []
-
-    def kill() -> None:
-        chunks = tmp_path / "out" / "_state"
-        while not any(chunks.rglob("chunks/*/*.parquet")):
-            time.sleep(0.05)
-        for process in psutil.Process().children(recursive=True):
-            if "_Actor" in " ".join(process.cmdline()) and not killed:
-                process.kill()
-                killed.append(process.pid)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    two = RECIPE.model_copy(update={"tagging": RECIPE.tagging.model_copy(update={"actors": 2})})
-    summary = run(archive, tmp_path / "out", linear, two)
-    thread.join(10)
-    assert killed
-    assert (summary.tagged, summary.rejected, summary.parts) == (160, 0, 2)
-    assert len({row["post_id"] for row in content(tmp_path / "out")}) == 160
-
-
-@pytest.mark.slow
-def test_a_killed_run_is_taken_up(
-    linear: Path,
-    tmp_path: Path,
-    make_posts: Callable,
-    write_archive: Callable,
-    repository: Path,
-    ray_session: None,
-) -> None:
-    """The driver is killed after the first chunk; the rerun makes the output of an undisturbed run."""
-    archive = write_archive(tmp_path / "archive", make_posts(240), parts=4)
-    run(archive, tmp_path / "undisturbed", linear)
-    out = tmp_path / "out"
-    flags = ["--archive", str(archive), "--out", str(out), "--model", str(linear), "--chunk-rows", "8"]
-    flags += ["--set", "tagging.actors=1", "--set", "tagging.chunks_per_task=2"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    process = subprocess.Popen(
-        [sys.executable, "jobs/tag.py", *flags], cwd=repository, env=environment, stderr=subprocess.DEVNULL
-    )
-    pattern = "_state/model=*/version=*/chunks/*/*.parquet"
-    try:
-        while not any(out.glob(pattern)):
-            assert process.poll() is None
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    held = {path.name for path in out.rglob("*.parquet")}
-    assert held
-    summary = run(archive, out, linear)
-    assert summary.parts + summary.skipped_parts == 4
-    assert content(out) == content(tmp_path / "undisturbed")
-    names = [
-        {path.relative_to(root) for path in root.glob("model=*/**/*.parquet")}
-        for root in (out, tmp_path / "undisturbed")
-    ]
-    assert names[0] == names[1]
-    assert job_for(archive, out, linear).is_done
-    assert not list(out.rglob("*.tmp"))
 
 
 def test_every_step_of_publishing_can_be_repeated(

@@ -1,0 +1,69 @@
+"""What a job tells on stderr: JSON lines, and how far a pass over posts is."""
+
+import io
+import json
+import logging
+import sys
+
+import pytest
+
+from hashtag_core.distributed.tag_progress import TagProgress
+from hashtag_core.errors import ConfigError
+from jobs.common import JobParser, add_common_arguments, run
+
+
+def parser() -> JobParser:
+    made = JobParser(prog="work")
+    add_common_arguments(made)
+    return made
+
+
+@pytest.mark.parametrize("flags", [["--log-format", "json"], ["--log-format=json", "--verbose"]])
+def test_every_line_is_an_object(flags: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    def work(arguments: object) -> dict[str, int]:
+        logging.getLogger("hashtag_core.x").info("déjà %d", 1)
+        raise ConfigError("key: expected\nfound")
+
+    assert run(parser(), work, flags) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    told, failed = [json.loads(line) for line in err.splitlines()]
+    assert (told["level"], told["logger"], told["message"]) == ("INFO", "hashtag_core.x", "déjà 1")
+    assert told["time"].endswith("+00:00")
+    assert (failed["level"], failed["message"]) == ("ERROR", "work: key: expected\nfound")
+    assert ("exception" in failed) == ("--verbose" in flags)
+
+
+def test_a_bug_is_one_object_with_its_trace(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(arguments: object) -> dict[str, int]:
+        return {"one": 1 // 0}
+
+    assert run(parser(), work, ["--log-format", "json"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert json.loads(line)["message"].startswith("work: ZeroDivisionError")
+    assert "1 // 0" in json.loads(line)["exception"]
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), TagProgress(1_000, "tagging", every_s=0) as progress:
+        progress.add(240, 10)
+        progress.every_s = 3_600
+        progress.add(250)
+    first, last = (record.getMessage() for record in caplog.records)
+    assert first.startswith("tagging: 250 of 1000 posts (25 %), ")
+    assert last.startswith("tagging: 500 of 1000 posts (50 %), ")
+    assert all(text.endswith(" left, 10 rejected") for text in (first, last))
+
+
+def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with caplog.at_level(logging.INFO), TagProgress(10, "tagging") as progress:
+        progress.add(4, 1)
+        told = str(progress._bar)
+    assert "5/10" in told
+    assert "rejected=1" in told
+    assert not caplog.records
