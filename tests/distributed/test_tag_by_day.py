@@ -1,9 +1,12 @@
 """Folders by day: every post once and in the folder of its day, for every reader; killed at any step; with all that comes before and after."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core import storage
@@ -26,6 +29,8 @@ from hashtag_core.distributed.tag_by_day import partition
 from hashtag_core.distributed.tag_compact import compact
 from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
+from hashtag_core.distributed.tag_plan import Layout
+from hashtag_core.distributed.tag_rewrite import file_bytes, file_entry, part_folder
 from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.schema import POST, TAGGED
@@ -161,9 +166,9 @@ def test_parts_that_are_not_by_day_hide_the_day(
         assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{out}/{GLOB}'{options})").fetchall() == [(26,)]
     assert pl.scan_parquet(f"{out}/{GLOB}").collect().height == 26
     assert partition(str(out)).compacted_parts == 1
-    assert duckdb.sql(
-        f"SELECT count(day) FROM read_parquet('{out}/{GLOB}', hive_partitioning=true)"
-    ).fetchall() == [(22,)]
+    assert duckdb.sql(f"SELECT count(day) FROM read_parquet('{out}/{GLOB}', hive_partitioning=true)").fetchall() == [
+        (22,)
+    ]
 
 
 @given(days=st.lists(st.integers(-3, 3), max_size=30), most=st.integers(0, 12))
@@ -176,10 +181,59 @@ def test_runs_of_days(days: list[int], most: int) -> None:
     assert all(size + following > most for size, following in zip(sizes, nexts, strict=False)), "as many as fit"
 
 
-@pytest.mark.parametrize("held_bytes", [1, 2_000, 1 << 30])
-def test_however_few_rows_are_held(
-    output: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, held_bytes: int
+@settings(max_examples=25, deadline=None)
+@given(
+    days=st.lists(st.none() | st.integers(-2, 2), min_size=1, max_size=25),
+    gone=st.sets(st.integers(0, 24)),
+    cuts=st.sets(st.integers(0, 24)),
+    most=st.integers(0, 12),
+    target=st.sampled_from([1, 3_000, 1 << 20]),
+)
+def test_each_row_goes_to_its_day_in_order(
+    days: list[int | None],
+    gone: set[int],
+    cuts: set[int],
+    most: int,
+    target: int,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    """Rows with any days, some of them rejected, in files that are cut anywhere, with room for any number of rows."""
+    folder = tmp_path_factory.mktemp("out")
+    layout = Layout(str(folder), "m", "1")
+    times = [None if day is None else day * 86_400_000_000 + n for n, day in enumerate(days)]
+    posts = [{"post_id": str(n), "created_at": time} for n, time in enumerate(times)]
+    pq.write_table(pa.Table.from_pylist(posts, POST), folder / "a.parquet")
+    kept = [n for n in range(len(days)) if n not in gone]
+    row = {"hashtags": ["x"], "scores": [0.5], "status": "ok", "model_name": "m", "model_version": "1"}
+    lines = "".join(json.dumps({"row": n}) + "\n" for n in sorted(gone & set(range(len(days)))))
+    (folder / "gone.jsonl").write_text(lines)
+    manifest: dict[str, Any] = {"id": "0" * 16, "part": "a.parquet", "rejected_file": "gone.jsonl", "files": []}
+    borders = [0, *sorted(cut for cut in cuts if cut < len(kept)), len(kept)]
+    for begin, end in pairwise(borders):
+        table = pa.Table.from_pylist([{"post_id": str(n), **row} for n in kept[begin:end]], schema=TAGGED)
+        before = f"{part_folder(layout, manifest)}/part-{'0' * 16}-{begin:05d}.parquet"
+        manifest["files"].append(file_entry(layout, manifest, before, file_bytes(table)))
+        storage.write_bytes(f"{folder}/{manifest['files'][-1]['path']}", file_bytes(table))
+    manifest |= {"rows": len(days), "tagged": len(kept)}
+    source = storage.file_info(str(folder / "a.parquet")) if kept else None
+    found: dict[str, list[int]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tag_by_day, "SCAN_ROWS", 3)
+        patch.setattr(tag_by_day, "HELD_BYTES", most)
+        patch.setattr(tag_by_day, "_held_bytes", lambda *_: 1.0)
+        for first, content in tag_by_day._by_day(layout, "uri", manifest, source, target):
+            ids = pq.read_table(pa.BufferReader(content))["post_id"].to_pylist()
+            found.setdefault(first.split("/")[-2], []).extend(map(int, ids))
+    expected: dict[str, list[int]] = {}
+    for n in kept:
+        day = days[n]
+        name = NONE if day is None else str(date.fromordinal(date(1970, 1, 1).toordinal() + day))
+        expected.setdefault(f"day={name}", []).append(n)
+    assert found == expected
+
+
+@pytest.mark.parametrize("held_bytes", [1, 2_000, 1 << 30])
+def test_however_few_rows_are_held(output: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, held_bytes: int) -> None:
     """The same content whether days are read one by one, a few at once, or all; in one file of a day or in several."""
     archive, out = output
     expected = by_day(rows(out), days_of(archive))
@@ -195,9 +249,17 @@ def test_however_few_rows_are_held(
 
 
 def test_killed_at_any_step_the_same_command_finishes(
-    output: tuple[Path, Path], popularity: Path, monkeypatch: pytest.MonkeyPatch
+    inline: None,
+    popularity: Path,
+    tmp_path: Path,
+    make_posts: Callable,
+    write_part: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    archive, out = output
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_part(archive / "a.parquet", [{**post, "created_at": at(DAYS[n % 3])} for n, post in enumerate(make_posts(6))])
+    write_part(archive / "c.parquet", [{"post_id": ""}])
+    run(archive, out, popularity)
     before = rows(out)
     expected = by_day(before, days_of(archive))
     whole = out.rename(out.with_name("whole"))
@@ -256,7 +318,7 @@ def test_a_part_that_changed_is_left_until_it_is_tagged_again(
         partition(str(out))
     told = caught.value.summary  # type: ignore[attr-defined]
     assert (told["parts"], told["left_parts"], told["compacted_parts"]) == (4, 2, 1)
-    assert rows(out) == before
+    assert rows(out) == {folder: held for folder, held in before.items() if held}
     assert list(out.rglob("_SUCCESS")), "and the others are done"
     assert partition(str(out), dry_run=True).left_parts == 2
     (archive.parent / "kept.parquet").rename(archive / "nested" / "b é.parquet")
@@ -278,7 +340,7 @@ def test_tagged_again_and_by_day_again(
     write_part(archive / "a.parquet", posts)
     summary = run(archive, out, popularity)
     assert summary.parts == 1
-    assert not [path for path in out.glob("model=*/version=*/a.parquet/day=*/*")]
+    assert not list(out.glob("model=*/version=*/a.parquet/day=*/*"))
     assert verify_output(str(out), str(archive)).problems == []
     assert partition(str(out)).compacted_parts == 1
     assert [len(held) for folder, held in rows(out).items() if "a.parquet" in folder] == [9]
@@ -298,20 +360,17 @@ def test_forgetting_afterwards(
         folder: [row for row in held if row["post_id"] not in theirs or row["post_id"] == posts[20]["post_id"]]
         for folder, held in rows(out).items()
     }
-    expected = {folder: held for folder, held in expected.items()}
     shutil.copytree(out, whole := tmp_path / "whole")
     for steps in range(0, 60, 7):
         shutil.rmtree(out)
         shutil.copytree(whole, out)
         with monkeypatch.context() as patch:
             stop_after(patch, steps)
-            try:
+            with suppress(KeyboardInterrupt):
                 forget(str(out), {"user-0"})
-            except KeyboardInterrupt:
-                pass
         found = forget(str(out), {"user-0"})
         assert (found.remaining, found.unknown) == (0, 0)
-        assert {folder: held for folder, held in rows(out).items()} == expected
+        assert rows(out) == expected
         assert verify_output(str(out), str(archive)).problems == []
     lines = [json.loads(line) for path in out.glob("_rejected/*-*.jsonl") for line in path.read_text().splitlines()]
     gone = sorted(line["row"] for line in lines if line["part"] == "a.parquet")
@@ -406,7 +465,7 @@ def test_a_file_of_other_posts_is_left_alone(output: tuple[Path, Path]) -> None:
     file = out / manifest["files"][0]["path"]
     table = pq.read_table(file, partitioning=None)
     pq.write_table(table.take([1, 0, *range(2, table.num_rows)]), file)
-    manifest["files"][0]["sha256"] = storage.hashlib.sha256(file.read_bytes()).hexdigest()
+    manifest["files"][0]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     path.write_text(json.dumps(manifest))
     with pytest.raises(IntegrityError, match="its posts are not the archive's rows"):
         partition(str(out))
