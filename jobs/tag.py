@@ -13,6 +13,7 @@ A second run tags only what is missing: new parts, changed parts, and what a kil
     python jobs/tag.py --verify --out URI [--archive URI]      re-reads an output; exit code 1 if anything is wrong with it
     python jobs/tag.py --forget USERS_FILE --out URI           deletes the posts of users (ids, one a line), and proves it
     python jobs/tag.py --compact --out URI [--target-mb N]     merges the files of each part into files of about N MiB
+    python jobs/tag.py --compact --by-day --out URI [--archive URI]   and puts them into folders by the day of created_at
 """
 
 import argparse
@@ -29,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from hashtag_core.distributed.forget_list import read_users
 from hashtag_core.distributed.tag import tag
+from hashtag_core.distributed.tag_by_day import partition
 from hashtag_core.distributed.tag_compact import TARGET_BYTES, compact
 from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_job import TagJob, last_rate, plan_tagging
@@ -96,6 +98,13 @@ def build_parser() -> JobParser:
     parser.add_argument(
         "--compact", action="store_true", help="tag nothing: merge the many files of each part in --out"
     )
+    parser.add_argument(
+        "--by-day",
+        action="store_true",
+        help="with --compact: the files of each part into folders day=2026-01-31 by created_at (UTC; without one: hive's null); "
+        "--archive: where to look that up, if not in the archive that was tagged. Parts that are tagged later are not by day "
+        "before this is run again, and a glob over both needs hive_partitioning=false",
+    )
     parser.add_argument("--target-mb", type=int, metavar="N", help="size of a merged file in MiB (default: 128)")
     add_common_arguments(parser)
     return parser
@@ -111,10 +120,14 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
         build_parser().error("--verify, --forget and --compact exclude each other")
     if arguments.target_mb is not None and not (arguments.compact and arguments.target_mb > 0):
         build_parser().error(f"--target-mb {arguments.target_mb}: a number of MiB above 0, and only with --compact")
+    if arguments.by_day and not arguments.compact:
+        build_parser().error("--by-day: only with --compact")
     if arguments.verify:
         return _verify(arguments)
     if arguments.compact:
         target = TARGET_BYTES if arguments.target_mb is None else arguments.target_mb << 20
+        if arguments.by_day:
+            return asdict(partition(_out(arguments), arguments.archive, target, dry_run=arguments.dry_run))
         return asdict(compact(_out(arguments), target, dry_run=arguments.dry_run))
     if arguments.forget is not None:
         return asdict(

@@ -1,14 +1,16 @@
 """Merge the published chunk files of each part into files of about a target size: the same rows in the same order.
 
 A chunk is small, so that a killed run loses little; readers like few large files. A file is named by the part's id, the
-number of its first chunk and its content; see `tag_rewrite` for what stands where while a part is rewritten. A part that was
-compacted to the same size is left alone, so a second run does nothing. Memory: one file of the target size, and a chunk.
+number of its first chunk and its content; see `tag_rewrite` for what stands where while a part is rewritten. Files of a part
+by day (`tag_by_day`) are merged within their day. A part that was compacted to the same size is left alone, so a second run
+does nothing. Memory: one file of the target size, and a chunk.
 """
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -46,6 +48,18 @@ class Compacted:
     bytes_before: int = 0
     bytes_after: int = 0
 
+    def count(self, manifest: dict[str, Any], *, waits: bool) -> None:
+        """A part as it is found; `waits` to be rewritten."""
+        self.parts += 1
+        self.compacted_parts += waits
+        self.files_before += len(manifest["files"])
+        self.bytes_before += sum(file["size"] for file in manifest["files"])
+
+    def count_after(self, manifest: dict[str, Any]) -> None:
+        """A part as it is left."""
+        self.files_after += len(manifest["files"])
+        self.bytes_after += sum(file["size"] for file in manifest["files"])
+
 
 def compact(out: str, target_bytes: int = TARGET_BYTES, *, dry_run: bool = False) -> Compacted:
     """Merge what can be merged; with `dry_run` say what that is (`files_after` is then not known, and 0).
@@ -58,35 +72,40 @@ def compact(out: str, target_bytes: int = TARGET_BYTES, *, dry_run: bool = False
     for layout in output_layouts(out):
         if dry_run:
             for _, manifest in manifests(layout):
-                _count(result, manifest, waits=_waits(manifest, target_bytes))
+                result.count(manifest, waits=waits(manifest, target_bytes))
             continue
         with Rewriter(layout, run_id) as rewriter:
             found = list(manifests(layout))
             for uri, manifest in tqdm(found, unit="part", desc="compacting", file=sys.stderr, mininterval=1):
-                waits = _waits(manifest, target_bytes)
-                _count(result, manifest, waits=waits)
-                written = _merge(rewriter, uri, manifest, target_bytes) if waits else manifest
-                result.files_after += len(written["files"])
-                result.bytes_after += sum(file["size"] for file in written["files"])
+                waiting = waits(manifest, target_bytes)
+                result.count(manifest, waits=waiting)
+                result.count_after(merge(rewriter, uri, manifest, target_bytes) if waiting else manifest)
     return result
 
 
-def _waits(manifest: dict[str, Any], target_bytes: int) -> bool:
-    return len(manifest["files"]) > 1 and manifest.get("compacted_to") != target_bytes
+def waits(manifest: dict[str, Any], target_bytes: int) -> bool:
+    """Whether a part has files to merge, and was not compacted to that size."""
+    folders = {_folder(file) for file in manifest["files"]}
+    return len(manifest["files"]) > len(folders) and manifest.get("compacted_to") != target_bytes
 
 
-def _count(result: Compacted, manifest: dict[str, Any], *, waits: bool) -> None:
-    result.parts += 1
-    result.compacted_parts += waits
-    result.files_before += len(manifest["files"])
-    result.bytes_before += sum(file["size"] for file in manifest["files"])
+def merge(rewriter: Rewriter, uri: str, manifest: dict[str, Any], target_bytes: int) -> dict[str, Any]:
+    """Merge the files of one part that are in one folder; its new manifest."""
+    contents = (
+        content
+        for _, files in groupby(manifest["files"], _folder)
+        for content in merged(_pieces(rewriter.layout, list(files)), target_bytes)
+    )
+    return rewrite(rewriter, uri, manifest, contents, target_bytes)
 
 
-def _merge(rewriter: Rewriter, uri: str, manifest: dict[str, Any], target_bytes: int) -> dict[str, Any]:
-    """Rewrite one part; its new manifest."""
-    layout, files = rewriter.layout, []
-    for first, content in _merged(layout, manifest["files"], target_bytes):
-        files.append(file_entry(layout, manifest, first, content))
+def rewrite(
+    rewriter: Rewriter, uri: str, manifest: dict[str, Any], contents: Iterable[tuple[str, bytes]], target_bytes: int
+) -> dict[str, Any]:
+    """Replace the files of one part by `contents`, as `merged` gives them; its new manifest."""
+    files = []
+    for first, content in contents:
+        files.append(file_entry(rewriter.layout, manifest, first, content))
         rewriter.stage(manifest["id"], files[-1]["path"], content)
     if sum(file["rows"] for file in files) != manifest["tagged"]:
         raise IntegrityError(f"{uri}: its files hold other rows than it says: run --verify")
@@ -95,25 +114,46 @@ def _merge(rewriter: Rewriter, uri: str, manifest: dict[str, Any], target_bytes:
     return written
 
 
-def _merged(layout: Layout, files: Sequence[dict[str, Any]], target_bytes: int) -> Iterator[tuple[str, bytes]]:
-    """The new files in order: the first old one in it, and its content. A file ends with the row group that takes it past
-    the target, a row group with the old file that takes it past its share."""
+def merged(pieces: Iterable[tuple[str, pa.Table, float]], target_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Files of about the target size from rows in order: where each begins, and its content.
+
+    A piece is where its rows come from, the rows, and about how many bytes they take in a file. A file ends with the row
+    group that takes it past the target, a row group with the piece that takes it past its share.
+    """
     sink, writer, first = pa.BufferOutputStream(), None, ""
     waiting: list[pa.Table] = []
-    waiting_bytes = 0
-    for number, file in enumerate(files):
-        content = published_bytes(layout, file)
-        first = first or file["path"]
-        waiting.append(pq.read_table(pa.BufferReader(content), partitioning=None).cast(TAGGED))
-        waiting_bytes += len(content)
-        last = number == len(files) - 1
-        rows = sum(table.num_rows for table in waiting)
-        if rows < ROW_GROUP_ROWS and waiting_bytes < target_bytes // ROW_GROUPS_A_FILE and not last:
+    waiting_bytes = 0.0
+    for before, table, size in pieces:
+        first = first or before
+        waiting.append(table)
+        waiting_bytes += size
+        rows = sum(piece.num_rows for piece in waiting)
+        if rows < ROW_GROUP_ROWS and waiting_bytes < target_bytes // ROW_GROUPS_A_FILE:
             continue
         writer = writer or pq.ParquetWriter(sink, TAGGED, compression="zstd")
         writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
-        waiting, waiting_bytes = [], 0
-        if sink.tell() >= target_bytes or last:
+        waiting, waiting_bytes = [], 0.0
+        if sink.tell() >= target_bytes:
             writer.close()
             yield first, bytes(sink.getvalue())
             sink, writer, first = pa.BufferOutputStream(), None, ""
+    if waiting:
+        writer = writer or pq.ParquetWriter(sink, TAGGED, compression="zstd")
+        writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
+    if writer is not None:
+        writer.close()
+        yield first, bytes(sink.getvalue())
+
+
+def _pieces(layout: Layout, files: Sequence[dict[str, Any]]) -> Iterator[tuple[str, pa.Table, int]]:
+    for file in files:
+        content = published_bytes(layout, file)
+        yield (
+            file["path"],
+            pq.read_table(pa.BufferReader(content), partitioning=None).cast(TAGGED),
+            len(content),
+        )
+
+
+def _folder(file: dict[str, Any]) -> str:
+    return str(file["path"]).rpartition("/")[0]

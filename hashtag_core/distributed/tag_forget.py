@@ -3,8 +3,8 @@
     users -> forget list (later runs leave their rows out) -> whose posts are which, from the archive -> published files,
     their manifests and rejected rows, plans, staged chunks, histories and vectors without them -> the same look again
 
-TAGGED rows name no user. In a part that is in the archive as it was tagged, a row is a user's by its number; elsewhere by
-its `post_id`, wherever the archive has it; one that the archive does not have at all is `unknown`, and forgetting is then
+TAGGED rows name no user. In a part that is in the archive as it was tagged, a row is a user's by its number (which in a part
+by day is that of its `post_id`, among the rows that are tagged); elsewhere by its `post_id`, wherever the archive has it; one that the archive does not have at all is `unknown`, and forgetting is then
 not proven. Every step can be repeated. Archives, datasets and their feature caches are not touched: the tagging job reads
 and writes no feature cache. Memory: a file, and 8 bytes a post of the archive.
 """
@@ -33,12 +33,16 @@ from hashtag_core.distributed.tag_rewrite import (
     Rewriter,
     file_bytes,
     file_entry,
+    is_by_day,
     listed,
     manifests,
     marked_plan,
     output_layouts,
     published_bytes,
+    rejected_lines,
     relative,
+    tagged_archive,
+    tagged_rows,
 )
 from hashtag_core.distributed.tag_scan import LeftOut
 from hashtag_core.errors import IntegrityError, NotFoundError
@@ -75,19 +79,20 @@ class Owners:
         self.archive = archive
         self.found: set[str] = set()
         self.ids: set[str] = set()
-        self._parts: dict[str, tuple[str, np.ndarray, int]] = {}
+        self._parts: dict[str, tuple[str, np.ndarray, list[str], int]] = {}
         hashes = [np.zeros(0, np.uint64)]
         for info in list_parts(archive):
-            rows, seen = [np.zeros(0, np.int64)], 0
+            rows, ids, seen = [np.zeros(0, np.int64)], list[str](), 0
             for batch, theirs in users.posts(info):
                 rows.append(batch.rows[theirs])
                 posts = batch.posts.filter(pa.array(theirs))
-                self.ids.update(posts["post_id"].to_pylist())
+                ids += posts["post_id"].to_pylist()
                 self.found.update(posts["user_id"].to_pylist())
                 hashes.append(_hashed(batch.posts["post_id"]))
                 seen = batch.first_row + batch.posts.num_rows + sum(item.row is not None for item in batch.rejected)
             path = info.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            self._parts[path] = info.etag, np.concatenate(rows), seen
+            self._parts[path] = info.etag, np.concatenate(rows), ids, seen
+            self.ids.update(ids)
         self._known = np.unique(np.concatenate(hashes))
 
     def has(self, path: str, etag: str) -> bool:
@@ -98,12 +103,20 @@ class Owners:
         """The users' rows of a part."""
         return self._parts[path][1]
 
+    def row_of(self, path: str, etag: str, gone: Iterable[int]) -> dict[str, int]:
+        """`post_id` -> row of the users' rows of that part that are not `gone`: none where the archive has it not as it was."""
+        if not self.has(path, etag):
+            return {}
+        _, rows, ids, _ = self._parts[path]
+        left_out = set(gone)
+        return {post_id: row for row, post_id in zip(rows.tolist(), ids, strict=True) if row not in left_out}
+
     def of(
         self, path: str, etag: str, rows: Sequence[int] | np.ndarray, ids: Sequence[str | None]
     ) -> tuple[np.ndarray, np.ndarray]:
         """bool [n] each: rows of that part that are the users', and rows of which it cannot be told."""
         if self.has(path, etag):
-            _, theirs, seen = self._parts[path]
+            _, theirs, _, seen = self._parts[path]
             at = np.asarray(rows, dtype=np.int64)
             return np.isin(at, theirs), at >= seen
         named = pa.array(ids, pa.string())
@@ -119,20 +132,20 @@ def forget(out: str, users: Iterable[str], archive: str | None = None, *, dry_ru
     tags into it; IntegrityError, with the counts as its `summary`, if something of the users may be left.
     """
     named, run_id = set(users), new_run_id()
-    places = {archive or held for layout in output_layouts(out) if (held := _archive_of(layout))}
+    places = {archive or held for layout in output_layouts(out) if (held := tagged_archive(layout))}
     if not places:
         raise NotFoundError(f"{out}: nothing was tagged here yet")
     for place in places:
         list_parts(place)
     known = (ForgetList.load(out) or ForgetList.new()).grown(named) if dry_run else ForgetList.add(out, named)
     result = Forgotten(len(named))
-    layouts = [layout for layout in output_layouts(out) if _archive_of(layout)]
+    layouts = [layout for layout in output_layouts(out) if tagged_archive(layout)]
     with ExitStack() as stack:
         rewriters = [None if dry_run else stack.enter_context(Rewriter(layout, run_id)) for layout in layouts]
         owners = {place: Owners(place, known) for place in sorted(places)}
         result.users_found = len(named & set().union(*(item.found for item in owners.values())))
         sweeps = [
-            _Sweep(layout, owners[archive or _archive_of(layout) or ""], known, rewriter)
+            _Sweep(layout, owners[archive or tagged_archive(layout) or ""], known, rewriter)
             for layout, rewriter in zip(layouts, rewriters, strict=True)
         ]
         for sweep in sweeps:
@@ -216,18 +229,19 @@ class _Sweep:
     def _part(self, uri: str, manifest: dict[str, Any]) -> None:
         """A published part."""
         part, etag = manifest["part"], manifest["etag"]
-        lines = self._lines(manifest["rejected_file"])
+        lines = rejected_lines(self.layout, manifest)
         told, unknown = self._of_rejected(part, etag, lines)
         self.counts["unknown"] += unknown
-        gone = [line["row"] for line in lines if line["row"] is not None]
-        rows = np.setdiff1d(np.arange(manifest["rows"]), gone)[: manifest["tagged"]]
-        if len(rows) != manifest["tagged"]:
-            raise IntegrityError(f"{uri}: its counts do not match its rejected rows: run --verify")
+        by_day = is_by_day(self.layout, manifest)
+        row_of = self.owners.row_of(part, etag, (line["row"] for line in lines)) if by_day else {}
+        rows = np.zeros(0, np.int64) if by_day else tagged_rows(uri, manifest, lines)
         files, old, removed, begin = [], [], [], 0
         for file in manifest["files"]:
+            ids, told_inside = _ids_in(storage.join(self.layout.out, file["path"]))
             here = rows[begin : begin + file["rows"]]
+            here = np.array([row_of.get(post_id, -1) for post_id in ids], np.int64) if by_day else here
             begin += file["rows"]
-            theirs, inside = self._in_file(part, etag, file, here)
+            theirs, inside = self._in_file(manifest, file["path"], here, ids, told_inside)
             removed += here[theirs].tolist()
             if self.rewriter is None or not (theirs.any() or inside):
                 files.append(file)
@@ -243,7 +257,8 @@ class _Sweep:
         changed: dict[str, Any] = {"files": files}
         if self.rewriter is not None and (removed or told):
             lines = [line for line in lines if line["row"] not in told]
-            lines += [{"part": part, "row": row, "post_id": None, "reason": FORGOTTEN} for row in [*told, *removed]]
+            numbers = [*told, *(None if row < 0 else row for row in removed)]
+            lines += [{"part": part, "row": row, "post_id": None, "reason": FORGOTTEN} for row in numbers]
             lines.sort(key=lambda line: (line["row"] is None, line["row"] or 0))
             name = f"_rejected/{self.rewriter.run_id}-{manifest['id']}.jsonl"
             self.rewriter.stage(manifest["id"], name, "".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -251,6 +266,7 @@ class _Sweep:
             changed |= {
                 "tagged": manifest["tagged"] - len(removed),
                 "rejected": manifest["rejected"] + len(removed),
+                "unread": manifest.get("unread", 0) + removed.count(-1),  # by day, and no archive says which row it was
                 "forgotten": manifest.get("forgotten", 0) + len(removed) + len(told),
                 "rejected_file": name,
             }
@@ -259,18 +275,17 @@ class _Sweep:
             self.rewriter.commit(uri, manifest, old)
         self.named.update([*(file["path"] for file in manifest["files"]), manifest["rejected_file"] or ""])
 
-    def _in_file(self, part: str, etag: str, file: dict[str, Any], rows: np.ndarray) -> tuple[np.ndarray, int]:
+    def _in_file(
+        self, manifest: dict[str, Any], path: str, rows: np.ndarray, ids: list[str], inside: list[dict[str, Any]]
+    ) -> tuple[np.ndarray, int]:
         """bool [rows]: the users' rows of a published file; and how many of theirs its chunk said it rejected."""
-        with storage.open_input(storage.join(self.layout.out, file["path"])) as source:
-            held = pq.ParquetFile(source)
-            ids = held.read(columns=["post_id"])["post_id"].to_pylist()
-            inside = json.loads((held.metadata.metadata or {}).get(REJECTED_KEY, b"[]"))
+        part, etag = manifest["part"], manifest["etag"]
         if len(ids) != len(rows):
-            raise IntegrityError(f"{file['path']}: {len(ids)} rows, its manifest says {file['rows']}: run --verify")
+            raise IntegrityError(f"{path}: {len(ids)} rows, its manifest says {len(rows)}: run --verify")
         theirs, unknown = self.owners.of(part, etag, rows, ids)
         foreign = [ids[at] for at in np.flatnonzero(theirs) if ids[at] not in self.owners.ids]
         if foreign:
-            raise IntegrityError(f"{file['path']}: post {foreign[0]!r} is none of the archive's row: run --verify")
+            raise IntegrityError(f"{path}: post {foreign[0]!r} is none of the archive's row: run --verify")
         self.counts["unknown"] += int(unknown.sum())
         said, _ = self._of_rejected(part, etag, inside)
         self.counts["rejected"] += len(said)
@@ -283,10 +298,6 @@ class _Sweep:
             part, etag, [line["row"] for line in lines], [line["post_id"] for line in lines]
         )
         return [lines[at]["row"] for at in np.flatnonzero(theirs)], int(unknown.sum())
-
-    def _lines(self, name: str | None) -> list[dict[str, Any]]:
-        content = storage.read_bytes(storage.join(self.layout.out, name)).decode() if name else ""
-        return [json.loads(line) for line in content.split("\n") if line]
 
     def _staged(self) -> None:
         """Chunks of parts that are not published: one that holds a post of theirs, or an unknown one, is done again."""
@@ -303,10 +314,7 @@ class _Sweep:
             if self.rewriter is not None:
                 storage.remove(info.uri)
         for info in staged:
-            with storage.open_input(info.uri) as source:
-                held = pq.ParquetFile(source)
-                ids = held.read(columns=["post_id"])["post_id"].to_pylist()
-                inside = json.loads((held.metadata.metadata or {}).get(REJECTED_KEY, b"[]"))
+            ids, inside = _ids_in(info.uri)
             theirs, unknown = self.owners.of("", "", [], [*ids, *(line["post_id"] for line in inside)])
             self.counts["staged"] += int(theirs.any())
             if self.rewriter is not None and (theirs | unknown).any():
@@ -368,16 +376,16 @@ def _records(out: str, sweeps: list[_Sweep], *, remove: bool) -> None:
                 storage.remove(info.uri)
 
 
+def _ids_in(uri: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """The ids in a file of tagged rows, and the rejected rows that its chunk told."""
+    with storage.open_input(uri) as source:
+        held = pq.ParquetFile(source)
+        inside = json.loads((held.metadata.metadata or {}).get(REJECTED_KEY, b"[]"))
+        return held.read(columns=["post_id"])["post_id"].to_pylist(), inside
+
+
 def _ids_told(part: PartPlan) -> int:
     return sum(left.post_id is not None for left in part.left_out)
-
-
-def _archive_of(layout: Layout) -> str | None:
-    """The archive that was tagged; None before the first run got so far."""
-    try:
-        return str(storage.read_json(layout.settings)["archive"])
-    except NotFoundError:
-        return None
 
 
 def _hashed(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -8,6 +8,7 @@ rows twice, one of the files that manifests name does not.
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -90,7 +92,7 @@ class Rewriter:
             "manifest": manifest,
             "old": [path for path in old if path not in new],
         }
-        self._lease.check()
+        self.begin()
         storage.write_json(storage.join(rewrites(self.layout), manifest["id"], JOURNAL), journal)
         self._moves = []
         _finish(self.layout, manifest["id"])
@@ -166,18 +168,57 @@ def file_bytes(table: pa.Table) -> bytes:
 
 
 def file_entry(layout: Layout, manifest: dict[str, Any], before: str, content: bytes) -> dict[str, Any]:
-    """What a manifest says of a new file that begins where `before` does, a file of the same part. Its name is
+    """What a manifest says of a new file that begins where `before` does, and stands in the same folder. Its name is
     `part-<part id>-<number of the first chunk>-<hash of the content>.parquet`."""
     sha256 = hashlib.sha256(content).hexdigest()
-    name = before.rpartition("/")[2].removesuffix(".parquet")
+    folder, _, name = before.removesuffix(".parquet").rpartition("/")
     chunk = name.removeprefix(f"part-{manifest['id']}-").partition("-")[0]
-    folder = relative(layout, storage.join(layout.tagged, manifest["part"]))
     return {
         "path": f"{folder}/{_name(manifest['id'], chunk, sha256)}",
         "rows": pq.ParquetFile(pa.BufferReader(content)).metadata.num_rows,
         "size": len(content),
         "sha256": sha256,
     }
+
+
+def part_folder(layout: Layout, manifest: dict[str, Any]) -> str:
+    """Folder of a part's files, relative to the output; those of a part by day are in folders below it."""
+    return relative(layout, storage.join(layout.tagged, manifest["part"]))
+
+
+def folder_below(layout: Layout, manifest: dict[str, Any], file: dict[str, Any]) -> str:
+    """`day=...` for a file of a part by day; empty for one that is right in the part's folder."""
+    return str(file["path"]).rpartition("/")[0].removeprefix(part_folder(layout, manifest)).strip("/")
+
+
+def is_by_day(layout: Layout, manifest: dict[str, Any]) -> bool:
+    """Whether all files of the part are in folders of a day; so they are where there is no file."""
+    return all(folder_below(layout, manifest, file) for file in manifest["files"])
+
+
+def rejected_lines(layout: Layout, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is told of the part's rows that are not tagged."""
+    name = manifest["rejected_file"]
+    content = storage.read_bytes(storage.join(layout.out, name)).decode() if name else ""
+    return [json.loads(line) for line in content.split("\n") if line]
+
+
+def tagged_rows(uri: str, manifest: dict[str, Any], lines: list[dict[str, Any]]) -> np.ndarray:
+    """int64 [tagged]: number in the part of each row as they follow in the files of a part that is not by day. `lines`: its
+    rejected ones. IntegrityError if they do not match the counts."""
+    gone = [line["row"] for line in lines if line["row"] is not None]
+    rows = np.setdiff1d(np.arange(manifest["rows"]), gone)[: manifest["tagged"]]
+    if len(rows) != manifest["tagged"]:
+        raise IntegrityError(f"{uri}: its counts do not match its rejected rows: run --verify")
+    return rows
+
+
+def tagged_archive(layout: Layout) -> str | None:
+    """The archive that was tagged; None before the first run got so far."""
+    try:
+        return str(storage.read_json(layout.settings)["archive"])
+    except NotFoundError:
+        return None
 
 
 def is_rewritten(manifest: dict[str, Any], file: dict[str, Any]) -> bool:

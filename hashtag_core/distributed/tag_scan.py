@@ -13,6 +13,9 @@ from hashtag_core.data.posts import iter_post_batches, part_problem
 from hashtag_core.storage import FileInfo
 
 SCAN_ROWS = 8_192
+DAY_US = 86_400_000_000
+UNDATED = np.iinfo(np.int32).min
+NO_DAY = "__HIVE_DEFAULT_PARTITION__"
 REPEATED = "repeated post_id"
 """How the reason of a row begins whose id another row has too."""
 
@@ -80,6 +83,26 @@ def leave_out_repeated(scans: list[Scan]) -> None:
         reason = f"{REPEATED}: tagged from {scans[winner].file.path}, row {winner_row}"
         for _, position, row in others:
             scans[position].left_out.append(LeftOut(row=row, post_id=post_id, reason=reason))
+
+
+def hashes_and_days(file: FileInfo, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of a part's `rows` rows the hash of its id, uint64 (0 where none can be read), and the day of `created_at` in
+    UTC, int32 days since 1970 (UNDATED where there is none that can be read)."""
+    hashes, days = np.zeros(rows, np.uint64), np.full(rows, UNDATED, np.int32)
+    for batch in iter_post_batches(file, SCAN_ROWS, ["created_at"]):
+        hashes[batch.rows] = pd.util.hash_array(batch.posts["post_id"].to_numpy(), categorize=False)
+        times = batch.posts["created_at"]
+        dated = times.is_valid().to_numpy()
+        days[batch.rows[dated]] = times.drop_null().cast("int64").to_numpy() // DAY_US
+        named = {item.row: item.post_id for item in batch.rejected if item.row is not None and item.post_id is not None}
+        ids = np.array(list(named.values()), dtype=object)  # a post all the same, without a time
+        hashes[np.array(list(named), np.int64)] = pd.util.hash_array(ids, categorize=False)
+    return hashes, days
+
+
+def day_folder(day: int) -> str:
+    """Name of the folder of a day as `hashes_and_days` gives it; hive's own for posts without a date, which readers take as null."""
+    return f"day={NO_DAY if day == UNDATED else np.datetime64(int(day), 'D')}"
 
 
 def _ids_and_times(file: FileInfo, wanted: np.ndarray) -> Iterator[tuple[str, int, int]]:

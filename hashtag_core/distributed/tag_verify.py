@@ -7,6 +7,7 @@ Memory: a file and 16 bytes a post. Needs neither ray nor torch. Do it when no r
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,14 +23,15 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.data.posts import iter_post_batches, list_parts
 from hashtag_core.distributed.tag_plan import Layout, TagPlan
-from hashtag_core.distributed.tag_rewrite import is_rewritten, rewrites
-from hashtag_core.distributed.tag_scan import SCAN_ROWS
+from hashtag_core.distributed.tag_rewrite import folder_below, is_by_day, is_rewritten, part_folder, rewrites
+from hashtag_core.distributed.tag_scan import NO_DAY, SCAN_ROWS, day_folder, hashes_and_days
 from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.schema import STATUSES, TAGGED
 
 logger = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 100
+DAY_FOLDER = re.compile(rf"(day=(\d{{4}}-\d\d-\d\d|{NO_DAY}))?")
 
 
 @dataclass
@@ -74,6 +76,8 @@ class _Version:
         self.manifests: dict[str, dict[str, Any]] = {}
         self.hashes: list[np.ndarray] = []
         self.files: list[str] = []
+        self.tagged: dict[str, list[tuple[str, str, np.ndarray]]] = {}
+        """Of each part its files: path, folder of a day (empty where it is not by day) and hashes of the ids in it."""
 
     def check(self, archive: str | None) -> None:
         self._read_manifests()
@@ -111,7 +115,11 @@ class _Version:
 
     def _check_part(self, manifest: dict[str, Any]) -> None:
         part = manifest["part"]
-        tagged = sum(self._check_file(part, file) for file in manifest["files"])
+        if not is_by_day(self.layout, manifest) and any(
+            folder_below(self.layout, manifest, file) for file in manifest["files"]
+        ):
+            self._problem(part, "some of its files are in folders of a day, others are not")
+        tagged = sum(self._check_file(manifest, file) for file in manifest["files"])
         if tagged != manifest["tagged"]:
             self._problem(part, f"{tagged} rows in its files, its manifest says {manifest['tagged']}")
         unread = manifest.get("unread", 0)
@@ -143,12 +151,12 @@ class _Version:
         except (HashtagError, ValueError, KeyError, TypeError) as error:
             self._problem(name, f"not readable: {error}")
 
-    def _check_file(self, part: str, file: dict[str, Any]) -> int:
+    def _check_file(self, manifest: dict[str, Any], file: dict[str, Any]) -> int:
         """The rows that are in it."""
-        path = file["path"]
-        folder = storage.join(self.layout.tagged, part).removeprefix(self.layout.out.rstrip("/") + "/")
-        if path.rpartition("/")[0] != folder:
-            self._problem(path, f"is not in {folder}, the folder of its part")
+        path, folder = file["path"], part_folder(self.layout, manifest)
+        day = folder_below(self.layout, manifest, file)
+        if path.rpartition("/")[0] not in (folder, f"{folder}/{day}") or not DAY_FOLDER.fullmatch(day):
+            self._problem(path, f"is not in {folder}, the folder of its part, or that of a day in it")
         self.found.files += 1
         try:
             content = storage.read_bytes(storage.join(self.layout.out, path))
@@ -167,6 +175,7 @@ class _Version:
             self._problem(path, fault)
         self.hashes.append(_hashed(table["post_id"]))
         self.files.append(path)
+        self.tagged.setdefault(manifest["part"], []).append((path, day, self.hashes[-1]))
         return int(table.num_rows)
 
     def _check_repeated(self) -> None:
@@ -222,17 +231,13 @@ class _Version:
             held = {file["path"] for file in manifest["files"]}
             planned = [path for path in expected if path in held]
             named = [file["path"] for file in manifest["files"] if not is_rewritten(manifest, file)]
-            whole = planned == expected or len(named) < len(manifest["files"])
+            whole = planned == expected or "compacted_to" in manifest or len(named) < len(manifest["files"])
             if manifest["rows"] != part.rows or named != planned or not whole:
                 self._problem(part.path, "its manifest has other rows or files than the plan")
 
     def _check_archive(self, archive: str) -> None:
         """Every row of every part is tagged or rejected, and nothing else is."""
         by_part = {manifest["part"]: manifest for manifest in self.manifests.values()}
-        tagged: dict[str, list[np.ndarray]] = {}
-        folder = self.layout.tagged.removeprefix(self.layout.out.rstrip("/") + "/") + "/"
-        for path, hashes in zip(self.files, self.hashes, strict=True):
-            tagged.setdefault(path.removeprefix(folder).rpartition("/")[0], []).append(hashes)
         empty = np.zeros(0, np.uint64)
         for info in list_parts(archive):
             name = info.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -249,14 +254,27 @@ class _Version:
                 keep = ~np.isin(batch.rows, list(gone))
                 held.append(_hashed(batch.posts["post_id"])[keep])
             here = np.sort(np.concatenate([empty, *held]))
-            there = np.sort(np.concatenate([empty, *tagged.get(name, [])]))
+            there = np.sort(np.concatenate([empty, *(hashes for *_, hashes in self.tagged.get(name, []))]))
             if not np.array_equal(here, there):
                 missing, foreign = (len(np.setdiff1d(*pair)) for pair in ((here, there), (there, here)))
                 self._problem(
                     name, f"{missing} of its posts are neither tagged nor rejected, {foreign} tagged are none of its"
                 )
+            elif is_by_day(self.layout, manifest):
+                self._check_days(info, manifest, gone)
         for name in by_part:
             logger.warning("%s: tagged, and no longer in the archive", name)
+
+    def _check_days(self, info: storage.FileInfo, manifest: dict[str, Any], gone: set[int]) -> None:
+        """Every post is in the folder of its day."""
+        hashes, days = hashes_and_days(info, manifest["rows"])
+        order = np.argsort(hashes)
+        order = order[~np.isin(order, list(gone))]
+        for path, folder, held in self.tagged.get(manifest["part"], []):
+            at = order[np.searchsorted(hashes[order], held)]
+            others = {day_folder(day) for day in np.unique(days[at])} - {folder}
+            if others:
+                self._problem(path, f"holds posts of {sorted(others)[0]}")
 
 
 def _row_faults(table: pa.Table, layout: Layout) -> Iterator[str]:

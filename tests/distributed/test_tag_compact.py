@@ -18,7 +18,7 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.lease import Lease, LeaseHeldError
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_compact import _merged, compact
+from hashtag_core.distributed.tag_compact import _pieces, compact, merged
 from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
 from hashtag_core.distributed.tag_plan import Layout
@@ -121,13 +121,13 @@ def test_merging_keeps_rows_and_order(sizes: list[int], target: int, tmp_path_fa
         before = f"model=m/version=1/a.parquet/part-{'0' * 16}-{number:05d}.parquet"
         files.append(file_entry(layout, manifest, before, content))
         storage.write_bytes(storage.join(layout.out, files[-1]["path"]), content)
-    merged = list(_merged(layout, files, target))
-    held = [post for _, content in merged for post in pq.read_table(pa.BufferReader(content))["post_id"].to_pylist()]
+    found = list(merged(_pieces(layout, files), target))
+    held = [post for _, content in found for post in pq.read_table(pa.BufferReader(content))["post_id"].to_pylist()]
     assert held == ids
-    firsts = [[file["path"] for file in files].index(first) for first, _ in merged]
+    firsts = [[file["path"] for file in files].index(first) for first, _ in found]
     assert firsts[0] == 0
     assert firsts == sorted(set(firsts))
-    assert all(len(content) >= target for _, content in merged[:-1])
+    assert all(len(content) >= target for _, content in found[:-1])
 
 
 def test_killed_at_any_step_the_same_command_finishes(
