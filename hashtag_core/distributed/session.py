@@ -11,12 +11,15 @@ from typing import Any
 import ray
 
 from hashtag_core import storage
-from hashtag_core.errors import NotFoundError
+from hashtag_core.errors import HashtagError, NotFoundError
 
 logger = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
 """Enough for the blocks in flight: features go through files, images through row groups."""
+
+START_ATTEMPTS = 3
+"""For a local Ray, which gives its own processes half a minute to start: less than a machine under load takes."""
 
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
@@ -27,7 +30,8 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
 
     The package need not be installed: workers find it where the driver found it, and on a cluster that is joined by its
     address it is sent to them (`ray job submit` sends the whole clone by itself). S3 endpoint, region and checksum
-    settings travel to the workers, secrets never do (the dashboard shows a runtime_env).
+    settings travel to the workers, secrets never do (the dashboard shows a runtime_env). NotFoundError where no cluster
+    answers, HashtagError where no local Ray starts.
     """
     if ray.is_initialized():
         yield
@@ -53,11 +57,20 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
             "num_cpus": num_cpus,
         }
-    try:
-        ray.init(runtime_env=runtime, **settings)
-    except ConnectionError as error:
-        cause = " ".join(str(error).split())[:500]
-        raise NotFoundError(f"no Ray cluster answers at RAY_ADDRESS={address}: {cause}") from None
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(runtime_env=runtime, **settings)
+            break
+        except ConnectionError as error:
+            cause = " ".join(str(error).split())[:500]
+            raise NotFoundError(f"no Ray cluster answers at RAY_ADDRESS={address}: {cause}") from None
+        except Exception as error:
+            if "timed out during startup" not in str(error):  # Ray has no class for it
+                raise
+            if attempt == START_ATTEMPTS:
+                raise HashtagError(f"Ray did not start on this machine, {attempt} times: {error}") from error
+            logger.warning("Ray did not start in time, trying again: %s", error)
+            ray.shutdown()
     _quieten_ray_data()
     try:
         yield

@@ -181,3 +181,23 @@ def test_a_lost_node_costs_nothing(
     assert run.returncode == 0, told[-3000:]
     assert json.loads(printed.splitlines()[-1])["tagged"] == 2_000
     assert verify_output(str(out), str(archive)).problems == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_SOAK, reason="waits for Ray's half minute: make soak")
+def test_a_ray_that_does_not_start_in_time_is_started_again(repository: Path, tmp_path: Path) -> None:
+    """Its first raylet is stopped before it can say that it is there."""
+    code = "from hashtag_core.distributed.session import connect\nwith connect(num_cpus=1): print('there')"
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen([sys.executable, "-c", code], cwd=repository, stdout=subprocess.PIPE, stderr=log)
+    found: list[psutil.Process] = []
+    while not found:
+        assert driver.poll() is None, (tmp_path / "log").read_text()
+        found = [child for child in psutil.Process(driver.pid).children() if "raylet" in child.name()]
+    found[0].send_signal(signal.SIGSTOP)
+    printed, _ = driver.communicate(timeout=240)
+    found[0].kill()
+    told = (tmp_path / "log").read_text()
+    assert driver.returncode == 0, told
+    assert printed.decode().strip().endswith("there")
+    assert "Ray did not start in time, trying again" in told
