@@ -48,7 +48,8 @@ from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_tab
 from hashtag_core.evaluation.significance import bootstrap, paired_difference
 from hashtag_core.evaluation.slices import post_slices, slice_metrics, tag_slices
 from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
-from hashtag_core.recommend.recommender import READ, Recommender
+from hashtag_core.recommend.posts import READ
+from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import RANKED
 from hashtag_core.tracking.registry import ResolvedModel, find_version, resolve_model, set_version_tags
 from hashtag_core.tracking.runs import start_run
