@@ -16,12 +16,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from tqdm import tqdm
 
@@ -29,14 +27,14 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.data.feature_cache import FeatureCache
-from hashtag_core.data.history import HistoryRule, dataset_history
+from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
+from hashtag_core.distributed.evaluate_truth import Ranked, Truth, read_truths, slices_of, write_ranked
 from hashtag_core.distributed.features import cache_root, ensure_features, tables_folder
 from hashtag_core.distributed.session import connect
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.evaluation.metrics import (
     PROTOCOLS,
-    Booleans,
     Integers,
     Judged,
     bleu,
@@ -46,54 +44,19 @@ from hashtag_core.evaluation.metrics import (
 )
 from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_k, rank_models
 from hashtag_core.evaluation.significance import bootstrap, paired_difference
-from hashtag_core.evaluation.slices import post_slices, slice_metrics, tag_slices
+from hashtag_core.evaluation.slices import slice_metrics, tag_slices
 from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
-from hashtag_core.recommend.recommender import READ, Recommender
-from hashtag_core.schema import RANKED
+from hashtag_core.recommend.posts import READ
+from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import ResolvedModel, find_version, resolve_model, set_version_tags
 from hashtag_core.tracking.runs import start_run
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_BLEU_K = 5
-SLICED_HISTORY = 5
-"""Posts of a history up to which the slices tell."""
 
 ENCODED_IN_PLACE = 256
 """Posts without cached features that are encoded by the evaluating process itself."""
-
-
-@dataclass
-class Truth:
-    """What the posts of a split were tagged with. Ids from V on are tags outside the dataset's vocabulary."""
-
-    dataset: Dataset
-    split: Split
-    ids: dict[str, int]
-    users: list[str | None] = field(default_factory=list)
-    caption_words: list[int] = field(default_factory=list)
-    tags: list[list[int]] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, dataset: Dataset, split: Split, ids: dict[str, int]) -> "Truth":
-        """Read the small columns; `ids` grows by the tags that it does not know."""
-        truth = cls(dataset, split, ids)
-        for table in dataset.read(split, ["user_id", "caption", "hashtags"]):
-            truth.users += table["user_id"].to_pylist()
-            truth.caption_words += [len(caption.split()) if caption else 0 for caption in table["caption"].to_pylist()]
-            for tags in table["hashtags"].to_pylist():
-                truth.tags.append([ids.setdefault(tag, len(ids)) for tag in dict.fromkeys(tags or ())])
-        return truth
-
-
-@dataclass
-class Ranked:
-    """A model's lists for a split, row-aligned with its `Truth`."""
-
-    judged: Judged
-    scores_NK: np.ndarray
-    has_image: np.ndarray
-    statuses: list[str]
 
 
 @dataclass
@@ -163,14 +126,6 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
         {name: evaluation.row[name] for name in ("model", "metrics", "papers", "floor")} for evaluation in evaluations
     ]
     return {"models": rows, "report": report_uri}
-
-
-def read_truths(dataset: Dataset, recipe: Recipe) -> tuple[Truth, Truth | None]:
-    """The truth of the split to judge on, and of validation where a threshold can be chosen there."""
-    ids = dict(dataset.vocabulary.index)
-    truth = Truth.read(dataset, recipe.evaluation.split, ids)
-    apart = recipe.evaluation.split != "validation" and dataset.info.posts.get("validation", 0) > 0
-    return truth, Truth.read(dataset, "validation", ids) if apart else None
 
 
 def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: Recipe) -> Evaluation:
@@ -327,14 +282,6 @@ def _intervals(judged: Judged, truth: Truth, recipe: Recipe) -> dict[str, dict[s
     return out
 
 
-def slices_of(
-    truth: Truth, has_image: np.ndarray, order: Literal["earlier", "other"] = "earlier"
-) -> dict[str, Booleans]:
-    """Which posts of `truth` are in which slice; see `post_slices`. `order` says which posts make a history."""
-    rows_NH, _ = dataset_history(truth.dataset, truth.split, HistoryRule(order, SLICED_HISTORY))
-    return post_slices(truth.caption_words, has_image, (rows_NH >= 0).sum(axis=1))
-
-
 def _slices(ranked: Ranked, truth: Truth, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     ks = recipe.evaluation.ks
     return (
@@ -402,30 +349,3 @@ def _file_name(model: ResolvedModel, used: set[str]) -> str:
         name += "_"
     used.add(name)
     return name
-
-
-def write_ranked(uri: str, ranked: Ranked, truth: Truth) -> None:
-    """Every post's list as Parquet in the schema RANKED, row-aligned with `truth`."""
-    names = pa.array(list(truth.ids), pa.string())
-    start = 0
-    with storage.open_output(uri) as file, pq.ParquetWriter(file, RANKED) as writer:
-        for table in truth.dataset.read(truth.split, ["post_id", "user_id"]):
-            end = start + len(table)
-            lists = ranked.judged.ranked_NK[start:end]
-            kept = lists >= 0
-            lengths = kept.sum(axis=1)
-            offsets = pa.array(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
-            true = truth.tags[start:end]
-            true_offsets = pa.array(np.cumsum([0, *map(len, true)], dtype=np.int32))
-            true_ids = pa.array([tag for tags in true for tag in tags], pa.int64())
-            columns = [
-                table["post_id"].combine_chunks(),
-                table["user_id"].combine_chunks(),
-                pa.ListArray.from_arrays(true_offsets, names.take(true_ids)),
-                pa.ListArray.from_arrays(offsets, names.take(pa.array(lists[kept]))),
-                pa.ListArray.from_arrays(offsets, pa.array(ranked.scores_NK[start:end][kept], pa.float32())),
-                pa.ListArray.from_arrays(offsets, pa.array(ranked.judged.hits_NK[start:end][kept])),
-                pa.array(ranked.statuses[start:end], pa.string()),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, names=RANKED.names).cast(RANKED))
-            start = end

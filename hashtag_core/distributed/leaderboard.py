@@ -21,7 +21,8 @@ from rich.console import Console
 from hashtag_core import storage
 from hashtag_core.config import ModelSection, Recipe
 from hashtag_core.data.dataset import Dataset
-from hashtag_core.distributed.evaluate import evaluate_model, log_evaluation, read_truths, write_ranked
+from hashtag_core.distributed.evaluate import evaluate_model, log_evaluation
+from hashtag_core.distributed.evaluate_truth import read_truths, write_ranked
 from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.leaderboard_plan import Entry, LeaderboardPlan
 from hashtag_core.distributed.leaderboard_report import write_report

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
-from hashtag_core.distributed.evaluate import Truth, slices_of
+from hashtag_core.distributed.evaluate_truth import Truth, slices_of
 from hashtag_core.distributed.leaderboard_plan import Entry, LeaderboardPlan, Pair
 from hashtag_core.evaluation.curves import report_figures
 from hashtag_core.evaluation.metrics import Booleans, Floats, Judged, Protocol, judge_tags, post_scores

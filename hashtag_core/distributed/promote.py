@@ -6,7 +6,8 @@ from typing import Any
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
-from hashtag_core.distributed.evaluate import Evaluation, check_evaluation, evaluate_model, log_evaluation, read_truths
+from hashtag_core.distributed.evaluate import Evaluation, check_evaluation, evaluate_model, log_evaluation
+from hashtag_core.distributed.evaluate_truth import read_truths
 from hashtag_core.errors import ConfigError, GateRefused, NotFoundError
 from hashtag_core.evaluation.gates import Contender, Gate, check_gates, judge_challenger
 from hashtag_core.tracking.registry import (

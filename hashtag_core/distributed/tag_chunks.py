@@ -31,7 +31,8 @@ from hashtag_core.distributed.tag_rejects import tell
 from hashtag_core.distributed.tag_task import Task, Work, has_model
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, IntegrityError
 from hashtag_core.recommend.images import ImagePlaces
-from hashtag_core.recommend.recommender import READ, OpenedPosts, Recommender
+from hashtag_core.recommend.posts import READ, OpenedPosts
+from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TAGGED
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from hashtag_core.distributed.tag_chunks import ChunkPosts, ChunkTagger
 from hashtag_core.distributed.tag_history import HistoryWork
 from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.recommend.policy import Policy
-from hashtag_core.recommend.recommender import READ
+from hashtag_core.recommend.posts import READ
 
 
 class _Prober(ChunkTagger):

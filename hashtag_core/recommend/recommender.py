@@ -9,7 +9,7 @@ them the same to the last digit calls with the same posts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -19,57 +19,18 @@ import torch
 from hashtag_core.config import CaptionsSection, EncodersSection
 from hashtag_core.data.archive_history import ArchivePosts, TagFinder, only_last
 from hashtag_core.data.batches import FeaturizedPosts, collate
-from hashtag_core.data.captions import clean_caption
 from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.history import HistoryRule, find_history
 from hashtag_core.data.history_batch import ArrayPosts, History
-from hashtag_core.data.images import decode_image, image_key
-from hashtag_core.data.posts import normalise_posts
+from hashtag_core.data.images import image_key
 from hashtag_core.encoders import Encoders, load_encoders
-from hashtag_core.errors import ConfigError, ImageError, IntegrityError
+from hashtag_core.errors import ConfigError, IntegrityError
 from hashtag_core.models.folder import LoadedModel, load_model_folder
-from hashtag_core.recommend.images import ImagePlaces, fetch_images
+from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.policy import Policy
+from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
 from hashtag_core.recommend.ranking import top_tags
-from hashtag_core.schema import POST, TAGGED
-
-READ = pa.schema([POST.field(name) for name in ("post_id", "user_id", "caption", "image", "image_uri")])
-"""What is read of a post."""
-
-READ_WITH_HISTORY = pa.schema([*READ, POST.field("created_at"), POST.field("hashtags")])
-"""What is read of a post for a model that reads the history."""
-
-CHECK_SIDE_PX = 64
-"""Side that an image is decoded to when the model does not look at it and only its status is wanted."""
-
-
-@dataclass
-class OpenedPosts:
-    """Posts with clean captions and decoded images (uint8 [side, side, 3]); None where there is none.
-
-    `statuses` and `details` say what is missing or broken, as the TAGGED schema does.
-    """
-
-    post_ids: list[str] = field(default_factory=list)
-    user_ids: list[str | None] = field(default_factory=list)
-    captions: list[str | None] = field(default_factory=list)
-    images: list[np.ndarray | None] = field(default_factory=list)
-    image_keys: list[str | None] = field(default_factory=list)
-    """Keys of images that a cache holds the features of; their pixels are not decoded."""
-    statuses: list[str] = field(default_factory=list)
-    details: list[str | None] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.post_ids)
-
-    def extend(self, other: "OpenedPosts") -> None:
-        """Append the posts of another."""
-        for item in fields(self):
-            getattr(self, item.name).extend(getattr(other, item.name))
-
-    def select(self, rows: Sequence[int]) -> "OpenedPosts":
-        """Those rows alone."""
-        return OpenedPosts(**{item.name: [getattr(self, item.name)[row] for row in rows] for item in fields(self)})
+from hashtag_core.schema import TAGGED
 
 
 class Recommender:
@@ -159,11 +120,11 @@ class Recommender:
             raise ConfigError(f"top_k: expected at least 1, found {top_k}")
         rule = self.loaded.history
         schema = READ if rule is None else READ_WITH_HISTORY
-        table = _normalised(posts, "", schema)
+        table = normalised(posts, "", schema)
         opened = self.open_posts(table, cached=cached, archive=archive)
         if rule is None:
             return self.tag(opened, top_k, cached)
-        others = _normalised([] if history is None else history, "history: ", schema)
+        others = normalised([] if history is None else history, "history: ", schema)
         features = self.featurize(opened, cached)
         return self._tagged(
             opened, self.rank(features, top_k, self._history(rule, table, features, others, cached, archive))
@@ -226,33 +187,9 @@ class Recommender:
         An image is decoded even for a model that does not look at it, so that a broken one is reported; not where
         `cached` already tells what is in it. A post with bytes is not asked for its `image_uri`.
         """
-        values = {name: posts[name].to_pylist() for name in READ.names}
-        wanted = [uri if data is None else None for data, uri in zip(values["image"], values["image_uri"], strict=True)]
-        fetched = fetch_images(wanted, replace(self.places, archive=archive or self.places.archive))
-        known = self._cached_images(values["image"], cached)
-        opened = OpenedPosts(post_ids=values["post_id"], user_ids=values["user_id"])
-        for row, raw in enumerate(values["caption"]):
-            found, why_missing = next(fetched)
-            data = found if values["image"][row] is None else values["image"][row]
-            key, fault = known.get(row, (None, None))
-            pixels, image_status = None, "ok"
-            if data is None:
-                image_status, fault = "image_missing", why_missing
-            elif fault is not None:
-                image_status = "image_unreadable"
-            elif key is None:
-                try:
-                    pixels = decode_image(data, self.encoders.image_side_px or CHECK_SIDE_PX)
-                except ImageError as error:
-                    image_status, fault = "image_unreadable", str(error)
-            caption = clean_caption(raw, self.captions)
-            status, detail = _status(image_status, fault, raw, caption)
-            opened.captions.append(caption)
-            opened.images.append(pixels)
-            opened.image_keys.append(key)
-            opened.statuses.append(status)
-            opened.details.append(detail)
-        return opened
+        places = replace(self.places, archive=archive or self.places.archive)
+        known = self._cached_images(posts["image"], cached)
+        return open_posts(posts, places, self.captions, self.encoders.image_side_px, known)
 
     def featurize(self, posts: OpenedPosts, cached: FeatureCache | None = None) -> FeaturizedPosts:
         """The features that the model needs, from the cache where it has them, else from the encoders."""
@@ -308,12 +245,12 @@ class Recommender:
         return [name for name in ("image_vector", "image_vector_second", "image_grid") if name in self.needs]
 
     def _cached_images(
-        self, images: list[bytes | None], cached: FeatureCache | None
+        self, images: pa.ChunkedArray, cached: FeatureCache | None
     ) -> dict[int, tuple[str | None, str | None]]:
         """Row -> (key, None) of images whose features are cached, (None, reason) of those known as unreadable."""
         if cached is None or not self._image_kinds:
             return {}
-        keys = {row: image_key(data) for row, data in enumerate(images) if data is not None}
+        keys = {row: image_key(data.as_py()) for row, data in enumerate(images) if data.is_valid}
         missing = {key for kind in self._image_kinds for key in cached.missing(kind, keys.values())}
         reasons = cached.unreadable(self._image_kinds[0])
         return {
@@ -357,38 +294,6 @@ def _check_identity(model: str, trained: Mapping[str, Any], here: Mapping[str, A
             differing = [key for key in found if not isinstance(expected, Mapping) or expected.get(key) != found[key]]
             told = "; ".join(f"{key}: {(expected or {}).get(key)!r}, here {found[key]!r}" for key in differing)
             raise IntegrityError(f"model {model} was trained on another {modality} encoder than is here ({told})")
-
-
-def _status(image: str, fault: str | None, raw: str | None, caption: str | None) -> tuple[str, str | None]:
-    """Status and detail of a post. Without a usable image and caption it is `empty`; else the one that fails names it."""
-    if caption is not None:
-        return image, fault
-    no_caption = "nothing is left of the caption" if raw and raw.strip() else "no caption"
-    return ("caption_missing", no_caption) if image == "ok" else ("empty", f"{fault}; {no_caption}")
-
-
-def _table(posts: pa.Table | Iterable[Mapping[str, Any]]) -> pa.Table:
-    if isinstance(posts, pa.Table):
-        return posts
-    rows = list(posts)
-    if not rows:
-        return READ.empty_table()
-    names = [name for name in READ_WITH_HISTORY.names if any(name in row for row in rows)]
-    columns = {}
-    for name in names:
-        try:
-            columns[name] = pa.array([row.get(name) for row in rows])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ConfigError(f"posts: {name}: values of several types: {error}") from None
-    return pa.table(columns)
-
-
-def _normalised(posts: pa.Table | Iterable[Mapping[str, Any]], where: str, schema: pa.Schema) -> pa.Table:
-    """Those columns of the posts; ConfigError for a row that is no post."""
-    table, rejected = normalise_posts(_table(posts), schema=schema)
-    if rejected:
-        raise ConfigError(f"{where}row {rejected[0].row} is no post: {rejected[0].reason}")
-    return table
 
 
 def _vectors(

@@ -30,7 +30,8 @@ from hashtag_core.data.images import decode_image
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_job import plan_tagging
-from hashtag_core.recommend.recommender import OpenedPosts, Recommender
+from hashtag_core.recommend.posts import OpenedPosts
+from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import resolve_model
 
 from .bench_encoders import WORDS

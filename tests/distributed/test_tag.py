@@ -23,7 +23,8 @@ from hashtag_core.distributed.tag_job import TagJob, TagSummary, plan_tagging
 from hashtag_core.distributed.tag_plan import Chunk
 from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError, IntegrityError, NotFoundError, StorageError
-from hashtag_core.recommend.recommender import OpenedPosts, Recommender
+from hashtag_core.recommend.posts import OpenedPosts
+from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TAGGED
 from hashtag_core.tracking.registry import resolve_model
 from jobs.tag import main

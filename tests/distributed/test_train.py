@@ -27,7 +27,8 @@ from hashtag_core.distributed.train_record import RunRecord
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError, TrainingError
 from hashtag_core.models.folder import load_model_folder
 from hashtag_core.recommend.policy import read_thresholds
-from hashtag_core.recommend.recommender import READ, Recommender
+from hashtag_core.recommend.posts import READ
+from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import resolve_model
 

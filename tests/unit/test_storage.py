@@ -19,6 +19,7 @@ import pytest
 
 from hashtag_core import storage
 from hashtag_core.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
+from hashtag_core.storage import s3
 
 ODD = [
     "a b.bin",
@@ -331,7 +332,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", *storage._CHECKSUMS):
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", *s3._CHECKSUMS):
         monkeypatch.setenv(name, "")  # so that the test's end takes back what the code may set
         monkeypatch.delenv(name)
     yield made
@@ -375,7 +376,7 @@ def test_a_body_that_breaks_off_is_asked_for_again_and_not_forever(faults: Fault
     faults.breaks_off = lambda n: True
     with pytest.raises(StorageError, match="s3://bucket/key: read failed: "):
         storage.read_bytes("s3://bucket/key")
-    assert len(faults.seen) == 3 + storage.BODY_ATTEMPTS
+    assert len(faults.seen) == 3 + s3.BODY_ATTEMPTS
 
 
 def test_what_is_too_large_is_not_read(root: str) -> None:
@@ -387,7 +388,7 @@ def test_what_is_too_large_is_not_read(root: str) -> None:
 
 
 def test_a_server_that_is_gone_is_a_storage_error(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "MAX_ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StorageError, match=r"s3://bucket/key: read failed: .*connect"):
         storage.read_bytes("s3://bucket/key")
@@ -409,7 +410,7 @@ def test_no_trailing_checksums_for_an_endpoint_of_ones_own(faults: Faults) -> No
 
 
 def test_worker_environment_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*storage._FORWARDED, *storage._CHECKSUMS):
+    for name in (*s3._FORWARDED, *s3._CHECKSUMS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")

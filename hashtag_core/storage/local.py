@@ -1,0 +1,217 @@
+"""The side of the local disk: each function does what that of its name in `hashtag_core.storage` promises."""
+
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from hashtag_core.errors import AlreadyExistsError, NotFoundError
+from hashtag_core.storage.base import FileInfo, check_size, guard, writing
+
+
+def local_path(uri: str) -> str:
+    """The path of a local URI."""
+    return uri.removeprefix("file://")
+
+
+def exists(uri: str) -> bool:
+    """Whether something is there, a link followed."""
+    return os.path.exists(local_path(uri))
+
+
+def file_info(uri: str) -> FileInfo:
+    """By one stat."""
+    with guard(uri, "look-up"):
+        return _info(local_path(uri), uri.rstrip("/").rsplit("/", 1)[-1])
+
+
+def list_files(uri: str) -> Iterator[FileInfo]:
+    """Every file below a folder, hidden ones too, in no order."""
+    root = local_path(uri)
+    with guard(uri, "listing"):
+        if os.path.isfile(root):
+            yield _info(root, os.path.basename(root))
+            return
+        if not os.path.isdir(root):
+            raise FileNotFoundError(root)
+        for folder, _, names in os.walk(root, onerror=_stop):
+            for name in names:
+                path = os.path.join(folder, name)
+                with suppress(FileNotFoundError):  # a temporary file of a writer at work
+                    yield _info(path, os.path.relpath(path, root))
+
+
+def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
+    """Every folder that is not hidden, with all of its files."""
+    root = local_path(uri)
+    with guard(uri, "listing"):
+        for folder, below, names in os.walk(root, onerror=_stop):
+            below[:] = sorted(name for name in below if name[:1] not in ("_", "."))
+            relative = os.path.relpath(folder, root)
+            found = []
+            for name in names:
+                with suppress(FileNotFoundError):  # a temporary file of a writer at work
+                    path = os.path.join(folder, name)
+                    found.append(_info(path, os.path.normpath(os.path.join(relative, name))))
+            yield "" if relative == "." else relative, found
+
+
+def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
+    """The whole content; StorageError for more than `max_bytes`."""
+    with guard(uri, "read"):
+        path = Path(local_path(uri))
+        check_size(uri, path.stat().st_size, max_bytes)
+        return path.read_bytes()
+
+
+def open_input(uri: str) -> pa.NativeFile:
+    """Arrow's own file."""
+    with guard(uri, "open"):
+        return pa.OSFile(local_path(uri), "rb")
+
+
+@contextmanager
+def open_output(uri: str) -> Iterator[BinaryIO]:
+    """A temporary file beside the target, flushed and renamed at the end."""
+    with writing(uri), _output(uri) as file:
+        yield file
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """By `open_output`."""
+    with open_output(uri) as file:
+        file.write(data)
+
+
+def create_bytes(uri: str, data: bytes) -> None:
+    """By a hard link to a temporary file, which fails where the name is taken."""
+    target = Path(local_path(uri))
+    staged = _staged(target)
+    with guard(uri, "create"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_through(staged, data)
+            try:
+                os.link(staged, target)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+                _write_through(target, data)  # a filesystem without hard links
+            _sync_folder(target.parent)
+        except FileExistsError:
+            raise AlreadyExistsError(f"{uri}: exists already") from None
+        finally:
+            staged.unlink(missing_ok=True)
+
+
+def replace_bytes(uri: str, expected: bytes, data: bytes | None) -> None:
+    """Under a lock on the file's folder."""
+    with guard(uri, "replace"):
+        folder = os.open(Path(local_path(uri)).parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            if read_bytes(uri) != expected:
+                raise AlreadyExistsError(f"{uri}: holds something else by now")
+            if data is None:
+                os.unlink(local_path(uri))
+            else:
+                with _output(uri) as file:
+                    file.write(data)
+        finally:
+            os.close(folder)
+
+
+def move(source: str, target: str) -> None:
+    """By a rename."""
+    with guard(source, "move"):
+        held = Path(local_path(target))
+        held.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(local_path(source), held)
+        _sync_folder(held.parent)
+
+
+def remove(uri: str) -> None:
+    """No fault where there is none."""
+    with suppress(NotFoundError), guard(uri, "remove"):
+        Path(local_path(uri)).unlink(missing_ok=True)
+
+
+def remove_tree(uri: str) -> None:
+    """No fault where there is none."""
+    with suppress(NotFoundError), guard(uri, "remove"):
+        shutil.rmtree(local_path(uri))
+
+
+def download(uri: str, target: Path) -> None:
+    """Copy one file."""
+    with guard(uri, "download"):
+        shutil.copyfile(local_path(uri), target)
+
+
+def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Arrow's local filesystem, which wants whole paths."""
+    return pafs.LocalFileSystem(), os.path.abspath(local_path(uri))
+
+
+def _stop(error: OSError) -> None:
+    raise error
+
+
+def _info(path: str, relative: str) -> FileInfo:
+    """Of a link to nothing, the link's own: it is listed, and who opens it is told. The etag tells whether the file may be read."""
+    try:
+        held = os.stat(path)
+    except FileNotFoundError:
+        if not os.path.islink(path):
+            raise
+        held = os.lstat(path)
+    modified = datetime.fromtimestamp(held.st_mtime, UTC)
+    readable = "" if os.access(path, os.R_OK) else "-unreadable"
+    return FileInfo(path, relative, held.st_size, f"{held.st_size:x}-{held.st_mtime_ns:x}{readable}", modified)
+
+
+def _staged(target: Path) -> Path:
+    return target.with_name(f".{uuid.uuid4().hex}.tmp")
+
+
+@contextmanager
+def _output(uri: str) -> Iterator[BinaryIO]:
+    target = Path(local_path(uri))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = _staged(target)
+    try:
+        with open(staged, "xb") as file:
+            yield cast(BinaryIO, file)
+            _flush(file)
+        os.replace(staged, target)
+        _sync_folder(target.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _write_through(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        _flush(file)
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
