@@ -55,6 +55,10 @@ demo: setup
 
 SHARED := ../shared/data
 ABLATIONS := --recipes $(wildcard jobs/recipes/ablations/*.toml)
+# For an archive without a picture: the families that read the caption or the history, less the two whose matter is the picture.
+OF_TEXT := co_attention,design,linear,lstm_cnn,macon,mlknn,okboomer,popularity,svm,tab_lstm,tagnet,tweet_embedding,user_frequency
+MODALITIES := --recipes $(foreach name,amnn_caption amnn_image linear_caption linear_image,jobs/recipes/ablations/$(name).toml)
+DESIGNS := --recipes $(wildcard jobs/recipes/ablations/design_*.toml)
 ARCHIVE ?=
 NAME ?= $(notdir $(ARCHIVE:/=))
 FLAGS ?=
@@ -66,8 +70,8 @@ ifneq ($(ARCHIVE),)
 	$(call BOARD,$(NAME),$(ARCHIVE),$(FLAGS))
 else ifneq ($(wildcard $(SHARED)/openclipart),)
 	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 $(ABLATIONS))
-	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user)
-	$(call BOARD,tate,$(SHARED)/tate,--split by_time --set training.train_share=0.3 --set training.epochs=8 $(ABLATIONS))
+	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user $(MODALITIES) --learning-curve amnn,lxmert4hashtag)
+	$(call BOARD,tate,$(SHARED)/tate,--split by_time --set training.train_share=0.3 --families $(OF_TEXT) $(DESIGNS))
 else
 	$(call BOARD,sample,jobs/sample,$(FLAGS))
 endif
