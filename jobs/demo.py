@@ -33,6 +33,7 @@ from hashtag_core.distributed.promote import plan_promote, promote
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_job import plan_tagging
+from hashtag_core.distributed.tag_report import report
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.errors import GateRefused
@@ -90,16 +91,18 @@ def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
             champion = _promote_each(models, recipe)
         with _step("tag", f"{champion} tags the archive"):
             job = plan_tagging(recipe, str(SAMPLE_ARCHIVE), str(SAMPLE_OUT), resolve_model(champion))
-            tagged = asdict(tag(job))
+            summary = tag(job)
+            if summary.run is not None and summary.tagged:
+                report(job.layout.out, summary.run, recipe.tracking.experiment)
     _print(leaderboard_table(storage.read_json(storage.join(leaderboard["report"], "leaderboard.json"))))
     _show_posts(dataset, champion)
-    _show_what_next(tagged)
+    _show_what_next(asdict(summary))
     return {
         "posts": info.posts,
         "models": models,
         "champion": champion,
         "report": leaderboard["report"],
-        "tag": tagged,
+        "tag": asdict(summary),
         "seconds": round(time.monotonic() - began, 1),
     }
 
