@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_an_actor_out_of_memory_costs_nothing(
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "taken").exists()
     assert json.loads(done.stdout.splitlines()[-1])["tagged"] == 64
-    assert "memory" in done.stderr
+    assert re.search("memory pressure|actor was restarted|actor died", done.stderr), done.stderr
     assert verify_output(str(tmp_path / "out"), str(tmp_path / "archive")).problems == []
 
 
