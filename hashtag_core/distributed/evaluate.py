@@ -14,14 +14,12 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from tqdm import tqdm
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
@@ -31,6 +29,7 @@ from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.distributed.evaluate_truth import Ranked, Truth, read_truths, slices_of, write_ranked
 from hashtag_core.distributed.features import cache_root, ensure_features, tables_folder
+from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.session import connect
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.evaluation.metrics import (
@@ -239,7 +238,7 @@ def _rank(
     statuses: list[str] = []
     rule, vocabulary = recommender.loaded.history, recommender.loaded.vocabulary
     past = open_history(truth.dataset, truth.split, rule, cache, vocabulary, tables_folder()) if rule else None
-    with _progress(len(truth.tags), label) as bar:
+    with Pass(len(truth.tags), f"evaluating {label}") as progress:
         for table in truth.dataset.read(truth.split, READ.names, batch_rows):
             opened = recommender.open_posts(table, cached=cache)
             begin = len(statuses)
@@ -249,17 +248,11 @@ def _rank(
             scores.append(scores_NK)
             has_image += [p is not None or k is not None for p, k in zip(opened.images, opened.image_keys, strict=True)]
             statuses += opened.statuses
-            bar.update(len(opened))
+            progress.add(len(opened))
     judged = judge(np.concatenate(lists), truth.tags, len(truth.dataset.vocabulary)).widened(width)
     found = np.concatenate(scores)
     found = np.pad(found, ((0, 0), (0, width - found.shape[1])))
     return Ranked(judged, found, np.array(has_image, dtype=bool), statuses)
-
-
-@contextmanager
-def _progress(posts: int, label: str) -> Iterator[Any]:
-    with tqdm(total=posts, desc=f"evaluate {label}", unit="post", file=sys.stderr, mininterval=1) as bar:
-        yield bar
 
 
 def _bleu(recommender: Recommender, judged: Judged, truth: Truth, k: int) -> dict[str, float]:

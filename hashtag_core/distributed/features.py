@@ -11,7 +11,6 @@ import logging
 import os
 import posixpath
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from tqdm import tqdm
 
 from hashtag_core import storage
 from hashtag_core.config import EncodersSection
@@ -34,6 +32,7 @@ from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.features import build_feature_table
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import READ_BUFFER_BYTES
+from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import HashtagError, ImageError
@@ -223,9 +222,9 @@ def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int
         errors: list[str] = []
         started = time.monotonic()
         unreadable = 0
-        with tqdm(total=posts, unit="post", desc="encode", file=sys.stderr, mininterval=1) as bar:
+        with Pass(posts, "encoding") as progress:
             for report in reports.iter_rows():
-                bar.update(report["posts"])
+                progress.add(report["posts"])
                 unreadable += report["unreadable"]
                 errors += [report["error"]] if report["error"] else []
     if errors:

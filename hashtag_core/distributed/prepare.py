@@ -13,7 +13,6 @@ the next one. A part is the unit of work, so an archive of many parts uses many 
 import json
 import logging
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,6 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.data import DataContext, TaskPoolStrategy
-from tqdm import tqdm
 
 from hashtag_core import storage
 from hashtag_core.data.dataset import (
@@ -45,6 +43,7 @@ from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition, content
 from hashtag_core.data.posts import Rejected
 from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
 from hashtag_core.data.splits import OUT
+from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.prepare_plan import WORK, PreparePlan
 from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
@@ -178,7 +177,7 @@ def _over_parts(work: Callable[..., Any], tasks: Sequence[dict[str, Any]], plan:
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     results: dict[int, Any] = {}
-    with DataContext.current(context), tqdm(total=len(tasks), desc=told, unit="part", file=sys.stderr) as bar:
+    with DataContext.current(context), Pass(len(tasks), told, "part") as progress:
         with warnings.catch_warnings():  # there is no other way yet to end the endless retries of a task that dies
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             rows = ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
@@ -195,7 +194,7 @@ def _over_parts(work: Callable[..., Any], tasks: Sequence[dict[str, Any]], plan:
                 if answer["error"]:
                     raise HashtagError(answer["error"])
                 results[answer["part"]] = json.loads(answer["result"])
-                bar.update()
+                progress.add()
         except ray.exceptions.RayError as error:
             cause = str(error).strip().splitlines()[0]
             raise HashtagError(f"{told}: a process died more than {MAX_RETRIES} times: {cause}") from error

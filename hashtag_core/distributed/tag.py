@@ -18,12 +18,12 @@ from typing import Any
 from hashtag_core import storage
 from hashtag_core.distributed.forget_list import check_forgotten
 from hashtag_core.distributed.lease import Lease, new_run_id
+from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.tag_encode import HOPELESS_CHUNKS, Encoding, encode_histories, task_runs
 from hashtag_core.distributed.tag_history import HistoryWork, sweep_history
 from hashtag_core.distributed.tag_job import TagJob, TagSummary
 from hashtag_core.distributed.tag_orders import Orders, StoppedError
 from hashtag_core.distributed.tag_plan import Chunk, PartPlan, pin_settings, replace_settings, scanned
-from hashtag_core.distributed.tag_progress import TagProgress
 from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
 from hashtag_core.distributed.tag_rejects import RejectWatch, check_planned
 from hashtag_core.distributed.tag_report import TagFigures, drift
@@ -176,7 +176,7 @@ class _Run:
         total = sum(chunk.rows for part in self.parts.values() for chunk in self._missing_chunks(part))
         limit = section.max_rejected
         self.watch = None if limit is None else RejectWatch(limit, check_planned(self.job.missing, limit), total)
-        with connect(), TagProgress(total, "tagging") as progress:
+        with connect(), Pass(total, "tagging") as progress:
             self.orders.listen()
             actors, threads, device = cluster_shape(section.actors)
             work = Work(
@@ -215,7 +215,7 @@ class _Run:
                 for outcome in run_tasks(tasks, work, actors):
                     self._take(outcome, progress)
 
-    def _take(self, outcome: dict[str, Any], progress: TagProgress) -> None:
+    def _take(self, outcome: dict[str, Any], progress: Pass) -> None:
         part, number = self.parts[outcome["part_id"]], outcome["chunk"]
         if outcome["stopped"]:
             self.orders.stop(f"{self.orders.uri}, which is there")  # by another hand, if there was no order

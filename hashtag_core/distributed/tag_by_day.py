@@ -12,7 +12,6 @@ no order once for every HELD_BYTES of its rows. A day that is larger alone is no
 """
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -22,11 +21,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from hashtag_core import storage
 from hashtag_core.data.posts import list_parts
 from hashtag_core.distributed.lease import new_run_id
+from hashtag_core.distributed.passes import passing
 from hashtag_core.distributed.tag_compact import TARGET_BYTES, Compacted, merge, merged, rewrite, waits
 from hashtag_core.distributed.tag_plan import Layout
 from hashtag_core.distributed.tag_rewrite import (
@@ -80,7 +79,7 @@ def partition(
     for layout, place in places.items():
         with nullcontext() if dry_run else Rewriter(layout, run_id) as rewriter:
             found = list(manifests(layout))
-            for uri, manifest in tqdm(found, unit="part", desc="by day", file=sys.stderr, mininterval=1):
+            for uri, manifest in passing(found, "by day", "part"):
                 by_day = is_by_day(layout, manifest)
                 source = None if by_day else _as_tagged(place, manifest)
                 is_left = not by_day and source is None and manifest["tagged"] > 0

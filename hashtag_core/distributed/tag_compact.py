@@ -7,7 +7,6 @@ does nothing. Memory: one file of the target size, and a chunk.
 """
 
 import logging
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from hashtag_core.distributed.lease import new_run_id
+from hashtag_core.distributed.passes import passing
 from hashtag_core.distributed.tag_plan import Layout
 from hashtag_core.distributed.tag_rewrite import (
     ROW_GROUP_ROWS,
@@ -76,7 +75,7 @@ def compact(out: str, target_bytes: int = TARGET_BYTES, *, dry_run: bool = False
             continue
         with Rewriter(layout, run_id) as rewriter:
             found = list(manifests(layout))
-            for uri, manifest in tqdm(found, unit="part", desc="compacting", file=sys.stderr, mininterval=1):
+            for uri, manifest in passing(found, "compacting", "part"):
                 waiting = waits(manifest, target_bytes)
                 result.count(manifest, waits=waiting)
                 result.count_after(merge(rewriter, uri, manifest, target_bytes) if waiting else manifest)

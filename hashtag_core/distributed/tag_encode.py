@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from hashtag_core import storage
+from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.tag_history import Sidecar, rows_read, vector_files, write_no_vectors
 from hashtag_core.distributed.tag_plan import Chunk, Layout, TagPlan
-from hashtag_core.distributed.tag_progress import TagProgress
 from hashtag_core.distributed.tag_task import Task
 from hashtag_core.errors import HashtagError
 
@@ -71,7 +71,7 @@ def encode_histories(
         errors.clear()
         stopped = False
         rows = sum(chunk.rows for task in tasks for chunk in task.chunks)
-        with TagProgress(rows, "encoding histories") as progress:
+        with Pass(rows, "encoding histories") as progress:
             for outcome in run(tasks):
                 progress.add(outcome["tagged"])
                 errors += [outcome["error"]] if outcome["error"] else []

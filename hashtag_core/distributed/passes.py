@@ -1,0 +1,78 @@
+"""How far a pass over posts or parts is: a bar on a terminal, and in the log of a nightly job a line now and then."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+EVERY_S = 30.0
+
+
+class Pass:
+    """`with Pass(total, "tagging") as progress: progress.add(done, rejected)`.
+
+    Where stderr is no terminal, a line every `every_s` seconds: done, rate, time left, rejected; a shorter pass has none.
+    """
+
+    def __init__(self, total: int, what: str, unit: str = "post", *, every_s: float = EVERY_S) -> None:
+        self.total, self.what, self.unit, self.every_s = total, what, unit, every_s
+        self.done = self.rejected = 0
+        self._began = self._told = time.monotonic()
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> Self:
+        self._began = self._told = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=self.total, unit=self.unit, desc=self.what, file=sys.stderr, mininterval=1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._told > self._began:
+            self._tell()
+
+    def add(self, done: int = 1, rejected: int = 0) -> None:
+        """So many more came through, so many more did not."""
+        self.done += done + rejected
+        self.rejected += rejected
+        if self._bar is not None:
+            if self.rejected:
+                self._bar.set_postfix(rejected=self.rejected, refresh=False)
+            self._bar.update(done + rejected)
+        elif time.monotonic() - self._told >= self.every_s:
+            self._told = time.monotonic()
+            self._tell()
+
+    def _tell(self) -> None:
+        rate = self.done / max(time.monotonic() - self._began, 1e-9)
+        logger.info(
+            "%s: %d of %d %ss (%.0f %%), %.1f %ss/s, %s left%s",
+            self.what,
+            self.done,
+            self.total,
+            self.unit,
+            100 * self.done / max(1, self.total),
+            rate,
+            self.unit,
+            tqdm.format_interval((self.total - self.done) / rate) if rate else "?",
+            f", {self.rejected} rejected" if self.rejected else "",
+        )
+
+
+def passing(items: Sequence[T], what: str, unit: str) -> Iterator[T]:
+    """The items, one after another, as a pass."""
+    with Pass(len(items), what, unit) as progress:
+        for item in items:
+            yield item
+            progress.add()
