@@ -2,7 +2,8 @@
 #
 #   make setup     .venv with the exact versions of requirements.lock; does nothing when that is done
 #   make demo      the whole path on the sample archive: prepare, train, evaluate, promote, tag
-#   make leaderboard  every family trained and judged on the archives beside the clone, or on ARCHIVE=folder; hours, resumable
+#   make leaderboard  every family trained and judged on the archives beside the clone, or on ARCHIVE=folder; resumable
+#   make ablations  the same with what was taken away from AMNN, and with learning curves; what `make leaderboard` did stays
 #   make test      lint and all tests
 #   make soak      thirty kills over 20,000 posts, on a local disk and on an S3 that fails, and the faults of a machine; half an hour
 #   make lint      ruff, formatting, types, import layers
@@ -20,7 +21,7 @@
 # left out. On a node with GPUs, for example, `make setup TORCH="torch==2.13.0 --index-url <the index of your CUDA build>"`.
 
 .NOTPARALLEL:
-.PHONY: setup demo leaderboard test soak lint format bench lock clean help
+.PHONY: setup demo leaderboard ablations test soak lint format bench lock clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
@@ -54,11 +55,12 @@ demo: setup
 	$(BIN)/python jobs/demo.py
 
 SHARED := ../shared/data
-ABLATIONS := --recipes $(wildcard jobs/recipes/ablations/*.toml)
+ABLATIONS := jobs/recipes/ablations
 # For an archive without a picture: the families that read the caption or the history, less the two whose matter is the picture.
 OF_TEXT := co_attention,design,linear,lstm_cnn,macon,mlknn,okboomer,popularity,svm,tab_lstm,tagnet,tweet_embedding,user_frequency
-MODALITIES := --recipes $(foreach name,amnn_caption amnn_image linear_caption linear_image,jobs/recipes/ablations/$(name).toml)
-DESIGNS := --recipes $(wildcard jobs/recipes/ablations/design_*.toml)
+# What DESIGN's claims need, and what tells the modalities apart at once; `make ablations` has the rest.
+CLAIMS := $(foreach name,design_sum design_without_history,$(ABLATIONS)/$(name).toml)
+MODALITIES := $(foreach name,linear_caption linear_image,$(ABLATIONS)/$(name).toml)
 ARCHIVE ?=
 NAME ?= $(notdir $(ARCHIVE:/=))
 FLAGS ?=
@@ -69,12 +71,16 @@ leaderboard: setup
 ifneq ($(ARCHIVE),)
 	$(call BOARD,$(NAME),$(ARCHIVE),$(FLAGS))
 else ifneq ($(wildcard $(SHARED)/openclipart),)
-	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 $(ABLATIONS))
-	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user $(MODALITIES) --learning-curve amnn,lxmert4hashtag)
-	$(call BOARD,tate,$(SHARED)/tate,--split by_time --set training.train_share=0.3 --families $(OF_TEXT) $(DESIGNS))
+	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 --recipes $(CLAIMS) $(MODALITIES))
+	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --recipes $(MODALITIES))
+	$(call BOARD,tate,$(SHARED)/tate,--split by_time --set training.train_share=0.3 --families $(OF_TEXT) --recipes $(CLAIMS))
 else
 	$(call BOARD,sample,jobs/sample,$(FLAGS))
 endif
+
+ablations: setup
+	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 --recipes $(wildcard $(ABLATIONS)/*.toml))
+	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --recipes $(MODALITIES) $(ABLATIONS)/amnn_caption.toml $(ABLATIONS)/amnn_image.toml --learning-curve amnn,lxmert4hashtag)
 
 # What runs on Ray waits most of the time for one process to start: lint and what needs no Ray run beside it, and yield to it.
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
