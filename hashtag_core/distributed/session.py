@@ -70,7 +70,7 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             if attempt == START_ATTEMPTS:
                 raise HashtagError(f"Ray did not start on this machine, {attempt} times: {error}") from error
             logger.warning("Ray did not start in time, trying again: %s", error)
-            ray.shutdown()
+            ray.shutdown()  # what came up of it ends with this process
     _quieten_ray_data()
     try:
         yield
