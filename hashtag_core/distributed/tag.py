@@ -26,7 +26,7 @@ from hashtag_core.distributed.tag_orders import Orders, StoppedError
 from hashtag_core.distributed.tag_plan import Chunk, PartPlan, pin_settings, replace_settings, scanned
 from hashtag_core.distributed.tag_publish import chunks_done, find_published, publish, sweep
 from hashtag_core.distributed.tag_rejects import RejectWatch, check_planned
-from hashtag_core.distributed.tag_report import TagFigures, drift
+from hashtag_core.distributed.tag_report import TagFigures, close_lost_runs, drift
 from hashtag_core.distributed.tag_select import Retagging
 from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.errors import HashtagError
@@ -91,6 +91,7 @@ class _Run:
         if self.job.plan_is_new:
             storage.write_json(self.layout.plan(self.plan.id), self.plan.model_dump())
         storage.remove(self.layout.success)
+        close_lost_runs(self.layout, self.plan.settings)
         self.record = {
             "run": self.run_id,
             "status": "running",
@@ -170,7 +171,7 @@ class _Run:
     def _tag(self) -> None:
         """Two rounds on Ray: the missing chunks in runs, then those that failed, each alone."""
         from hashtag_core.distributed.session import connect  # ray: not for a run with nothing to tag
-        from hashtag_core.distributed.tag_run import cluster_shape, run_tasks
+        from hashtag_core.distributed.tag_run import cluster_shape, decode_ahead, run_tasks
 
         section, settings = self.job.recipe.tagging, self.plan.settings
         total = sum(chunk.rows for part in self.parts.values() for chunk in self._missing_chunks(part))
@@ -196,6 +197,7 @@ class _Run:
                 max_image_bytes=settings.max_image_bytes,
                 stop=self.orders.uri,
                 policy=self.job.policy,
+                decode_ahead=decode_ahead(actors, device),
             )
             if self.job.finder is not None and self.job.finder.rule.reads:
                 waiting = [

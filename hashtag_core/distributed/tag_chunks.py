@@ -6,14 +6,11 @@ once or not at all. A chunk whose file is there is not done again. Knows no ray:
 
 import json
 import logging
-import shutil
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
+from hashtag_core.config import CaptionsSection
 from hashtag_core.data.batches import FeaturizedPosts
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.posts import READ_BUFFER_BYTES, Rejected, normalise_posts, unreadable
@@ -28,7 +26,7 @@ from hashtag_core.distributed.tag_history import Sidecar, open_vectors, vector_t
 from hashtag_core.distributed.tag_killers import find_killers
 from hashtag_core.distributed.tag_plan import REJECTED_KEY, Chunk
 from hashtag_core.distributed.tag_rejects import tell
-from hashtag_core.distributed.tag_task import Task, Work, has_model
+from hashtag_core.distributed.tag_task import Task, Work, local_model
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, IntegrityError
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.posts import READ, OpenedPosts
@@ -42,6 +40,13 @@ READ_ROWS, READ_BYTES = 64, 64 << 20
 pixels are."""
 
 
+Opening = Callable[[], OpenedPosts]
+"""Waits for posts that are being opened."""
+
+Opener = Callable[[pa.Table, ImagePlaces, CaptionsSection, int], Opening]
+"""Begins to open posts elsewhere: `(posts, places, captions, side_px)` as `recommend.posts.open_posts`."""
+
+
 @dataclass
 class ChunkPosts:
     """Posts of one chunk with their row numbers in the part, and the rows that are none."""
@@ -49,13 +54,24 @@ class ChunkPosts:
     rows: list[int] = field(default_factory=list)
     opened: OpenedPosts = field(default_factory=OpenedPosts)
     rejected: list[Rejected] = field(default_factory=list)
+    waiting: deque[Callable[[], None]] = field(default_factory=deque)
+    """Each adds a batch that is being opened elsewhere, in their order."""
+
+    def settle(self, left: int = 0) -> None:
+        """Wait until no more than `left` batches are being opened."""
+        while len(self.waiting) > left:
+            self.waiting.popleft()()
 
 
 class ChunkTagger:
-    """Tags chunks with one model, which is loaded with the first task. One in each actor."""
+    """Tags chunks with one model, which is loaded with the first task. One in each actor.
 
-    def __init__(self, work: Work, model_files: dict[str, bytes] | None = None) -> None:
+    With an `opener` posts are opened by it, `work.decode_ahead` batches ahead of those that are scored; else here, in turn.
+    """
+
+    def __init__(self, work: Work, model_files: dict[str, bytes] | None = None, opener: Opener | None = None) -> None:
         self.work = work
+        self._opener = opener
         self._model_files = model_files
         self._recommender: Recommender | None = None
         self._is_stopped = False
@@ -110,7 +126,7 @@ class ChunkTagger:
         missing = [chunk for chunk in task.chunks if not storage.exists(self._target(task, chunk))]
         if missing and not task.alone:
             self.recommender  # noqa: B018  (loaded outside of what is told as a fault of the part)
-        posts = self._read(task, [] if task.alone else missing)
+        posts = self._opened(task, [] if task.alone else missing)
         for chunk in task.chunks:
             if chunk not in missing:
                 yield self._told(task, chunk)
@@ -151,7 +167,7 @@ class ChunkTagger:
             storage.write_json(begun, {"part": task.path, "chunk": chunk.number})
         self.recommender  # noqa: B018
         left_out = [*task.left_out, *(item.row for item in killers if item.row is not None)]
-        _, posts = next(self._read(replace(task, left_out=left_out), [chunk]))
+        _, posts = next(self._opened(replace(task, left_out=left_out), [chunk]))
         posts.rejected += killers
         outcome = self._do(task, chunk, posts)
         storage.remove(begun)
@@ -171,8 +187,24 @@ class ChunkTagger:
         folder = self.work.history.vectors if task.encode and self.work.history else self.work.staging
         return storage.join(folder, task.part_id, f"{chunk.number:05d}.parquet")
 
+    def _opened(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkPosts]]:
+        """The chunks with their posts, images decoded; those that come next are being decoded, if that is done elsewhere."""
+        ahead: deque[tuple[Chunk, ChunkPosts]] = deque()
+        for read in self._read(task, chunks):
+            ahead.append(read)
+            while ahead and sum(len(posts.waiting) for _, posts in ahead) >= self._ahead:
+                ahead[0][1].settle()
+                yield ahead.popleft()
+        for chunk, posts in ahead:
+            posts.settle()
+            yield chunk, posts
+
+    @property
+    def _ahead(self) -> int:
+        return self.work.decode_ahead if self._opener is not None else 0
+
     def _read(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkPosts]]:
-        """The chunks with their posts, images decoded. Rows from which on the part is broken are rejected."""
+        """The chunks with their posts, some of them still being opened. Rows from which on the part is broken are rejected."""
         if not chunks:
             return
         uri = storage.join(self.work.archive, task.path)
@@ -212,27 +244,40 @@ class ChunkTagger:
                 held = ChunkPosts()
 
     def _open(self, held: ChunkPosts, batch: pa.RecordBatch, first_row: int, task: Task) -> None:
-        """Add the posts of the batch; one that cannot even be opened is rejected."""
+        """Add the posts of the batch, at once or when they are waited for."""
         posts, rejected = normalise_posts(pa.Table.from_batches([batch]), task.path, first_row, READ)
         left_out, faulty = set(task.left_out), {item.row for item in rejected}
         numbers = [row for row in range(first_row, first_row + batch.num_rows) if row not in faulty]
         posts = posts.filter(pa.array([row not in left_out for row in numbers], pa.bool_()))
         rows = [row for row in numbers if row not in left_out]
         held.rejected += [item for item in rejected if item.row not in left_out]
+        held.waiting.append(partial(self._take, held, posts, rows, task.path, self._begin(posts)))
+        held.settle(self._ahead)
+
+    def _begin(self, posts: pa.Table) -> Opening:
+        """Begin to open posts elsewhere, or wait with it until they are wanted."""
+        recommender = self.recommender
+        if self._opener is None:
+            return partial(recommender.open_posts, posts, archive=self.work.archive)
+        places = replace(recommender.places, archive=self.work.archive)
+        return self._opener(posts, places, recommender.captions, recommender.encoders.image_side_px)
+
+    def _take(self, held: ChunkPosts, posts: pa.Table, rows: list[int], path: str, opening: Opening) -> None:
+        """Add the posts at those rows of the part once they are opened; one that cannot even be opened is rejected."""
         try:
-            opened = self.recommender.open_posts(posts, archive=self.work.archive)
+            opened = opening()
         except HashtagError:
             raise
         except Exception as fault:  # noqa: BLE001
-            logger.warning("%s: rows %d on, one by one after %r", task.path, first_row, fault)
+            logger.warning("%s: rows %d on, one by one after %r", path, rows[0], fault)
             opened, kept = OpenedPosts(), []
             for position, row in enumerate(rows):
                 try:
-                    opened.extend(self.recommender.open_posts(posts.slice(position, 1), archive=self.work.archive))
+                    opened.extend(self._begin(posts.slice(position, 1))())
                     kept.append(row)
                 except Exception as error:  # noqa: BLE001  (whatever a post brings about is that post's fault alone)
                     post_id = posts["post_id"][position].as_py()
-                    held.rejected.append(Rejected(task.path, row, post_id, f"{type(error).__name__}: {error}"))
+                    held.rejected.append(Rejected(path, row, post_id, f"{type(error).__name__}: {error}"))
             rows = kept
         held.opened.extend(opened)
         held.rows += rows
@@ -304,26 +349,6 @@ class ChunkTagger:
 def _vector_rows(rows: Sequence[int], features: FeaturizedPosts, reads: Sequence[str]) -> pa.Table:
     present = {"image_vector": features.image_present, "text_vector": features.text_present}
     return vector_table(rows, {kind: (features.arrays[kind], present[kind]) for kind in reads})
-
-
-def local_model(folder: str, version: str, files: dict[str, bytes] | None) -> Path:
-    """The model folder on this node: where the driver has it, or a copy made once from `files`."""
-    if files is None or has_model(folder, version):
-        return Path(folder)
-    copy = Path(tempfile.gettempdir(), "hashtag-recommender", "models", version)
-    if has_model(copy, version):
-        return copy
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=copy.parent))
-    for name, content in files.items():
-        target = made / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    try:
-        made.rename(copy)
-    except OSError:  # another actor of this node was first
-        shutil.rmtree(made, ignore_errors=True)
-    return copy
 
 
 def _pin_backends(uri: str, backends: dict[str, str]) -> None:

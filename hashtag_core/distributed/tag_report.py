@@ -5,7 +5,7 @@ A figure costs no read: publishing has each chunk's bytes in hand for their hash
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ SCORE_BINS = 10_000
 COUNTED = ["status", "hashtags", "scores", "detail"]
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BASELINE_RUNS = 50
-"""Run records that are looked through for one to compare with."""
+"""Run records that are looked through for one to compare with, or for one that was left open."""
 
 
 @dataclass
@@ -116,17 +116,40 @@ def drift(layout: Layout, settings: TagSettings, tags: Mapping[str, int], warn_a
 
 
 def _last_run(layout: Layout, settings: TagSettings) -> dict[str, Any] | None:
-    try:
-        names = storage.list_files(storage.join(layout.out, "_state", "runs"), ".json")
-    except NotFoundError:
-        return None
-    for info in names[: -BASELINE_RUNS - 1 : -1]:
-        record = dict(storage.read_json(info.uri))
+    for _, record in _last_records(layout):
         held = record.get("settings", {})
         same = (held.get("model_name"), held.get("archive")) == (settings.model_name, settings.archive)
         if same and record["status"] == "done" and record.get("tags"):
             return record
     return None
+
+
+def _last_records(layout: Layout) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each of the last run records is, and what it says, the newest first."""
+    try:
+        names = storage.list_files(storage.join(layout.out, "_state", "runs"), ".json")
+    except NotFoundError:
+        return
+    for info in names[: -BASELINE_RUNS - 1 : -1]:
+        yield info.uri, dict(storage.read_json(info.uri))
+
+
+def close_lost_runs(layout: Layout, settings: TagSettings) -> None:
+    """Mark as `lost` the records that runs of this model and version left as `running`: their processes ended without a word.
+
+    Only for who holds the lease, since it is the only one at work. A record that cannot be read is a warning.
+    """
+    try:
+        for uri, record in _last_records(layout):
+            held = record.get("settings", {})
+            if any(held.get(name) != getattr(settings, name) for name in ("model_name", "model_version")):
+                continue
+            if record["status"] != "running":
+                return
+            storage.write_json(uri, record | {"status": "lost"})
+            logger.warning("run %s ended without a word, and this one goes on where it was", record["run"])
+    except HashtagError as error:
+        logger.warning("records of runs that ended without a word are not closed: %s", error)
 
 
 def _moved(tags: Mapping[str, int], before: Mapping[str, int]) -> str:

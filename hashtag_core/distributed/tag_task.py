@@ -1,6 +1,8 @@
 """What the driver of a tagging run gives its actors, and what it gets back. Needs neither torch nor ray."""
 
 import json
+import shutil
+import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,8 @@ class Work:
     policy: Policy = field(default_factory=Policy)
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes
+    decode_ahead: int = 0
+    """Batches of posts that tasks on CPUs open for each actor ahead of what it scores; 0: it opens them itself."""
 
 
 def has_model(folder: str | Path, version: str) -> bool:
@@ -88,3 +92,23 @@ def has_model(folder: str | Path, version: str) -> bool:
         return bool(json.loads(Path(folder, "model.json").read_bytes())["version"] == version)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def local_model(folder: str, version: str, files: dict[str, bytes] | None) -> Path:
+    """The model folder on this node: where the driver has it, or a copy made once from `files`."""
+    if files is None or has_model(folder, version):
+        return Path(folder)
+    copy = Path(tempfile.gettempdir(), "hashtag-recommender", "models", version)
+    if has_model(copy, version):
+        return copy
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=copy.parent))
+    for name, content in files.items():
+        target = made / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    try:
+        made.rename(copy)
+    except OSError:  # another actor of this node was first
+        shutil.rmtree(made, ignore_errors=True)
+    return copy

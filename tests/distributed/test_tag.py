@@ -15,7 +15,7 @@ import pytest
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.posts import Rejected
-from hashtag_core.distributed import tag_chunks
+from hashtag_core.distributed import tag_chunks, tag_task
 from hashtag_core.distributed.lease import Lease, LeaseHeldError
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_chunks import ChunkTagger
@@ -570,13 +570,13 @@ def test_another_model_or_backend_than_planned_is_refused(popularity: Path, line
 def test_the_model_is_copied_to_a_node_that_lacks_it(
     popularity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tag_chunks.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tag_task.tempfile, "gettempdir", lambda: str(tmp_path))
     version = json.loads((popularity / "model.json").read_text())["version"]
     files = {path.name: path.read_bytes() for path in popularity.iterdir()}
-    assert tag_chunks.local_model(str(popularity), version, files) == popularity
-    copy = tag_chunks.local_model("/nowhere", version, files)
+    assert tag_task.local_model(str(popularity), version, files) == popularity
+    copy = tag_task.local_model("/nowhere", version, files)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == files
-    assert tag_chunks.local_model("/nowhere", version, {}) == copy
+    assert tag_task.local_model("/nowhere", version, {}) == copy
     assert [path.name for path in copy.parent.iterdir()] == [version]
 
 

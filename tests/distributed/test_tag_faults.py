@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from hashtag_core.distributed import tag_run
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_job import TagJob, plan_tagging
 from hashtag_core.distributed.tag_verify import verify_output
-from hashtag_core.errors import StorageError
+from hashtag_core.errors import HashtagError, StorageError
 from hashtag_core.tracking.registry import resolve_model
 
 IS_SOAK = "SOAK_KILLS" in os.environ
@@ -77,6 +78,43 @@ def test_a_stall_is_noticed_and_said(
     thread.join(10)
     assert summary.tagged == 240
     assert "1 of 1 node(s) alive, 1.5 of 2 CPUs free; after 600 s without progress the run ends" in told()[-1]
+
+
+def test_a_stall_that_lasts_ends_the_run_and_a_rerun_goes_on(
+    ray_session: None,
+    popularity: Path,
+    tmp_path: Path,
+    make_posts: Callable,
+    write_archive: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    archive, out = write_archive(tmp_path / "archive", make_posts(240), parts=2), tmp_path / "out"
+    stopped: list[psutil.Process] = []
+
+    def stop() -> None:
+        wait_for_chunks(out)
+        stopped.extend(actors_of(psutil.Process()))
+        for actor in stopped:
+            actor.send_signal(signal.SIGSTOP)
+
+    thread = threading.Thread(target=stop, daemon=True)
+    thread.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(tag_run, "STALL_TIMEOUT_S", 30)
+        try:
+            with pytest.raises(HashtagError, match="Ray did nothing for 30 s, run again to go on"):
+                tag(job_for(archive, out, popularity))
+        finally:
+            thread.join(10)
+            for actor in stopped:
+                with suppress(psutil.Error):
+                    actor.kill()
+    (record,) = (json.loads(path.read_text()) for path in (out / "_state" / "runs").iterdir())
+    assert record["status"] == "failed"
+    assert record["tagged"] < 240
+    tag(job_for(archive, out, popularity))
+    assert verify_output(str(out), str(archive)).problems == []
+    assert len(list(out.glob("model=*/**/part-*.parquet"))) == 30
 
 
 @pytest.fixture

@@ -177,6 +177,9 @@ def test_a_rerun_makes_the_output_of_an_undisturbed_run(
         assert again.returncode == 0, again.stderr[-3000:]
         if remote:
             assert proxy.failed.total() > 10, f"{proxy.failed} of {proxy.requests}"
+    records = [storage.read_json(info.uri) for info in storage.list_files(storage.join(out, "_state", "runs"), ".json")]
+    statuses = [record["status"] for record in records]
+    assert statuses == (["lost", "done"] if driver.returncode else ["done", "done"])
     told = json.loads(again.stdout.splitlines()[-1])
     assert told["parts"] + told["skipped_parts"] == PARTS
     assert published(out) == undisturbed.files

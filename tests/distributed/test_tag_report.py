@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashtag_core.distributed.tag_plan import Layout
-from hashtag_core.distributed.tag_report import SCORE_BINS, TagFigures, drift, quantiles
+from hashtag_core.distributed.tag_report import SCORE_BINS, TagFigures, close_lost_runs, drift, quantiles
 from hashtag_core.schema import TAGGED
 from hashtag_core.tracking.runs import connect
 from jobs.tag import main
@@ -112,6 +112,29 @@ def test_drift_is_against_the_last_finished_run_of_the_model_on_the_archive(
     (runs / "20260108T000000Z-h.json").write_text("{")
     assert drift(layout, settings, tags, 0.25) is None
     assert "are not compared" in caplog.text
+
+
+def test_records_left_open_are_closed_by_the_next_run_of_the_version(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for("/archive")
+    other = {"model_name": settings.model_name, "model_version": "another"}
+    own = {"model_name": settings.model_name, "model_version": settings.model_version}
+    runs = tmp_path / "_state" / "runs"
+    runs.mkdir(parents=True)
+    left = [(own, "running"), (own, "done"), (own, "running"), (other, "running"), (own, "running")]
+    for number, (held, status) in enumerate(left):
+        (runs / f"{number}.json").write_text(json.dumps({"run": str(number), "settings": held, "status": status}))
+    layout = Layout(str(tmp_path), settings.model_name, settings.model_version)
+    close_lost_runs(layout, settings)
+    # What is before a run that ended was that run's to close.
+    assert [json.loads(path.read_text())["status"] for path in sorted(runs.iterdir())] == [
+        *("running", "done", "lost", "running", "lost")
+    ]
+    assert [item.getMessage().split(" ended")[0] for item in caplog.records] == ["run 4", "run 2"]
+    (runs / "4.json").write_text("no record")
+    close_lost_runs(layout, settings)
+    assert "are not closed" in caplog.records[-1].getMessage()
 
 
 def test_a_run_is_in_its_record_and_in_mlflow(
