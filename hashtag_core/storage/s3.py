@@ -94,20 +94,25 @@ def walk_folders(uri: str, relative: str = "") -> Iterator[tuple[str, list[FileI
 
 def read_bytes(uri: str, max_bytes: int | None, timeout_s: int) -> bytes:
     """The whole content, asked for again where the body breaks off; StorageError for more than `max_bytes`."""
+    with guard(uri, "read"):
+        return _get(uri, max_bytes, timeout_s)[0]
+
+
+def _get(uri: str, max_bytes: int | None = None, timeout_s: int = READ_TIMEOUT_S) -> tuple[bytes, str]:
+    """Content and ETag of an object."""
     from botocore.exceptions import BotoCoreError
 
-    with guard(uri, "read"):
-        bucket, key = _split(uri)
-        for attempt in itertools.count(1):
-            answer = _client(timeout_s).get_object(Bucket=bucket, Key=key)
-            with closing(answer["Body"]) as body:
-                check_size(uri, answer["ContentLength"], max_bytes)
-                try:
-                    return cast(bytes, body.read())
-                except BotoCoreError:
-                    if attempt == BODY_ATTEMPTS:
-                        raise
-            time.sleep(random.uniform(0, 0.25 * 2**attempt))
+    bucket, key = _split(uri)
+    for attempt in itertools.count(1):
+        answer = _client(timeout_s).get_object(Bucket=bucket, Key=key)
+        with closing(answer["Body"]) as body:
+            check_size(uri, answer["ContentLength"], max_bytes)
+            try:
+                return cast(bytes, body.read()), cast(str, answer.get("ETag", ""))
+            except BotoCoreError:  # the SDK does not ask again once the body has begun
+                if attempt == BODY_ATTEMPTS:
+                    raise
+        time.sleep(random.uniform(0, 0.25 * 2**attempt))
     raise AssertionError("unreachable")
 
 
@@ -147,13 +152,13 @@ def replace_bytes(uri: str, expected: bytes, data: bytes | None) -> None:
     """By `If-Match` with the etag of what was read."""
     bucket, key = _split(uri)
     with guard(uri, "replace"):
-        held = _client().get_object(Bucket=bucket, Key=key)
-        if held["Body"].read() != expected:
+        held, etag = _get(uri)
+        if held != expected:
             raise AlreadyExistsError(f"{uri}: holds something else by now")
         if data is None:
             _client().delete_object(Bucket=bucket, Key=key)
         else:
-            _client().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=held["ETag"])
+            _client().put_object(Bucket=bucket, Key=key, Body=data, IfMatch=etag)
 
 
 def move(source: str, target: str) -> None:

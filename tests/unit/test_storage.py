@@ -379,6 +379,14 @@ def test_a_body_that_breaks_off_is_asked_for_again_and_not_forever(faults: Fault
     assert len(faults.seen) == 3 + s3.BODY_ATTEMPTS
 
 
+def test_a_replacement_reads_again_where_the_body_breaks_off(faults: Faults) -> None:
+    faults.answer = lambda n: (200, b"held" if n < 3 else b"")
+    faults.breaks_off = lambda n: n < 2
+    storage.replace_bytes("s3://bucket/key", b"held", b"new")
+    assert [command for command, _, _ in faults.seen] == ["GET", "GET", "PUT"]
+    assert faults.seen[-1][2] == b"new"
+
+
 def test_what_is_too_large_is_not_read(root: str) -> None:
     uri = storage.join(root, "x")
     storage.write_bytes(uri, b"12345")
