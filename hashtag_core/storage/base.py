@@ -34,7 +34,7 @@ def guard(uri: str, operation: str) -> Iterator[None]:
         raise StorageError(f"{uri}: {operation} failed: {_cause(error)}") from error
     except Exception as error:
         module = type(error).__module__.partition(".")[0]
-        if module not in ("botocore", "boto3", "s3transfer"):
+        if module not in ("botocore", "boto3", "s3transfer", "urllib3"):
             raise
         response: Mapping[str, Any] = getattr(error, "response", None) or {}  # None: a body broke off
         code = str(response.get("Error", {}).get("Code", ""))

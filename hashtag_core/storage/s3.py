@@ -6,16 +6,18 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from hashtag_core.errors import AlreadyExistsError, ConfigError, NotFoundError
 from hashtag_core.storage.base import FileInfo, check_size, guard, writing
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 6
 CONNECT_TIMEOUT_S = 10
@@ -103,15 +105,40 @@ def _get(uri: str, max_bytes: int | None = None, timeout_s: int = READ_TIMEOUT_S
     from botocore.exceptions import BotoCoreError
 
     bucket, key = _split(uri)
-    for attempt in itertools.count(1):
+
+    def get() -> tuple[bytes, str]:
         answer = _client(timeout_s).get_object(Bucket=bucket, Key=key)
         with closing(answer["Body"]) as body:
             check_size(uri, answer["ContentLength"], max_bytes)
             try:
                 return cast(bytes, body.read()), cast(str, answer.get("ETag", ""))
-            except BotoCoreError:  # the SDK does not ask again once the body has begun
-                if attempt == BODY_ATTEMPTS:
-                    raise
+            except BotoCoreError as error:
+                raise _BrokenOffError from error
+
+    return _asked_again(get)
+
+
+class _BrokenOffError(Exception):
+    """The body of an answer; its cause is what the SDK says."""
+
+
+def _asked_again(get: Callable[[], T]) -> T:
+    """What the SDK does not do by itself once an answer has begun; an error's own body, broken off, comes through it as an
+    error of urllib3."""
+    from botocore.exceptions import BotoCoreError
+    from urllib3.exceptions import HTTPError
+
+    for attempt in itertools.count(1):
+        try:
+            return get()
+        except (_BrokenOffError, HTTPError) as error:
+            cause = error.__cause__ if isinstance(error, _BrokenOffError) else error
+            given_up = isinstance(
+                error, BotoCoreError
+            )  # some of them are errors of urllib3 too: the SDK has asked enough
+            if attempt == BODY_ATTEMPTS or given_up:
+                assert cause is not None
+                raise cause from None
         time.sleep(random.uniform(0, 0.25 * 2**attempt))
     raise AssertionError("unreachable")
 
@@ -187,7 +214,7 @@ def download(uri: str, target: Path) -> None:
     """Copy one object to a local file, by several requests where it is large."""
     with guard(uri, "download"):
         bucket, key = _split(uri)
-        _client().download_file(bucket, key, str(target))
+        _asked_again(lambda: _client().download_file(bucket, key, str(target)))
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:

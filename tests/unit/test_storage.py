@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -292,6 +294,8 @@ class Faults:
     def __init__(self) -> None:
         self.answer: Callable[[int], tuple[int, bytes]] = lambda n: (200, b"")
         self.breaks_off: Callable[[int], bool] = lambda n: False
+        self.resets = False
+        """Whether what breaks off ends with a reset."""
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
         outer = self
 
@@ -310,6 +314,10 @@ class Faults:
                 if outer.breaks_off(len(outer.seen)):
                     self.wfile.write(content[: len(content) // 2])
                     self.close_connection = True
+                    if outer.resets:
+                        self.wfile.flush()
+                        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        self.connection.close()
                 elif self.command != "HEAD":
                     self.wfile.write(content)
 
@@ -375,6 +383,22 @@ def test_a_body_that_breaks_off_is_asked_for_again_and_not_forever(faults: Fault
     assert len(faults.seen) == 3
     faults.breaks_off = lambda n: True
     with pytest.raises(StorageError, match="s3://bucket/key: read failed: "):
+        storage.read_bytes("s3://bucket/key")
+    assert len(faults.seen) == 3 + s3.BODY_ATTEMPTS
+
+
+NO_SUCH_KEY = b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code><Message>none</Message></Error>"
+
+
+def test_an_error_that_breaks_off_is_asked_for_again_and_not_forever(faults: Faults, tmp_path: Path) -> None:
+    """The SDK lets urllib3's error through where the body of a refusal breaks off."""
+    faults.answer = lambda n: (404, NO_SUCH_KEY)
+    faults.breaks_off, faults.resets = (lambda n: n < 3), True
+    with pytest.raises(NotFoundError, match="s3://bucket/key: not found"):
+        storage.read_bytes("s3://bucket/key")
+    assert len(faults.seen) == 3
+    faults.breaks_off = lambda n: True
+    with pytest.raises(StorageError, match=r"s3://bucket/key: read failed: .*Connection"):
         storage.read_bytes("s3://bucket/key")
     assert len(faults.seen) == 3 + s3.BODY_ATTEMPTS
 
