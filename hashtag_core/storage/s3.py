@@ -1,7 +1,9 @@
 """The side of S3: each function does what that of its name in `hashtag_core.storage` promises. The only module with boto3."""
 
 import functools
+import io
 import itertools
+import logging
 import os
 import random
 import tempfile
@@ -16,6 +18,8 @@ import pyarrow.fs as pafs
 
 from hashtag_core.errors import AlreadyExistsError, ConfigError, NotFoundError
 from hashtag_core.storage.base import FileInfo, check_size, guard, writing
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -147,7 +151,49 @@ def open_input(uri: str) -> pa.NativeFile:
     """By Arrow's client, which reads ranges."""
     with guard(uri, "open"):
         filesystem, path = arrow_filesystem(uri)
-        return filesystem.open_input_file(path)
+        return pa.PythonFile(_PatientFile(uri, filesystem.open_input_file(path)), mode="r")
+
+
+class _PatientFile(io.RawIOBase):
+    """Reads a range again whose answer breaks off: Arrow's client does so only as long as no answer has begun."""
+
+    def __init__(self, uri: str, file: pa.NativeFile) -> None:
+        self._uri, self._file = uri, file
+        self._size, self._position = file.size(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Up to `size` bytes; OSError after `BODY_ATTEMPTS`."""
+        left = max(0, self._size - self._position)
+        wanted = left if size is None or size < 0 else min(size, left)
+        for attempt in itertools.count(1):
+            try:
+                data = cast(bytes, self._file.read_at(wanted, self._position))
+                self._position += len(data)
+                return data
+            except OSError as error:
+                if attempt == BODY_ATTEMPTS:
+                    raise
+                logger.warning("%s: asked for again: %s", self._uri, error)
+            time.sleep(random.uniform(0, 0.25 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @contextmanager

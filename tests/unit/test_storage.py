@@ -403,6 +403,52 @@ def test_an_error_that_breaks_off_is_asked_for_again_and_not_forever(faults: Fau
     assert len(faults.seen) == 3 + s3.BODY_ATTEMPTS
 
 
+class Shaky:
+    """What `_PatientFile` reads from: the first so many readings fail."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.asked, self.closed = failures, 0, False
+
+    def size(self) -> int:
+        return 10
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        self.asked += 1
+        if self.asked <= self.failures:
+            raise OSError("AWS Error INTERNAL_FAILURE during GetObject operation")
+        return b"0123456789"[offset : offset + size]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_range_that_breaks_off_is_asked_for_again_and_not_forever(caplog: pytest.LogCaptureFixture) -> None:
+    shaky = Shaky(2)
+    with pa.PythonFile(s3._PatientFile("s3://bucket/key", shaky), mode="r") as file:
+        assert file.size() == 10
+        file.seek(3)
+        assert file.read(4) == b"3456"
+        assert (file.tell(), shaky.asked) == (7, 3)
+        assert caplog.text.count("s3://bucket/key: asked for again: AWS Error") == 2
+        assert file.read() == b"789"
+        assert file.read(5) == b""
+        assert file.read_at(3, 8) == b"89"
+        shaky.failures = 1000
+        with pytest.raises(OSError, match="GetObject"):
+            file.read_at(1, 0)
+        assert shaky.asked == 6 + s3.BODY_ATTEMPTS
+    assert shaky.closed
+
+
+def test_a_large_range_that_breaks_off(faults: Faults) -> None:
+    """Half of it had been handed on when the connection was reset."""
+    content = os.urandom(8 << 20)
+    faults.answer = lambda n: (200, content)
+    faults.breaks_off, faults.resets = (lambda n: n in (2, 3)), True
+    with storage.open_input("s3://bucket/key") as file:
+        assert file.read() == content
+
+
 def test_a_replacement_reads_again_where_the_body_breaks_off(faults: Faults) -> None:
     faults.answer = lambda n: (200, b"held" if n < 3 else b"")
     faults.breaks_off = lambda n: n < 2
