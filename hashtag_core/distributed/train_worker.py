@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,7 @@ def train_worker(job: TrainJob) -> dict[str, Any]:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             model.initialise(job.encoder_folder, job.tokenizer())
+            model.begin_with(tag_counts(table.tags, len(job.dataset.vocabulary)), len(table))
             if context.get_world_rank() == 0:
                 model.prepare(TableFitSource(table, reading), seed=settings.seed)
         loop = TrainingLoop(
@@ -140,6 +141,12 @@ def train_worker(job: TrainJob) -> dict[str, Any]:
         return {"progress": loop.run()}
     except TrainingError as error:
         return {"error": str(error)}
+
+
+def tag_counts(tags: Sequence[Sequence[int]], vocabulary_size: int) -> torch.Tensor:
+    """counts_V: posts that have each tag."""
+    found = np.fromiter((tag for row in tags for tag in set(row)), np.int64)
+    return torch.from_numpy(np.bincount(found, minlength=vocabulary_size))
 
 
 class Validation:

@@ -20,10 +20,12 @@ What differs here, or is left open there:
 - (12) W_e goes to the width that x_all is brought to (`decoder_input_size`). `context = "every"` adds x_all to each step's input, as
   the published code does; `feedback = "none"` leaves the tags out and gives x_all at each step (the article's prose).
 - `merge = "add"`: the published code's way, both brought to 128.
+- Weights begin as `layers.initialise_glorot` draws them: the article does not say how its own do.
 - A missing image or caption is a learned X_f or T_f. A model of one modality has no other branch.
 - END is a sign of the decoder; it is taught and never recommended. `decoding = "beam"` and `ranking = "marginal"` are ours.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -37,6 +39,8 @@ from hashtag_core.data.batches import PostBatch
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.models.base import InputSpec, Modality, ModelOptions
+from hashtag_core.models.layers import initialise_glorot
+from hashtag_core.models.objectives import Output
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceModel, SequenceOptions
 
@@ -79,6 +83,8 @@ class AmnnOptions(SequenceOptions):
     feedback: Literal["previous", "none"] = "previous"
     context: Literal["first", "every"] = "first"
     dropout: float = Field(0.5, ge=0, lt=1)
+    output_bias: bool = False
+    """A bias beside W_i of (18) (ours); it begins as the tags' shares of the train posts."""
 
     @model_validator(mode="after")
     def _fits(self) -> "AmnnOptions":
@@ -198,7 +204,7 @@ class Amnn(SequenceModel):
         "default": TINY,
         "grid": TINY | {"attention": "grid", "merge": "add", "context": "every", "ranking": "marginal"},
         "encoder": TINY | {"text_input": "encoder", "feedback": "none", "decoding": "beam"},
-        "normalised": TINY | {"attention": "grid", "normalise_regions": True},
+        "normalised": TINY | {"attention": "grid", "normalise_regions": True, "output_bias": True},
         "image": TINY | {"inputs": ["image"]},
         "caption": TINY | {"inputs": ["caption"]},
     }
@@ -219,8 +225,9 @@ class Amnn(SequenceModel):
             else None
         )
         self.cell = GRUCell(options.decoder_input_size, options.decoder_hidden)
-        self.output = nn.Linear(options.decoder_hidden, spec.vocabulary_size + 1, bias=False)
+        self.output = nn.Linear(options.decoder_hidden, spec.vocabulary_size + 1, bias=options.output_bias)
         self.dropout = nn.Dropout(options.dropout)
+        self.apply(initialise_glorot)
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
@@ -244,6 +251,9 @@ class Amnn(SequenceModel):
         path = self.settings.word_vectors
         if path and tokenizer is not None and self.text is not None and self.text.words is not None:
             copy_word_vectors(self.text.words.weight, path, tokenizer.words())
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.output, "next")] if self.settings.output_bias else []
 
     def features(self, batch: PostBatch) -> Tensor:
         """x_all [B, merged]: what the encoders make of a post (the features of the article's SVM and neighbour baselines)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hashtag_core.config import Section
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
+from hashtag_core.models.objectives import Output, prior_logits
 
 __all__ = [
     "BuiltOnModel",
@@ -134,6 +135,19 @@ class NeuralModel(TagModel):
         `encoder_folder` is the text encoder's transformers folder, `tokenizer` the family's own (for word vectors).
         """
         return
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        """The layers that give the tags' logits, and what those stand for."""
+        return ()
+
+    def begin_with(self, counts_V: Tensor, posts: int) -> None:
+        """Set the biases of `outputs` to how many of the train posts have each tag, once, before training starts.
+
+        Else the first epochs go into what is known: with a chance of one half for each of a thousand tags.
+        """
+        for layer, output in self.outputs():
+            with torch.no_grad():
+                layer.bias.copy_(prior_logits(output, counts_V, posts))
 
     def prepare(self, source: "FitSource", *, seed: int) -> None:
         """Fit what is not taught by gradient (a topic model), once, before training starts, on one worker alone.

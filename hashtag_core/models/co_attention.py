@@ -15,6 +15,7 @@ modality. A missing image or caption is a learned vector. `loss = "bce"` judges 
 `text_input = "encoder"` reads the frozen text encoder's token vectors as x_j (ours).
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -25,7 +26,7 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, absent_embedding, masked_softmax
-from hashtag_core.models.objectives import multi_label_loss, softmax_loss
+from hashtag_core.models.objectives import Output, multi_label_loss, softmax_loss
 from hashtag_core.models.registry import register
 
 TINY = {"embedding": 16, "hidden": 16, "attention_units": 8, "dropout": 0.1}
@@ -106,6 +107,9 @@ class CoAttention(NeuralModel):
     def tokenizer(cls, options: ModelOptions) -> TokenizerSpec | None:
         assert isinstance(options, CoAttentionOptions)
         return options.words()
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.classify, "each" if self._bce else "one")]
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV."""

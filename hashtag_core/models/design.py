@@ -25,7 +25,7 @@ The classifier's bias starts where 1 % is expected of each tag. `visual` says wh
 the base model of `vit`, and is checked by its width; null: any.
 """
 
-import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -38,12 +38,10 @@ from hashtag_core.models.base import FitSource, InputSpec, ModelOptions, NeuralM
 from hashtag_core.models.decoding import search
 from hashtag_core.models.layers import masked_softmax
 from hashtag_core.models.macon import Habit, PostReader, history_needs
-from hashtag_core.models.objectives import multi_label_loss, sequence_loss
+from hashtag_core.models.objectives import Output, multi_label_loss, sequence_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceOptions, SignEmbedding, decode_scores, teach
 
-EXPECTED_SHARE = 0.01
-"""Of each tag before training, the classifier's bias."""
 VISUAL_DIMS = {"vgg16": 512, "vit": 768}
 MERGE_SHARES = 21
 """Values of lambda that are tried, from 0 to 1."""
@@ -191,8 +189,6 @@ class Design(NeuralModel):
         self.habit = Habit(hidden, tags, hidden, "history" in options.inputs)
         self.dropout = nn.Dropout(options.dropout)
         self.classifier = nn.Linear(2 * hidden, tags) if options.heads != "generate" else None
-        if self.classifier is not None:
-            nn.init.constant_(self.classifier.bias, math.log(EXPECTED_SHARE / (1 - EXPECTED_SHARE)))
         self.generator = Generator(2 * hidden, options, tags) if options.heads != "classify" else None
         self.register_buffer("merge_share", torch.tensor(0.5))
         """lambda."""
@@ -200,6 +196,14 @@ class Design(NeuralModel):
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
         return history_needs(options)
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        found: list[tuple[nn.Linear, Output]] = []
+        if self.classifier is not None:
+            found.append((self.classifier, "each"))
+        if self.generator is not None:
+            found.append((self.generator.write, "next"))
+        return found
 
     def posts(self, batch: PostBatch) -> Tensor:
         """[p ; m] as BF."""

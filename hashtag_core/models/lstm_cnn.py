@@ -10,6 +10,7 @@ missing caption or image is a learned vector. The loss is article 001's, binary 
 `text_input = "encoder"` reads the frozen text encoder's token vectors in place of words of its own (ours).
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, ImageVector
-from hashtag_core.models.objectives import multi_label_loss
+from hashtag_core.models.objectives import Output, multi_label_loss
 from hashtag_core.models.registry import register
 
 TINY = {"embedding": 16, "hidden": 16, "projection": 16, "dropout": 0.1}
@@ -68,6 +69,9 @@ class LstmCnn(NeuralModel):
     def tokenizer(cls, options: ModelOptions) -> TokenizerSpec | None:
         assert isinstance(options, LstmCnnOptions)
         return options.words()
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.classify, "each")]
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV."""

@@ -18,8 +18,8 @@ What differs here, or is left open there:
 """
 
 import logging
-import math
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -29,12 +29,11 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.models.base import InputSpec, Modality, ModelOptions, NeuralModel
-from hashtag_core.models.objectives import multi_label_loss
+from hashtag_core.models.objectives import Output, multi_label_loss
 from hashtag_core.models.registry import register
 
 logger = logging.getLogger(__name__)
 
-EXPECTED_SHARE = 0.01
 TINY = {
     "hidden": 16,
     "heads": 2,
@@ -109,7 +108,6 @@ class Lxmert4Hashtag(NeuralModel):
         self.absent_region_D = nn.Parameter(torch.randn(spec.image_dim))
         self.absent_caption_D = nn.Parameter(torch.randn(hidden) * 0.02)
         output = nn.Linear(2 * hidden, spec.vocabulary_size)
-        nn.init.constant_(output.bias, math.log(EXPECTED_SHARE / (1 - EXPECTED_SHARE)))
         dropout = nn.Dropout(options.head_dropout)
         self.head = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.LayerNorm(2 * hidden), dropout, output)
         for name, parameter in self.lxmert.named_parameters():
@@ -191,6 +189,9 @@ class Lxmert4Hashtag(NeuralModel):
             if key not in theirs or theirs[key].shape != value.shape:
                 raise ConfigError(f"model.start: {folder!r} has another {key} than the options ask for")
             value.copy_(theirs[key])
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(cast(nn.Linear, self.head[-1]), "each")]
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV."""

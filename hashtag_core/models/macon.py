@@ -22,6 +22,7 @@ over. A missing image, caption or history is a learned region, word or habit. `l
 """
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import HistoryBatch, PostBatch, Targets
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import absent_embedding, masked_softmax
-from hashtag_core.models.objectives import multi_label_loss, softmax_loss
+from hashtag_core.models.objectives import Output, multi_label_loss, softmax_loss
 from hashtag_core.models.registry import register
 
 TINY = {"hidden": 16, "attention_units": 8, "dropout": 0.1}
@@ -228,6 +229,9 @@ class Macon(NeuralModel):
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
         return history_needs(options)
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.classify, "each" if self._bce else "one")]
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV."""

@@ -12,6 +12,7 @@ What differs here: S_t are hashtags, S_0 a start sign; a list has no tag twice, 
 `decoding = "beam"` asks for the paper's beam (of 20); one model, no ensemble. A missing image is a learned vector.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from pydantic import Field
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch
 from hashtag_core.models.base import InputSpec, ModelOptions
-from hashtag_core.models.layers import ImageVector
+from hashtag_core.models.layers import ImageVector, initialise_glorot
+from hashtag_core.models.objectives import Output
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceModel, SequenceOptions, SignEmbedding
 
@@ -55,10 +57,14 @@ class Nic(SequenceModel):
         self.lstm = nn.LSTMCell(size, size)
         self.dropout = nn.Dropout(options.dropout)
         self.write = nn.Linear(size, spec.vocabulary_size + 1)
+        self.apply(initialise_glorot)
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
         return frozenset({"image_vector"})
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.write, "next")]
 
     def start(self, batch: PostBatch) -> tuple[Tensor, Tensor]:
         """Hidden state and memory cell after the image (10)."""

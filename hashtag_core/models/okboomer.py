@@ -31,7 +31,7 @@ from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
 from hashtag_core.models.amnn import copy_word_vectors
 from hashtag_core.models.base import InputSpec, ModelOptions
 from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, absent_embedding
-from hashtag_core.models.objectives import sequence_loss
+from hashtag_core.models.objectives import Output, sequence_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceModel, SequenceOptions, SignEmbedding, decode_scores, teach
 from hashtag_core.models.spelling import BYTES, Spelling
@@ -160,6 +160,9 @@ class Okboomer(SequenceModel):
     def load_extra_state(self, values: dict[str, Any]) -> None:
         if self.spelling is not None:
             self.spelling.set(values["spellings"])
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.write, "next")] if self.spelling is None else []
 
     def start(self, batch: PostBatch) -> Glance:
         """The caption's state and the image."""

@@ -10,6 +10,7 @@ What differs here: the encoder is frozen (its features are cached), so only the 
 end. A missing image is a learned vector.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -20,7 +21,7 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.models.amnn import AmnnOptions, ImageEncoder
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import absent_embedding
-from hashtag_core.models.objectives import multi_label_loss
+from hashtag_core.models.objectives import Output, multi_label_loss
 from hashtag_core.models.registry import register
 
 TINY = {"image_dense": 32, "image_hidden": 32, "image_steps": 16, "dropout": 0.0}
@@ -77,6 +78,9 @@ class ResnetMultilabel(NeuralModel):
         assert isinstance(options, ResnetMultilabelOptions)
         on_grid = options.head_on == "amnn" and options.attention == "grid"
         return frozenset({"image_grid" if on_grid else "image_vector"})
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.classify, "each")]
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV."""

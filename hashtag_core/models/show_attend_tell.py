@@ -17,6 +17,7 @@ frozen encoder's regions, and one learned vector all over where there is no imag
 the implementation that article 003 ran, lambda the paper's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,8 +27,8 @@ from torch import Tensor, nn
 
 from hashtag_core.data.batches import PADDING, PostBatch, Targets
 from hashtag_core.models.base import InputSpec, ModelOptions
-from hashtag_core.models.layers import absent_embedding
-from hashtag_core.models.objectives import sequence_loss
+from hashtag_core.models.layers import absent_embedding, initialise_glorot
+from hashtag_core.models.objectives import Output, sequence_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceModel, SequenceOptions, SignEmbedding, teach
 
@@ -84,10 +85,14 @@ class ShowAttendTell(SequenceModel):
         self.from_hidden, self.from_context = nn.Linear(hidden, embedded), nn.Linear(size, embedded, bias=False)
         self.write = nn.Linear(embedded, spec.vocabulary_size + 1)
         self.dropout = nn.Dropout(options.dropout)
+        self.apply(initialise_glorot)
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
         return frozenset({"image_grid"})
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.write, "next")]
 
     def start(self, batch: PostBatch) -> Gaze:
         """h_0 and c_0."""

@@ -14,6 +14,7 @@ captions or more left out. A missing caption is a learned vector. `loss = "bce"`
 `text_input = "encoder"` reads the frozen text encoder's token vectors as x_j (ours); the topics keep the words.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -24,7 +25,7 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import FitSource, InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, masked_softmax
-from hashtag_core.models.objectives import multi_label_loss, softmax_loss
+from hashtag_core.models.objectives import Output, multi_label_loss, softmax_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.topics import TopicModel
 
@@ -92,6 +93,9 @@ class TabLstm(NeuralModel):
     def tokenizer(cls, options: ModelOptions) -> TokenizerSpec:
         assert isinstance(options, TabLstmOptions)
         return TokenizerSpec("words", options.max_tokens, options.min_word_count)
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.classify, "each" if self.settings.loss == "bce" else "one")]
 
     def prepare(self, source: FitSource, *, seed: int) -> None:
         """Fit the topic model."""

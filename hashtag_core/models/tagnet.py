@@ -32,11 +32,9 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import HistoryBatch, PostBatch, Targets
 from hashtag_core.models.base import FitSource, InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import absent_embedding, masked_softmax
-from hashtag_core.models.objectives import multi_label_loss
+from hashtag_core.models.objectives import Output, multi_label_loss
 from hashtag_core.models.registry import register
 
-EXPECTED_SHARE = 0.01
-"""Of each tag before training, the output's bias."""
 BATCH_POSTS = 256
 TINY = {"hidden": 16, "graph_posts": 40, "neighbours": 4, "influence_tags": 6, "dropout": 0.1}
 
@@ -140,12 +138,14 @@ class Tagnet(NeuralModel):
         self.own, self.others = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden, bias=False)
         self.dropout = nn.Dropout(options.dropout)
         self.classify = nn.Linear(2 * hidden, tags)
-        nn.init.constant_(self.classify.bias, math.log(EXPECTED_SHARE / (1 - EXPECTED_SHARE)))
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
         fields = {"image": "image_vector", "caption": "text_vector", "history": "history"}
         return frozenset(fields[modality] for modality in options.inputs)
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(self.classify, "each")]
 
     def prepare(self, source: FitSource, *, seed: int) -> None:
         """Draw the posts of the graph."""

@@ -10,7 +10,8 @@ What differs here: the size of the hidden layer is ours; where there is one enco
 in for the scene's (`scene`). A missing image is one learned vector.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import absent_embedding
-from hashtag_core.models.objectives import multi_label_loss
+from hashtag_core.models.objectives import Output, multi_label_loss
 from hashtag_core.models.registry import register
 
 TINY = {"hidden": 32, "dropout": 0.1}
@@ -63,6 +64,9 @@ class VggObjectScene(NeuralModel):
     def needs(cls, options: ModelOptions) -> frozenset[str]:
         assert isinstance(options, VggObjectSceneOptions)
         return frozenset({"image_vector", "image_vector_second" if options.scene == "second" else "image_grid"})
+
+    def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
+        return [(cast(nn.Linear, self.classify[-1]), "each")]
 
     def features(self, batch: PostBatch) -> Tensor:
         """[v_object ; v_scene], features_BD."""

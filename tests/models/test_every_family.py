@@ -12,6 +12,7 @@ from hashtag_core.data.batches import FEATURES, make_targets
 from hashtag_core.errors import ConfigError
 from hashtag_core.models import FittedModel, NeuralModel, create_model, family, list_models, parse_options
 from hashtag_core.models.folder import load_model_folder, save_model_folder
+from hashtag_core.models.objectives import prior_logits
 from tests.models.world import VOCABULARY, Subject, TrainPosts, V, cases, make, spoiled, targets, world
 
 ROWS = list(range(20, 32))
@@ -224,6 +225,36 @@ def test_gradients_reach_every_parameter(name: str, example: str) -> None:
     still = [key for key, value in trained.items() if value.grad is None or not value.grad.any()]
     assert not still
     assert model.pretrained_parameters() <= {key for key, _ in model.named_parameters()}
+
+
+WITHOUT_PRIOR = {("tweet_embedding", ""), ("okboomer", "subwords"), ("amnn", "")}
+"""Families and examples that have no bias a tag: similarities, pieces of tags, eq. 18 of article 003 as printed."""
+
+
+@neural_examples
+def test_begins_with_how_often_tags_are_used(name: str, example: str) -> None:
+    """With nothing to tell posts apart all are given the most used tags."""
+    subject = make(name, example)
+    model = neural(subject)
+    if not model.outputs():
+        assert {(name, ""), (name, example)} & WITHOUT_PRIOR
+        return
+    counts_V = torch.tensor([3, 9, 0, 14, 5, 30, 1, 2, 21, 7, 11, 4])
+    model.begin_with(counts_V, 40)
+    for layer, _ in model.outputs():
+        torch.nn.init.zeros_(layer.weight)
+    ranked = subject.scores(subject.batch(ROWS)).argsort(dim=1, descending=True)
+    assert (ranked == counts_V.argsort(descending=True)).all()
+
+
+def test_prior_logits_by_hand() -> None:
+    counts_V = torch.tensor([3, 0])
+    each_V = prior_logits("each", counts_V, 4)
+    assert torch.sigmoid(each_V).tolist() == pytest.approx([3.5 / 5, 0.5 / 5])
+    assert torch.softmax(prior_logits("one", counts_V, 4), 0).tolist() == pytest.approx([3.5 / 4, 0.5 / 4])
+    next_U = torch.softmax(prior_logits("next", counts_V, 4), 0)
+    assert next_U.tolist() == pytest.approx([4.5 / 8.5, 3.5 / 8.5, 0.5 / 8.5])
+    assert torch.isfinite(prior_logits("each", torch.tensor([4]), 4)).all()
 
 
 @neural_examples
