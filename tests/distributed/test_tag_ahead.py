@@ -129,6 +129,7 @@ def test_hostile_parts_on_ray_with_cpu_tasks(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("SOAK_KILLS" not in os.environ, reason="takes most of a minute: make soak")
 def test_a_post_that_kills_its_process_costs_no_actor(
     popularity: Path, tmp_path: Path, make_posts: Callable, make_jpeg: Callable, write_part: Callable, repository: Path
 ) -> None:

@@ -80,6 +80,8 @@ def test_a_stall_is_noticed_and_said(
     assert "1 of 1 node(s) alive, 1.5 of 2 CPUs free; after 600 s without progress the run ends" in told()[-1]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_SOAK, reason="takes most of a minute: make soak")
 def test_a_stall_that_lasts_ends_the_run_and_a_rerun_goes_on(
     ray_session: None,
     popularity: Path,
