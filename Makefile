@@ -82,17 +82,16 @@ ablations: setup
 	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 --recipes $(wildcard $(ABLATIONS)/*.toml))
 	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --recipes $(MODALITIES) $(ABLATIONS)/amnn_caption.toml $(ABLATIONS)/amnn_image.toml --learning-curve amnn,lxmert4hashtag)
 
-# What runs on Ray waits most of the time for one process to start: lint, what needs no Ray, and what starts a Ray of its own,
-# run beside it and yield to it.
+# What runs on Ray waits most of the time for one process to start: lint, what needs no Ray, and the kills, each of which starts
+# a Ray of its own, run beside it and yield to it.
 KILLS := tests/distributed/test_tag_kills.py
-OWN_RAY := $(KILLS) tests/distributed/test_tag_killers.py tests/end_to_end/test_mlflow_project.py
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit $(OWN_RAY)
+QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit $(KILLS)
 
 test: setup
-	@echo "Side by side: lint, tests/models, tests/unit and $(OWN_RAY), which are shown at the end, and the tests on Ray:"
+	@echo "Side by side: lint, tests/models, tests/unit and $(KILLS), which are shown at the end, and the tests on Ray:"
 	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; trap 'kill $$quick' INT TERM; \
-	  $(BIN)/python -m pytest tests/distributed tests/end_to_end $(addprefix --ignore=,$(OWN_RAY)); ray=$$?; \
+	  $(BIN)/python -m pytest tests/distributed tests/end_to_end --ignore=$(KILLS); ray=$$?; \
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
 
 soak: setup
