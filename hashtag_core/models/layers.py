@@ -29,8 +29,7 @@ def initialise_glorot(module: nn.Module) -> None:
     """Glorot's uniform weights, for each gate on its own; orthogonal recurrent weights, embeddings within 0.05 of 0, biases 0
     and those of forget gates 1. To be given to `Module.apply`.
 
-    In the main the defaults of Keras. PyTorch's keep a signal that passes several linear layers the smaller, and draw
-    embeddings of deviation 1: a decoder that is fed its own tags then learns from those alone.
+    In the main the defaults of Keras. PyTorch's own draw smaller weights, and embeddings of deviation 1.
     """
     if isinstance(module, nn.Embedding):
         nn.init.uniform_(module.weight, -EMBEDDING_LIMIT, EMBEDDING_LIMIT)
