@@ -251,6 +251,8 @@ class ChunkTagger:
         posts = posts.filter(pa.array([row not in left_out for row in numbers], pa.bool_()))
         rows = [row for row in numbers if row not in left_out]
         held.rejected += [item for item in rejected if item.row not in left_out]
+        if not rows:
+            return
         held.waiting.append(partial(self._take, held, posts, rows, task.path, self._begin(posts)))
         held.settle(self._ahead)
 

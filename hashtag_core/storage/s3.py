@@ -109,40 +109,38 @@ def _get(uri: str, max_bytes: int | None = None, timeout_s: int = READ_TIMEOUT_S
     from botocore.exceptions import BotoCoreError
 
     bucket, key = _split(uri)
+    began = False
 
     def get() -> tuple[bytes, str]:
+        nonlocal began
+        began = False
         answer = _client(timeout_s).get_object(Bucket=bucket, Key=key)
         with closing(answer["Body"]) as body:
             check_size(uri, answer["ContentLength"], max_bytes)
-            try:
-                return cast(bytes, body.read()), cast(str, answer.get("ETag", ""))
-            except BotoCoreError as error:
-                raise _BrokenOffError from error
+            began = True
+            return cast(bytes, body.read()), cast(str, answer.get("ETag", ""))
 
-    return _asked_again(get)
+    return _asked_again(uri, get, lambda error: _is_reset(error) or (began and isinstance(error, BotoCoreError)))
 
 
-class _BrokenOffError(Exception):
-    """The body of an answer; its cause is what the SDK says."""
-
-
-def _asked_again(get: Callable[[], T]) -> T:
-    """What the SDK does not do by itself once an answer has begun; an error's own body, broken off, comes through it as an
-    error of urllib3."""
+def _is_reset(error: Exception) -> bool:
+    """Whether the body of a refusal broke off, which the SDK lets through as urllib3's error. Its own errors, some of which are
+    urllib3's too, come after it has asked again often enough."""
     from botocore.exceptions import BotoCoreError
     from urllib3.exceptions import HTTPError
 
+    return isinstance(error, HTTPError) and not isinstance(error, BotoCoreError)
+
+
+def _asked_again(uri: str, get: Callable[[], T], is_broken: Callable[[Exception], bool]) -> T:
+    """What clients do not do by themselves once an answer has begun: `get`, up to `BODY_ATTEMPTS` times while it breaks off."""
     for attempt in itertools.count(1):
         try:
             return get()
-        except (_BrokenOffError, HTTPError) as error:
-            cause = error.__cause__ if isinstance(error, _BrokenOffError) else error
-            given_up = isinstance(
-                error, BotoCoreError
-            )  # some of them are errors of urllib3 too: the SDK has asked enough
-            if attempt == BODY_ATTEMPTS or given_up:
-                assert cause is not None
-                raise cause from None
+        except Exception as error:
+            if attempt == BODY_ATTEMPTS or not is_broken(error):
+                raise
+            logger.warning("%s: asked for again: %s", uri, error)
         time.sleep(random.uniform(0, 0.25 * 2**attempt))
     raise AssertionError("unreachable")
 
@@ -179,17 +177,13 @@ class _PatientFile(io.RawIOBase):
         """Up to `size` bytes; OSError after `BODY_ATTEMPTS`."""
         left = max(0, self._size - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
-        for attempt in itertools.count(1):
-            try:
-                data = cast(bytes, self._file.read_at(wanted, self._position))
-                self._position += len(data)
-                return data
-            except OSError as error:
-                if attempt == BODY_ATTEMPTS:
-                    raise
-                logger.warning("%s: asked for again: %s", self._uri, error)
-            time.sleep(random.uniform(0, 0.25 * 2**attempt))
-        raise AssertionError("unreachable")
+        data = _asked_again(
+            self._uri,
+            lambda: cast(bytes, self._file.read_at(wanted, self._position)),
+            lambda error: isinstance(error, OSError),
+        )
+        self._position += len(data)
+        return data
 
     def close(self) -> None:
         self._file.close()
@@ -260,7 +254,7 @@ def download(uri: str, target: Path) -> None:
     """Copy one object to a local file, by several requests where it is large."""
     with guard(uri, "download"):
         bucket, key = _split(uri)
-        _asked_again(lambda: _client().download_file(bucket, key, str(target)))
+        _asked_again(uri, lambda: _client().download_file(bucket, key, str(target)), _is_reset)
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
