@@ -72,7 +72,7 @@ ifneq ($(ARCHIVE),)
 	$(call BOARD,$(NAME),$(ARCHIVE),$(FLAGS))
 else ifneq ($(wildcard $(SHARED)/openclipart),)
 	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 --recipes $(CLAIMS) $(MODALITIES))
-	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --recipes $(MODALITIES))
+	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --set split.test=0.25 --recipes $(MODALITIES))
 	$(call BOARD,tate,$(SHARED)/tate,--split by_time --set training.train_share=0.3 --families $(OF_TEXT) --recipes $(CLAIMS))
 else
 	$(call BOARD,sample,jobs/sample,$(FLAGS))
@@ -80,7 +80,7 @@ endif
 
 ablations: setup
 	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 --recipes $(wildcard $(ABLATIONS)/*.toml))
-	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --recipes $(MODALITIES) $(ABLATIONS)/amnn_caption.toml $(ABLATIONS)/amnn_image.toml --learning-curve amnn,lxmert4hashtag)
+	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --set split.test=0.25 --recipes $(MODALITIES) $(ABLATIONS)/amnn_caption.toml $(ABLATIONS)/amnn_image.toml --learning-curve amnn,lxmert4hashtag)
 
 # What runs on Ray waits most of the time for one process to start: lint, what needs no Ray, and the kills, each of which starts
 # a Ray of its own, run beside it and yield to it.
