@@ -5,7 +5,7 @@
 #   make leaderboard  every family trained and judged on the archives beside the clone, or on ARCHIVE=folder; resumable
 #   make ablations  the same with what was taken away from AMNN, and with learning curves; what `make leaderboard` did stays
 #   make test      lint and all tests
-#   make soak      thirty kills over 20,000 posts, on a local disk and on an S3 that fails, and the faults of a machine; long
+#   make soak      thirty kills over 20,000 posts, on a local disk and on an S3 that fails, the faults of a machine, and posts at the edge through every family; long
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
 #   make bench     the benchmarks in tests/benchmarks
@@ -95,7 +95,7 @@ test: setup
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
 
 soak: setup
-	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) tests/distributed/test_tag_faults.py tests/distributed/test_tag_ahead.py
+	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) tests/distributed/test_tag_faults.py tests/distributed/test_tag_ahead.py tests/distributed/test_extreme_posts.py
 
 lint: setup
 	$(LINT)

@@ -215,6 +215,9 @@ def _notes(plan: LeaderboardPlan, truth: Truth) -> list[str]:
         else "other posts of the user, at any time"
     )
     notes.append(f"history: {which} (history.order = {plan.recipe.history.order})")
+    share = plan.recipe.training.train_share
+    if share < 1:
+        notes.append(f"learned from {share:.0%} of the train posts (training.train_share = {share:g})")
     if truth.dataset.info.config["captions"]["hashtags"] != "remove":
         notes.append("true tags stand in the captions, which leaks the answer")
     return notes

@@ -92,6 +92,7 @@ def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
         *[f"- protocol `{name}`: {text}" for name, text in PROTOCOL_TEXT.items()],
         "- F1 is the harmonic mean of mean precision and mean recall; an empty place in a list is a miss",
         f"- intervals: 95 %, bootstrap over users, {report['bootstrap_samples']} draws; differences on the same draws",
+        "- each system is trained once (training.seed): what another seed would change is in no interval",
         f"- made by `{report['command']}`",
     ]
     return "\n".join(part for part in parts if part) + "\n"

@@ -1,10 +1,12 @@
 """Posts at the edge, all the way: prepared, trained on, evaluated and tagged.
 
 Captions of 100,000 characters (words, one word, nothing but hashtags), 500 hashtags on one post, users that training has not
-seen, and steps in which no post has a tag of the vocabulary (a step is one post).
+seen, users of 10,000 posts, and steps in which no post has a tag of the vocabulary (a step is one post). `make soak` does it
+with every family; here it is the one that reads all there is and learns in two ways at once.
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_job import plan_tagging
 from hashtag_core.distributed.train import train
+from hashtag_core.models import family, list_models
 from hashtag_core.tracking.registry import resolve_model
 
 pytestmark = pytest.mark.slow
@@ -34,13 +37,8 @@ RECIPE = {
     "tagging": {"chunk_rows": 16, "actors": 1, "top_k": 5},
     "training": {"epochs": 1, "batch_size": 1, "max_tags": 600, "precision": "float32", "select_metric": "f1_at_5"},
 }
-FAMILIES = {
-    "linear": {},
-    "amnn": {
-        "image_dense": 8, "image_hidden": 8, "image_steps": 4, "embedding": 8, "text_hidden": 4, "text_dense": 8,
-        "decoder_hidden": 8, "decoder_input_size": 8, "min_word_count": 1,
-    },
-}  # fmt: skip
+IS_SOAK = "SOAK_KILLS" in os.environ
+FAMILIES = list_models() if IS_SOAK else ["design"]
 
 
 def extreme(posts: list[dict[str, Any]], user: str) -> list[dict[str, Any]]:
@@ -60,6 +58,12 @@ def extreme(posts: list[dict[str, Any]], user: str) -> list[dict[str, Any]]:
     posts[2]["hashtags"] = None
     posts[3] |= {"hashtags": ["usual"], "image": None}
     return posts
+
+
+def recipe_of(name: str, place: Path, **sections: dict[str, Any]) -> Recipe:
+    values = {**RECIPE, "model": {"family": name, **family(name).examples["default"]}}
+    values["training"] = {**RECIPE["training"], "storage": str(place / "runs")}
+    return Recipe.model_validate({key: {**value, **sections.get(key, {})} for key, value in values.items()})
 
 
 @pytest.fixture(scope="module")
@@ -87,29 +91,57 @@ def test_they_are_prepared(dataset: Dataset) -> None:
     assert sum(unknown) == 16  # a third: in as many steps of one post there is no known tag
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_they_are_learned_from_evaluated_and_tagged(
-    family: str,
+    name: str,
     dataset: Dataset,
     place: Path,
     mlflow_store: Path,
     make_posts: Callable,
     write_archive: Callable[..., Path],
 ) -> None:
-    values = {**RECIPE, "model": {"family": family, **FAMILIES[family]}}
-    values["training"] = {**RECIPE["training"], "storage": str(place / "runs")}
-    recipe = Recipe.model_validate(values)
+    recipe = recipe_of(name, place)
     model = train(recipe, dataset.uri).model
-    found = evaluate(dataset.uri, [model], str(place / f"report-{family}"), recipe)
+    found = evaluate(dataset.uri, [model], str(place / f"report-{name}"), recipe)
     assert 0 <= found["models"][0]["metrics"]["f1_at_5"] <= 1
     json.dumps(found, allow_nan=False)
 
     unseen = [post for n in range(2) for post in extreme(make_posts(6, seed=100 + n), f"unseen{n}")]
     unseen[-1]["user_id"] = None
-    archive = write_archive(place / f"new-{family}", unseen, parts=1)
-    summary = tag(plan_tagging(recipe, str(archive), str(place / f"out-{family}"), resolve_model(model)))
+    archive = write_archive(place / f"new-{name}", unseen, parts=1)
+    summary = tag(plan_tagging(recipe, str(archive), str(place / f"out-{name}"), resolve_model(model)))
     assert (summary.tagged, summary.rejected) == (12, 0)
-    rows = pl.read_parquet(f"{place}/out-{family}/model=*/version=*/**/part-*.parquet").to_dicts()
+    rows = pl.read_parquet(f"{place}/out-{name}/model=*/version=*/**/part-*.parquet").to_dicts()
     assert {row["post_id"] for row in rows} == {post["post_id"] for post in unseen}
     assert all(len(row["hashtags"]) == len(row["scores"]) == 5 for row in rows)
     assert {row["status"] for row in rows} == {"ok", "caption_missing", "empty"}
+
+
+@pytest.mark.skipif(not IS_SOAK, reason="encodes 20,000 posts: make soak")
+@pytest.mark.parametrize("name", ["design", "macon", "tagnet", "user_frequency"])
+def test_a_user_of_ten_thousand_posts(
+    name: str, place: Path, ray_session: None, mlflow_store: Path, make_posts: Callable, write_archive: Callable
+) -> None:
+    """Captions alone: of one user 10,000, of ten others five each; tagged are as many again of the same user."""
+    posts = make_posts(10_050)
+    for n, post in enumerate(posts):
+        user = "many" if n % 201 else f"few{n // 201 % 10}"
+        tags = [f"tag{n % 7}", "often" if n % 3 else "seldom"]
+        post |= {"image": None, "caption": f"post {n} of {user}", "user_id": user, "hashtags": tags}
+    archive = write_archive(place / "many", posts)
+    recipe = recipe_of(
+        name,
+        place,
+        split={"kind": "by_time", "validation": 0.1, "test": 0.1},
+        training={"batch_size": 64, "train_share": 0.1},
+        tagging={"chunk_rows": 512},
+    )
+    prepare(plan_prepare(recipe, str(archive), str(place / "many_dataset")))
+    model = train(recipe, str(place / "many_dataset")).model
+    found = evaluate(str(place / "many_dataset"), [model], str(place / f"many-report-{name}"), recipe)
+    assert found["models"][0]["metrics"]["f1_at_5"] > 0
+    out = place / f"many-out-{name}"
+    summary = tag(plan_tagging(recipe, str(archive), str(out), resolve_model(model)))
+    assert (summary.tagged, summary.rejected) == (10_050, 0)
+    rows = pl.read_parquet(f"{out}/model=*/version=*/**/part-*.parquet")
+    assert rows["post_id"].n_unique() == 10_050
