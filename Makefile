@@ -3,7 +3,7 @@
 #   make setup     .venv with the exact versions of requirements.lock; does nothing when that is done
 #   make demo      the whole path on the sample archive: prepare, train, evaluate, promote, tag
 #   make leaderboard  every family trained and judged on the archives beside the clone, or on ARCHIVE=folder; resumable
-#   make ablations  the same with what was taken away from AMNN, and with learning curves; what `make leaderboard` did stays
+#   make ablations  the same with what was taken away from AMNN; what `make leaderboard` did stays
 #   make test      lint and all tests
 #   make soak      thirty kills over 20,000 posts, on a local disk and on an S3 that fails, the faults of a machine, and posts at the edge through every family; long
 #   make lint      ruff, formatting, types, import layers
@@ -80,12 +80,13 @@ endif
 
 ablations: setup
 	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 --recipes $(wildcard $(ABLATIONS)/*.toml))
-	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --set split.test=0.25 --recipes $(MODALITIES) $(ABLATIONS)/amnn_caption.toml $(ABLATIONS)/amnn_image.toml --learning-curve amnn,lxmert4hashtag)
+	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --set split.test=0.25 --recipes $(MODALITIES) $(ABLATIONS)/amnn_caption.toml $(ABLATIONS)/amnn_image.toml)
 
 # What runs on Ray waits most of the time for one process to start: lint, what needs no Ray, and the kills, each of which starts
 # a Ray of its own, run beside it and yield to it.
 KILLS := tests/distributed/test_tag_kills.py
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts,tests/distributed/$(name).py)
 QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit $(KILLS)
 
 test: setup
@@ -95,7 +96,7 @@ test: setup
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
 
 soak: setup
-	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) tests/distributed/test_tag_faults.py tests/distributed/test_tag_ahead.py tests/distributed/test_extreme_posts.py
+	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) $(SOAKED)
 
 lint: setup
 	$(LINT)
