@@ -5,7 +5,7 @@
 #   make leaderboard  every family trained and judged on the archives beside the clone, or on ARCHIVE=folder; resumable
 #   make ablations  the same with what was taken away from AMNN; what `make leaderboard` did stays
 #   make test      lint and all tests
-#   make soak      thirty kills over 20,000 posts, on a local disk and on an S3 that fails, the faults of a machine, and posts at the edge through every family; long
+#   make soak      thirty kills over 20,000 posts, the faults of a machine, posts at the edge through every family; long
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
 #   make bench     the benchmarks in tests/benchmarks
@@ -86,7 +86,6 @@ ablations: setup
 # a Ray of its own, run beside it and yield to it.
 KILLS := tests/distributed/test_tag_kills.py
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts,tests/distributed/$(name).py)
 QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit $(KILLS)
 
 test: setup
@@ -94,6 +93,8 @@ test: setup
 	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; trap 'kill $$quick' INT TERM; \
 	  $(BIN)/python -m pytest tests/distributed tests/end_to_end --ignore=$(KILLS); ray=$$?; \
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
+
+SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts,tests/distributed/$(name).py)
 
 soak: setup
 	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) $(SOAKED)

@@ -298,6 +298,7 @@ def _to_tags(array: pa.Array) -> Cast:
         if tags.flatten().null_count == 0:
             return _none_bad(tags)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        # Bytes that are no UTF-8, or a layout that Arrow does not cast: tag by tag, each such byte becomes U+FFFD as in captions.
         if not _is_binary(value):
             array = array.cast(pa.list_(pa.binary()))
         tags = array
