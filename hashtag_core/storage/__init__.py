@@ -170,6 +170,11 @@ def download_folder(uri: str, local: str | Path) -> None:
         s3.download(info.uri, target) if is_remote(uri) else disk.download(info.uri, target)
 
 
+def download_file(uri: str, target: Path) -> None:
+    """Copy one file to the local disk."""
+    s3.download(uri, target) if is_remote(uri) else disk.download(uri, target)
+
+
 def upload_folder(local: str | Path, uri: str) -> None:
     """Copy every file below a local folder, hidden ones too, to below `uri`; each appears whole."""
     for info in list_files(str(local), hidden=True):
@@ -180,3 +185,8 @@ def upload_folder(local: str | Path, uri: str) -> None:
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's filesystem for the URI and the path in it, with the same endpoint, addressing, retries and timeouts."""
     return s3.arrow_filesystem(uri) if is_remote(uri) else disk.arrow_filesystem(uri)
+
+
+def object_store_options(uri: str) -> dict[str, str]:
+    """What a Delta table at the URI needs to know of its store: credentials, region, endpoint, how commits are made safe."""
+    return s3.object_store_options(uri) if is_remote(uri) else {}

@@ -1,26 +1,21 @@
 """Histories while an archive is tagged: found in the archive itself, without moving an image.
 
-    driver, once a plan: small columns, part by part -> one sort -> row-aligned sidecar under `_state/`
+    driver: small columns of all parts, kept as arrays -> one sort -> row-aligned sidecar under `_state/`
     actors: pooled vectors of the chunks in which posts of a history are, a file a chunk, under `_state/` (only for a model
     that reads vectors) -> a memory-mapped copy of them on each node's own disk -> scores
 
-Rows are counted through all parts of the plan, in its order. How it scales, on one core of the driver: 300,000 posts
-took 3.5 s to read and sort where tags have a column, 7.7 s where they are found in captions, and it grows with the posts;
-in memory are 40 bytes a post, some 150 while they are sorted, and the sidecar: 4 H bytes a post and 4 a tag. Vectors: each post with a user is encoded once more than without a history,
-once for all plans, since its file is named by the content of its part; 2 bytes a number (3.3 KB a post with the default
-encoders) in `_state/`, and on each node. A part whose histories changed, because of posts that came late, is tagged anew:
-its id tells which posts stand in them.
+Rows are counted through all parts of the archive, in the order of their paths. How it scales, on one core of the driver:
+300,000 posts took 3.5 s to read and sort where tags have a column, 7.7 s where they are found in captions, and it grows with
+the posts; in memory are 40 bytes a post, some 150 while they are sorted, and the sidecar: 4 H + 8 bytes a post and 4 a tag.
+Vectors: each post with a user is encoded once more than without a history, once for all runs, since its file is named by the
+content of its part; 2 bytes a number (3.3 KB a post with the default encoders) in `_state/`, and on each node.
+
+Each row has a hash of the posts that stand in its history. A row of a part that is done is tagged again only if that changed.
 """
 
-import fcntl
 import hashlib
 import logging
-import os
-import shutil
-import tempfile
-import time
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -30,31 +25,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
-from hashtag_core.data.archive_history import READ, ArchivePosts, TagFinder
-from hashtag_core.data.history import NONE, UNDATED, HistoryRule, find_history
-from hashtag_core.data.posts import iter_post_batches
+from hashtag_core.data.archive_history import TagFinder
+from hashtag_core.data.history import NONE, UNDATED, HistoryColumns, HistoryRule, find_history
 from hashtag_core.data.vocabulary import Vocabulary
-from hashtag_core.errors import IntegrityError, NotFoundError
-from hashtag_core.schema import POST
+from hashtag_core.errors import NotFoundError
+from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.storage import FileInfo
+from hashtag_core.storage.node_local import node_folder
+from hashtag_core.tagging.archive_columns import columns_of_parts
 
 logger = logging.getLogger(__name__)
 
-SCAN_ROWS = 8_192
-DIGEST_ROWS = 65_536
-COPY_AGE_S = 24 * 3600
-SOURCE = "source.txt"
-ARRAYS = ("rows", "tag_offsets", "tag_indices", "may_stand")
-
-
-@dataclass(frozen=True)
-class ScannedPart:
-    """What is looked through: rows by the footer, and those that are not tagged."""
-
-    uri: str
-    path: str
-    etag: str
-    rows: int
-    left_out: Sequence[int]
+ARRAYS = ("rows", "digests", "tag_offsets", "tag_indices", "may_stand")
 
 
 @dataclass(frozen=True)
@@ -63,6 +45,8 @@ class Sidecar:
 
     rows: np.ndarray
     """int32 [N, H]; -1 fills."""
+    digests: np.ndarray
+    """int64 [N]: hash of the posts in each history, never 0."""
     tag_offsets: np.ndarray
     tag_indices: np.ndarray
     may_stand: np.ndarray
@@ -79,34 +63,34 @@ class Sidecar:
         """Memory-mapped, from a copy on this node's disk where the folder is remote."""
         where = storage.local_path(folder) if not storage.is_remote(folder) else ""
         if not where:
-            named = hashlib.sha256(folder.encode()).hexdigest()[:16]
-            where = str(_node_copy(f"sidecar-{named}", folder, lambda made: storage.download_folder(folder, made)))
+            name = hashlib.sha256(folder.encode()).hexdigest()[:24]
+            where = str(node_folder("histories", name, lambda made: storage.download_folder(folder, made), folder))
         return cls(*(_mapped(_array(where, name)) for name in ARRAYS))
 
 
 class HistoryFinder:
-    """Finds the histories in an archive for one model; `sidecar` is what `find` found."""
+    """Finds the histories in an archive for one model."""
 
     def __init__(self, rule: HistoryRule, vocabulary: Vocabulary) -> None:
         self.rule = rule
-        self.sidecar: Sidecar | None = None
         self._tags = TagFinder(vocabulary)
 
-    def find(self, parts: Sequence[ScannedPart]) -> list[str]:
-        """Look through the parts; for each a digest of whose posts stand in its histories: part, content and row of each."""
-        posts = ArchivePosts(self._tags)
-        for part in parts:
-            _read(posts, part)
-        columns = posts.columns()
+    def find(self, folder: str, parts: Sequence[tuple[FileInfo, int]], forgotten: ForgetList | None = None) -> Sidecar:
+        """The histories of all rows of the parts (file, rows by the footer), whose columns are kept in `folder`."""
+        found = columns_of_parts(folder, parts, self._tags, forgotten)
+        columns = HistoryColumns.concatenate([part.columns for part in found])
+        _only_latest(columns)
         rows_NH = find_history(columns, self.rule)
         may_stand = columns.user != NONE
         if self.rule.order == "earlier":
             may_stand &= columns.created_us != UNDATED
-        self.sidecar = Sidecar(rows_NH, *posts.tag_arrays(), may_stand)
+        identity = np.concatenate([np.zeros(0, np.uint64), *(part.identity for part in found)])
+        lengths = np.concatenate([np.zeros(1, np.int64), *(part.tag_lengths for part in found)])
+        indices = np.concatenate([np.zeros(0, np.int32), *(part.tag_indices for part in found)])
         logger.info(
             "history, %s: %d of %d posts have one", self.rule.told(), int((rows_NH[:, :1] >= 0).sum()), len(rows_NH)
         )
-        return _digests(rows_NH, parts)
+        return Sidecar(rows_NH, _digests(rows_NH, identity), lengths.cumsum(), indices, may_stand)
 
 
 @dataclass(frozen=True)
@@ -156,9 +140,7 @@ def open_vectors(work: HistoryWork, n: int, dims: dict[str, int]) -> dict[str, t
     Built once a node from the vector files; `dims` holds D of each kind.
     """
     files = [info for info in _listed(work.vectors) if info.path.partition("/")[0] in work.begins]
-    named = hashlib.sha256("\n".join([str(n), *(f"{info.uri} {info.etag}" for info in files)]).encode()).hexdigest()[
-        :16
-    ]
+    told = "\n".join([str(n), *(f"{info.uri} {info.etag}" for info in files)])
 
     def build(folder: Path) -> None:
         for kind, dim in dims.items():
@@ -168,7 +150,7 @@ def open_vectors(work: HistoryWork, n: int, dims: dict[str, int]) -> dict[str, t
         for info in files:
             _place(folder, info.uri, work.begins[info.path.partition("/")[0]], dims)
 
-    folder = _node_copy(f"vectors-{named}", work.vectors, build)
+    folder = node_folder("vectors", hashlib.sha256(told.encode()).hexdigest()[:24], build, work.vectors)
     return {
         kind: (
             np.memmap(folder / f"{kind}.f16", dtype="<f2", mode="r", shape=(n, dim)),
@@ -192,36 +174,25 @@ def sweep_history(state_history: str, state_vectors: str, plan_id: str, contents
                 storage.remove(info.uri)
 
 
-def _read(posts: ArchivePosts, part: ScannedPart) -> None:
-    """Exactly `part.rows` rows: those that are no posts, are not tagged or cannot be read stand for nothing."""
-    seen = 0
-    for batch in iter_post_batches(part.uri, SCAN_ROWS, READ) if part.rows else ():
-        size = batch.posts.num_rows + sum(item.row is not None for item in batch.rejected)
-        kept = np.flatnonzero(~np.isin(batch.rows, part.left_out))
-        places = batch.rows[kept] - batch.first_row
-        posts.add(batch.posts.take(pa.array(kept)), places, size)
-        seen += size
-    if seen > part.rows:
-        raise IntegrityError(f"{part.uri}: {seen} rows, {part.rows} when it was planned: run again")
-    nothing = pa.schema([POST.field(name) for name in READ]).empty_table()
-    posts.add(nothing, np.zeros(0, np.int64), part.rows - seen)
+def _only_latest(columns: HistoryColumns) -> None:
+    """Of rows with one id the latest by `created_us`, then the last, stands in histories and has one; the others become nobody's."""
+    order = np.lexsort((np.arange(len(columns)), columns.created_us, columns.post))
+    ordered = columns.post[order]
+    earlier = np.zeros(len(columns), dtype=bool)
+    earlier[order[:-1]] = ordered[1:] == ordered[:-1]
+    columns.user[earlier] = NONE
 
 
-def _digests(rows_NH: np.ndarray, parts: Sequence[ScannedPart]) -> list[str]:
-    ends = np.cumsum([part.rows for part in parts])
-    begins = ends - [part.rows for part in parts]
-    keys = [hashlib.sha256(f"{part.path}\n{part.etag}".encode()).digest()[:8] for part in parts]
-    of_part = np.frombuffer(b"".join(keys), np.uint64)
-    found = []
-    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-        digest = hashlib.sha256()
-        for start in range(begin, end, DIGEST_ROWS):
-            rows = rows_NH[start : min(start + DIGEST_ROWS, end)].astype(np.int64)
-            part = np.minimum(np.searchsorted(ends, rows, side="right"), len(parts) - 1)
-            named = np.stack([of_part[part], (rows - begins[part]).view(np.uint64)])
-            digest.update(np.where(rows >= 0, named, np.uint64(0)).tobytes())
-        found.append(digest.hexdigest())
-    return found
+def _digests(rows_NH: np.ndarray, identity: np.ndarray) -> np.ndarray:
+    """int64 [N]: one hash of the identities of the posts in each history, in their order."""
+    with np.errstate(over="ignore"):
+        digest = np.full(len(rows_NH), 0x9E3779B97F4A7C15, np.uint64)
+        for place in range(rows_NH.shape[1]):
+            rows = rows_NH[:, place]
+            digest = (digest * np.uint64(0x100000001B3)) ^ np.where(rows >= 0, identity[rows], np.uint64(0))
+            digest ^= digest >> np.uint64(29)
+    found = digest.view(np.int64)
+    return np.where(found == 0, 1, found)
 
 
 def _array(folder: str, name: str) -> str:
@@ -257,45 +228,6 @@ def _place(folder: Path, uri: str, begin: int, dims: dict[str, int]) -> None:
             with open(folder / name, "r+b") as file:
                 file.seek((begin + int(rows.min())) * content.shape[1])
                 file.write(content.tobytes())
-
-
-def _node_copy(name: str, source: str, build: Callable[[Path], None]) -> Path:
-    """A folder on this node's own disk, built by the first process that asks; copies that none opened for a day go.
-
-    `source`: what it is a copy of."""
-    root = _copies()
-    folder = root / name
-    with open(root / ".lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            for left in root.glob("*-*"):
-                if time.time() - left.stat().st_mtime > COPY_AGE_S:
-                    shutil.rmtree(left, ignore_errors=True)
-            building = root / f"building-{uuid.uuid4().hex[:8]}"
-            building.mkdir()
-            build(building)
-            (building / SOURCE).write_text(source, encoding="utf-8")
-            building.rename(folder)
-        os.utime(folder)
-    return folder
-
-
-def drop_node_copies(state: str) -> None:
-    """Remove this node's copies of histories and vectors below `state`: who needs one builds it anew. Those of other nodes
-    go a day after they were last opened."""
-    root = _copies()
-    with open(root / ".lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for copy in root.glob("*-*"):
-            source = copy / SOURCE
-            if source.is_file() and source.read_text(encoding="utf-8").startswith(state.rstrip("/") + "/"):
-                shutil.rmtree(copy, ignore_errors=True)
-
-
-def _copies() -> Path:
-    root = Path(tempfile.gettempdir(), f"hashtag-recommender-{os.getuid()}", "history")
-    root.mkdir(parents=True, exist_ok=True)
-    return root
 
 
 def _listed(uri: str) -> list[storage.FileInfo]:

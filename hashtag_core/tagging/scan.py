@@ -1,0 +1,131 @@
+"""The first look at a part that is new or changed: its footer and its ids, never a picture."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+
+from hashtag_core import storage
+from hashtag_core.data.posts import iter_post_batches, part_problem
+from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
+from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
+from hashtag_core.recommend.posts import READ
+from hashtag_core.storage import FileInfo
+
+SCAN_ROWS = 8_192
+PARTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows that are not tagged from this part, and why: `rows` of them from `row` on; `row` None: the part."""
+
+    row: int | None
+    post_id: str | None
+    reason: str
+    rows: int = 1
+    created_at: datetime | None = None
+
+
+@dataclass
+class Scan:
+    """What one look through a part's ids found.
+
+    `entries` and `at`, int64 [n], are of its posts, each id once: the latest row by `created_at`, then by position. Other rows of
+    the same id are `doubles`. Whatever row of the footer is no post is in `left_out`.
+    """
+
+    file: FileInfo
+    groups: list[int]
+    left_out: list[LeftOut]
+    entries: Entries
+    at: np.ndarray
+    doubles: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Rows by the footer."""
+        return sum(self.groups)
+
+
+def scan_parts(files: Sequence[FileInfo], forgotten: ForgetList | None = None) -> list[Scan]:
+    """Look through the ids of parts, several at once; in their order. Posts on the list are left out."""
+    with ThreadPoolExecutor(min(PARTS_AT_ONCE, max(1, len(files)))) as pool:
+        return list(pool.map(lambda file: scan_part(file, forgotten), files))
+
+
+def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
+    """Look through the ids of a part; one that cannot be read has no groups and a reason."""
+    problem = _path_problem(file.path) or part_problem(file)
+    if problem:
+        return Scan(
+            file, [], [LeftOut(None, None, problem)], Entries.none(), np.zeros(0, np.int64), np.zeros(0, np.int64)
+        )
+    with storage.open_input(file.uri) as source:
+        footer = pq.ParquetFile(source, pre_buffer=False)
+        groups = [footer.metadata.row_group(group).num_rows for group in range(footer.metadata.num_row_groups)]
+        doubtful = [
+            field.name for field in footer.schema_arrow if field.name in READ.names and not _is_plain(field.type)
+        ]
+    seen = np.zeros(sum(groups), dtype=bool)
+    keys, times, rows, left_out, reason = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [], "unreadable"
+    columns = ["created_at", *doubtful, *(["user_id"] if forgotten is not None and forgotten.users else [])]
+    for batch in iter_post_batches(file, SCAN_ROWS, columns):
+        for item in batch.rejected:
+            if item.row is None:
+                reason = item.reason
+            elif not seen[item.row]:
+                left_out.append(LeftOut(item.row, item.post_id, item.reason))
+                seen[item.row] = True
+        posts = batch.posts
+        if posts.num_rows:
+            here = batch.rows
+            seen[here] = True
+            gone = np.zeros(len(here), dtype=bool) if forgotten is None else forgotten.covers(posts)
+            if gone.any():
+                left_out += [LeftOut(row, None, FORGOTTEN) for row in here[gone].tolist()]
+                posts, here = posts.filter(pa.array(~gone)), here[~gone]
+            keys.append(keys_of(posts["post_id"]))
+            times.append(posts["created_at"].cast(pa.int64()).fill_null(NEVER).to_numpy())
+            rows.append(here)
+    left_out += [LeftOut(first, None, reason, n) for first, n in _runs(np.flatnonzero(~seen))]
+    all_keys, created, at = Keys.concatenate(keys), np.concatenate(times), np.concatenate(rows)
+    last = _latest(all_keys, created, at)
+    entries = Entries(all_keys.take(last), created[last], np.zeros(len(last), np.uint32))
+    doubles = np.ones(len(at), dtype=bool)
+    doubles[last] = False
+    return Scan(file, groups, left_out, entries, at[last], at[doubles])
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether every value of the type is acceptable wherever the column is: then it need not be read to know which rows are posts."""
+    kind = kind.value_type if pt.is_dictionary(kind) else kind
+    tests = (pt.is_string, pt.is_large_string, pt.is_string_view, pt.is_null, pt.is_struct)
+    binary = (pt.is_binary, pt.is_large_binary, pt.is_binary_view, pt.is_fixed_size_binary)
+    return any(test(kind) for test in (*tests, *binary))
+
+
+def _latest(keys: Keys, created: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Positions of the latest row of each id, in the order of rows."""
+    order = np.lexsort((at, created, keys.low, keys.high))
+    ordered = keys.take(order)
+    is_last = np.ones(len(order), dtype=bool)
+    is_last[:-1] = (ordered.high[1:] != ordered.high[:-1]) | (ordered.low[1:] != ordered.low[:-1])
+    return np.sort(order[is_last])
+
+
+def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """First row and length of each run of consecutive rows."""
+    pieces = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+    return [(int(piece[0]), len(piece)) for piece in pieces]
+
+
+def _path_problem(path: str) -> str | None:
+    if "\ufffd" in path:
+        return "path: no UTF-8"  # or that very character: neither reaches every reader whole
+    return "path: holds '..'" if ".." in path.split("/") else None
