@@ -185,8 +185,3 @@ def upload_folder(local: str | Path, uri: str) -> None:
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's filesystem for the URI and the path in it, with the same endpoint, addressing, retries and timeouts."""
     return s3.arrow_filesystem(uri) if is_remote(uri) else disk.arrow_filesystem(uri)
-
-
-def object_store_options(uri: str) -> dict[str, str]:
-    """What a Delta table at the URI needs to know of its store: credentials, region, endpoint, how commits are made safe."""
-    return s3.object_store_options(uri) if is_remote(uri) else {}

@@ -343,17 +343,3 @@ def _info(bucket: str, item: Mapping[str, Any], skip: int) -> FileInfo:
     return FileInfo(
         f"s3://{bucket}/{item['Key']}", item["Key"][skip:], item["Size"], item["ETag"].strip('"'), item["LastModified"]
     )
-
-
-def object_store_options(uri: str) -> dict[str, str]:
-    """For the object_store crate, which Delta tables are read and written with."""
-    endpoint = _endpoint()
-    options = {"conditional_put": "etag", "aws_region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"}
-    if endpoint:
-        options |= {"aws_endpoint": endpoint, "aws_virtual_hosted_style_request": "false"}
-        if endpoint.startswith("http://"):
-            options["aws_allow_http"] = "true"
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        if os.environ.get(name):
-            options[name.lower()] = os.environ[name]
-    return options
