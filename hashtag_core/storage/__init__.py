@@ -96,8 +96,8 @@ def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
 
 
 def read_bytes(uri: str, *, max_bytes: int | None = None, timeout_s: int = s3.READ_TIMEOUT_S) -> bytes:
-    """The whole content. StorageError for more than `max_bytes` (before they are read), or for an object of which every
-    answer broke off: the SDK repeats a request that failed, not a body that did."""
+    """The whole content. TooLargeError for more than `max_bytes` (before they are read), StorageError for an object of which
+    every answer broke off: the SDK repeats a request that failed, not a body that did."""
     return s3.read_bytes(uri, max_bytes, timeout_s) if is_remote(uri) else disk.read_bytes(uri, max_bytes)
 
 
