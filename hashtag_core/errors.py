@@ -23,14 +23,16 @@ Every class takes one positional message, so that it survives pickling between p
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from hashtag_core.redaction import one_line, redact
+
 
 class HashtagError(Exception):
-    """Base of all errors of this package; its message is written for the person who reads the log."""
+    """Base of all errors of this package; its message is written for the person who reads the log: one line, no secret."""
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
+        super().__init__(one_line(redact(message)))
 
 
 class UsageError(HashtagError):
