@@ -8,9 +8,7 @@ import re
 
 HIDDEN = "***"
 
-_PASSWORD = re.compile(
-    r"([A-Za-z0-9+.\-]{1,32}://[^\s/?#@:\"']{0,256}:)(?!\d+(?:[/?#,\s\"']|$))[^\s\"'<>]{0,1024}@"
-)
+_PASSWORD = re.compile(r"([A-Za-z0-9+.\-]{1,32}://[^\s/?#@:\"']{0,256}:)(?!\d+(?:[/?#,\s\"']|$))[^\s\"'<>]{0,1024}@")
 """`scheme://user:password@`, to the last `@` of the word: passwords hold `@`, `/` and `#` where nobody escaped them. Digits
 up to a slash are a port. The lengths are bounded, so that time is linear."""
 
