@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from hashtag_core.errors import ImageError
+from hashtag_core.faults import raise_if_machine
 
 MAX_DECODED_PIXELS = 50_000_000
 """Largest picture that is decoded, in pixels after JPEG's own downscaling. Pillow itself refuses 178,956,970 undecoded."""
@@ -65,7 +66,8 @@ def decode_image(data: bytes, side_px: int) -> np.ndarray:
     Transparency is laid over white, 16-bit greys are scaled to 8, an animation gives its first frame. A JPEG is decoded
     at the smallest of libjpeg's scales that is not below `side_px` (3 times the speed on a phone's photo).
 
-    Raises ImageError that says why: empty, not an image (and what it starts with), truncated, too large, broken.
+    Raises ImageError that says why: empty, not an image (and what it starts with), truncated, too large, broken; MachineError
+    where memory was short, which says nothing of the picture.
     """
     image = _open(data)
     kind = image.format
@@ -79,6 +81,7 @@ def decode_image(data: bytes, side_px: int) -> np.ndarray:
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise anything: OSError, SyntaxError, struct.error, KeyError, ...
+        raise_if_machine(error, "decoding a picture")
         told = str(error) or type(error).__name__
         cut = "truncated" in told or isinstance(error, EOFError) or "unrecognized data stream" in told
         raise ImageError(f"{'truncated' if cut else 'broken'} {kind} of {len(data)} bytes: {told}") from None
@@ -108,6 +111,7 @@ def _open(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise ImageError("too large: more than 178,956,970 pixels") from None
     except Exception as error:  # noqa: BLE001  (as above: a header can break a decoder in any way)
+        raise_if_machine(error, "opening a picture")
         if known and isinstance(error, ValueError):  # a profile or a text that unpacks to more than Pillow allows
             raise ImageError(f"broken {known} of {len(data)} bytes: {error}") from None
         if known:
@@ -142,7 +146,8 @@ def _check_size(image: Image.Image) -> None:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         return TURNS.get(image.getexif().get(ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001  (a broken EXIF block does not make the picture unreadable)
+    except Exception as error:  # noqa: BLE001  (a broken EXIF block does not make the picture unreadable)
+        raise_if_machine(error, "reading a picture's EXIF block")
         return None
 
 

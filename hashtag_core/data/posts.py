@@ -18,6 +18,7 @@ import pyarrow.types as pt
 
 from hashtag_core import storage
 from hashtag_core.errors import ArchiveError, StorageError
+from hashtag_core.faults import is_machine, raise_if_machine
 from hashtag_core.schema import POST, TIMESTAMP
 from hashtag_core.storage import FileInfo
 
@@ -160,10 +161,11 @@ def _row_bytes(metadata: pq.FileMetaData) -> float:
 
 
 def unreadable(uri: str, error: Exception) -> str:
-    """What is wrong with the content, in one line; StorageError if it is not the content."""
-    if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+    """What is wrong with the content, in one line; MachineError or StorageError if it is not the content."""
+    if isinstance(error, OSError) and (error.errno is not None or is_machine(error)):
         raise StorageError(f"{uri}: read failed: {error}") from error
-    return f"expected a Parquet file, found: {str(error).strip().splitlines()[0]}"
+    raise_if_machine(error, f"{uri}: read failed")
+    return f"expected a Parquet file, found: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
 
 
 def _column_problem(names: Sequence[str]) -> str | None:

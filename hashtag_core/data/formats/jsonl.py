@@ -30,6 +30,7 @@ from hashtag_core.data.formats.base import (
 )
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.errors import ArchiveError, StorageError
+from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
 
 SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
@@ -74,7 +75,7 @@ def _lines(source: pa.NativeFile, part: FileInfo) -> Iterator[bytes | Fault]:
                 yield line
                 row += 1
     except (EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+        if (isinstance(error, OSError) and error.errno is not None) or is_machine(error):
             raise StorageError(f"{part.uri}: read failed: {error}") from error
         yield Fault(f"unreadable from row {row} on: {error}", ends=True)
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hashtag_core.data import images
 from hashtag_core.data.images import decode_image, image_key, perceptual_hash
-from hashtag_core.errors import ImageError
+from hashtag_core.errors import ImageError, MachineError
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -169,3 +170,20 @@ def test_perceptual_hash_is_near_for_like_pictures(make_jpeg):
 
 def test_image_key_is_the_sha256_of_the_bytes():
     assert image_key(b"abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize("where", ["_open_as", "_rgb", "_turn_of"])
+@pytest.mark.parametrize(
+    "fault", [MemoryError(), OSError("out of memory error when reading image file"), OSError(5, "I/O")]
+)
+def test_a_machine_short_of_memory_says_nothing_of_the_picture(monkeypatch, where, fault):
+    """Neither as an unreadable picture nor, in `prepare`, as none at all."""
+
+    def short(*_, **__):
+        raise fault
+
+    places = {"_open_as": (Image, "open"), "_rgb": (images, "_rgb"), "_turn_of": (Image.Image, "getexif")}
+    monkeypatch.setattr(*places[where], short)
+    for work in (lambda data: decode_image(data, 32), perceptual_hash):
+        with pytest.raises(MachineError, match="picture"):
+            work(encoded(two_halves(), "PNG"))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.data.posts import PartBatch, iter_post_batches, list_parts, normalise_posts, part_problem
-from hashtag_core.errors import ArchiveError, NotFoundError
+from hashtag_core.errors import ArchiveError, MachineError, NotFoundError, StorageError
 from hashtag_core.schema import POST
 from hashtag_core.storage import file_info
 
@@ -195,3 +195,30 @@ def test_an_archive_without_a_part(tmp_path: Path) -> None:
         list_parts(str(tmp_path))
     with pytest.raises(NotFoundError):
         list_parts(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (pa.lib.ArrowMemoryError("malloc of size 67108864 failed"), MachineError),
+        (OSError(5, "Input/output error"), StorageError),
+        (OSError("When reading 'b/k': AWS Error SLOW_DOWN during GetObject operation"), StorageError),
+    ],
+)
+def test_what_the_machine_does_is_no_unreadable_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, told: type[Exception]
+) -> None:
+    pq.write_table(table(), tmp_path / "a.parquet")
+    (part,) = list_parts(str(tmp_path))
+
+    def fails(*_: object, **__: object) -> None:
+        raise fault
+
+    for owner, name, work in (
+        (pq, "ParquetFile", lambda: part_problem(part)),
+        (pq.ParquetFile, "iter_batches", lambda: list(iter_post_batches(part, 10))),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails)
+            with pytest.raises(told, match=r"a\.parquet: read failed"):
+                work()
