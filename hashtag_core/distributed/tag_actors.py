@@ -20,10 +20,10 @@ from ray.exceptions import WorkerCrashedError
 from hashtag_core.config import CaptionsSection
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.stall import watched
-from hashtag_core.distributed.tag_task import OUTCOME, Task, Work, has_model
 from hashtag_core.errors import HashtagError
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.posts import OpenedPosts, open_posts
+from hashtag_core.tagging.task import OUTCOME, Task, Work, has_model
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[s
 class _Actor:
     def __init__(self, work: Work, model_files: list[Any]) -> None:
         """`model_files`: at most one reference to the folder's content, got only on a node that lacks it."""
-        from hashtag_core.distributed.tag_chunks import ChunkTagger  # brings torch, which the driver does without
+        from hashtag_core.tagging.chunks import ChunkTagger  # brings torch, which the driver does without
 
         lacking = model_files and not has_model(work.model_folder, work.model_hash)
         files = ray.get(model_files[0]) if lacking else None
@@ -110,8 +110,8 @@ def _open_elsewhere(
     def opened() -> OpenedPosts:
         try:
             return cast(OpenedPosts, ray.get(begun))
-        except WorkerCrashedError as error:
-            raise RuntimeError("killed the process that opened it") from error
+        except WorkerCrashedError:  # twice: of a node that died or memory that ran out Ray says other things
+            raise RuntimeError("killed the process that opened it") from None
 
     return opened
 

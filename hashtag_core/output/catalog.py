@@ -12,7 +12,6 @@ from hashtag_core.output.output import Output
 from hashtag_core.output.publish import REPEATED
 from hashtag_core.output.table import Table
 
-
 FEW_PARTS = 1_000
 """Parts that are compared with the statistics of a file; with more of them most files are read anyway."""
 

@@ -82,6 +82,8 @@ class Table:
     delta: DeltaTable
     app: str = ""
     epoch: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the table was opened with; it may hold secrets."""
     partition_by: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,8 +95,12 @@ class Table:
         return int(self.delta.version())
 
     def refresh(self) -> None:
-        """Take the newest snapshot. StorageError where the store does not answer."""
-        _asked(self.uri, "read of the table's log", self.delta.update_incremental)
+        """Take the newest snapshot, with credentials that have not ended. StorageError where the store does not answer."""
+        options = storage.object_store_options(self.uri)
+        if options == self.options:
+            _asked(self.uri, "read of the table's log", self.delta.update_incremental)
+        else:
+            self.delta, self.options = _opened(self.uri, options), options
 
     def claim(self, app: str) -> None:
         """Make this the only run that commits for `app`. FencedError if another claims at the same moment."""
@@ -228,13 +234,17 @@ def open_table(uri: str) -> Table | None:
     """The table, None where there is none. StorageError where the store does not answer."""
     try:
         options = storage.object_store_options(uri)
-        return Table(uri, _asked(uri, "read of the table's log", lambda: DeltaTable(uri, storage_options=options)))
+        return Table(uri, _opened(uri, options), options=options)
     except TableNotFoundError:
         return None
 
 
 def ensure_table(uri: str, schema: pa.Schema, partition_by: Sequence[str], description: str) -> Table:
-    """The table, made where there is none; of two runs that make it at once one wins, and both have it."""
+    """The table, made where there is none; of two runs that make it at once one wins, and both have it.
+
+    ConfigError where the store cannot keep two writers apart.
+    """
+    storage.conditional_writes(uri).require(uri)
     found = open_table(uri)
     if found is not None:
         return found
@@ -258,6 +268,10 @@ def ensure_table(uri: str, schema: pa.Schema, partition_by: Sequence[str], descr
     if made is None:
         raise StorageError(f"{uri}: the table that was just made is not there")
     return made
+
+
+def _opened(uri: str, options: dict[str, str]) -> DeltaTable:
+    return _asked(uri, "read of the table's log", lambda: DeltaTable(uri, storage_options=options))
 
 
 def _is_wanted(name: str) -> bool:

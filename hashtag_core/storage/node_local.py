@@ -63,7 +63,9 @@ def drop_copies(kind: str, below: str) -> None:
     """Remove this node's copies of what lies below a URI, whoever has them open: who needs one builds it anew."""
     for folder in _copies(node_root()):
         with suppress(OSError):
-            if folder.parent.name == kind and (folder / SOURCE).read_text(encoding="utf-8").startswith(below.rstrip("/") + "/"):
+            if folder.parent.name == kind and (folder / SOURCE).read_text(encoding="utf-8").startswith(
+                below.rstrip("/") + "/"
+            ):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,15 +1,15 @@
 """What a tagging actor does: read a run of chunks, open, encode, score and write them, one file a chunk.
 
-A chunk file holds TAGGED rows, and in its Parquet metadata the rows of the chunk that were rejected: both appear at
-once or not at all. A chunk whose file is there is not done again. Knows no ray: `tag_run` gives it to actors.
+A chunk file holds rows of the table, and in its metadata the rows of the chunk that were rejected: both appear at once or
+not at all. A chunk whose file is there is not done again. Knows no ray: `distributed` gives it to actors.
 """
 
 import json
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,46 +21,28 @@ from hashtag_core import storage
 from hashtag_core.config import CaptionsSection
 from hashtag_core.data.batches import FeaturizedPosts
 from hashtag_core.data.history_batch import ArrayPosts, History
-from hashtag_core.data.posts import READ_BUFFER_BYTES, Rejected, normalise_posts, unreadable
-from hashtag_core.distributed.tag_history import Sidecar, open_vectors, vector_table
-from hashtag_core.distributed.tag_killers import find_killers
-from hashtag_core.distributed.tag_plan import REJECTED_KEY, Chunk
-from hashtag_core.distributed.tag_rejects import tell
-from hashtag_core.distributed.tag_task import Task, Work, local_model
-from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, IntegrityError
+from hashtag_core.data.posts import Rejected
+from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, ImageError, IntegrityError, ScoreError
+from hashtag_core.faults import Fault, classify, raise_if_machine
+from hashtag_core.output.chunk_files import read_chunk, write_chunk
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.posts import READ, OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
-from hashtag_core.schema import TAGGED
+from hashtag_core.schema import TABLE, TAGGED
+from hashtag_core.tagging.chunk_posts import ChunkPosts, read_chunks, wanted_posts
+from hashtag_core.tagging.histories import Sidecar, open_vectors, vector_table
+from hashtag_core.tagging.isolate import find_killers
+from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.reject_limit import tell
+from hashtag_core.tagging.task import Task, Work, local_model
 
 logger = logging.getLogger(__name__)
-
-READ_ROWS, READ_BYTES = 64, 64 << 20
-"""Rows whose image bytes are in memory at once, fewer where rows are large; of the rest of a chunk only the decoded
-pixels are."""
-
 
 Opening = Callable[[], OpenedPosts]
 """Waits for posts that are being opened."""
 
 Opener = Callable[[pa.Table, ImagePlaces, CaptionsSection, int], Opening]
 """Begins to open posts elsewhere: `(posts, places, captions, side_px)` as `recommend.posts.open_posts`."""
-
-
-@dataclass
-class ChunkPosts:
-    """Posts of one chunk with their row numbers in the part, and the rows that are none."""
-
-    rows: list[int] = field(default_factory=list)
-    opened: OpenedPosts = field(default_factory=OpenedPosts)
-    rejected: list[Rejected] = field(default_factory=list)
-    waiting: deque[Callable[[], None]] = field(default_factory=deque)
-    """Each adds a batch that is being opened elsewhere, in their order."""
-
-    def settle(self, left: int = 0) -> None:
-        """Wait until no more than `left` batches are being opened."""
-        while len(self.waiting) > left:
-            self.waiting.popleft()()
 
 
 class ChunkTagger:
@@ -117,7 +99,7 @@ class ChunkTagger:
                 except Exception as error:
                     logger.exception("%s", task.path)
                     fault = error
-            yield _outcome(task, chunk, error=f"{type(fault).__name__}: {fault}")
+            yield _failed(task, chunk, fault)
 
     def _outcomes(self, task: Task) -> Iterator[dict[str, Any]]:
         if self._stopped():
@@ -146,15 +128,19 @@ class ChunkTagger:
         try:
             if task.encode:
                 vectors = self._vectors(posts, task.path)
-                _write(self._target(task, chunk), vectors, [])
+                with storage.open_output(self._target(task, chunk)) as file:
+                    pq.write_table(vectors, file, compression="zstd")
                 return _outcome(task, chunk, vectors.num_rows, seconds=time.monotonic() - started)
             tagged = self._tag(posts, task)
-            _write(self._target(task, chunk), tagged, posts.rejected)
+            ordered = sorted(posts.rejected, key=lambda item: item.row or 0)
+            lines = [_line(item, task, posts) for item in ordered]
+            write_chunk(self._target(task, chunk), tagged, lines, posts.carried)
         except Exception as error:
             logger.exception("%s, chunk %d", task.path, chunk.number)
-            return _outcome(task, chunk, error=f"{type(error).__name__}: {error}")
+            return _failed(task, chunk, error)
         statuses = Counter(tagged["status"].to_pylist())
-        return _outcome(task, chunk, tagged.num_rows, statuses, time.monotonic() - started, tell(posts.rejected))
+        seconds = time.monotonic() - started
+        return _outcome(task, chunk, tagged.num_rows, statuses, seconds, tell(posts.rejected), kept=len(posts.carried))
 
     def _alone(self, task: Task, chunk: Chunk) -> dict[str, Any]:
         """As `_do`; where the chunk was begun so before and did not end, the posts that kill a process are rejected."""
@@ -167,7 +153,8 @@ class ChunkTagger:
             storage.write_json(begun, {"part": task.path, "chunk": chunk.number})
         self.recommender  # noqa: B018
         left_out = [*task.left_out, *(item.row for item in killers if item.row is not None)]
-        _, posts = next(self._opened(replace(task, left_out=left_out), [chunk]))
+        spared = replace(task, left_out=left_out)
+        _, posts = next(self._opened(spared, [chunk]))
         posts.rejected += killers
         outcome = self._do(task, chunk, posts)
         storage.remove(begun)
@@ -175,22 +162,25 @@ class ChunkTagger:
 
     def _told(self, task: Task, chunk: Chunk) -> dict[str, Any]:
         """The outcome of a chunk that an earlier attempt wrote; its report was perhaps lost with the actor."""
-        with storage.open_input(self._target(task, chunk)) as source:
-            file = pq.ParquetFile(source)
-            if task.encode:
-                return _outcome(task, chunk, file.metadata.num_rows)
-            statuses = file.read(["status"])["status"].to_pylist()
-            rejected = [Rejected(**item) for item in json.loads(file.metadata.metadata[REJECTED_KEY])]
-        return _outcome(task, chunk, len(statuses), Counter(statuses), rejected=tell(rejected))
+        if task.encode:
+            with storage.open_input(self._target(task, chunk)) as source:
+                return _outcome(task, chunk, pq.ParquetFile(source).metadata.num_rows)
+        content = read_chunk(self._target(task, chunk))
+        statuses = content.rows["status"].to_pylist()
+        lines = content.rejected.to_pylist()
+        rejected = [Rejected(line["part"], line["row"], line["post_id"], line["reason"]) for line in lines]
+        return _outcome(
+            task, chunk, len(statuses), Counter(statuses), rejected=tell(rejected), kept=len(content.carried)
+        )
 
     def _target(self, task: Task, chunk: Chunk) -> str:
         folder = self.work.history.vectors if task.encode and self.work.history else self.work.staging
-        return storage.join(folder, task.part_id, f"{chunk.number:05d}.parquet")
+        return storage.join(folder, task.part_key, f"{chunk.number:05d}.parquet")
 
     def _opened(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkPosts]]:
         """The chunks with their posts, images decoded; those that come next are being decoded, if that is done elsewhere."""
         ahead: deque[tuple[Chunk, ChunkPosts]] = deque()
-        for read in self._read(task, chunks):
+        for read in read_chunks(self.work.archive, task, chunks, partial(self._open, task)):
             ahead.append(read)
             while ahead and sum(len(posts.waiting) for _, posts in ahead) >= self._ahead:
                 ahead[0][1].settle()
@@ -203,56 +193,12 @@ class ChunkTagger:
     def _ahead(self) -> int:
         return self.work.decode_ahead if self._opener is not None else 0
 
-    def _read(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkPosts]]:
-        """The chunks with their posts, some of them still being opened. Rows from which on the part is broken are rejected."""
-        if not chunks:
-            return
-        uri = storage.join(self.work.archive, task.path)
-        waiting = list(chunks)
-        held = ChunkPosts()
-        at = 0
-        try:
-            with storage.open_input(uri) as source:
-                file = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
-                group = file.metadata.row_group(waiting[0].group)
-                columns = [name for name in READ.names if name in file.schema_arrow.names]
-                rows = max(1, min(READ_ROWS, READ_BYTES * group.num_rows // max(1, group.total_byte_size)))
-                for batch in file.iter_batches(batch_size=rows, row_groups=[waiting[0].group], columns=columns):
-                    end = at + batch.num_rows
-                    while waiting and waiting[0].offset < end:
-                        chunk = waiting[0]
-                        first, last = max(at, chunk.offset), min(end, chunk.offset + chunk.rows)
-                        if first < last:
-                            part_row = chunk.first_row + first - chunk.offset
-                            self._open(held, batch.slice(first - at, last - first), part_row, task)
-                        if last < chunk.offset + chunk.rows:
-                            break
-                        yield chunk, held
-                        held = ChunkPosts()
-                        waiting.pop(0)
-                    at = end
-                    if not waiting:
-                        return
-                raise pa.ArrowInvalid(f"{at} rows in row group {waiting[0].group}, its footer says {group.num_rows}")
-        except (pa.ArrowException, OSError) as error:
-            reason = unreadable(uri, error)
-            for chunk in waiting:
-                seen = max(0, at - chunk.offset)
-                lost = range(chunk.first_row + seen, chunk.first_row + chunk.rows)
-                held.rejected += [Rejected(task.path, row, None, reason) for row in lost if row not in task.left_out]
-                yield chunk, held
-                held = ChunkPosts()
-
-    def _open(self, held: ChunkPosts, batch: pa.RecordBatch, first_row: int, task: Task) -> None:
+    def _open(self, task: Task, held: ChunkPosts, batch: pa.RecordBatch, first_row: int) -> None:
         """Add the posts of the batch, at once or when they are waited for."""
-        posts, rejected = normalise_posts(pa.Table.from_batches([batch]), task.path, first_row, READ)
-        left_out, faulty = set(task.left_out), {item.row for item in rejected}
-        numbers = [row for row in range(first_row, first_row + batch.num_rows) if row not in faulty]
-        posts = posts.filter(pa.array([row not in left_out for row in numbers], pa.bool_()))
-        rows = [row for row in numbers if row not in left_out]
-        held.rejected += [item for item in rejected if item.row not in left_out]
+        posts, rows = wanted_posts(batch, first_row, task, held, self.work.salt)
         if not rows:
             return
+        posts = posts.select(READ.names)
         held.waiting.append(partial(self._take, held, posts, rows, task.path, self._begin(posts)))
         held.settle(self._ahead)
 
@@ -266,18 +212,21 @@ class ChunkTagger:
 
     def _take(self, held: ChunkPosts, posts: pa.Table, rows: list[int], path: str, opening: Opening) -> None:
         """Add the posts at those rows of the part once they are opened; one that cannot even be opened is rejected."""
+        fault: Exception | None = None
         try:
             opened = opening()
-        except HashtagError:
-            raise
-        except Exception as fault:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001
+            _raise_unless_content(error, path)
+            fault = error
+        if fault is not None:
             logger.warning("%s: rows %d on, one by one after %r", path, rows[0], fault)
             opened, kept = OpenedPosts(), []
             for position, row in enumerate(rows):
                 try:
                     opened.extend(self._begin(posts.slice(position, 1))())
                     kept.append(row)
-                except Exception as error:  # noqa: BLE001  (whatever a post brings about is that post's fault alone)
+                except Exception as error:  # noqa: BLE001  (whatever else a post brings about is that post's fault alone)
+                    _raise_unless_content(error, path)
                     post_id = posts["post_id"][position].as_py()
                     held.rejected.append(Rejected(path, row, post_id, f"{type(error).__name__}: {error}"))
             rows = kept
@@ -286,44 +235,55 @@ class ChunkTagger:
 
     @cached_property
     def _past(self) -> History | None:
-        """The histories of all rows of the plan."""
+        """The histories of all rows of the archive."""
         if self.work.history is None:
             return None
-        sidecar, encoders = Sidecar.open(self.work.history.sidecar), self.recommender.encoders
+        sidecar, encoders = self._sidecar, self.recommender.encoders
+        if sidecar is None:
+            return None
         rule = self.recommender.loaded.history
         reads = rule.reads if rule is not None else ()
         dims = {kind: encoders.kinds[kind].dim for kind in reads}
         vectors = open_vectors(self.work.history, len(sidecar.rows), dims) if reads else {}
         return History(sidecar.rows, ArrayPosts(sidecar.tag_offsets, sidecar.tag_indices, vectors), reads)
 
+    @cached_property
+    def _sidecar(self) -> Sidecar | None:
+        return None if self.work.history is None else Sidecar.open(self.work.history.sidecar)
+
     def _recommend(self, posts: ChunkPosts, task: Task, positions: Sequence[int] | None = None) -> pa.Table:
-        """TAGGED rows of the posts, or of some of them."""
+        """Rows of TABLE of the posts, or of some of them."""
         rows = posts.rows if positions is None else [posts.rows[position] for position in positions]
         opened = posts.opened if positions is None else posts.opened.select(positions)
-        if self._past is None:
-            return self.recommender.tag(opened, self.work.top_k)
-        past = self._past.select(np.array(rows, dtype=np.int64) + task.begin)
-        return self.recommender.tag(opened, self.work.top_k, history=past)
+        columns = posts.provenance_columns(task, rows)
+        if self._past is None or self._sidecar is None:
+            tagged = self.recommender.tag(opened, self.work.top_k)
+            columns["history"] = pa.nulls(len(rows), pa.int64())
+        else:
+            at = np.array(rows, dtype=np.int64) + task.begin
+            tagged = self.recommender.tag(opened, self.work.top_k, history=self._past.select(at))
+            columns["history"] = pa.array(np.asarray(self._sidecar.digests[at]), pa.int64())
+        return pa.table({name: tagged[name] for name in TAGGED.names} | columns).select(TABLE.names).cast(TABLE)
 
     def _tag(self, posts: ChunkPosts, task: Task) -> pa.Table:
-        """The TAGGED rows. After two failures post by post: one that fails alone too is added to `posts.rejected`.
+        """The rows of TABLE. After two failures post by post: one that fails alone too is added to `posts.rejected`.
 
-        Our own errors (storage, integrity) and a model that cannot even score an empty post are nobody's fault among
-        the posts: they are raised.
+        The machine's faults and our own errors (storage, integrity) are nobody's among the posts: they are raised, and so is
+        what a model raises that cannot even score an empty post.
         """
         for attempt in (1, 2):
             try:
                 return self._recommend(posts, task)
-            except (HashtagError, OSError, MemoryError):
-                raise
             except Exception as error:  # noqa: BLE001
+                _raise_unless_content(error, task.path)
                 logger.warning("%s: %d posts, attempt %d: %r", task.path, len(posts.opened), attempt, error)
         self.recommender.tag(OpenedPosts([""], [None], [None], [None], [None], ["empty"], [None]), self.work.top_k)
-        tables = [TAGGED.empty_table()]
+        tables = [TABLE.empty_table()]
         for position, row in enumerate(posts.rows):
             try:
                 tables.append(self._recommend(posts, task, [position]))
             except Exception as error:  # noqa: BLE001
+                _raise_unless_content(error, task.path)
                 post_id = posts.opened.post_ids[position]
                 posts.rejected.append(Rejected(task.path, row, post_id, f"{type(error).__name__}: {error}"))
         return pa.concat_tables(tables)
@@ -334,9 +294,8 @@ class ChunkTagger:
         reads = rule.reads if rule is not None else ()
         try:
             return _vector_rows(posts.rows, self.recommender.featurize(posts.opened), reads)
-        except (HashtagError, OSError, MemoryError):
-            raise
         except Exception as fault:  # noqa: BLE001
+            _raise_unless_content(fault, path)
             logger.warning("%s: %d posts, one by one after %r", path, len(posts.opened), fault)
         tables = [_vector_rows([], self.recommender.featurize(OpenedPosts()), reads)]
         for position, row in enumerate(posts.rows):
@@ -344,6 +303,7 @@ class ChunkTagger:
                 features = self.recommender.featurize(posts.opened.select([position]))
                 tables.append(_vector_rows([row], features, reads))
             except Exception as error:  # noqa: BLE001  (that post alone counts as having neither image nor caption)
+                _raise_unless_content(error, path)
                 logger.warning("%s, row %d: %r", path, row, error)
         return pa.concat_tables(tables)
 
@@ -366,10 +326,30 @@ def _pin_backends(uri: str, backends: dict[str, str]) -> None:
             ) from None
 
 
-def _write(uri: str, tagged: pa.Table, rejected: list[Rejected]) -> None:
-    told = json.dumps([asdict(item) for item in sorted(rejected, key=lambda item: item.row or 0)], ensure_ascii=False)
-    with storage.open_output(uri) as file:
-        pq.write_table(tagged.replace_schema_metadata({REJECTED_KEY: told.encode()}), file, compression="zstd")
+def _raise_unless_content(error: Exception, path: str) -> None:
+    """Raise what is no fault of a post: the machine's, and errors of ours that do not speak of one."""
+    raise_if_machine(error, path)
+    if isinstance(error, HashtagError) and not isinstance(error, (ScoreError, ImageError)):
+        raise error
+
+
+def _line(item: Rejected, task: Task, posts: ChunkPosts) -> Mapping[str, Any]:
+    """A rejected row as a line of REJECTED_TABLE."""
+    created, _, user = posts.provenance.get(item.row or 0, (None, 0, None))
+    return {
+        "part": item.part,
+        "row": item.row,
+        "post_id": item.post_id,
+        "reason": item.reason,
+        "rows": 1,
+        "part_version": task.version,
+        "created_at": created,
+        "user_key": user,
+    }
+
+
+def _failed(task: Task, chunk: Chunk, error: Exception) -> dict[str, Any]:
+    return _outcome(task, chunk, error=f"{type(error).__name__}: {error}", fault=classify(error))
 
 
 def _outcome(
@@ -381,14 +361,18 @@ def _outcome(
     rejected: dict[str, list[int]] | None = None,
     error: str | None = None,
     stopped: bool = False,
+    kept: int = 0,
+    fault: Fault | None = None,
 ) -> dict[str, Any]:
     return {
-        "part_id": task.part_id,
+        "part_key": task.part_key,
         "chunk": chunk.number,
         "tagged": tagged,
+        "kept": kept,
         "statuses": json.dumps(statuses or {}),
         "rejected": json.dumps(rejected or {}),
         "seconds": seconds,
         "error": error,
         "stopped": stopped,
+        "fault": None if fault is None else fault.value,
     }

@@ -1,21 +1,25 @@
 """The pass before tagging in which the posts that stand in histories are encoded: chunks in, vector files out."""
 
+import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hashtag_core import storage
-from hashtag_core.distributed.passes import Pass
-from hashtag_core.distributed.tag_history import Sidecar, rows_read, vector_files, write_no_vectors
-from hashtag_core.distributed.tag_plan import Chunk, Layout, TagPlan
-from hashtag_core.distributed.tag_task import Task
 from hashtag_core.errors import HashtagError
+from hashtag_core.output.records import PartRecord
+from hashtag_core.tagging.histories import Sidecar, rows_read, vector_files
+from hashtag_core.tagging.plan import Chunk, TagPlan, part_chunks
+from hashtag_core.tagging.task import Task
 
 logger = logging.getLogger(__name__)
+
+Monitor = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+"""Shows how far a pass over so many posts is: what it gives is called with the posts that came through."""
 
 TASKS_PER_GROUP = 32
 """Tasks of one row group at most: each reads the group from its start."""
@@ -29,39 +33,51 @@ class Encoding:
     """What is to be encoded: all that histories of the waiting rows read."""
 
     plan: TagPlan
-    layout: Layout
-    begins: dict[str, int]
-    """Path of each part -> number of its first row among all rows of the plan."""
+    sidecar: Sidecar
     waiting: list[tuple[int, int]]
-    """First row, counted so, and rows of each chunk that is to be tagged."""
+    """First row, counted through all parts, and rows of each chunk that is to be tagged."""
 
     def tasks(self, chunks_per_task: int) -> Iterator[Task]:
         """Chunks without a vector file in which posts of a history are. Of a chunk all posts that may ever stand in one are
         encoded, so that its file is the same whatever else is in the archive."""
-        sidecar = Sidecar.open(self.layout.history(self.plan.id))
-        read_N = rows_read(sidecar.rows, [(begin, begin + rows) for begin, rows in self.waiting])
-        there = vector_files(self.layout.vectors)
-        for part in self.plan.parts:
-            content, begin = part.content or part.id, self.begins[part.path]
+        read_N = rows_read(self.sidecar.rows, [(begin, begin + rows) for begin, rows in self.waiting])
+        there = vector_files(self.plan.layout.vectors)
+        records = records_of(self.plan)
+        for file in self.plan.files:
+            record = records.get(file.path)
+            if record is None:
+                continue
+            key, begin = vector_key(self.plan, record), self.plan.begins[file.path]
             lacking = [
                 chunk
-                for chunk in part.chunks(self.plan.settings.chunk_rows)
+                for chunk in part_chunks(record.groups, self.plan.settings.chunk_rows)
                 if read_N[begin + chunk.first_row : begin + chunk.first_row + chunk.rows].any()
-                and f"{content}/{chunk.number:05d}.parquet" not in there
+                and f"{key}/{chunk.number:05d}.parquet" not in there
             ]
             for run in task_runs(lacking, chunks_per_task):
                 first, end = run[0].first_row, run[-1].first_row + run[-1].rows
-                idle = first + np.flatnonzero(~sidecar.may_stand[begin + first : begin + end])
-                yield Task(content, part.path, run, idle.tolist(), begin, encode=True)
+                idle = first + np.flatnonzero(~self.sidecar.may_stand[begin + first : begin + end])
+                yield Task(key, file.path, record.etag, run, idle.tolist(), begin=begin, encode=True)
+
+
+def records_of(plan: TagPlan) -> Mapping[str, PartRecord]:
+    """The record of each part of the archive, of one that is new or changed as it is to be."""
+    return plan.output.records.parts | {work.path: work.record for work in plan.works}
+
+
+def vector_key(plan: TagPlan, record: PartRecord) -> str:
+    """Names the vector files of a part: by its version, the model, and the borders of chunks."""
+    told = "\n".join([plan.settings.model_hash, str(plan.settings.chunk_rows), record.path, record.etag])
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def encode_histories(
-    encoding: Encoding, chunks_per_task: int, run: Callable[[list[Task]], Iterator[dict[str, Any]]]
+    encoding: Encoding, chunks_per_task: int, run: Callable[[list[Task]], Iterator[dict[str, Any]]], monitor: Monitor
 ) -> None:
-    """Encode what is missing with `run`, in two rounds: the chunks in runs, then those that failed, each alone. When the run
-    is told to end, some are left.
+    """Encode what is missing with `run`, in two rounds: the chunks in runs, then those that failed, each alone, where a post that
+    kills its process is found and left out. When the run is told to end, some are left.
 
-    HashtagError for chunks that failed; the posts of one that kills its process count as having no vectors.
+    HashtagError for chunks that are still missing then: without their vectors posts would get other tags.
     """
     errors: list[str] = []
     for size in (chunks_per_task, 1):
@@ -71,21 +87,19 @@ def encode_histories(
         errors.clear()
         stopped = False
         rows = sum(chunk.rows for task in tasks for chunk in task.chunks)
-        with Pass(rows, "encoding histories") as progress:
+        with monitor(rows, "encoding histories") as advance:
             for outcome in run(tasks):
-                progress.add(outcome["tagged"])
+                advance(outcome["tagged"])
                 errors += [outcome["error"]] if outcome["error"] else []
                 stopped |= outcome["stopped"]
         if stopped:
             return
         if len(errors) >= HOPELESS_CHUNKS:
             break
-    if errors:
-        raise HashtagError(f"{len(errors)} chunk(s) could not be encoded for histories, run again: {errors[0]}")
-    for task in encoding.tasks(1):
-        (chunk,) = task.chunks
-        logger.warning("%s, chunk %d kills its process: its posts give histories no vectors", task.path, chunk.number)
-        write_no_vectors(storage.join(encoding.layout.vectors, task.part_id, f"{chunk.number:05d}.parquet"))
+    left = sum(len(task.chunks) for task in encoding.tasks(1))
+    if left:
+        why = errors[0] if errors else "the process that encoded them died"
+        raise HashtagError(f"{left} chunk(s) could not be encoded for histories, run again: {why}")
 
 
 def task_runs(chunks: Sequence[Chunk], chunks_per_task: int) -> Iterator[list[Chunk]]:

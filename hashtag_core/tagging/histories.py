@@ -123,12 +123,6 @@ def vector_table(rows: Sequence[int], values: dict[str, tuple[np.ndarray, np.nda
     return pa.table(columns)
 
 
-def write_no_vectors(uri: str) -> None:
-    """The file of a chunk whose posts cannot be encoded."""
-    with storage.open_output(uri) as file:
-        pq.write_table(vector_table([], {}), file)
-
-
 def vector_files(folder: str) -> set[str]:
     """Vector files that are there, as `<content>/<chunk>.parquet`."""
     return {info.path for info in _listed(folder)}

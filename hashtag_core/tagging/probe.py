@@ -1,4 +1,4 @@
-"""The child process of `tag_killers`: tags the posts of a chunk one by one, and keeps nothing.
+"""The child process of `isolate`: tags the posts of a chunk one by one, and keeps nothing.
 
 stdin: the work and the task as JSON. stdout: a JSON line with row and id before each post, `null` after it.
 """
@@ -6,16 +6,17 @@ stdin: the work and the task as JSON. stdout: a JSON line with row and id before
 import json
 import os
 import sys
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from hashtag_core.data.posts import normalise_posts
-from hashtag_core.distributed.tag_chunks import ChunkPosts, ChunkTagger
-from hashtag_core.distributed.tag_history import HistoryWork
-from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.recommend.policy import Policy
-from hashtag_core.recommend.posts import READ
+from hashtag_core.tagging.chunk_posts import COLUMNS, ChunkPosts, read_chunks
+from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.histories import HistoryWork
+from hashtag_core.tagging.task import Task, Work
 
 
 class _Prober(ChunkTagger):
@@ -25,19 +26,20 @@ class _Prober(ChunkTagger):
 
     def probe(self, task: Task) -> None:
         self.recommender  # noqa: B018  (loaded with no post in hand)
-        for _ in self._read(task, task.chunks):
+        for _ in read_chunks(self.work.archive, task, task.chunks, partial(self._open, task)):
             pass
 
-    def _open(self, held: ChunkPosts, batch: pa.RecordBatch, first_row: int, task: Task) -> None:
+    def _open(self, task: Task, held: ChunkPosts, batch: pa.RecordBatch, first_row: int) -> None:
         left_out = set(task.left_out)
         for place in range(batch.num_rows):
             row, piece = first_row + place, batch.slice(place, 1)
-            posts, _ = normalise_posts(pa.Table.from_batches([piece]), task.path, row, READ)
+            posts, _ = normalise_posts(pa.Table.from_batches([piece]), task.path, row, COLUMNS)
             if row in left_out or not posts.num_rows:
                 continue
             self._say({"row": row, "post_id": posts["post_id"][0].as_py()})
             one = ChunkPosts()
-            super()._open(one, piece, row, task)
+            super()._open(task, one, piece, row)
+            one.settle()
             self._tag(one, task)
             self._say(None)
 

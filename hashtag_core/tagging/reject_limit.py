@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from hashtag_core.data.posts import Rejected
-from hashtag_core.distributed.forget_list import FORGOTTEN
-from hashtag_core.distributed.tag_plan import PartPlan
-from hashtag_core.distributed.tag_scan import REPEATED
 from hashtag_core.errors import HashtagError
+from hashtag_core.output.forget_list import FORGOTTEN
+from hashtag_core.output.publish import REPEATED
+from hashtag_core.tagging.scan import LeftOut
 
 ENOUGH_ROWS = 1_000
 """Rows, or a tenth of the work if that is less, that are looked at before a run is judged by them."""
@@ -45,19 +46,30 @@ class Rejects:
         )
 
 
-def check_planned(parts: Sequence[PartPlan], limit: float) -> float:
+class Planned(Protocol):
+    """What is asked of a part's work."""
+
+    left_out: list[LeftOut]
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def rows(self) -> int: ...
+
+
+def check_planned(works: Sequence[Planned], limit: float) -> float:
     """The share of rows of these parts that the plan rejects; a part of which nothing is known counts as one of mean size.
 
     TooManyRejectedError if it is beyond the limit.
     """
-    rejects, sizes = Rejects(), [part.rows for part in parts if part.rows]
+    rejects, sizes = Rejects(), [work.rows for work in works if work.rows]
     unknown = max(1, round(sum(sizes) / max(1, len(sizes))))
-    for part in parts:
-        for left in part.left_out:
+    for work in works:
+        for left in work.left_out:
             if left.reason != FORGOTTEN and not left.reason.startswith(REPEATED):
-                rows = 1 if left.row is not None else (part.rows - part.readable if part.rows else unknown)
-                rejects.add(left.reason, rows, part.path, left.row)
-    total = sum(part.rows or unknown for part in parts if part.rows or part.left_out)
+                rejects.add(left.reason, unknown if left.row is None else left.rows, work.path, left.row)
+    total = sum(work.rows or unknown for work in works if work.rows or work.left_out)
     share = rejects.counts.total() / max(1, total)
     rejects.check(share, limit)
     return share

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hashtag_core import storage
-from hashtag_core.distributed.tag_plan import Layout, TagSettings
 from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.evaluation.drift import population_stability_index, told
+from hashtag_core.output.layout import Layout, runs_folder
+from hashtag_core.output.records import TagSettings
 from hashtag_core.recommend.images import NOT_FETCHED
 from hashtag_core.tracking.tagging import record_tagging
 
@@ -127,7 +128,7 @@ def _last_run(layout: Layout, settings: TagSettings) -> dict[str, Any] | None:
 def _last_records(layout: Layout) -> Iterator[tuple[str, dict[str, Any]]]:
     """Where each of the last run records is, and what it says, the newest first."""
     try:
-        names = storage.list_files(storage.join(layout.out, "_state", "runs"), ".json")
+        names = storage.list_files(layout.runs, ".json")
     except NotFoundError:
         return
     for info in names[: -BASELINE_RUNS - 1 : -1]:
@@ -166,8 +167,17 @@ def report(out: str, run_id: str, experiment: str) -> str | None:
     The output is whole by then, so an MLflow that is away is a warning, and None.
     """
     try:
-        record = dict(storage.read_json(storage.join(out, "_state", "runs", f"{run_id}.json")))
+        record = dict(storage.read_json(storage.join(runs_folder(out), f"{run_id}.json")))
         return record_tagging(experiment, record)
     except HashtagError as error:
         logger.warning("the output is whole, but MLflow does not know of run %s: %s", run_id, error)
         return None
+
+
+def last_rate(layout: Layout) -> float | None:
+    """Posts a second, all included, of the last run of this model that tagged any; None where there was none."""
+    for _, record in _last_records(layout):
+        rate = float(record.get("posts_per_second") or 0)
+        if rate and record["settings"]["model_name"] == layout.model_name:
+            return rate
+    return None

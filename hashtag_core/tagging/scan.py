@@ -12,6 +12,7 @@ import pyarrow.types as pt
 
 from hashtag_core import storage
 from hashtag_core.data.posts import iter_post_batches, part_problem
+from hashtag_core.errors import StorageError
 from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
 from hashtag_core.recommend.posts import READ
@@ -100,6 +101,20 @@ def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     doubles = np.ones(len(at), dtype=bool)
     doubles[last] = False
     return Scan(file, groups, left_out, entries, at[last], at[doubles])
+
+
+def ids_of_rows(file: FileInfo, rows: Sequence[int]) -> dict[int, tuple[str, datetime | None]]:
+    """`post_id` and `created_at` of some rows that are posts. StorageError if the part changed since it was scanned."""
+    wanted, found = np.array(sorted(rows), np.int64), dict[int, tuple[str, datetime | None]]()
+    for batch in iter_post_batches(file, SCAN_ROWS, ["created_at"]) if len(wanted) else ():
+        here = batch.rows
+        at = np.flatnonzero(np.isin(here, wanted, assume_unique=True))
+        posts = batch.posts.take(pa.array(at))
+        values = zip(posts["post_id"].to_pylist(), posts["created_at"].to_pylist(), strict=True)
+        found |= dict(zip(here[at].tolist(), values, strict=True))
+    if len(found) != len(set(rows)):
+        raise StorageError(f"{file.uri}: changed while it was looked through: run again")
+    return found
 
 
 def _is_plain(kind: pa.DataType) -> bool:

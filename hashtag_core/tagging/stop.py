@@ -24,8 +24,8 @@ class StoppedError(HashtagError):
     """The run was told to end; a rerun does what is left."""
 
 
-class Orders:
-    """`with Orders(uri) as orders: ...`; `reason` says what ended the run, None while nothing did.
+class StopSignal:
+    """`with StopSignal(uri) as stop: ...`; `reason` says what ended the run, None while nothing did.
 
     `uri`: the file that is written when the run is to end; one that a killed run left is removed. Signals are heard by
     a run in the main thread alone. A second Ctrl-C ends the process at once.
@@ -36,7 +36,7 @@ class Orders:
         self.reason: str | None = None
         self._told, self._ended = threading.Event(), threading.Event()
         self._handlers: dict[signal.Signals, Any] = {}
-        self._thread = threading.Thread(target=self._watch, name="orders", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="stop", daemon=True)
 
     def __enter__(self) -> Self:
         storage.remove(self.uri)

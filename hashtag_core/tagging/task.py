@@ -1,8 +1,6 @@
 """What the driver of a tagging run gives its actors, and what it gets back. Needs neither torch nor ray."""
 
 import json
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,40 +8,45 @@ from typing import Any
 import pyarrow as pa
 
 from hashtag_core.config import ArchiveSection
-from hashtag_core.distributed.tag_history import HistoryWork
-from hashtag_core.distributed.tag_plan import Chunk
 from hashtag_core.recommend.policy import Policy
+from hashtag_core.storage.node_local import node_folder
+from hashtag_core.tagging.histories import HistoryWork
+from hashtag_core.tagging.plan import Chunk
 
 OUTCOME = pa.schema(
     [
-        pa.field("part_id", pa.string()),
+        pa.field("part_key", pa.string()),
         pa.field("chunk", pa.int64()),
         pa.field("tagged", pa.int64()),
+        pa.field("kept", pa.int64()),
         pa.field("statuses", pa.string()),
         pa.field("rejected", pa.string()),
         pa.field("seconds", pa.float64()),
         pa.field("error", pa.string()),
         pa.field("stopped", pa.bool_()),
+        pa.field("fault", pa.string()),
     ]
 )
-"""What is reported of a chunk: posts tagged, the same by status (JSON), rejected rows by reason
-(JSON, see `tag_rejects.tell`), time taken; `error` if it could not be done,
-`stopped` if it was not begun because the run is to end."""
+"""What is reported of a chunk: posts tagged, posts whose tags of before are kept, the former by status (JSON), rejected rows by
+reason (JSON, see `reject_limit.tell`), time taken; `error` if it could not be done and whose `fault` that was (see
+`hashtag_core.faults`), `stopped` if it was not begun because the run is to end."""
 
 
 @dataclass(frozen=True)
 class Task:
     """Consecutive chunks of one row group of a part; `left_out`: rows of them that the plan does not tag.
 
-    `begin`: row of the part's first post among all of the plan. `encode`: the posts' vectors are wanted, for histories, and
-    no tags; `part_id` is then the part's content. `alone`: each chunk was in a task whose actor died or that failed; see
-    `tag_killers`.
+    `expected`: row -> content hash that the table has tags for already. `begin`: row of the part's first post among all of
+    the archive. `encode`: the posts' vectors are wanted, for histories, and no tags. `alone`: each chunk was in a task whose
+    actor died or that failed; see `isolate`.
     """
 
-    part_id: str
+    part_key: str
     path: str
+    version: str
     chunks: list[Chunk]
     left_out: list[int]
+    expected: dict[int, int] = field(default_factory=dict)
     begin: int = 0
     encode: bool = False
     alone: bool = False
@@ -54,7 +57,8 @@ class Task:
     @classmethod
     def from_json(cls, text: str) -> "Task":
         value = json.loads(text)
-        return cls(**{**value, "chunks": [Chunk(**chunk) for chunk in value["chunks"]]})
+        expected = {int(row): content for row, content in value["expected"].items()}
+        return cls(**{**value, "chunks": [Chunk(**chunk) for chunk in value["chunks"]], "expected": expected})
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Work:
 
     archive: str
     staging: str
-    """Folder of the chunk files, `<part id>/<chunk>.parquet`."""
+    """Folder of the chunk files, `<part key>/<chunk>.parquet`."""
     encoders: str
     """File that says how the first actor's encoders ran."""
     model_folder: str
@@ -75,6 +79,8 @@ class Work:
     device: str
     encoding: dict[str, Any]
     """`backend`, `precision` and `batch_size` of the encoders."""
+    salt: str = ""
+    """With which user ids are hashed."""
     history: HistoryWork | None = None
     """For a model that reads the history."""
     stop: str | None = None
@@ -98,17 +104,12 @@ def local_model(folder: str, version: str, files: dict[str, bytes] | None) -> Pa
     """The model folder on this node: where the driver has it, or a copy made once from `files`."""
     if files is None or has_model(folder, version):
         return Path(folder)
-    copy = Path(tempfile.gettempdir(), "hashtag-recommender", "models", version)
-    if has_model(copy, version):
-        return copy
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=copy.parent))
-    for name, content in files.items():
-        target = made / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    try:
-        made.rename(copy)
-    except OSError:  # another actor of this node was first
-        shutil.rmtree(made, ignore_errors=True)
-    return copy
+    given = files
+
+    def build(made: Path) -> None:
+        for name, content in given.items():
+            target = made / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+    return node_folder("models", version, build, folder)
