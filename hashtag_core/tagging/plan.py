@@ -130,6 +130,8 @@ class TagPlan:
     """Whether all parts are tagged again, and the settings may be other ones."""
     index: IdIndex = field(default_factory=IdIndex)
     scans: list[Scan] = field(default_factory=list)
+    unfinished: bool = False
+    """Whether the last run did not come to its end, so that there may be something to clean up."""
     finder: HistoryFinder | None = None
     sidecar: Sidecar | None = None
     begins: dict[str, int] = field(default_factory=dict)
@@ -137,7 +139,7 @@ class TagPlan:
     @property
     def is_done(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.works or self.dropped) and self.closed_retag == self.output.records.retag
+        return not (self.works or self.dropped or self.unfinished) and self.closed_retag == self.output.records.retag
 
     @property
     def closed_retag(self) -> RetagRecord:

@@ -35,6 +35,7 @@ from hashtag_core.tagging.archive_columns import load_digests
 from hashtag_core.tagging.histories import HistoryFinder
 from hashtag_core.tagging.plan import PartWork, TagPlan, TagRequest, part_key_prefix
 from hashtag_core.tagging.reject_limit import check_planned
+from hashtag_core.tagging.report import left_unfinished
 from hashtag_core.tagging.scan import LeftOut, Scan, ids_of_rows, scan_parts
 from hashtag_core.tagging.select import ordered_again
 from hashtag_core.tagging.winners import Decision, decide, match
@@ -77,22 +78,9 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
         )
     forgotten = ForgetList.load(layout.out)
     base = TagPlan(
-        request,
-        layout,
-        settings,
-        policy,
-        output,
-        forgotten,
-        [],
-        files,
-        [],
-        0,
-        [],
-        [],
-        retag,
-        anew,
-        finder=_finder(model),
-    )
+        request, layout, settings, policy, output, forgotten, [], files, [], 0, [], [], retag, anew,
+        unfinished=left_unfinished(layout), finder=_finder(model),
+    )  # fmt: skip
     return _with_works(base, selected)
 
 
