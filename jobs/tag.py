@@ -29,14 +29,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hashtag_core.distributed.forget_list import read_users
-from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_by_day import partition
 from hashtag_core.distributed.tag_compact import TARGET_BYTES, compact
-from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_job import TagJob, last_rate, plan_tagging
 from hashtag_core.distributed.tag_orders import parse_deadline
 from hashtag_core.distributed.tag_report import report
 from hashtag_core.distributed.tag_select import Selection, parse_since
+
+from hashtag_core.distributed.tag import tag
+from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_verify import SHOWN_PROBLEMS, verify_output
 from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.tracking.registry import ResolvedModel, resolve_model

@@ -11,18 +11,18 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hashtag_core.distributed.lease import Lease, LeaseHeldError
+from hashtag_core.distributed.tag_compact import _pieces, compact, merged
+from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
+from hashtag_core.distributed.tag_plan import Layout
+from hashtag_core.distributed.tag_rewrite import file_bytes, file_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.lease import Lease, LeaseHeldError
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_compact import _pieces, compact, merged
 from hashtag_core.distributed.tag_forget import forget
-from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
-from hashtag_core.distributed.tag_plan import Layout
-from hashtag_core.distributed.tag_rewrite import file_bytes, file_entry
 from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.schema import TAGGED

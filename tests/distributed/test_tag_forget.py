@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hashtag_core.distributed.forget_list import FORGOTTEN, ForgetList, read_users
+from hashtag_core.distributed.lease import Lease, LeaseHeldError
+from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.forget_list import FORGOTTEN, ForgetList, read_users
-from hashtag_core.distributed.lease import Lease, LeaseHeldError
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.tag_forget import forget
-from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
 from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.tracking.registry import resolve_model

@@ -12,23 +12,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hashtag_core.output.forget import forget
+from hashtag_core.output.verify import verify_output
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.vocabulary import Vocabulary
-from hashtag_core.distributed import session, tag_run
+from hashtag_core.distributed import session, tag_actors
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_chunks import ChunkTagger
-from hashtag_core.distributed.tag_forget import forget
-from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
-from hashtag_core.distributed.tag_task import Task, Work
-from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import StorageError
 from hashtag_core.models import InputSpec, create_model, family, parse_options
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import POST
+from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.plan import TagRequest
+from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.task import Task, Work
+from hashtag_core.tagging.work_list import TagSummary
 from hashtag_core.tracking.registry import resolve_model
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 2, "actors": 1}})
@@ -94,8 +96,8 @@ def inline(monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Recommender]) -> l
             yield from tagger.run(Task.from_json(task.to_json()))
 
     monkeypatch.setattr(session, "connect", nullcontext)
-    monkeypatch.setattr(tag_run, "cluster_shape", lambda actors: (1, 1, "cpu"))
-    monkeypatch.setattr(tag_run, "run_tasks", run_tasks)
+    monkeypatch.setattr(tag_actors, "cluster_shape", lambda actors: (1, 1, "cpu"))
+    monkeypatch.setattr(tag_actors, "run_tasks", run_tasks)
     return done
 
 
@@ -124,7 +126,7 @@ NULLABLE = pa.schema([field.with_nullable(True) for field in POST])
 
 
 def run(archive: Path | str, out: Path | str, model: Path, recipe: Recipe = RECIPE) -> TagSummary:
-    return tag(plan_tagging(recipe, str(archive), str(out), resolve_model(str(model))))
+    return tag(plan_tagging(TagRequest(recipe, str(archive), str(out), resolve_model(str(model)))))
 
 
 def content(out: Path | str) -> dict[str, dict[str, Any]]:
@@ -197,7 +199,7 @@ def test_a_rerun_after_a_stop_gives_the_same_rows(
     run(archive, tmp_path / "whole", macon)
     whole = content(tmp_path / "whole")
     inline.clear()
-    run_tasks = tag_run.run_tasks
+    run_tasks = tag_actors.run_tasks
 
     def stop_at(encode: bool, number: int) -> None:
         def stopping(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
@@ -206,18 +208,18 @@ def test_a_rerun_after_a_stop_gives_the_same_rows(
                     raise StorageError("stopped")
                 yield outcome
 
-        monkeypatch.setattr(tag_run, "run_tasks", stopping)
+        monkeypatch.setattr(tag_actors, "run_tasks", stopping)
 
     for encode, number in ((True, 2), (False, 3)):
         stop_at(encode, number)
         with pytest.raises(StorageError, match="stopped"):
             run(archive, tmp_path / "out", macon)
-    monkeypatch.setattr(tag_run, "run_tasks", run_tasks)
+    monkeypatch.setattr(tag_actors, "run_tasks", run_tasks)
     run(archive, tmp_path / "out", macon)
     assert content(tmp_path / "out") == whole
     encoded = [(task.path, chunk.number) for task in inline if task.encode for chunk in task.chunks]
     assert len(encoded) <= len(set(encoded)) + 2
-    job = plan_tagging(RECIPE, str(archive), str(tmp_path / "out"), resolve_model(str(macon)))
+    job = plan_tagging(TagRequest(RECIPE, str(archive), str(tmp_path / "out"), resolve_model(str(macon))))
     assert job.is_done
     assert job.finder is not None
     assert job.finder.sidecar is None  # nothing was looked through
@@ -275,7 +277,9 @@ def test_models_without_history_pay_nothing(
 ) -> None:
     model = make_model("popularity")
     assert "history" not in json.loads((model / "model.json").read_text())
-    assert plan_tagging(RECIPE, str(archive), str(tmp_path / "out"), resolve_model(str(model))).finder is None
+    assert (
+        plan_tagging(TagRequest(RECIPE, str(archive), str(tmp_path / "out"), resolve_model(str(model)))).finder is None
+    )
     run(archive, tmp_path / "out", model)
     assert not list((tmp_path / "out" / "_state").rglob("*.npy"))
 

@@ -18,21 +18,22 @@ from hypothesis import strategies as st
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.distributed import tag_run
+from hashtag_core.distributed import tag_actors
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_chunks import ChunkTagger
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_orders import Orders, StoppedError, parse_deadline
-from hashtag_core.distributed.tag_task import Task, Work
 from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.plan import TagPlan, TagRequest
+from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.stop import StoppedError, StopSignal, parse_deadline
+from hashtag_core.tagging.task import Task, Work
 from hashtag_core.tracking.registry import resolve_model
 from jobs.tag import main
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 4, "chunks_per_task": 3, "actors": 1}})
 
 
-def job_for(archive: Path, out: Path | str, model: Path) -> TagJob:
-    return plan_tagging(RECIPE, str(archive), str(out), resolve_model(str(model)))
+def job_for(archive: Path, out: Path | str, model: Path) -> TagPlan:
+    return plan_tagging(TagRequest(RECIPE, str(archive), str(out), resolve_model(str(model))))
 
 
 def ids(out: Path | str) -> list[str]:
@@ -68,7 +69,7 @@ def at_chunk(inline: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Ca
                         act(work)
                     yield outcome
 
-        monkeypatch.setattr(tag_run, "run_tasks", run_tasks)
+        monkeypatch.setattr(tag_actors, "run_tasks", run_tasks)
 
     return prepare
 
@@ -161,7 +162,7 @@ def test_a_stopped_task_reports_every_chunk_at_its_place(
 
 def _stopped_task(tmp_path: Path) -> Callable[[Work], None]:
     def act(work: Work) -> None:
-        job = plan_tagging(RECIPE, work.archive, str(tmp_path / "out"), resolve_model(work.model_folder))
+        job = plan_tagging(TagRequest(RECIPE, work.archive, str(tmp_path / "out"), resolve_model(work.model_folder)))
         part = job.plan.parts[0]
         send(signal.SIGTERM)(work)
         outcomes = list(ChunkTagger(work).run(Task(part.id, part.path, list(part.chunks(4)), [])))
@@ -175,7 +176,7 @@ def _stopped_task(tmp_path: Path) -> Callable[[Work], None]:
 def test_what_stopped_a_killed_run_does_not_stop_the_next(tmp_path: Path) -> None:
     stop = str(tmp_path / "stop.json")
     storage.write_json(stop, {"reason": "SIGTERM"})
-    with Orders(stop) as orders:
+    with StopSignal(stop) as orders:
         assert not storage.exists(stop)
         assert orders.reason is None
 

@@ -8,20 +8,21 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hashtag_core.output.verify import verify_output
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import ConfigError
+from hashtag_core.tagging.plan import TagPlan, TagRequest
+from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tracking.registry import resolve_model
 
 POLICY = ("min_score", "deny", "thresholds")
 
 
-def job_for(archive: Path, out: Path, model: Path, **tagging: Any) -> TagJob:
+def job_for(archive: Path, out: Path, model: Path, **tagging: Any) -> TagPlan:
     recipe = Recipe.model_validate({"tagging": {"top_k": 3, **tagging}})
-    return plan_tagging(recipe, str(archive), str(out), resolve_model(str(model)))
+    return plan_tagging(TagRequest(recipe, str(archive), str(out), resolve_model(str(model))))
 
 
 @pytest.fixture

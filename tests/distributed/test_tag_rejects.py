@@ -16,10 +16,10 @@ import pytest
 from hashtag_core.config import Recipe
 from hashtag_core.data.posts import Rejected
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_plan import PartPlan
-from hashtag_core.distributed.tag_rejects import RejectWatch, TooManyRejectedError, check_planned, tell
-from hashtag_core.distributed.tag_scan import LeftOut
+from hashtag_core.tagging.plan import TagPlan, TagRequest
+from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.reject_limit import RejectWatch, TooManyRejectedError, check_planned, tell
+from hashtag_core.tagging.scan import LeftOut
 from hashtag_core.tracking.registry import resolve_model
 
 
@@ -69,9 +69,9 @@ def test_reasons_of_a_chunk() -> None:
     assert tell(rejected) == {"x": [2, 5], "y": [1, 4]}
 
 
-def job_for(archive: Path, out: Path, model: Path, **tagging: Any) -> TagJob:
+def job_for(archive: Path, out: Path, model: Path, **tagging: Any) -> TagPlan:
     recipe = Recipe.model_validate({"tagging": {"chunk_rows": 10, "chunks_per_task": 1, **tagging}})
-    return plan_tagging(recipe, str(archive), str(out), resolve_model(str(model)))
+    return plan_tagging(TagRequest(recipe, str(archive), str(out), resolve_model(str(model))))
 
 
 def test_what_is_published_stays(

@@ -9,17 +9,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hashtag_core.output.verify import verify_output
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_select import Retagging, Selection, parse_since
-from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.storage import FileInfo
+from hashtag_core.tagging.plan import TagPlan, TagRequest
+from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.select import Selection, parse_since
 from hashtag_core.tracking.registry import resolve_model
 from jobs.tag import main
 
@@ -71,9 +72,9 @@ def archive(tmp_path: Path, make_posts: Callable, write_archive: Callable) -> Pa
     return write_archive(tmp_path / "archive", make_posts(12), parts=3)
 
 
-def job_for(archive: Path, out: Path, model: Path, selection: Selection | None = None, **tagging: Any) -> TagJob:
+def job_for(archive: Path, out: Path, model: Path, selection: Selection | None = None, **tagging: Any) -> TagPlan:
     recipe = Recipe.model_validate({"tagging": {"top_k": 3, **tagging}})
-    return plan_tagging(recipe, str(archive), str(out), resolve_model(str(model)), selection)
+    return plan_tagging(TagRequest(recipe, str(archive), str(out), resolve_model(str(model)), selection))
 
 
 def published(out: Path) -> dict[str, Sequence[str]]:
@@ -206,7 +207,7 @@ def test_dry_run_says_what_it_costs(
     assert main([*flags, "--dry-run", "--parts", "*-0000*", "*-0001*"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert (found["posts"], found["parts"], found["unselected_parts"], found["estimated_seconds"]) == (8, 2, 1, None)
-    tag(plan_tagging(Recipe(), str(archive), str(out), resolve_model(str(popularity))))
+    tag(plan_tagging(TagRequest(Recipe(), str(archive), str(out), resolve_model(str(popularity)))))
     (run,) = (out / "_state" / "runs").iterdir()
     run.write_text(json.dumps(json.loads(run.read_text()) | {"posts_per_second": 2.5}))
     before = sorted(path for path in out.rglob("*"))

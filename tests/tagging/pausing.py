@@ -76,7 +76,7 @@ class PausedRun:
         with self._writes.of_this_thread(self._at):
             try:
                 self._run()
-            except BaseException as error:  # noqa: BLE001  whatever it is, the test looks at it
+            except BaseException as error:
                 self.error = error
 
     def _at(self, number: int) -> None:
