@@ -159,6 +159,10 @@ class TagRun:
                 self._tag()
             except SystemExit:  # Ray takes SIGTERM for itself while it starts
                 self.stop.stop("SIGTERM")
+            except HashtagError:
+                self.publisher.flush()  # what is whole is committed all the same
+                self.publisher.drop()
+                raise
         blocked = self.publisher.flush()
         self.publisher.drop()
         self._tell_failures(blocked)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from deltalake.exceptions import DeltaError
 from hashtag_core.output.verify import verify_output
 
 from hashtag_core import storage
