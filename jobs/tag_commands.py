@@ -1,0 +1,53 @@
+"""The commands of jobs/tag.py that tag nothing: `verify`, `forget`, `migrate`."""
+
+import argparse
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from hashtag_core.errors import IntegrityError
+from jobs.common import JobParser, add_common_arguments
+
+logger = logging.getLogger("hashtag_core.jobs")
+
+Work = Callable[[argparse.Namespace], Mapping[str, Any]]
+
+
+def verify_parser(sample_out: str) -> JobParser:
+    """The flags of `verify`."""
+    parser = JobParser(
+        prog="tag verify",
+        description="Re-read an output and prove it whole; exit code 1 if anything is wrong with it.\n"
+        "Do it when no run is at work. Nothing is changed.",
+    )
+    parser.add_argument("--out", default=sample_out, metavar="URI", help="the tagged output (default: that of the sample)")
+    parser.add_argument("--archive", metavar="URI", help="look for every post of this archive as well")
+    parser.add_argument(
+        "--keep-history",
+        nargs="?",
+        const=1.0,
+        type=float,
+        metavar="HOURS",
+        help="files that no snapshot names any more are kept on purpose, and are no fault",
+    )
+    add_common_arguments(parser)
+    return parser
+
+
+def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
+    from hashtag_core.output.verify import SHOWN_PROBLEMS, verify_output
+
+    found = verify_output(arguments.out, arguments.archive, keeps_history=arguments.keep_history is not None)
+    for problem in found.problems[:SHOWN_PROBLEMS]:
+        logger.error("%s", problem)
+    summary = {"verified": not found.problems, **asdict(found), "problems": len(found.problems)}
+    if found.problems:
+        error = IntegrityError(f"{len(found.problems)} fault(s) in the output: {found.problems[0]}")
+        error.summary = {**summary, "found": found.problems[:SHOWN_PROBLEMS]}  # type: ignore[attr-defined]
+        raise error
+    return summary
+
+
+COMMANDS: dict[str, tuple[Callable[[str], JobParser], Work]] = {"verify": (verify_parser, _verify)}
+"""Name -> the parser, for an output that is taken where none is named, and the work."""
