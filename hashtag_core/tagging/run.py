@@ -86,7 +86,8 @@ class TagRun:
                 except FencedError:
                     raise  # another run is at work: not even a record is written
                 except HashtagError as error:
-                    raise self._ended("failed", error) from error.__cause__
+                    status = "stopped" if isinstance(error, StoppedError) else "failed"
+                    raise self._ended(status, error) from error.__cause__
                 except BaseException:
                     self._write_record("failed")
                     raise
@@ -371,7 +372,7 @@ class TagRun:
         plan, output = self.plan, self.plan.output
         left = [work for work in plan.works if self.progress.waiting[work.key]]
         if self.stop.reason is not None and left:
-            raise self._ended("stopped", StoppedError(self._stopped(left)))
+            raise StoppedError(self._stopped(left))
         if self.failures:
             told = f"{len(self.failures)} part(s) could not be tagged whole, run again: {self.failures[0]}"
             raise HashtagError(told)
