@@ -15,6 +15,7 @@ from hashtag_core.output.forget_list import user_key
 from hashtag_core.recommend.posts import READ, OpenedPosts
 from hashtag_core.schema import POST, TIMESTAMP
 from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.scan import is_undated
 from hashtag_core.tagging.task import Task
 
 READ_ROWS, READ_BYTES = 64, 64 << 20
@@ -133,7 +134,7 @@ def wanted_posts(
     batch: pa.RecordBatch, first_row: int, task: Task, held: ChunkPosts, salt: str
 ) -> tuple[pa.Table, list[int]]:
     """The posts of a batch that are to be opened, with their rows; those whose content is known are kept as they are."""
-    posts, rejected = normalise_posts(pa.Table.from_batches([batch]), task.path, first_row, COLUMNS)
+    posts, rejected = _normalised(pa.Table.from_batches([batch]), task.path, first_row)
     left_out, faulty = set(task.left_out), {item.row for item in rejected}
     numbers = [row for row in range(first_row, first_row + batch.num_rows) if row not in faulty]
     keep = np.array([row not in left_out for row in numbers], dtype=bool)
@@ -150,3 +151,18 @@ def wanted_posts(
         contents = [content for at, content in enumerate(contents) if not known[at]]
     held.note(posts, rows, contents, salt)
     return posts, rows
+
+
+def _normalised(table: pa.Table, path: str, first_row: int) -> tuple[pa.Table, list[Rejected]]:
+    """The posts with COLUMNS, and the rows that are none. A `created_at` that is no time is left away, and the post is one."""
+    posts, rejected = normalise_posts(table, path, first_row, COLUMNS)
+    if not any(is_undated(item) for item in rejected):
+        return posts, rejected
+    faulty = {item.row for item in rejected}
+    dated = [row for row in range(first_row, first_row + table.num_rows) if row not in faulty]
+    times = dict(zip(dated, posts["created_at"].to_pylist(), strict=True))
+    posts, rejected = normalise_posts(table.drop_columns(["created_at"]), path, first_row, READ)
+    faulty = {item.row for item in rejected}
+    rows = [row for row in range(first_row, first_row + table.num_rows) if row not in faulty]
+    created = pa.array([times.get(row) for row in rows], TIMESTAMP)
+    return posts.append_column("created_at", created).select(COLUMNS.names), rejected

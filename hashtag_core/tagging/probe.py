@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from hashtag_core.data.posts import normalise_posts
 from hashtag_core.recommend.policy import Policy
-from hashtag_core.tagging.chunk_posts import COLUMNS, ChunkPosts, read_chunks
+from hashtag_core.recommend.posts import READ
+from hashtag_core.tagging.chunk_posts import ChunkPosts, read_chunks
 from hashtag_core.tagging.chunks import ChunkTagger
 from hashtag_core.tagging.histories import HistoryWork
 from hashtag_core.tagging.task import Task, Work
@@ -33,7 +34,7 @@ class _Prober(ChunkTagger):
         left_out = set(task.left_out)
         for place in range(batch.num_rows):
             row, piece = first_row + place, batch.slice(place, 1)
-            posts, _ = normalise_posts(pa.Table.from_batches([piece]), task.path, row, COLUMNS)
+            posts, _ = normalise_posts(pa.Table.from_batches([piece]), task.path, row, READ)
             if row in left_out or not posts.num_rows:
                 continue
             self._say({"row": row, "post_id": posts["post_id"][0].as_py()})

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from hashtag_core import storage
-from hashtag_core.data.posts import iter_post_batches, part_problem
+from hashtag_core.data.posts import Rejected, iter_post_batches, part_problem
 from hashtag_core.errors import StorageError
 from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
@@ -77,10 +77,11 @@ def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     keys, times, rows, left_out, reason = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [], "unreadable"
     columns = ["created_at", *doubtful, *(["user_id"] if forgotten is not None and forgotten.users else [])]
     for batch in iter_post_batches(file, SCAN_ROWS, columns):
+        undated = [item for item in batch.rejected if is_undated(item)]
         for item in batch.rejected:
             if item.row is None:
                 reason = item.reason
-            elif not seen[item.row]:
+            elif not seen[item.row] and not is_undated(item):
                 left_out.append(LeftOut(item.row, item.post_id, item.reason))
                 seen[item.row] = True
         posts = batch.posts
@@ -94,6 +95,12 @@ def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
             keys.append(keys_of(posts["post_id"]))
             times.append(posts["created_at"].cast(pa.int64()).fill_null(NEVER).to_numpy())
             rows.append(here)
+        if undated:
+            at_rows = np.array([item.row for item in undated], np.int64)
+            seen[at_rows] = True
+            keys.append(keys_of(pa.array([item.post_id for item in undated], pa.string())))
+            times.append(np.full(len(undated), NEVER))
+            rows.append(at_rows)
     left_out += [LeftOut(first, None, reason, n) for first, n in _runs(np.flatnonzero(~seen))]
     all_keys, created, at = Keys.concatenate(keys), np.concatenate(times), np.concatenate(rows)
     last = _latest(all_keys, created, at)
@@ -101,6 +108,11 @@ def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     doubles = np.ones(len(at), dtype=bool)
     doubles[last] = False
     return Scan(file, groups, left_out, entries, at[last], at[doubles])
+
+
+def is_undated(item: Rejected) -> bool:
+    """Whether all that is wrong with a row is its `created_at`: it is a post all the same, without a time."""
+    return item.row is not None and item.post_id is not None and item.reason.startswith("created_at:")
 
 
 def ids_of_rows(file: FileInfo, rows: Sequence[int]) -> dict[int, tuple[str, datetime | None]]:
@@ -112,6 +124,8 @@ def ids_of_rows(file: FileInfo, rows: Sequence[int]) -> dict[int, tuple[str, dat
         posts = batch.posts.take(pa.array(at))
         values = zip(posts["post_id"].to_pylist(), posts["created_at"].to_pylist(), strict=True)
         found |= dict(zip(here[at].tolist(), values, strict=True))
+        undated = {item.row: item.post_id for item in batch.rejected if is_undated(item)}
+        found |= {row: (undated[row], None) for row in wanted.tolist() if row in undated}
     if len(found) != len(set(rows)):
         raise StorageError(f"{file.uri}: changed while it was looked through: run again")
     return found

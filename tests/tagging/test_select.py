@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hashtag_core.output.verify import verify_output
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.output import publish
 from hashtag_core.output.publish import FinishedPart, Publisher
 from hashtag_core.output.records import RetagRecord
+from hashtag_core.output.verify import verify_output
 from hashtag_core.storage import FileInfo
 from hashtag_core.tagging.plan import TagPlan
 from hashtag_core.tagging.select import Selection, closed_order, ordered_again, parse_since
@@ -192,7 +192,9 @@ def test_a_plan_from_before_an_order_is_made_anew(
     late = job_for(archive, out, popularity)
     tag(job_for(archive, out, popularity, Selection(["*-0001*"], retag=True)))
     summary = tag(late)
-    assert (summary.parts, summary.tagged, summary.skipped_parts) == (1, 2, 3), "what the run between did is not done again"
+    assert (summary.parts, summary.tagged, summary.skipped_parts) == (1, 2, 3), (
+        "what the run between did is not done again"
+    )
     assert job_for(archive, out, popularity).is_done
     assert len(rows_by_glob(out)) == 14
 
