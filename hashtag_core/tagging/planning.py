@@ -164,8 +164,8 @@ def _new_part(plan: TagPlan, scan: Scan, number: int, at: int, decision: Decisio
     path_of |= {number - at + other: item.file.path for other, item in enumerate(plan.scans)}
     lost = scan.at[~wins]
     reasons = [f"{REPEATED}: tagged from {path_of[int(winner)]}" for winner in decision.winner_of[at][~wins]]
-    reasons += [f"{REPEATED}: tagged from another row of this part"] * len(scan.doubles)
-    rows = [int(row) for row in [*lost, *scan.doubles]]
+    reasons += [f"{REPEATED}: tagged from {file.path}, row {taken}" for taken in scan.doubles[:, 1].tolist()]
+    rows = [int(row) for row in [*lost, *scan.doubles[:, 0]]]
     ids = ids_of_rows(file, rows)
     left_out += [
         LeftOut(row, ids[row][0], reason, created_at=ids[row][1]) for row, reason in zip(rows, reasons, strict=True)

@@ -38,7 +38,7 @@ class Scan:
     """What one look through a part's ids found.
 
     `entries` and `at`, int64 [n], are of its posts, each id once: the latest row by `created_at`, then by position. Other rows of
-    the same id are `doubles`. Whatever row of the footer is no post is in `left_out`.
+    the same id are `doubles`, int64 [m, 2]: the row, and the one that is taken. Whatever row of the footer is no post is in `left_out`.
     """
 
     file: FileInfo
@@ -64,9 +64,8 @@ def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     """Look through the ids of a part; one that cannot be read has no groups and a reason."""
     problem = _path_problem(file.path) or part_problem(file)
     if problem:
-        return Scan(
-            file, [], [LeftOut(None, None, problem)], Entries.none(), np.zeros(0, np.int64), np.zeros(0, np.int64)
-        )
+        nothing = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+        return Scan(file, [], [LeftOut(None, None, problem)], Entries.none(), *nothing)
     with storage.open_input(file.uri) as source:
         footer = pq.ParquetFile(source, pre_buffer=False)
         groups = [footer.metadata.row_group(group).num_rows for group in range(footer.metadata.num_row_groups)]
@@ -103,11 +102,9 @@ def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
             rows.append(at_rows)
     left_out += [LeftOut(first, None, reason, n) for first, n in _runs(np.flatnonzero(~seen))]
     all_keys, created, at = Keys.concatenate(keys), np.concatenate(times), np.concatenate(rows)
-    last = _latest(all_keys, created, at)
+    last, doubles = _latest(all_keys, created, at)
     entries = Entries(all_keys.take(last), created[last], np.zeros(len(last), np.uint32))
-    doubles = np.ones(len(at), dtype=bool)
-    doubles[last] = False
-    return Scan(file, groups, left_out, entries, at[last], at[doubles])
+    return Scan(file, groups, left_out, entries, at[last], doubles)
 
 
 def is_undated(item: Rejected) -> bool:
@@ -139,13 +136,16 @@ def _is_plain(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (*tests, *binary))
 
 
-def _latest(keys: Keys, created: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Positions of the latest row of each id, in the order of rows."""
+def _latest(keys: Keys, created: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the latest row of each id, in the order of rows; and [m, 2], the other rows, each with that which is taken."""
     order = np.lexsort((at, created, keys.low, keys.high))
-    ordered = keys.take(order)
+    ordered, rows = keys.take(order), at[order]
     is_last = np.ones(len(order), dtype=bool)
     is_last[:-1] = (ordered.high[1:] != ordered.high[:-1]) | (ordered.low[1:] != ordered.low[:-1])
-    return np.sort(order[is_last])
+    places = np.flatnonzero(is_last)
+    others = np.flatnonzero(~is_last)
+    taken = rows[places[np.searchsorted(places, others)]] if len(others) else rows[:0]
+    return np.sort(order[is_last]), np.stack([rows[others], taken], axis=1)
 
 
 def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
