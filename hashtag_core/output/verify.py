@@ -150,7 +150,9 @@ class _Version:
         if not path.startswith(f"{self.layout.partition}/"):
             self._problem(path, f"is not in {self.layout.partition}, the folder of its model and version")
         if "day" in file.partition:
-            days = set(pc.unique(pc.strftime(rows["created_at"], format="%Y-%m-%d")).to_pylist()) - {file.partition["day"]}
+            days = set(pc.unique(pc.strftime(rows["created_at"], format="%Y-%m-%d")).to_pylist()) - {
+                file.partition["day"]
+            }
             if days:
                 self._problem(path, f"holds posts of {sorted(map(str, days))[0]}, the log says {file.partition['day']}")
 
@@ -217,7 +219,11 @@ class _Version:
                 rows = table.read(file, ["post_id"]) if table is not None else None
             except (HashtagError, pa.ArrowException, OSError):
                 continue  # told already
-            for post_id in [] if rows is None else rows["post_id"].filter(pa.array(np.isin(hashed(rows["post_id"]), suspected))).to_pylist():
+            for post_id in (
+                []
+                if rows is None
+                else rows["post_id"].filter(pa.array(np.isin(hashed(rows["post_id"]), suspected))).to_pylist()
+            ):
                 places.setdefault(post_id, []).append(file.path)
         for post_id, paths in places.items():
             if len(paths) > 1:

@@ -48,7 +48,11 @@ def check_archive(output: Output, parts: Mapping[str, PartRows], archive: str) -
         names.add(name)
         record = records.get(name)
         if record is None or record.etag != info.etag:
-            told = "is in the archive and not tagged" if record is None else "has changed in the archive since it was tagged"
+            told = (
+                "is in the archive and not tagged"
+                if record is None
+                else "has changed in the archive since it was tagged"
+            )
             problems.append(f"{name}: {told}")
             doubtful.append(_ids(info))
         elif record.rows:
@@ -61,9 +65,7 @@ def check_archive(output: Output, parts: Mapping[str, PartRows], archive: str) -
     return problems + _check_winners(found, parts, np.concatenate([np.zeros(0, np.uint64), *doubtful]))
 
 
-def _check_part(
-    info: FileInfo, name: str, rows: PartRows, forgotten: ForgetList | None, found: _Archive
-) -> list[str]:
+def _check_part(info: FileInfo, name: str, rows: PartRows, forgotten: ForgetList | None, found: _Archive) -> list[str]:
     """Hold the rows of a part to what became of them, and keep those that may have a post."""
     wrong: dict[str, list[int]] = {}
     hashes, created, at = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
@@ -113,10 +115,15 @@ def _check_winners(found: _Archive, parts: Mapping[str, PartRows], doubtful: np.
         wrong = {
             "not tagged, though no better row has their post": sure & ~lost & (state != TAGGED_ROW),
             "tagged, though a better row has their post": sure & lost & (state == TAGGED_ROW),
-            "not told as repeated, though a better row has their post": sure & lost & (state != LOST) & (state != TAGGED_ROW),
+            "not told as repeated, though a better row has their post": sure
+            & lost
+            & (state != LOST)
+            & (state != TAGGED_ROW),
         }
         problems += [
-            f"{name}: {int(mask.sum())} row(s) are {what}, the first is {int(at[mask][0])}" for what, mask in wrong.items() if mask.any()
+            f"{name}: {int(mask.sum())} row(s) are {what}, the first is {int(at[mask][0])}"
+            for what, mask in wrong.items()
+            if mask.any()
         ]
     return problems
 
@@ -126,7 +133,9 @@ def _note(wrong: dict[str, list[int]], what: str, rows: np.ndarray) -> None:
 
 
 def _ids(info: FileInfo) -> np.ndarray:
-    pieces = [_hashed(batch.posts["post_id"]) for batch in iter_post_batches(info, SCAN_ROWS, []) if batch.posts.num_rows]
+    pieces = [
+        _hashed(batch.posts["post_id"]) for batch in iter_post_batches(info, SCAN_ROWS, []) if batch.posts.num_rows
+    ]
     return np.concatenate([np.zeros(0, np.uint64), *pieces])
 
 

@@ -25,7 +25,7 @@ class PartRows:
 
     def take(self, rows: np.ndarray, kind: int, hashes: np.ndarray | None = None) -> Iterator[str]:
         """Note what became of some rows; what is wrong with that."""
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self.state)):
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self.state)):
             yield f"row {int(rows.max())} is none of its {len(self.state)} rows"
             inside = (rows >= 0) & (rows < len(self.state))
             rows, hashes = rows[inside], None if hashes is None else hashes[inside]

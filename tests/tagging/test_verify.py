@@ -79,7 +79,15 @@ def test_a_whole_output_passes(tagged: Tagged, capfd: pytest.CaptureFixture[str]
     for flags in (["verify", "--out", str(out), "--archive", str(archive)], ["--out", str(out), "--verify"]):
         assert main(flags) == 0
         told = json.loads(capfd.readouterr().out)
-        assert told == {"verified": True, "models": 1, "parts": 3, "files": 2, "tagged": 17, "rejected": 4, "problems": 0}
+        assert told == {
+            "verified": True,
+            "models": 1,
+            "parts": 3,
+            "files": 2,
+            "tagged": 17,
+            "rejected": 4,
+            "problems": 0,
+        }
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
@@ -163,12 +171,16 @@ def swap_winner(out: Path) -> None:
     lines = pa.concat_tables([rejected.read(file) for file in rejected.files(output.layout.values)])
     (lost,) = (line for line in lines.to_pylist() if line["reason"].startswith("repeated"))
     kept = [
-        {**row, "part": lost["part"], "part_row": lost["row"], "part_version": lost["part_version"]} if row["post_id"] == lost["post_id"] else row
+        {**row, "part": lost["part"], "part_row": lost["row"], "part_version": lost["part_version"]}
+        if row["post_id"] == lost["post_id"]
+        else row
         for row in rows.to_pylist()
     ]
     (won,) = (row for row in rows.to_pylist() if row["post_id"] == lost["post_id"])
     told = [
-        {**line, "part": won["part"], "row": won["part_row"], "part_version": won["part_version"]} if line is lost or line["post_id"] == lost["post_id"] else line
+        {**line, "part": won["part"], "row": won["part_row"], "part_version": won["part_version"]}
+        if line is lost or line["post_id"] == lost["post_id"]
+        else line
         for line in lines.to_pylist()
     ]
     _replace(output, tagged, pa.Table.from_pylist(kept, schema=rows.schema), "part-swapped")
@@ -201,10 +213,14 @@ def test_tags_of_another_post_are_found_from_the_archive(tagged: Tagged) -> None
     archive, out = tagged
     rewrite(out, column("post_id", lambda ids: ids.to_pylist()[::-1]))
     assert verify_output(str(out)).problems == []
-    assert verify_output(str(out), str(archive)).problems == ["0.parquet: 8 row(s) are tagged with another post_id, the first is 0"]
+    assert verify_output(str(out), str(archive)).problems == [
+        "0.parquet: 8 row(s) are tagged with another post_id, the first is 0"
+    ]
 
 
-def test_days_that_do_not_match_their_folder(inline: None, popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable) -> None:
+def test_days_that_do_not_match_their_folder(
+    inline: None, popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
+) -> None:
     archive, out = tmp_path / "archive", tmp_path / "out"
     write_part(archive / "0.parquet", make_posts(4))
     run(archive, out, popularity, by_day=True)
@@ -219,5 +235,3 @@ def test_a_table_of_which_no_log_is_left(tagged: Tagged) -> None:
         shutil.rmtree(folder / "_delta_log")
     with pytest.raises(NotFoundError):
         verify_output(str(out))
-
-
