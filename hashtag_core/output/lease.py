@@ -35,8 +35,9 @@ class LeaseHeldError(HashtagError):
 
 
 def new_run_id() -> str:
-    """A name for a run: when it began, and six random digits; in the order of time."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    """A name for a run: when it began, to the millisecond, and six random digits; in the order of time."""
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{uuid.uuid4().hex[:6]}"
 
 
 class Lease:

@@ -1,8 +1,9 @@
 """What a tagging run is to do: the records that planning makes and a run works on. Needs neither Ray nor a model."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -130,14 +131,27 @@ class TagPlan:
     """Whether all parts are tagged again, and the settings may be other ones."""
     index: IdIndex = field(default_factory=IdIndex)
     scans: list[Scan] = field(default_factory=list)
+    last_run: Mapping[str, Any] = field(default_factory=dict)
+    """The record of the last run of this model and version."""
     finder: HistoryFinder | None = None
     sidecar: Sidecar | None = None
     begins: dict[str, int] = field(default_factory=dict)
 
     @property
+    def unfinished(self) -> bool:
+        """Whether the last run did not come to its end, so that there may be something to clean up."""
+        return self.last_run.get("status", "done") not in ("done", "stopped")
+
+    @property
+    def needs_histories(self) -> bool:
+        """Whether histories may be other ones than after the last run, of an archive in which no part is new."""
+        same = self.last_run.get("status") == "done" and self.last_run.get("removed_parts") == len(self.gone)
+        return self.finder is not None and not same
+
+    @property
     def is_done(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.works or self.dropped) and self.closed_retag == self.output.records.retag
+        return not (self.works or self.dropped or self.unfinished) and self.closed_retag == self.output.records.retag
 
     @property
     def closed_retag(self) -> RetagRecord:

@@ -35,6 +35,7 @@ from hashtag_core.tagging.archive_columns import load_digests
 from hashtag_core.tagging.histories import HistoryFinder
 from hashtag_core.tagging.plan import PartWork, TagPlan, TagRequest, part_key_prefix
 from hashtag_core.tagging.reject_limit import check_planned
+from hashtag_core.tagging.report import last_run
 from hashtag_core.tagging.scan import LeftOut, Scan, ids_of_rows, scan_parts
 from hashtag_core.tagging.select import ordered_again
 from hashtag_core.tagging.winners import Decision, decide, match
@@ -77,22 +78,9 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
         )
     forgotten = ForgetList.load(layout.out)
     base = TagPlan(
-        request,
-        layout,
-        settings,
-        policy,
-        output,
-        forgotten,
-        [],
-        files,
-        [],
-        0,
-        [],
-        [],
-        retag,
-        anew,
-        finder=_finder(model),
-    )
+        request, layout, settings, policy, output, forgotten, [], files, [], 0, [], [], retag, anew,
+        last_run=last_run(layout), finder=_finder(model),
+    )  # fmt: skip
     return _with_works(base, selected)
 
 
@@ -136,7 +124,7 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
     dropped = gone if plan.request.drop_gone else []
     _check_gone(plan, dropped)
     plan = replace(plan, unselected=unselected, skipped=skipped, gone=gone, dropped=dropped)
-    if not news and not dropped and not any(record.barred for record in records.values()) and plan.finder is None:
+    if not news and not dropped and not any(record.barred for record in records.values()) and not plan.needs_histories:
         return plan
     scans = scan_parts(news, plan.forgotten)
     if news and len(news) == len(plan.files) and not any(scan.rows for scan in scans):
@@ -165,7 +153,7 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
     if plan.request.selection.retag:
         again = [work for work in works if work.path in records]
         logger.info("tagging again costs %d post(s) of %d part(s)", sum(len(work.wanted) for work in again), len(again))
-    return replace(plan, works=works)
+    return replace(plan, works=works, skipped=plan.skipped - sum(not work.whole for work in works))
 
 
 def _new_part(plan: TagPlan, scan: Scan, number: int, at: int, decision: Decision) -> PartWork:

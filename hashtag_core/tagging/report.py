@@ -153,6 +153,15 @@ def close_lost_runs(layout: Layout, settings: TagSettings) -> None:
         logger.warning("records of runs that ended without a word are not closed: %s", error)
 
 
+def last_run(layout: Layout) -> dict[str, Any]:
+    """The record of the last run of this model and version; empty where there is none."""
+    for _, record in _last_records(layout):
+        held = record.get("settings", {})
+        if (held.get("model_name"), held.get("model_version")) == (layout.model_name, layout.model_version):
+            return record
+    return {}
+
+
 def _moved(tags: Mapping[str, int], before: Mapping[str, int]) -> str:
     """The tags whose share changed most, in words."""
     n, m = sum(tags.values()), sum(before.values())

@@ -86,7 +86,8 @@ class TagRun:
                 except FencedError:
                     raise  # another run is at work: not even a record is written
                 except HashtagError as error:
-                    raise self._ended("failed", error) from error.__cause__
+                    status = "stopped" if isinstance(error, StoppedError) else "failed"
+                    raise self._ended(status, error) from error.__cause__
                 except BaseException:
                     self._write_record("failed")
                     raise
@@ -159,6 +160,10 @@ class TagRun:
                 self._tag()
             except SystemExit:  # Ray takes SIGTERM for itself while it starts
                 self.stop.stop("SIGTERM")
+            except HashtagError:
+                self.publisher.flush()  # what is whole is committed all the same
+                self.publisher.drop()
+                raise
         blocked = self.publisher.flush()
         self.publisher.drop()
         self._tell_failures(blocked)
@@ -367,7 +372,7 @@ class TagRun:
         plan, output = self.plan, self.plan.output
         left = [work for work in plan.works if self.progress.waiting[work.key]]
         if self.stop.reason is not None and left:
-            raise self._ended("stopped", StoppedError(self._stopped(left)))
+            raise StoppedError(self._stopped(left))
         if self.failures:
             told = f"{len(self.failures)} part(s) could not be tagged whole, run again: {self.failures[0]}"
             raise HashtagError(told)

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hashtag_core.output.verify import verify_output
 
 from hashtag_core import storage
 from hashtag_core.config import CaptionsSection, Recipe
-from hashtag_core.distributed import tag_chunks, tag_run
-from hashtag_core.distributed.tag_chunks import ChunkTagger
-from hashtag_core.distributed.tag_plan import Chunk
-from hashtag_core.distributed.tag_task import Task, Work
-from hashtag_core.distributed.tag_verify import verify_output
+from hashtag_core.distributed import tag_actors
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.posts import OpenedPosts, open_posts
+from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.task import Task, Work
 from tests.distributed.test_tag import content, rejected, run
 from tests.distributed.test_tag_hostile import check
 from tests.distributed.test_tag_killers import KILLER, PATCH, work_for
@@ -113,8 +113,8 @@ def test_only_for_gpus_and_with_a_cpu_to_spare(monkeypatch: pytest.MonkeyPatch) 
         (2, 2, "cuda", 2),
         (2, 3, "cuda", 0),
     ]:
-        monkeypatch.setattr(tag_run, "cluster_cpus", lambda cpus=cpus: float(cpus))
-        assert tag_run.decode_ahead(actors, device) == expected, (cpus, actors, device)
+        monkeypatch.setattr(tag_actors, "cluster_cpus", lambda cpus=cpus: float(cpus))
+        assert tag_actors.decode_ahead(actors, device) == expected, (cpus, actors, device)
 
 
 def test_hostile_parts_on_ray_with_cpu_tasks(
@@ -122,7 +122,7 @@ def test_hostile_parts_on_ray_with_cpu_tasks(
 ) -> None:
     """Every outcome as its maker wrote it down, and as without such tasks."""
     parts: dict[str, HostilePart] = write_hostile_archive(tmp_path / "archive")
-    monkeypatch.setattr(tag_run, "decode_ahead", lambda actors, device: 2)
+    monkeypatch.setattr(tag_actors, "decode_ahead", lambda actors, device: 2)
     out = tmp_path / "out"
     check(out, run(tmp_path / "archive", out, popularity, RECIPE), parts)
     assert verify_output(str(out), str(tmp_path / "archive")).problems == []
@@ -140,7 +140,7 @@ def test_a_post_that_kills_its_process_costs_no_actor(
     (tmp_path / "patched").mkdir()
     (tmp_path / "patched" / "sitecustomize.py").write_text(PATCH)
     driver = (
-        "from hashtag_core.distributed import tag_run; tag_run.decode_ahead = lambda actors, device: 2; "
+        "from hashtag_core.distributed import tag_actors; tag_actors.decode_ahead = lambda actors, device: 2; "
         "from jobs.tag import main; raise SystemExit(main())"
     )
     flags = ["--archive", str(archive), "--out", str(out), "--model", str(popularity), "--chunk-rows", "6"]

@@ -15,14 +15,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hashtag_core.output.verify import verify_output
 from ray.cluster_utils import Cluster
 
 from hashtag_core.config import Recipe
-from hashtag_core.distributed import tag_run
+from hashtag_core.distributed import tag_actors
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import HashtagError, StorageError
+from hashtag_core.tagging.plan import TagPlan, TagRequest
+from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tracking.registry import resolve_model
 
 IS_SOAK = "SOAK_KILLS" in os.environ
@@ -30,8 +31,8 @@ IS_SOAK = "SOAK_KILLS" in os.environ
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 2, "actors": 1}})
 
 
-def job_for(archive: Path, out: Path, model: Path) -> TagJob:
-    return plan_tagging(RECIPE, str(archive), str(out), resolve_model(str(model)))
+def job_for(archive: Path, out: Path, model: Path) -> TagPlan:
+    return plan_tagging(TagRequest(RECIPE, str(archive), str(out), resolve_model(str(model))))
 
 
 def wait_for_chunks(out: Path, count: int = 1) -> None:
@@ -55,8 +56,8 @@ def test_a_stall_is_noticed_and_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The one actor is stopped as by a machine that swaps, and goes on after the warning."""
-    assert tag_run.STALL_WARNING_S <= 120
-    monkeypatch.setattr(tag_run, "STALL_WARNING_S", 3)
+    assert tag_actors.STALL_WARNING_S <= 120
+    monkeypatch.setattr(tag_actors, "STALL_WARNING_S", 3)
     archive, out = write_archive(tmp_path / "archive", make_posts(240), parts=2), tmp_path / "out"
 
     def told() -> list[str]:
@@ -102,7 +103,7 @@ def test_a_stall_that_lasts_ends_the_run_and_a_rerun_goes_on(
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()
     with monkeypatch.context() as patch:
-        patch.setattr(tag_run, "STALL_TIMEOUT_S", 30)
+        patch.setattr(tag_actors, "STALL_TIMEOUT_S", 30)
         try:
             with pytest.raises(HashtagError, match="Ray did nothing for 30 s, run again to go on"):
                 tag(job_for(archive, out, popularity))

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hashtag_core.output.verify import verify_output
 
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.tag_job import TagSummary
-from hashtag_core.distributed.tag_verify import verify_output
+from hashtag_core.tagging.work_list import TagSummary
 from tests.distributed.test_tag import content, rejected, run
 from tests.unit.data.hostile import HostilePart, hostile_images, write_hostile_archive
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hashtag_core.output.verify import verify_output
 
 from hashtag_core import storage
-from hashtag_core.distributed.tag_chunks import ChunkTagger
-from hashtag_core.distributed.tag_plan import REJECTED_KEY, Chunk
-from hashtag_core.distributed.tag_task import Task, Work
-from hashtag_core.distributed.tag_verify import verify_output
+from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.task import Task, Work
 
 KILLER = b"kills the process"
 PATCH = f"""

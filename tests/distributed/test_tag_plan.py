@@ -8,10 +8,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from hashtag_core import storage
 from hashtag_core.distributed.tag_plan import (
     Layout,
     PartPlan,
@@ -23,6 +19,10 @@ from hashtag_core.distributed.tag_plan import (
     pin_settings,
     resolve_archive,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hashtag_core import storage
 from hashtag_core.errors import ArchiveError, ConfigError, NotFoundError
 
 

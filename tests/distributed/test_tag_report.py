@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashtag_core.distributed.tag_plan import Layout
-from hashtag_core.distributed.tag_report import SCORE_BINS, TagFigures, close_lost_runs, drift, quantiles
+from hashtag_core.output.layout import Layout
 from hashtag_core.schema import TAGGED
+from hashtag_core.tagging.report import SCORE_BINS, TagFigures, close_lost_runs, drift, quantiles
 from hashtag_core.tracking.runs import connect
 from jobs.tag import main
 from tests.distributed.test_tag_plan import settings_for

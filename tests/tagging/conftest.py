@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.in_process import tag_in_process
+from tests.tagging.troubled import write_troubled
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +29,11 @@ def popularity(tmp_path_factory: pytest.TempPathFactory, make_model_folder: Call
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks are run in this process: for what is not Ray's affair."""
     tag_in_process(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def troubled(
+    tmp_path_factory: pytest.TempPathFactory, make_posts: Callable, make_jpeg: Callable, write_part: Callable
+) -> Path:
+    """See `write_troubled`; not to be changed."""
+    return write_troubled(tmp_path_factory.mktemp("troubled"), make_posts, make_jpeg, write_part)

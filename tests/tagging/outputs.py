@@ -6,7 +6,9 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from deltalake import DeltaTable
 
+from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
 from hashtag_core.output.layout import Layout
@@ -32,15 +34,20 @@ def rows_by_glob(out: Path) -> list[dict[str, Any]]:
     """Every tagged row as a reader finds it who knows nothing of the table."""
     if not list(out.glob("model=*/version=*/**/part-*.parquet")):
         return []
-    return duckdb.sql(f"SELECT * FROM read_parquet('{out}/{GLOB}', union_by_name=true) ORDER BY post_id, model_name").to_arrow_table().to_pylist()
+    return (
+        duckdb.sql(f"SELECT * FROM read_parquet('{out}/{GLOB}', union_by_name=true) ORDER BY post_id, model_name")
+        .to_arrow_table()
+        .to_pylist()
+    )
 
 
 def output_of(out: Path | str) -> list[Output]:
     """The output, as each model and version in it sees it."""
-    from deltalake import DeltaTable
-
-    table = DeltaTable(str(out))
-    names = {(file["partition.model"], file["partition.version"]) for file in pa.table(table.get_add_actions(flatten=True)).to_pylist()}
+    table = DeltaTable(str(out), storage_options=storage.object_store_options(str(out)))
+    names = {
+        (file["partition.model"], file["partition.version"])
+        for file in pa.table(table.get_add_actions(flatten=True)).to_pylist()
+    }
     return [Output.open(Layout(str(out), model, version)) for model, version in sorted(names)]
 
 
@@ -52,13 +59,17 @@ def rows_by_table(out: Path | str) -> list[dict[str, Any]]:
 
 def rejected(out: Path | str) -> list[dict[str, Any]]:
     """Every line of the table of rejected rows."""
-    from deltalake import DeltaTable
-
-    lines = DeltaTable(f"{out}/_rejected").to_pyarrow_table().to_pylist()
+    lines = (
+        DeltaTable(f"{out}/_rejected", storage_options=storage.object_store_options(str(out)))
+        .to_pyarrow_table()
+        .to_pylist()
+    )
     return sorted(lines, key=lambda line: (line["part"], -1 if line["row"] is None else line["row"]))
 
 
-def content(out: Path | str, columns: Sequence[str] = ("post_id", "part", "part_row", "hashtags", "scores", "status")) -> list[tuple]:
+def content(
+    out: Path | str, columns: Sequence[str] = ("post_id", "part", "part_row", "hashtags", "scores", "status")
+) -> list[tuple]:
     """What must be equal between an output and that of an undisturbed run."""
     return [tuple(str(row[name]) for name in columns) for row in rows_by_table(out)]
 

@@ -43,7 +43,13 @@ class TestNights:
         second = run(archive, out, popularity)
         assert (second.posts, second.tagged, second.parts, second.skipped_parts) == (2, 2, 1, 1)
         assert run(archive, out, popularity).parts == 0
-        assert parts_of(out) == {"1": "a.parquet", "2": "a.parquet", "3": "a.parquet", "4": "b.parquet", "5": "b.parquet"}
+        assert parts_of(out) == {
+            "1": "a.parquet",
+            "2": "a.parquet",
+            "3": "a.parquet",
+            "4": "b.parquet",
+            "5": "b.parquet",
+        }
 
     def test_a_renamed_part_costs_a_commit(self, tmp_path: Path, popularity: Path) -> None:
         archive, out = tmp_path / "archive", tmp_path / "out"

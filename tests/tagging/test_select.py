@@ -7,21 +7,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
+from hashtag_core.output.verify import verify_output
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_select import Retagging, Selection, parse_since
-from hashtag_core.distributed.tag_verify import verify_output
-from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
+from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.output import publish
+from hashtag_core.output.publish import FinishedPart, Publisher
+from hashtag_core.output.records import RetagRecord
 from hashtag_core.storage import FileInfo
-from hashtag_core.tracking.registry import resolve_model
+from hashtag_core.tagging.plan import TagPlan
+from hashtag_core.tagging.select import Selection, closed_order, ordered_again, parse_since
 from jobs.tag import main
+from tests.tagging.outputs import GLOB, plan_for, rows_by_glob
+from tests.tagging.outputs import run as run_into
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 
@@ -55,9 +57,9 @@ def test_since() -> None:
 )
 def test_an_order_that_is_not_done_goes_on(orders: list[set[str]], done: set[str]) -> None:
     """The second order gives a new token to what the first did not name, and to all once the first is done."""
-    first = Retagging().ordered(orders[0], anew=False)
+    first = ordered_again(RetagRecord(), orders[0], anew=False)
     left = orders[0] - done
-    second = first.closed(left).ordered(orders[1], anew=False)
+    second = ordered_again(closed_order(first, left), orders[1], anew=False)
     kept = {path for path in orders[0] if second.tokens[path] == first.tokens[path]}
     assert kept == (orders[0] if left else orders[0] - orders[1])
     assert set(second.tokens) == orders[0] | orders[1]
@@ -71,21 +73,21 @@ def archive(tmp_path: Path, make_posts: Callable, write_archive: Callable) -> Pa
     return write_archive(tmp_path / "archive", make_posts(12), parts=3)
 
 
-def job_for(archive: Path, out: Path, model: Path, selection: Selection | None = None, **tagging: Any) -> TagJob:
+def job_for(archive: Path, out: Path, model: Path, selection: Selection | None = None, **tagging: Any) -> TagPlan:
     recipe = Recipe.model_validate({"tagging": {"top_k": 3, **tagging}})
-    return plan_tagging(recipe, str(archive), str(out), resolve_model(str(model)), selection)
+    return plan_for(archive, out, model, recipe, selection=selection or Selection())
 
 
 def published(out: Path) -> dict[str, Sequence[str]]:
     """Part -> ids of its rows."""
     found: dict[str, list[str]] = {}
-    for path in sorted(out.glob("model=*/version=*/*/part-*.parquet")):
-        found.setdefault(path.parent.name, []).extend(pq.ParquetFile(path).read()["post_id"].to_pylist())
+    for row in rows_by_glob(out):
+        found.setdefault(row["part"], []).append(row["post_id"])
     return found
 
 
 def names(out: Path) -> set[str]:
-    return {path.name for path in out.glob("model=*/version=*/*/part-*.parquet")}
+    return {path.name for path in out.glob(GLOB)}
 
 
 def test_the_others_stay_as_they_are(inline: None, archive: Path, popularity: Path, tmp_path: Path) -> None:
@@ -93,15 +95,13 @@ def test_the_others_stay_as_they_are(inline: None, archive: Path, popularity: Pa
     summary = tag(job_for(archive, out, popularity, Selection(["*-0001*"])))
     assert (summary.parts, summary.skipped_parts, summary.tagged) == (1, 0, 4)
     assert list(published(out)) == ["posts-0001.parquet"]
-    assert not list(out.rglob("_SUCCESS"))
     again = job_for(archive, out, popularity, Selection(["*-0001*"]))
     assert again.is_done
     os.utime(archive / "posts-0002.parquet", (2e9, 2e9))
     since = Selection(since=datetime(2030, 1, 1, tzinfo=UTC))
-    assert [part.path for part in job_for(archive, out, popularity, since).missing] == ["posts-0002.parquet"]
+    assert [work.path for work in job_for(archive, out, popularity, since).works] == ["posts-0002.parquet"]
     summary = tag(job_for(archive, out, popularity))
     assert (summary.parts, summary.skipped_parts) == (2, 1)
-    assert len(list(out.rglob("_SUCCESS"))) == 1
     assert verify_output(str(out), str(archive)).problems == []
 
 
@@ -110,7 +110,7 @@ def test_chunks_that_wait_for_another_run_are_kept(
 ) -> None:
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("hashtag_core.distributed.tag.publish", _interrupt)
+        patch.setattr(Publisher, "take", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             tag(job_for(archive, out, popularity, Selection(["*-0000*"])))
     (kept,) = out.rglob("chunks/*/*.parquet")
@@ -147,7 +147,8 @@ def test_a_killed_run_that_tags_again_goes_on(
     tag(job_for(archive, out, popularity))
     before, rows = names(out), published(out)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_json", _until("manifests/posts-0001"))
+        patch.setattr(publish, "GROUP_PARTS", 1)
+        patch.setattr(Publisher, "take", _until("posts-0001"))
         with pytest.raises(KeyboardInterrupt):
             tag(job_for(archive, out, popularity, Selection(retag=True), min_score=0.001))
     kept = names(out) - before
@@ -162,15 +163,15 @@ def test_a_killed_run_that_tags_again_goes_on(
         job_for(archive, out, popularity)
 
 
-def _until(name: str) -> Callable[[str, Any], None]:
-    write_json = storage.write_json
+def _until(name: str) -> Callable[[Publisher, FinishedPart], None]:
+    take = Publisher.take
 
-    def write(uri: str, value: Any) -> None:
-        if name in uri:
+    def until(publisher: Publisher, part: FinishedPart) -> None:
+        if name in part.record.path:
             raise KeyboardInterrupt
-        write_json(uri, value)
+        take(publisher, part)
 
-    return write
+    return until
 
 
 def test_other_settings_need_all_parts(inline: None, archive: Path, popularity: Path, tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_other_settings_need_all_parts(inline: None, archive: Path, popularity: 
     assert job_for(archive, out, popularity, top_k=2).is_done
 
 
-def test_a_plan_from_before_an_order_is_refused(
+def test_a_plan_from_before_an_order_is_made_anew(
     inline: None, archive: Path, popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
 ) -> None:
     out = tmp_path / "out"
@@ -190,8 +191,10 @@ def test_a_plan_from_before_an_order_is_refused(
     write_part(archive / "new.parquet", make_posts(2, seed=5))
     late = job_for(archive, out, popularity)
     tag(job_for(archive, out, popularity, Selection(["*-0001*"], retag=True)))
-    with pytest.raises(HashtagError, match="another run was told to tag parts again meanwhile: run again"):
-        tag(late)
+    summary = tag(late)
+    assert (summary.parts, summary.tagged, summary.skipped_parts) == (1, 2, 3), "what the run between did is not done again"
+    assert job_for(archive, out, popularity).is_done
+    assert len(rows_by_glob(out)) == 14
 
 
 def test_dry_run_says_what_it_costs(
@@ -206,7 +209,7 @@ def test_dry_run_says_what_it_costs(
     assert main([*flags, "--dry-run", "--parts", "*-0000*", "*-0001*"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert (found["posts"], found["parts"], found["unselected_parts"], found["estimated_seconds"]) == (8, 2, 1, None)
-    tag(plan_tagging(Recipe(), str(archive), str(out), resolve_model(str(popularity))))
+    run_into(archive, out, popularity, Recipe())
     (run,) = (out / "_state" / "runs").iterdir()
     run.write_text(json.dumps(json.loads(run.read_text()) | {"posts_per_second": 2.5}))
     before = sorted(path for path in out.rglob("*"))

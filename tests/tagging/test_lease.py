@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hashtag_core import storage
-from hashtag_core.distributed.lease import Lease, LeaseHeldError
 from hashtag_core.errors import AlreadyExistsError, NotFoundError
+from hashtag_core.output.lease import Lease, LeaseHeldError
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -1,27 +1,23 @@
 """The policy of a tagging run: in the rows, and pinned with the output."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
+from hashtag_core.output.verify import verify_output
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import ConfigError
-from hashtag_core.tracking.registry import resolve_model
+from hashtag_core.tagging.plan import TagPlan
+from tests.tagging.outputs import plan_for, rows_by_glob
 
-POLICY = ("min_score", "deny", "thresholds")
 
-
-def job_for(archive: Path, out: Path, model: Path, **tagging: Any) -> TagJob:
+def job_for(archive: Path, out: Path, model: Path, **tagging: Any) -> TagPlan:
     recipe = Recipe.model_validate({"tagging": {"top_k": 3, **tagging}})
-    return plan_tagging(recipe, str(archive), str(out), resolve_model(str(model)))
+    return plan_for(archive, out, model, recipe)
 
 
 @pytest.fixture
@@ -29,12 +25,7 @@ def archive(tmp_path: Path, make_posts: Callable, write_archive: Callable) -> Pa
     return write_archive(tmp_path / "archive", make_posts(6), parts=2)
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
-    return [
-        row
-        for path in out.glob("model=*/version=*/*/part-*.parquet")
-        for row in pq.ParquetFile(path).read().to_pylist()
-    ]
+rows = rows_by_glob
 
 
 def test_denied_tags_are_in_no_row(inline: None, archive: Path, popularity: Path, tmp_path: Path) -> None:
@@ -78,17 +69,3 @@ def test_the_policy_is_pinned_as_far_as_rows_depend_on_it(
         assert "tag001" not in {name for row in rows(tmp_path / "other") for name in row["hashtags"]}
     finally:
         thresholds.unlink()
-
-
-def test_an_output_of_before_is_taken_up(inline: None, archive: Path, popularity: Path, tmp_path: Path) -> None:
-    """Settings that were pinned without the keys of the policy are those of no policy, and ids do not change by them."""
-    out = tmp_path / "out"
-    tag(job_for(archive, out, popularity))
-    (path,) = out.rglob("settings.json")
-    before = {key: value for key, value in json.loads(path.read_text()).items() if key not in POLICY}
-    path.write_text(json.dumps(before))
-    job = job_for(archive, out, popularity)
-    assert job.is_done
-    part = job.plan.parts[0]
-    depends_on = [before, part.path, part.etag, part.groups, part.readable, []]
-    assert part.id == hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +16,35 @@ import pytest
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.posts import Rejected
-from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_plan import PartPlan
-from hashtag_core.distributed.tag_rejects import RejectWatch, TooManyRejectedError, check_planned, tell
-from hashtag_core.distributed.tag_scan import LeftOut
-from hashtag_core.tracking.registry import resolve_model
+from hashtag_core.tagging.reject_limit import RejectWatch, TooManyRejectedError, check_planned, tell
+from hashtag_core.tagging.scan import LeftOut
+from tests.tagging.outputs import plan_for, rejected, rows_by_glob, run
 
 
-def part(path: str, rows: int, *left_out: tuple[int | None, str], readable: int | None = None) -> PartPlan:
-    held = [LeftOut(row=row, post_id=None, reason=reason) for row, reason in left_out]
-    groups = [rows] if rows else []
-    return PartPlan(
-        id=path, path=path, etag="e", groups=groups, readable=rows if readable is None else readable, left_out=held
-    )
+@dataclass
+class Work:
+    """A part as `check_planned` sees it."""
+
+    path: str
+    rows: int
+    left_out: list[LeftOut]
+
+
+def part(path: str, rows: int, *left_out: tuple[int | None, str, int]) -> Work:
+    return Work(path, rows, [LeftOut(row, None, reason, n) for row, reason, n in left_out])
 
 
 def test_what_the_plan_rejects() -> None:
     good = part(
-        "a", 90, (3, "no id"), (4, "no id"), (5, "repeated post_id: tagged from b, row 1"), (6, "forgotten user")
+        "a", 90, (3, "no id", 1), (4, "no id", 1), (5, "repeated post_id: tagged from b", 1), (6, "forgotten", 1)
     )
     assert check_planned([good], 0.1) == 2 / 90
-    cut = part("b", 10, (None, "cut"), readable=4)
+    cut = part("b", 10, (4, "cut", 6))
     assert check_planned([good, cut], 0.1) == 8 / 100
-    html = part("c", 0, (None, "html"))
+    html = part("c", 0, (None, "html", 1))
     assert check_planned([good, part("d", 10), html], 0.5) == pytest.approx(52 / 150), "one of mean size"
     assert check_planned([part("empty", 0)], 0.0) == 0
-    told = r"^8\.0% of the rows are rejected, more than the 7\.0% of max_rejected: 6 x cut \(first: b\); 2 x no id \(first: a, row 3\)$"
+    told = r"^8\.0% of the rows are rejected, more than the 7\.0% of max_rejected: 6 x cut \(first: b, row 4\); 2 x no id \(first: a, row 3\)$"
     with pytest.raises(TooManyRejectedError, match=told):
         check_planned([good, cut], 0.07)
     with pytest.raises(TooManyRejectedError, match=r"100\.0% of the rows .*1 x html \(first: c\)"):
@@ -69,30 +72,47 @@ def test_reasons_of_a_chunk() -> None:
     assert tell(rejected) == {"x": [2, 5], "y": [1, 4]}
 
 
-def job_for(archive: Path, out: Path, model: Path, **tagging: Any) -> TagJob:
-    recipe = Recipe.model_validate({"tagging": {"chunk_rows": 10, "chunks_per_task": 1, **tagging}})
-    return plan_tagging(recipe, str(archive), str(out), resolve_model(str(model)))
+def recipe(**tagging: Any) -> Recipe:
+    return Recipe.model_validate({"tagging": {"chunk_rows": 10, "chunks_per_task": 1, **tagging}})
 
 
-def test_what_is_published_stays(
+def break_captions(path: Path) -> None:
+    """The ids can be read, the captions cannot: seen when the part is tagged, not when it is planned."""
+    content = bytearray(path.read_bytes())
+    footer = pq.ParquetFile(path).metadata.row_group(0)
+    (column,) = [footer.column(n) for n in range(footer.num_columns) if footer.column(n).path_in_schema == "caption"]
+    content[column.data_page_offset : column.data_page_offset + 30] = b"\xff" * 30
+    path.write_bytes(content)
+
+
+def test_what_is_committed_stays(
     inline: None, popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
 ) -> None:
     archive, out = tmp_path / "archive", tmp_path / "out"
     write_part(archive / "a.parquet", make_posts(30))
-    for name in "bc":
-        pq.write_table(
-            pa.table({"post_id": [f"{name}{n}" for n in range(40)], "caption": range(40)}), archive / f"{name}.parquet"
-        )
-    with pytest.raises(
-        TooManyRejectedError, match=r"40 x caption: expected string, found int64 \(first: b\.parquet, row 0\)"
-    ) as caught:
-        tag(job_for(archive, out, popularity, max_rejected=0.5))
+    for seed, name in enumerate("bc"):
+        posts = make_posts(40, seed=seed + 1)
+        break_captions(write_part(archive / f"{name}.parquet", posts, compression="none", use_dictionary=False))
+    with pytest.raises(TooManyRejectedError, match=r"of the rows are rejected.*\(first: b\.parquet, row 0\)") as caught:
+        run(archive, out, popularity, recipe(max_rejected=0.5))
     assert caught.value.summary["tagged"] == 30  # type: ignore[attr-defined]
-    assert (next(out.glob("model=*/version=*")) / "a.parquet").is_dir()
+    assert {row["part"] for row in rows_by_glob(out)} == {"a.parquet"}
     (record,) = [json.loads(path.read_text()) for path in (out / "_state" / "runs").iterdir()]
     assert record["status"] == "failed"
     assert not list(out.rglob("lease.json"))
-    assert tag(job_for(archive, out, popularity)).tagged == 0
+    assert run(archive, out, popularity, recipe()).tagged == 0
+
+
+def test_rubbish_that_the_plan_sees_is_refused_before_anything_is_written(
+    popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
+) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_part(archive / "a.parquet", make_posts(30))
+    captions = pa.array([[n] for n in range(40)], pa.list_(pa.int64()))
+    pq.write_table(pa.table({"post_id": [f"b{n}" for n in range(40)], "caption": captions}), archive / "b.parquet")
+    with pytest.raises(TooManyRejectedError, match=r"40 x caption: expected .* \(first: b\.parquet, row 0\)"):
+        plan_for(archive, out, popularity, recipe(max_rejected=0.5))
+    assert not out.exists()
 
 
 def test_parts_that_cannot_be_opened_are_rejected(
@@ -101,17 +121,17 @@ def test_parts_that_cannot_be_opened_are_rejected(
     archive, out = tmp_path / "archive", tmp_path / "out"
     write_part(archive / "a.parquet", make_posts(5))
     (archive / "link.parquet").symlink_to(tmp_path / "elsewhere.parquet")
-    summary = tag(job_for(archive, out, popularity))
+    summary = run(archive, out, popularity)
     assert (summary.parts, summary.tagged, summary.rejected) == (2, 5, 1)
-    (told,) = [json.loads(line) for path in (out / "_rejected").iterdir() for line in path.read_text().splitlines()]
+    (told,) = rejected(out)
     assert (told["part"], told["row"]) == ("link.parquet", None)
     assert told["reason"] == "expected a Parquet file, found: a link to nothing"
-    assert job_for(archive, out, popularity).is_done
+    assert plan_for(archive, out, popularity).is_done
     write_part(tmp_path / "elsewhere.parquet", make_posts(3, seed=4))
-    assert tag(job_for(archive, out, popularity)).tagged == 3
+    assert run(archive, out, popularity).tagged == 3
     (archive / "a.parquet").unlink()
     (archive / "b.parquet").symlink_to("nowhere")
-    assert tag(job_for(archive, out, popularity)).parts == 1
+    assert run(archive, out, popularity).parts == 1
     last = max((out / "_state" / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     assert json.loads(last.read_text())["removed_parts"] == 1
 

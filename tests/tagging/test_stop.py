@@ -1,10 +1,8 @@
-"""Signals and deadlines: chunks in hand end, whole parts are published, a rerun does the rest."""
+"""Signals and deadlines: chunks in hand end, whole parts are committed, a rerun does the rest."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,24 +16,19 @@ from hypothesis import strategies as st
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.distributed import tag_run
-from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_chunks import ChunkTagger
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_orders import Orders, StoppedError, parse_deadline
-from hashtag_core.distributed.tag_task import Task, Work
+from hashtag_core.distributed import tag_actors
 from hashtag_core.errors import ConfigError, NotFoundError
-from hashtag_core.tracking.registry import resolve_model
+from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.stop import StoppedError, StopSignal, parse_deadline
+from hashtag_core.tagging.task import Task, Work
 from jobs.tag import main
+from tests.tagging.outputs import plan_for, run
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 4, "chunks_per_task": 3, "actors": 1}})
 
 
-def job_for(archive: Path, out: Path | str, model: Path) -> TagJob:
-    return plan_tagging(RECIPE, str(archive), str(out), resolve_model(str(model)))
-
-
 def ids(out: Path | str) -> list[str]:
+    """By the glob, where it can be listed."""
     found = []
     try:
         files = storage.list_files(str(out), ".parquet")
@@ -68,7 +61,7 @@ def at_chunk(inline: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Ca
                         act(work)
                     yield outcome
 
-        monkeypatch.setattr(tag_run, "run_tasks", run_tasks)
+        monkeypatch.setattr(tag_actors, "run_tasks", run_tasks)
 
     return prepare
 
@@ -96,20 +89,19 @@ def test_a_signal_ends_the_run_between_two_chunks(
     out = tmp_path / "out"
     before = signal.getsignal(number)
     at_chunk(5, send(number))
-    with pytest.raises(StoppedError, match=rf"^stopped for {number.name}: 1 part\(s\) are published, 16 row") as caught:
-        tag(job_for(archive, out, popularity))
+    with pytest.raises(StoppedError, match=rf"^stopped for {number.name}: 1 part\(s\) are committed, 16 row") as caught:
+        run(archive, out, popularity, RECIPE)
     assert caught.value.exit_code == 1
     assert caught.value.summary["tagged"] == 12  # type: ignore[attr-defined]
     assert signal.getsignal(number) == before
     (state,) = (out / "_state").glob("model=*/version=*")
     assert not (state / "lease.json").exists()
     assert not (state / "stop.json").exists()
-    assert not (state / "_SUCCESS").exists()
     assert len(list(state.glob("chunks/*/*.parquet"))) == 2, "chunks of the part in hand wait for the next run"
     (record,) = [json.loads(path.read_text()) for path in (out / "_state" / "runs").iterdir()]
     assert (record["status"], record["tagged"], record["failures"]) == ("stopped", 12, [])
     at_chunk(99, send(number))
-    assert tag(job_for(archive, out, popularity)).parts == 2
+    assert run(archive, out, popularity, RECIPE).parts == 2
     assert len(ids(out)) == len(set(ids(out))) == 36
 
 
@@ -120,7 +112,7 @@ def test_a_second_ctrl_c_ends_it_at_once(at_chunk: Callable, archive: Path, popu
 
     at_chunk(1, act)
     with pytest.raises(KeyboardInterrupt):
-        tag(job_for(archive, tmp_path / "out", popularity))
+        run(archive, tmp_path / "out", popularity, RECIPE)
     assert not list((tmp_path / "out").rglob("lease.json"))
     assert not list((tmp_path / "out").rglob("stop.json"))
 
@@ -136,7 +128,7 @@ def test_no_chunk_begins_after_the_deadline(
     assert json.loads(told.out)["tagged"] == 12
     (line,) = [line for line in told.err.splitlines() if line.startswith("tag: ")]
     assert line.endswith(
-        "stopped for its deadline: 1 part(s) are published, 20 row(s) of 2 part(s) are left; run again to go on"
+        "stopped for its deadline: 1 part(s) are committed, 20 row(s) of 2 part(s) are left; run again to go on"
     )
     assert main(flags) == 0
     assert len(ids(out)) == 36
@@ -147,8 +139,8 @@ def test_an_order_after_the_last_chunk_changes_nothing(
     at_chunk: Callable, archive: Path, popularity: Path, tmp_path: Path
 ) -> None:
     at_chunk(9, send(signal.SIGTERM))
-    assert tag(job_for(archive, tmp_path / "out", popularity)).parts == 3
-    assert job_for(archive, tmp_path / "out", popularity).is_done
+    assert run(archive, tmp_path / "out", popularity, RECIPE).parts == 3
+    assert plan_for(archive, tmp_path / "out", popularity, RECIPE).is_done
 
 
 def test_a_stopped_task_reports_every_chunk_at_its_place(
@@ -156,15 +148,14 @@ def test_a_stopped_task_reports_every_chunk_at_its_place(
 ) -> None:
     at_chunk(1, _stopped_task(tmp_path))
     with pytest.raises(StoppedError):
-        tag(job_for(archive, tmp_path / "out", popularity))
+        run(archive, tmp_path / "out", popularity, RECIPE)
 
 
 def _stopped_task(tmp_path: Path) -> Callable[[Work], None]:
     def act(work: Work) -> None:
-        job = plan_tagging(RECIPE, work.archive, str(tmp_path / "out"), resolve_model(work.model_folder))
-        part = job.plan.parts[0]
+        part = plan_for(work.archive, tmp_path / "out", work.model_folder, RECIPE).works[0]
         send(signal.SIGTERM)(work)
-        outcomes = list(ChunkTagger(work).run(Task(part.id, part.path, list(part.chunks(4)), [])))
+        outcomes = list(ChunkTagger(work).run(Task("key", part.path, part.record.etag, part.chunks(4), [])))
         assert [(item["chunk"], item["stopped"], item["error"], item["tagged"]) for item in outcomes] == [
             (number, True, None, 0) for number in range(3)
         ]
@@ -175,9 +166,9 @@ def _stopped_task(tmp_path: Path) -> Callable[[Work], None]:
 def test_what_stopped_a_killed_run_does_not_stop_the_next(tmp_path: Path) -> None:
     stop = str(tmp_path / "stop.json")
     storage.write_json(stop, {"reason": "SIGTERM"})
-    with Orders(stop) as orders:
+    with StopSignal(stop) as signal_:
         assert not storage.exists(stop)
-        assert orders.reason is None
+        assert signal_.reason is None
 
 
 @given(minutes=st.integers(0, 59), hours=st.integers(0, 23), second=st.integers(0, 10**8))
@@ -198,47 +189,3 @@ def test_deadlines() -> None:
             parse_deadline(wrong, now)
     with pytest.raises(ConfigError, match="has passed"):
         parse_deadline("2026-01-31T22:00+00:00", now)
-
-
-@pytest.mark.slow
-def test_sigterm_to_the_job_on_ray_and_s3(
-    inline: None,
-    s3_bucket: str,
-    popularity: Path,
-    tmp_path: Path,
-    make_posts: Callable,
-    write_archive: Callable,
-    repository: Path,
-) -> None:
-    archive = write_archive(tmp_path / "archive", make_posts(300), parts=3)
-    out = storage.join(s3_bucket, "tagged")
-    flags = ["--archive", str(archive), "--out", out, "--model", str(popularity), "--chunk-rows", "6"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    process = subprocess.Popen(
-        [sys.executable, "jobs/tag.py", *flags, "--set", "tagging.chunks_per_task=20", "--set", "tagging.actors=1"],
-        cwd=repository,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    state = storage.join(out, "_state")
-    while process.poll() is None and not [info for info in _files(state) if info.path.endswith(".parquet")]:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    printed, told = process.communicate(timeout=120)
-    assert process.returncode == 1, told
-    assert "tag: stopped for SIGTERM" in told
-    assert json.loads(printed.splitlines()[-1])["tagged"] < 300
-    left = [info.path for info in _files(state)]
-    assert [path for path in left if path.endswith((".parquet", "/publishing.json"))], "chunks in hand are kept"
-    assert not [path for path in left if path.endswith(("lease.json", "stop.json", "_SUCCESS"))]
-    assert main(flags) == 0
-    assert len(ids(out)) == len(set(ids(out))) == 300
-
-
-def _files(uri: str) -> list[storage.FileInfo]:
-    try:
-        return storage.list_files(uri, hidden=True)
-    except NotFoundError:
-        return []
