@@ -11,7 +11,6 @@ looked for.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from hashtag_core.output.layout import Layout
 from hashtag_core.output.lease import Lease, new_run_id
 from hashtag_core.output.migrate import refuse_old_output
 from hashtag_core.output.output import Output
+from hashtag_core.output.table import Table
 from hashtag_core.output.versions import listed, versions_of
 
 logger = logging.getLogger(__name__)
@@ -167,9 +167,8 @@ def _owners(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[str]) 
     """`post_id` and `user_key` of all that is in the tables, in chunks and in the archives."""
     columns = ["post_id", "user_key"]
     for output in outputs:
-        for table in (output.tagged, output.rejected):
-            for file in () if table is None else table.files(output.layout.values):
-                yield table.read(file, columns)
+        yield from _rows_of(output.tagged, output, columns)
+        yield from _rows_of(output.rejected, output, columns)
         for info in listed(output.layout.chunks):
             if info.path.endswith(".parquet") and "/." not in f"/{info.path}":
                 content = read_chunk(info.uri)
@@ -190,22 +189,21 @@ def _keyed(posts: pa.Table, forgotten: ForgetList) -> pa.Table:
 
 def _unknown(outputs: Sequence[Output], archives: Sequence[str]) -> int:
     """Tagged posts without a content hash and a user, which no archive has: of these nobody knows whose they are."""
-    ids = Counter[str]()
+    doubtful = [pa.array([], pa.string())]
     for output in outputs:
-        for file in () if output.tagged is None else output.tagged.files(output.layout.values):
-            rows = output.tagged.read(file, ["post_id", "content", "user_key"]) if output.tagged is not None else None
-            if rows is not None:
-                doubtful = pc.and_(rows["content"].is_null(), rows["user_key"].is_null())
-                ids.update(rows.filter(doubtful)["post_id"].to_pylist())
-    if not ids:
-        return 0
-    for archive in archives:
-        for info in list_parts(archive):
-            for batch in iter_post_batches(info, SCAN_ROWS, []):
-                for post_id in (
-                    batch.posts["post_id"]
-                    .filter(pc.is_in(batch.posts["post_id"], value_set=pa.array(list(ids), pa.string())))
-                    .to_pylist()
-                ):
-                    ids.pop(post_id, None)
-    return ids.total()
+        for rows in _rows_of(output.tagged, output, ["post_id", "content", "user_key"]):
+            told = pc.or_(rows["content"].is_valid(), rows["user_key"].is_valid())
+            doubtful += rows.filter(pc.invert(told))["post_id"].chunks
+    ids = pa.concat_arrays(doubtful)
+    known = set[str]()
+    for info in [info for archive in archives for info in list_parts(archive)] if len(ids) else ():
+        for batch in iter_post_batches(info, SCAN_ROWS, []):
+            here = batch.posts["post_id"]
+            known.update(here.filter(pc.is_in(here, value_set=ids)).to_pylist())
+    return sum(post_id not in known for post_id in ids.to_pylist())
+
+
+def _rows_of(table: Table | None, output: Output, columns: Sequence[str]) -> Iterator[pa.Table]:
+    if table is not None:
+        for file in table.files(output.layout.values):
+            yield table.read(file, columns)
