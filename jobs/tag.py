@@ -231,7 +231,9 @@ def _dry_run(plan: TagPlan) -> dict[str, Any]:
     for work in plan.works[:20]:
         logger.info("  %s: %d row(s)", work.path, len(work.wanted))
     if plan.dropped:
-        logger.info("would remove the rows of %d part(s) that are gone: %s", len(plan.dropped), ", ".join(plan.dropped[:3]))
+        logger.info(
+            "would remove the rows of %d part(s) that are gone: %s", len(plan.dropped), ", ".join(plan.dropped[:3])
+        )
     rate = last_rate(plan.layout)
     if rate is not None:
         logger.info("at the %g posts/s of the last run, that takes %.1f minute(s)", rate, plan.rows / rate / 60)

@@ -21,7 +21,9 @@ def verify_parser(sample_out: str) -> JobParser:
         description="Re-read an output and prove it whole; exit code 1 if anything is wrong with it.\n"
         "Do it when no run is at work. Nothing is changed.",
     )
-    parser.add_argument("--out", default=sample_out, metavar="URI", help="the tagged output (default: that of the sample)")
+    parser.add_argument(
+        "--out", default=sample_out, metavar="URI", help="the tagged output (default: that of the sample)"
+    )
     parser.add_argument("--archive", metavar="URI", help="look for every post of this archive as well")
     parser.add_argument(
         "--keep-history",
@@ -49,5 +51,40 @@ def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
-COMMANDS: dict[str, tuple[Callable[[str], JobParser], Work]] = {"verify": (verify_parser, _verify)}
+def forget_parser(sample_out: str) -> JobParser:
+    """The flags of `forget`."""
+    parser = JobParser(
+        prog="tag forget",
+        description="Delete users' posts, or posts by their ids, from an output, of all models and versions, older snapshots\n"
+        "included, and prove it; no later run tags them again. Killed, the same command goes on. Archives are not changed.",
+    )
+    parser.add_argument("--out", metavar="URI", help="the tagged output")
+    parser.add_argument("--users", metavar="FILE", help="ids of users, one a line")
+    parser.add_argument("--posts", metavar="FILE", help="ids of posts, one a line")
+    parser.add_argument(
+        "--archive",
+        metavar="URI",
+        help="where to look up whose posts are which, if not in the archives that were tagged",
+    )
+    add_common_arguments(parser)
+    return parser
+
+
+def _forget(arguments: argparse.Namespace) -> dict[str, Any]:
+    from hashtag_core.output.forget import forget
+    from hashtag_core.output.forget_list import read_names
+
+    if arguments.out is None:
+        forget_parser("").error("--out is missing: the tagged output to change")
+    if arguments.users is None and arguments.posts is None:
+        forget_parser("").error("--users or --posts is missing: a file of ids, one a line")
+    users = set() if arguments.users is None else read_names(arguments.users, "ids of users")
+    posts = set() if arguments.posts is None else read_names(arguments.posts, "ids of posts")
+    return asdict(forget(arguments.out, users, posts, arguments.archive, dry_run=arguments.dry_run))
+
+
+COMMANDS: dict[str, tuple[Callable[[str], JobParser], Work]] = {
+    "verify": (verify_parser, _verify),
+    "forget": (forget_parser, _forget),
+}
 """Name -> the parser, for an output that is taken where none is named, and the work."""

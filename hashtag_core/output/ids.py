@@ -219,4 +219,4 @@ def _open_run(uri: str) -> Entries:
 def _local_copy(uri: str) -> Path:
     """Of a run on S3, which never changes once it is written."""
     name = hashlib.sha256(uri.encode()).hexdigest()[:24]
-    return node_folder("ids", name, lambda folder: storage.download_file(uri, folder / "run")) / "run"
+    return node_folder("ids", name, lambda folder: storage.download_file(uri, folder / "run"), uri) / "run"

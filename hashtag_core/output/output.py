@@ -71,13 +71,14 @@ class Output:
         gone: Sequence[str] = (),
         settings: TagSettings | None = None,
         retag: RetagRecord | None = None,
+        merge: bool = False,
     ) -> None:
-        """Commit changed records."""
+        """Commit changed records; with `merge` all of them, in place of every file that has any."""
         table = self.tables()[2]
         values = self.layout.values
         save_records(
             table, self.layout.partition, values, self.records, f"records-{name}.parquet",
-            parts=parts, gone=gone, settings=settings, retag=retag,
+            parts=parts, gone=gone, settings=settings, retag=retag, merge=merge,
         )  # fmt: skip
 
     def sweep(self, keep_history_h: float = 0.0) -> None:

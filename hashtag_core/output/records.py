@@ -6,6 +6,7 @@ The table is committed to last: a part whose rows are in the output and whose re
 the chunks that are still there, and nothing is tagged again.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -96,6 +97,17 @@ class Records:
         return 1 + max((part.number for part in self.parts.values()), default=0)
 
 
+def columns_name(path: str, etag: str) -> str:
+    """How the files of a part's columns and history hashes begin, in the folder of the columns."""
+    return hashlib.sha256(f"{path}\n{etag}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def vectors_name(settings: TagSettings, path: str, etag: str) -> str:
+    """Folder of a part's vector files: of its version, the model, and the borders of chunks."""
+    told = "\n".join([settings.model_hash, str(settings.chunk_rows), path, etag])
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
 def load_records(table: Table | None, partition: Mapping[str, str | None]) -> Records:
     """The records of a model and version in the snapshot at hand; empty ones where there is no table.
 
@@ -141,8 +153,10 @@ def save_records(
     gone: Iterable[str] = (),
     settings: TagSettings | None = None,
     retag: RetagRecord | None = None,
+    merge: bool = False,
 ) -> None:
-    """Commit changed records, and take them into `records`. `folder` and `name` say where the new file goes.
+    """Commit changed records, and take them into `records`. `folder` and `name` say where the new file goes. `merge`: write all
+    of them, so that no older file is left.
 
     FencedError if the claim is lost; `records` is as it was then.
     """
@@ -150,7 +164,7 @@ def save_records(
     changed += [("part", path, None) for path in gone]
     changed += [("settings", "", settings.model_dump_json())] if settings is not None else []
     changed += [("retag", "", retag.model_dump_json())] if retag is not None else []
-    if not changed:
+    if not changed and not (merge and records.files):
         return
     merged = Records(dict(records.parts), settings or records.settings, retag or records.retag)
     for kind, key, value in changed:
@@ -159,7 +173,7 @@ def save_records(
         elif kind == "part":
             merged.parts[key] = PartRecord.model_validate_json(value or "")
     removed: list[DataFile] = []
-    if len(records.files) >= MERGE_FILES:
+    if merge or len(records.files) >= MERGE_FILES:
         removed = records.files
         changed = [("part", part.path, part.model_dump_json()) for part in merged.parts.values()]
         changed += [("settings", "", merged.settings.model_dump_json())] if merged.settings is not None else []

@@ -3,12 +3,11 @@
 A part's arrays are named by its path and version, so that only parts that are new or changed are opened.
 """
 
-import hashlib
 import io
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -17,10 +16,11 @@ import pyarrow.compute as pc
 
 from hashtag_core import storage
 from hashtag_core.data.archive_history import READ, ArchivePosts, TagFinder
-from hashtag_core.data.history import NONE, HistoryColumns
+from hashtag_core.data.history import NONE, UNDATED, HistoryColumns
 from hashtag_core.data.posts import iter_post_batches
 from hashtag_core.errors import HashtagError, NotFoundError, StorageError
 from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.output.records import columns_name
 from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo
 
@@ -39,6 +39,8 @@ class PartColumns:
     tag_indices: np.ndarray
     identity: np.ndarray
     """uint64: hash of id, caption, `image_uri` and hashtags: when it changes, the histories that the post stands in did."""
+    forgotten: str = ""
+    """Digest of the list of forgotten users and posts whose rows are nobody's here; empty for an empty list."""
 
 
 def columns_of_parts(
@@ -47,15 +49,15 @@ def columns_of_parts(
     """The columns of parts (file, rows by the footer), from `folder` or, where it lacks them, from the part."""
     with ThreadPoolExecutor(min(PARTS_AT_ONCE, max(1, len(parts)))) as pool:
         found = list(pool.map(lambda part: _load(folder, part[0]), parts))
+    digest = forgotten.digest if forgotten is not None and (forgotten.users or forgotten.posts) else ""
     for at, (file, rows) in enumerate(parts):
         held = found[at]
-        if held is None:
-            held = found[at] = _read(file, rows, tags)
+        if held is None or held.forgotten != digest:
+            held = found[at] = _without_forgotten(held or _read(file, rows, tags), file, forgotten, digest)
             _save(folder, file, held)
         if len(held.columns) != rows:
             raise StorageError(f"{file.uri}: {len(held.columns)} rows, {rows} when it was planned: run again")
-    whole = [item for item in found if item is not None]
-    return [_without_forgotten(item, file, forgotten) for item, (file, _) in zip(whole, parts, strict=True)]
+    return [item for item in found if item is not None]
 
 
 def load_digests(folder: str, file: FileInfo) -> np.ndarray | None:
@@ -118,19 +120,22 @@ def _identity(posts: pa.Table) -> np.ndarray:
     return np.where(hashes == NONE, np.uint64(1), hashes)
 
 
-def _without_forgotten(part: PartColumns, file: FileInfo, forgotten: ForgetList | None) -> PartColumns:
-    """Posts of forgotten users and forgotten posts stand in no history."""
-    if forgotten is None or not (forgotten.users or forgotten.posts):
-        return part
-    user = part.columns.user.copy()
+def _without_forgotten(part: PartColumns, file: FileInfo, forgotten: ForgetList | None, digest: str) -> PartColumns:
+    """Posts of forgotten users and forgotten posts are nobody's: they stand in no history, and nothing of them is kept."""
+    if forgotten is None or not digest:
+        return replace(part, forgotten=digest)
+    gone = np.zeros(len(part.columns), dtype=bool)
     for batch in iter_post_batches(file, SCAN_ROWS, ["user_id"]):
-        user[batch.rows[forgotten.covers(batch.posts)]] = NONE
-    values = {item.name: getattr(part.columns, item.name) for item in fields(HistoryColumns)} | {"user": user}
-    return PartColumns(HistoryColumns(**values), part.tag_lengths, part.tag_indices, part.identity)
+        gone[batch.rows[forgotten.covers(batch.posts)]] = True
+    columns = {item.name: np.where(gone, NONE, getattr(part.columns, item.name)) for item in fields(HistoryColumns)}
+    columns["created_us"] = np.where(gone, UNDATED, part.columns.created_us)
+    kept = part.tag_indices[~np.repeat(gone, part.tag_lengths)]
+    lengths, identity = np.where(gone, 0, part.tag_lengths), np.where(gone, np.uint64(NONE), part.identity)
+    return PartColumns(HistoryColumns(**columns), lengths, kept, identity, digest)
 
 
 def _name(file: FileInfo) -> str:
-    return hashlib.sha256(f"{file.path}\n{file.etag}".encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    return columns_name(file.path, file.etag)
 
 
 def _uri(folder: str, file: FileInfo, suffix: str) -> str:
@@ -145,7 +150,9 @@ def _load(folder: str, file: FileInfo) -> PartColumns | None:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as held:
             columns = HistoryColumns(**{item.name: held[item.name] for item in fields(HistoryColumns)})
-            return PartColumns(columns, held["tag_lengths"], held["tag_indices"], held["identity"])
+            return PartColumns(
+                columns, held["tag_lengths"], held["tag_indices"], held["identity"], str(held["forgotten"])
+            )
     except (ValueError, KeyError, OSError) as error:
         logger.warning("%s: its columns are read again: %s", file.path, error)
         return None
@@ -159,5 +166,6 @@ def _save(folder: str, file: FileInfo, part: PartColumns) -> None:
             tag_lengths=part.tag_lengths,
             tag_indices=part.tag_indices,
             identity=part.identity,
+            forgotten=np.array(part.forgotten),
             **arrays,
         )

@@ -1,6 +1,5 @@
 """The pass before tagging in which the posts that stand in histories are encoded: chunks in, vector files out."""
 
-import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hashtag_core.errors import HashtagError
-from hashtag_core.output.records import PartRecord
+from hashtag_core.output.records import PartRecord, vectors_name
 from hashtag_core.tagging.histories import Sidecar, rows_read, vector_files
 from hashtag_core.tagging.plan import Chunk, TagPlan, part_chunks
 from hashtag_core.tagging.task import Task
@@ -67,8 +66,7 @@ def records_of(plan: TagPlan) -> Mapping[str, PartRecord]:
 
 def vector_key(plan: TagPlan, record: PartRecord) -> str:
     """Names the vector files of a part: by its version, the model, and the borders of chunks."""
-    told = "\n".join([plan.settings.model_hash, str(plan.settings.chunk_rows), record.path, record.etag])
-    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    return vectors_name(plan.settings, record.path, record.etag)
 
 
 def encode_histories(
