@@ -143,6 +143,11 @@ def normalise_posts(
     return pa.concat_tables(pieces) if pieces else schema.empty_table(), rejected
 
 
+def is_undated(item: Rejected) -> bool:
+    """Whether all that is wrong with a row is its `created_at`: it is a post all the same, without a time."""
+    return item.row is not None and item.post_id is not None and item.reason.startswith("created_at:")
+
+
 def _file_problem(uri: str) -> str | None:
     """A link to nothing, a pipe or a device named as a part (to open a pipe is to wait for its writer), or no permission."""
     if storage.is_remote(uri) or not os.path.lexists(path := storage.local_path(uri)):

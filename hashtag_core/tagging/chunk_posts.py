@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
-from hashtag_core.data.posts import READ_BUFFER_BYTES, Rejected, normalise_posts, unreadable
+from hashtag_core.data.posts import READ_BUFFER_BYTES, Rejected, is_undated, normalise_posts, unreadable
 from hashtag_core.output.forget_list import user_key
 from hashtag_core.recommend.posts import READ, OpenedPosts
 from hashtag_core.schema import POST, TIMESTAMP
 from hashtag_core.tagging.plan import Chunk
-from hashtag_core.tagging.scan import is_undated
 from hashtag_core.tagging.task import Task
 
 READ_ROWS, READ_BYTES = 64, 64 << 20

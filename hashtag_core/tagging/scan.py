@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from hashtag_core import storage
-from hashtag_core.data.posts import Rejected, iter_post_batches, part_problem
+from hashtag_core.data.posts import is_undated, iter_post_batches, part_problem
 from hashtag_core.errors import StorageError
 from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
@@ -105,11 +105,6 @@ def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     last, doubles = _latest(all_keys, created, at)
     entries = Entries(all_keys.take(last), created[last], np.zeros(len(last), np.uint32))
     return Scan(file, groups, left_out, entries, at[last], doubles)
-
-
-def is_undated(item: Rejected) -> bool:
-    """Whether all that is wrong with a row is its `created_at`: it is a post all the same, without a time."""
-    return item.row is not None and item.post_id is not None and item.reason.startswith("created_at:")
 
 
 def ids_of_rows(file: FileInfo, rows: Sequence[int]) -> dict[int, tuple[str, datetime | None]]:
