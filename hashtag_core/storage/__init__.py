@@ -15,12 +15,14 @@ What a function promises is said here; `local` and `s3` hold one function each o
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -167,6 +169,20 @@ def object_store_options(uri: str) -> dict[str, str]:
     opening of a table.
     """
     return s3_client.object_store_options(uri) if is_remote(uri) else {}
+
+
+def object_store_url(uri: str) -> str:
+    """The URL by which delta-rs finds the very folder that is `uri` here: it takes URLs, where `#`, `?` and `%` mean something.
+
+    ConfigError for names that it cannot hold: a `//` in the key, and `%` followed by two hex digits, which its kernel
+    decodes twice.
+    """
+    path = uri.rstrip("/") if is_remote(uri) else os.path.abspath(local_path(uri))
+    if "//" in path.removeprefix("s3://") or re.search("%[0-9A-Fa-f]{2}", path):
+        raise ConfigError(
+            f"{uri}: a Delta table cannot lie at a name with `//` or `%` and two hex digits in it: take another"
+        )
+    return f"s3://{quote(path.removeprefix('s3://'))}" if is_remote(uri) else f"file://{quote(path)}"
 
 
 def move(source: str, target: str) -> None:
