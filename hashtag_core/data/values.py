@@ -27,7 +27,7 @@ _ZONE_WORD = regex.compile(r"\s*(?:UTC|GMT|Z)$")
 _SPACED_OFFSET = regex.compile(r"\s+([+-]\d\d:?\d\d)$")
 _DIGITS_LEFT = regex.compile(r"(\.\d{6})\d+")
 _TWITTER = regex.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) (\d\d?) (\d\d:\d\d:\d\d) ([+-]\d{4}) (\d{4})")
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _WRAPPERS = ("text", "tag", "name", "hashtag", "element", "item", "array_element", "array", "list", "bag")
 """Names under which a list or its items are nested: Twitter's entities, BigQuery's and Hive's three-level lists."""
 
