@@ -44,7 +44,7 @@ def refused_type(name: str, kind: pa.DataType, reading: Reading = AS_IT_IS) -> s
     """What is wrong with a column of this type whatever its values; None if some value could be read."""
     kind = kind.value_type if pt.is_dictionary(kind) else kind
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) and not _is_uuid(kind) else kind
-    readable = {
+    readable: dict[str, Callable[[], bool]] = {
         "post_id": lambda: _is_text(kind) or _is_binary(kind) or _is_number(kind) or _is_uuid(kind),
         "created_at": lambda: _is_text(kind) or pt.is_date(kind) or pt.is_timestamp(kind),
         "caption": lambda: _is_text(kind) or _is_binary(kind),

@@ -50,9 +50,11 @@ _BOOKKEEPING_FILES = re.compile(
 
 @dataclass
 class Tally:
-    """Every file that a listing saw is in it once: among `read`, or left out for a reason (`left_out`: reason -> how many)."""
+    """Every file that a listing saw is in it once: among `read`, or `beside` them (pictures, which are read where a post names
+    them), or left out for a reason (`left_out`: reason -> how many)."""
 
     read: int = 0
+    beside: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
     """The first files of each reason."""
@@ -67,11 +69,12 @@ class Tally:
     @property
     def there(self) -> int:
         """All files."""
-        return self.read + sum(self.left_out.values())
+        return self.read + self.beside + sum(self.left_out.values())
 
     def to_json(self) -> dict[str, object]:
         """For a job's summary."""
-        return {"there": self.there, "read": self.read, "left_out": dict(sorted(self.left_out.items()))}
+        left_out = dict(sorted(self.left_out.items()))
+        return {"there": self.there, "read": self.read, "beside": self.beside, "left_out": left_out}
 
     def tell(self, archive: str) -> None:
         """Log what was left out, one line a reason."""

@@ -29,7 +29,10 @@ class Reading:
             if name not in POST.names:
                 known = ", ".join(POST.names)
                 raise ConfigError(f"archive.map: no field {name!r}{nearest(name, POST.names)}; there are {known}")
-        return cls(dict(section.map), section.date_format, section.encoding, section.delimiter)
+        delimiter = _SPOKEN.get(section.delimiter or "", section.delimiter)
+        if delimiter is not None and len(delimiter) != 1:
+            raise ConfigError(f"archive.delimiter: expected one character, or tab, found {delimiter!r}")
+        return cls(dict(section.map), section.date_format, section.encoding, delimiter)
 
     def column(self, field_name: str) -> str:
         """The column that holds a field."""
@@ -50,6 +53,8 @@ class Reading:
             "delimiter": self.delimiter,
         }
 
+
+_SPOKEN = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "pipe": "|"}
 
 AS_IT_IS = Reading()
 """Nothing is said of the archive."""

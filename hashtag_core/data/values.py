@@ -91,10 +91,8 @@ def read_tags(name: str, value: Any) -> list[str] | None:
         return None
     if isinstance(value, bytes | str):
         text = read_text(name, value) or ""
-        if not text.strip():
-            return None
         found = tags_in_text(text)
-        if found is None:
+        if text.strip() and found is None:
             raise unexpected(name, "a list of strings", value)
         return found
     if hasattr(value, "tolist"):
@@ -116,7 +114,7 @@ def tags_in_text(text: str) -> list[str] | None:
                 continue
             items = [_unwrapped(item) for item in found] if isinstance(found, list) else [0]
             if all(item is None or isinstance(item, str) for item in items):
-                return [plain(item) for item in items if item is not None]
+                return [plain(str(item)) for item in items if item is not None]
         return None
     if text[:1] == "{" and text[-1:] == "}" and '":' not in text:
         return [tag for item in text[1:-1].split(",") if (tag := item.strip().strip('"'))]
@@ -141,7 +139,7 @@ def read_time(name: str, value: Any, date_format: str | None = None) -> datetime
         if date_format is not None:
             return _by_format(value, date_format)
         return _as_utc(_iso(value))
-    except (TypeError, ValueError, OverflowError, OSError):
+    except (TypeError, ValueError, OverflowError, AttributeError):
         expected = "an ISO 8601 time" if date_format is None else f"a time as {date_format!r} has it"
         fault = unexpected(name, expected, value)
         raise fault if date_format else ValueError(f"{fault} {DATE_FLAG}") from None
@@ -153,7 +151,7 @@ def read_degrees(name: str, value: Any) -> float | None:
     if is_missing(value) or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        held = math.inf if isinstance(value, bool) or isinstance(value, bytes) else float(value)
+        held = math.inf if isinstance(value, bool | bytes) else float(value)
     except (TypeError, ValueError, OverflowError):
         held = math.inf
     if not math.isfinite(held):
@@ -220,4 +218,4 @@ def _by_format(value: Any, date_format: str) -> datetime:
     if date_format in UNIX_UNITS:
         number = float(value) if isinstance(value, str) and "." in value else value
         return _EPOCH + timedelta(**{UNIX_UNITS[date_format]: int(number) if isinstance(number, str) else number})
-    return _as_utc(datetime.strptime(str(value).strip(), date_format))
+    return _as_utc(datetime.strptime(str(value).strip(), date_format))  # noqa: DTZ007  (no zone: UTC)
