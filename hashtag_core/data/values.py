@@ -99,7 +99,8 @@ def read_tags(name: str, value: Any) -> list[str] | None:
         value = value.tolist()
     if not isinstance(value, list | tuple | set | frozenset):
         raise unexpected(name, "a list of strings", value)
-    return [text for item in value if (text := read_text(name, _unwrapped(item))) is not None]
+    held = (read_text(name, _unwrapped(item)) for item in value)
+    return [tag for tag in held if tag is not None]
 
 
 def tags_in_text(text: str) -> list[str] | None:
@@ -112,9 +113,9 @@ def tags_in_text(text: str) -> list[str] | None:
                 found = parse(text)
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
-            items = [_unwrapped(item) for item in found] if isinstance(found, list) else [0]
-            if all(item is None or isinstance(item, str) for item in items):
-                return [plain(str(item)) for item in items if item is not None]
+            entries = [_unwrapped(item) for item in found] if isinstance(found, list) else [0]
+            if all(item is None or isinstance(item, str) for item in entries):
+                return [plain(str(item)) for item in entries if item is not None]
         return None
     if text[:1] == "{" and text[-1:] == "}" and '":' not in text:
         return [tag for item in text[1:-1].split(",") if (tag := item.strip().strip('"'))]
