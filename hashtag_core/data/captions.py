@@ -3,15 +3,20 @@
 import functools
 import html
 import unicodedata
+from collections.abc import Sequence
 
 import regex
 
 from hashtag_core.config import CaptionsSection
-from hashtag_core.data.hashtags import hashtag_spans, url_spans
+from hashtag_core.data.hashtags import hashtag_spans, normalise_hashtag, tag_like_spans, url_spans
 
 _CONTROL = regex.compile(r"[\p{Cc}\p{Zl}\p{Zp}\s]+")
-_INVISIBLE = regex.compile(r"[\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]+")
-"""Zero-width spaces and direction marks; the joiners are spelling and stay."""
+_INVISIBLE = regex.compile(r"(?:(?![\u200c\u200d\ufe0e\ufe0f\U000E0020-\U000E007F])\p{Default_Ignorable_Code_Point})+")
+"""What Unicode calls default ignorable: zero-width spaces, direction marks, fillers, soft hyphens. The joiners are spelling and
+stay, and so do the selectors and tags that make one emoji of several signs."""
+
+_SIGN = regex.compile(r"[#＃]")
+_CHUNK = regex.compile(r"[#＃]+([^\s#＃]{1,200})")
 
 _RETWEET = regex.compile(r"(?<![\p{L}\p{N}_])RT\s+[@＠][A-Za-z0-9_.]+:?")
 _MENTION = regex.compile(r"(?<![\p{L}\p{N}_!#$%&*@＠.])[@＠][A-Za-z0-9_](?:[A-Za-z0-9_.]*[A-Za-z0-9_])?")
@@ -32,8 +37,11 @@ _ASCII_WORD = regex.compile(r"[A-Za-z0-9][A-Za-z0-9']*")
 _BETWEEN_TAGS = regex.compile(r"[\s\p{P}\p{S}\p{M}\u200d]*")
 
 
-def clean_caption(text: str | None, section: CaptionsSection) -> str | None:
+def clean_caption(text: str | None, section: CaptionsSection, labels: Sequence[str] = ()) -> str | None:
     """The caption without what the section takes out; None where no letter, digit or symbol is left.
+
+    `labels` are the post's normalised hashtags where something else than the caption tells them: unless hashtags are kept, none
+    of them is left behind a '#', in whatever script and wherever it stands.
 
     Idempotent: rules are applied until nothing changes, so that a caption cleaned once more at tagging time stays as it
     is. White space and control characters become one space, direction marks go, HTML entities become what they stand
@@ -42,6 +50,8 @@ def clean_caption(text: str | None, section: CaptionsSection) -> str | None:
     held = text or ""
     while True:
         cleaned = _clean_once(held, section)
+        if labels and section.hashtags != "keep" and _SIGN.search(cleaned):
+            cleaned = _CONTROL.sub(" ", _without_labels(cleaned, labels)).strip()
         if cleaned == held:
             return cleaned if _ANY_CONTENT.search(cleaned) else None
         held = cleaned
@@ -57,7 +67,7 @@ def normalised_caption(text: str | None) -> str:
     bare = _INVISIBLE.sub("", text)
     bare = _without(bare, url_spans(bare))
     bare = _MENTION.sub(" ", _RETWEET.sub(" ", _SCHEME_LEFT.sub(" ", bare)))
-    bare = _without(bare, hashtag_spans(bare))
+    bare = _without(bare, tag_like_spans(bare))
     bare = unicodedata.normalize("NFKC", _unescaped(bare)).casefold()
     return _NOT_A_WORD.sub(" ", bare).strip()
 
@@ -77,7 +87,7 @@ def count_words(text: str | None) -> int:
 def _clean_once(text: str, section: CaptionsSection) -> str:
     text = _INVISIBLE.sub("", text)
     if section.hashtags == "remove":
-        text = _without(text, hashtag_spans(text))
+        text = _without(text, tag_like_spans(text))
     elif section.hashtags == "keep_inline_words":
         text = _keep_inline_words(text)
     if section.urls == "remove":
@@ -113,6 +123,18 @@ def _without(text: str, spans: list[tuple[int, int]]) -> str:
     return " ".join([*pieces, text[end:]])
 
 
+def _without_labels(text: str, labels: Sequence[str]) -> str:
+    """The text with a space in place of each '#' and what is, normalised, one of the labels or begins with one."""
+    spans = []
+    for found in _CHUNK.finditer(text):
+        written = found[1]
+        normal = normalise_hashtag(written)
+        if label := max((label for label in labels if normal.startswith(label)), key=len, default=None):
+            ends = (end for end in range(1, len(written)) if normalise_hashtag(written[:end]) == label)
+            spans.append((found.start(), found.start(1) + next(ends, len(written))))
+    return _without(text, spans)
+
+
 def _keep_inline_words(text: str) -> str:
     """Hashtags of the block that ends the caption go; any other loses its '#' and keeps its word (article 001)."""
     spans = hashtag_spans(text)
@@ -123,4 +145,7 @@ def _keep_inline_words(text: str) -> str:
     text = _without(text, spans[trailing:])
     for begin, _ in reversed(spans[:trailing]):
         text = text[:begin] + text[begin + 1 :]
+    # Where no rule sees a hashtag, as after a Japanese letter, its word stays too: the sentence is written around it.
+    for begin, _ in reversed(tag_like_spans(text)):
+        text = text[:begin] + " " + text[begin + 1 :]
     return text

@@ -86,17 +86,18 @@ def list_files(uri: str, suffix: str = "", *, hidden: bool = False) -> list[File
     ]
 
 
-def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
+def walk_folders(uri: str, *, hidden: bool = False) -> Iterator[tuple[str, list[FileInfo]]]:
     """Each folder at or below `uri` that holds files: its path relative to `uri` (empty for itself) and its files, sorted
     by name; one folder at a time, so that millions of files are never in one list. A folder comes before those in it,
     and these by name.
 
-    A file or folder whose name starts with `_` or `.` is skipped. NotFoundError where there is nothing of that name.
+    A file or folder whose name starts with `_` or `.` is skipped unless `hidden`. NotFoundError where there is nothing of
+    that name.
     """
     empty = True
-    for folder, found in s3.walk_folders(uri) if is_remote(uri) else disk.walk_folders(uri):
+    for folder, found in s3.walk_folders(uri, hidden) if is_remote(uri) else disk.walk_folders(uri, hidden):
         empty = False
-        seen = [info for info in found if info.path.rpartition("/")[2][:1] not in ("_", ".")]
+        seen = [info for info in found if hidden or info.path.rpartition("/")[2][:1] not in ("_", ".")]
         if seen:
             yield folder, sorted(seen, key=lambda info: info.path)
     if empty and not exists(uri):

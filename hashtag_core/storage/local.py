@@ -57,12 +57,12 @@ def list_files(uri: str) -> Iterator[FileInfo]:
                     yield _info(path, os.path.relpath(path, root))
 
 
-def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
-    """Every folder that is not hidden, with all of its files."""
+def walk_folders(uri: str, hidden: bool = False) -> Iterator[tuple[str, list[FileInfo]]]:
+    """Every folder (unless `hidden`, those that are not hidden), with all of its files."""
     root = local_path(uri)
     with guard(uri, "listing"):
         for folder, below, names in os.walk(root, onerror=_stop):
-            below[:] = sorted(name for name in below if name[:1] not in ("_", "."))
+            below[:] = sorted(name for name in below if hidden or name[:1] not in ("_", "."))
             relative = os.path.relpath(folder, root)
             found = []
             for name in names:

@@ -1,10 +1,12 @@
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.config import CaptionsSection
 from hashtag_core.data.captions import clean_caption, count_words, normalised_caption
-from hashtag_core.data.hashtags import find_hashtags
+from hashtag_core.data.hashtags import find_hashtags, normalise_hashtags
 
 ARTICLE = CaptionsSection(hashtags="keep_inline_words", mentions="remove", non_alphabetic="remove")
 KEEP = CaptionsSection(hashtags="keep", urls="keep")
@@ -28,6 +30,14 @@ KEEP = CaptionsSection(hashtags="keep", urls="keep")
         ("#only #tags", CaptionsSection(), None),
         ("#only #tags …!!", CaptionsSection(), None),
         ("❤️ #love", CaptionsSection(), "❤️"),
+        ("a quiet evening #love#nature#sun", CaptionsSection(), "a quiet evening"),
+        ("今日は#東京 楽しい", CaptionsSection(), "今日は 楽しい"),
+        ("#旅行# 很开心", CaptionsSection(), "# 很开心"),
+        ("ไป#ทะเล กัน", CaptionsSection(), "ไป กัน"),
+        ("café#crème", CaptionsSection(), "café"),
+        ("in C#minor &#35;sea", CaptionsSection(), "in C#minor"),
+        ("lo\u00adve #lo\u034fve \u3164x", CaptionsSection(), "love x"),
+        ("今日は#東京 楽しい", ARTICLE, "今日は 東京 楽しい"),
         ("", CaptionsSection(), None),
         (None, CaptionsSection(), None),
     ],
@@ -81,6 +91,75 @@ def test_cleaning_twice_is_cleaning_once(text: str, section: CaptionsSection) ->
 @given(PIECES)
 def test_no_hashtag_is_left_for_the_model(text: str) -> None:
     assert find_hashtags(clean_caption(text, CaptionsSection()) or "") == []
+
+
+WORDS = [
+    "love",
+    "Nature",
+    "東京",
+    "很开心",
+    "ทะเล",
+    "שמש",
+    "바다",
+    "café",
+    "Straße",
+    "x1",
+    "новости",
+    "日の出",
+    "ｓｕｎ",
+    "क्षण",
+]
+GLUE = [
+    "#",
+    "＃",
+    " #",
+    "##",
+    "#\u200b",
+    "\ufe0f#",
+    " ",
+    "",
+    "、#",
+    "(#",
+    "x#",
+    "は#",
+    "/#",
+    "http://t.co/#",
+    "&num;",
+    ".",
+]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(GLUE), st.sampled_from(WORDS)), min_size=1, max_size=6),
+    st.lists(st.sampled_from(WORDS), min_size=1, max_size=3),
+    SECTIONS,
+)
+def test_no_label_is_left_in_the_caption_in_any_script(
+    pieces: list[tuple[str, str]], written: list[str], section: CaptionsSection
+) -> None:
+    labels = normalise_hashtags(written)
+    cleaned = clean_caption("".join(map("".join, pieces)), section, labels) or ""
+    assert clean_caption(cleaned, section, labels) in (cleaned, None)
+    if section.hashtags == "keep":
+        return
+    seen = unicodedata.normalize("NFKC", cleaned).casefold()
+    assert [label for label in labels if "#" + label in seen] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "cleaned"),
+    [
+        ("word#love is", ["love"], "word is"),
+        ("word#lovely is", ["love"], "word ly is"),
+        ("see #rock&roll now", ["rockroll"], "see &roll now"),
+        ("#😀love now", ["love"], "now"),
+        ("word#Straße", ["strasse"], "word"),
+        ("word#nature", ["love"], "word#nature"),
+    ],
+)
+def test_labels_of_a_column_go(text: str, labels: list[str], cleaned: str) -> None:
+    assert clean_caption(text, CaptionsSection(), labels) == cleaned
 
 
 @pytest.mark.parametrize(
