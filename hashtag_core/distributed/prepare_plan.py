@@ -27,6 +27,11 @@ TEST_PREFIX = "test-archive/"
 LATER_OPTIONS: tuple[tuple[str, str, Any], ...] = (
     ("archive", "require", []),
     ("archive", "letters", "any"),
+    ("archive", "map", {}),
+    ("archive", "date_format", None),
+    ("archive", "encoding", None),
+    ("archive", "delimiter", None),
+    ("archive", "hashtag_rules", "instagram"),
     ("captions", "stop_words", "keep"),
 )
 """Options that came after datasets had been made: not recorded at their default, so that those stay what they are."""
@@ -123,7 +128,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, Any]:
     """What the result depends on besides the posts: the sections but for `batch_rows`, files by their content."""
     config = recipe.model_dump(include={"archive", "captions", "vocabulary", "split"})
-    del config["archive"]["batch_rows"]
+    del config["archive"]["batch_rows"], config["archive"]["max_missing_images"]
     for section, key, default in LATER_OPTIONS:
         if config[section][key] == default:
             del config[section][key]

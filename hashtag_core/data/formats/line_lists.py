@@ -13,7 +13,9 @@ from dataclasses import replace
 from typing import Any
 
 from hashtag_core import storage
-from hashtag_core.data.formats.base import PART_ROWS, ArchivePart, etag_now, etag_of, selection_of
+from hashtag_core.data.formats.base import PART_ROWS, ArchivePart, etag_now, etag_of, selection_of, walk_seen
+from hashtag_core.data.formats.fields import PICTURE
+from hashtag_core.data.listing import Listing, Tally
 from hashtag_core.errors import ArchiveError, NotFoundError
 from hashtag_core.storage import FileInfo
 
@@ -54,6 +56,20 @@ def line_parts(lists: Sequence[FileInfo], shared: Mapping[str, Any]) -> list[Arc
     if not parts:
         raise ArchiveError(f"{first.uri}: an archive without a part: no line in it")
     return parts
+
+
+def lists_and_pictures(archive: str, lists: Sequence[FileInfo], parts: list[ArchivePart]) -> Listing[ArchivePart]:
+    """The parts with a tally of the archive's files: the lists are read, pictures where a line names them, others not."""
+    tally, read = Tally(), {info.path for info in lists}
+    for _, files in walk_seen(archive):
+        for info in files:
+            if info.path in read:
+                tally.read += 1
+            elif PICTURE.fullmatch(info.path):
+                tally.beside += 1
+            else:
+                tally.leave(info.path, "neither a list that is read nor a picture")
+    return Listing(archive, parts, tally)
 
 
 def read_lines(part: FileInfo) -> Iterator[tuple[str, ...]]:
