@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import pyarrow as pa
 
+from hashtag_core.data.formats.fields import NAMES
 from hashtag_core.data.values import READERS, is_missing
 from hashtag_core.errors import ConfigError
 from hashtag_core.schema import POST
@@ -13,6 +14,9 @@ from hashtag_core.schema import POST
 Posts: TypeAlias = Any
 """`pa.Table`, `pa.RecordBatch`, a reader of them, a pandas or Polars frame (all that has `__arrow_c_stream__`), an iterable of
 mappings with the fields of POST, or one such mapping."""
+
+OFTEN_MISNAMED = ("post_id", "user_id", "caption", "hashtags")
+"""Fields that are told when they go by another name (`text`, `id`)."""
 
 EXPECTED = "a table, a data frame, dicts with the fields of a post, or one dict"
 
@@ -29,7 +33,9 @@ def as_table(posts: Posts, where: str, schema: pa.Schema) -> pa.Table:
     if _is_pandas(posts):
         return _of_pandas(posts, where, schema)
     if hasattr(posts, "__arrow_c_stream__"):
-        return pa.RecordBatchReader.from_stream(posts).read_all()
+        table = pa.RecordBatchReader.from_stream(posts).read_all()
+        _check_names(table.column_names)
+        return table
     if isinstance(posts, Mapping):
         return _of_rows(_rows_of_columns(posts) or [posts], where, schema)
     if isinstance(posts, str | bytes) or not isinstance(posts, Iterable):
@@ -43,6 +49,7 @@ def _is_pandas(posts: Posts) -> bool:
 
 def _of_pandas(frame: Any, where: str, schema: pa.Schema) -> pa.Table:
     """By Arrow where every column is of one type; else, as ids that are numbers and text mixed, value by value."""
+    _check_names(map(str, frame.columns))
     names = [name for name in frame.columns if name in schema.names]
     if "post_id" not in names:  # told with the columns that are there
         return pa.table({str(name): pa.nulls(0) for name in frame.columns})
@@ -51,6 +58,15 @@ def _of_pandas(frame: Any, where: str, schema: pa.Schema) -> pa.Table:
     except (pa.ArrowException, UnicodeEncodeError, TypeError):
         return _of_rows(frame[names].to_dict("records"), where, schema)
     return table.replace_schema_metadata(None)
+
+
+def _check_names(found: Iterable[str]) -> None:
+    """ConfigError where a field goes by another name: what is not known would be ignored, and the tags be of nothing."""
+    names = set(found)
+    for field_name in OFTEN_MISNAMED:
+        other = sorted(names & set(NAMES[field_name]) - {field_name})
+        if other and field_name not in names:
+            raise ConfigError(f"posts: the field {other[0]!r} is called {field_name!r} here: rename it")
 
 
 def _rows_of_columns(posts: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
@@ -71,6 +87,7 @@ def _of_rows(rows: list[Any], where: str, schema: pa.Schema) -> pa.Table:
         raise ConfigError(f"{where or 'posts: '}expected {EXPECTED}, found a list of {type(wrong).__name__}")
     if not rows:
         return schema.empty_table()
+    _check_names(dict.fromkeys(str(name) for row in rows for name in row))
     rows = [_with_plain_image(row) for row in rows]
     names = [name for name in schema.names if any(name in row for row in rows)]
     if "post_id" not in names:
