@@ -110,7 +110,7 @@ def _open_closed_streams() -> None:
             if nowhere != number:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
-            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115, PLW1514
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
 def _parsed(parser: JobParser, argv: Sequence[str] | None) -> argparse.Namespace:
