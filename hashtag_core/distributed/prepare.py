@@ -47,7 +47,7 @@ from hashtag_core.data.splits import OUT
 from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.prepare_pictures import Pictures, places_of
 from hashtag_core.distributed.prepare_plan import WORK, PreparePlan
-from hashtag_core.distributed.prepare_report import check_pictures, counted, files_of, tell_rejected
+from hashtag_core.distributed.prepare_report import check_pictures, counted, files_of, named_pictures, tell_rejected
 from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.storage import FileInfo
@@ -107,7 +107,7 @@ def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected]]:
         raise ArchiveError(f"{plan.archive}: not one row is a post{first}")
     logger.info("%d posts in %d parts, %d rejected", index.num_rows, len(plan.parts), len(rejected))
     tell_rejected(rejected, {plan.parts[number].path for number in set(index["part"].to_pylist())})
-    check_pictures(index, missing, plan.recipe.archive.max_missing_images)
+    check_pictures(*named_pictures(index), missing, plan.recipe.archive.max_missing_images)
     return index, rejected
 
 

@@ -18,9 +18,9 @@ from hashtag_core.data.archive import Archive, open_archive
 from hashtag_core.data.dataset import ROW_GROUP_ROWS
 from hashtag_core.data.posts import Rejected
 from hashtag_core.distributed.passes import Pass
-from hashtag_core.distributed.prepare_pictures import Pictures, places_of
+from hashtag_core.distributed.prepare_pictures import Pictures, count_missing, places_of
 from hashtag_core.distributed.prepare_plan import absolute
-from hashtag_core.distributed.prepare_report import files_of, tell_rejected
+from hashtag_core.distributed.prepare_report import check_pictures, files_of, tell_rejected
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo
@@ -82,7 +82,7 @@ def convert(plan: Conversion) -> dict[str, Any]:
     """Write the parts that are not there yet. HashtagError for a part that changed meanwhile."""
     plan.archive.tell()
     rejected: list[Rejected] = []
-    posts = pictures = done_before = 0
+    posts = pictures = absent = done_before = 0
     missing: list[str] = []
     with Pass(len(plan.names), "converting", "part") as progress:
         for name, part in zip(plan.names, plan.archive.parts, strict=True):
@@ -95,10 +95,10 @@ def convert(plan: Conversion) -> dict[str, Any]:
                 metadata = pq.ParquetFile(source).metadata
                 posts += metadata.num_rows
                 pictures += int((metadata.metadata or {}).get(b"pictures", b"0"))
+                absent += int((metadata.metadata or {}).get(b"pictures_missing", b"0"))
             progress.add(1)
     tell_rejected(rejected, [])
-    if missing:
-        logger.warning("pictures that could not be had, e.g. %s", "; ".join(missing[:5]))
+    check_pictures(absent, pictures + absent, missing, plan.recipe.archive.max_missing_images)
     summary = {
         "converted": plan.out,
         "parts": len(plan.names),
@@ -106,6 +106,7 @@ def convert(plan: Conversion) -> dict[str, Any]:
         "rejected": len(rejected),
         "rows": posts + sum(item.row is not None for item in rejected),
         "pictures": pictures,
+        "pictures_missing": absent,
         "files": files_of([plan.archive]),
         "unchanged": done_before == len(plan.names),
     }
@@ -119,19 +120,21 @@ def _convert_part(plan: Conversion, name: str, part: FileInfo) -> list[str]:
     fetch = Pictures(places_of(plan.archive.root, plan.recipe.tagging.image_prefixes, section.max_image_bytes))
     rejected: list[Rejected] = []
     held: list[pa.Table] = []
-    pictures = 0
+    pictures = absent = 0
     options = {"compression": "zstd", "use_dictionary": ["user_id"], "write_statistics": ["post_id", "created_at"]}
     with storage.open_output(storage.join(plan.out, name)) as sink, pq.ParquetWriter(sink, POST, **options) as writer:
         for batch in fetch.fetched(plan.archive.read(part, min(section.batch_rows, ROW_GROUP_ROWS))):
             rejected += batch.rejected
             pictures += batch.posts.num_rows - batch.posts["image"].null_count
+            absent += count_missing(batch.posts)
             held.append(batch.posts)
             if sum(t.num_rows for t in held) >= ROW_GROUP_ROWS or sum(t.nbytes for t in held) >= MAX_HELD_BYTES:
                 writer.write_table(pa.concat_tables(held), row_group_size=ROW_GROUP_ROWS)
                 held = []
         if held:
             writer.write_table(pa.concat_tables(held), row_group_size=ROW_GROUP_ROWS)
-        writer.add_key_value_metadata({"pictures": str(pictures), "part": part.path})
+        told = {"pictures": str(pictures), "pictures_missing": str(absent), "part": part.path}
+        writer.add_key_value_metadata(told)
         if plan.archive.etag(part) != part.etag:
             raise HashtagError(f"{part.path}: changed while it was read: run again")
         lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in rejected)

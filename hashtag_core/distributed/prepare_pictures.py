@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hashtag_core.data.formats.base import MAX_BATCH_BYTES
 from hashtag_core.data.posts import PartBatch
@@ -72,12 +73,18 @@ def _piece(batch: PartBatch, begin: int, images: list[bytes | None], *, last: bo
     reference = posts["image_uri"].combine_chunks()
     found = fetched.is_valid()
     columns = {
-        "image": pa.chunked_array([pa.compute.if_else(found, fetched, held)]),
-        "image_uri": pa.chunked_array([pa.compute.if_else(found, pa.scalar(None, pa.string()), reference)]),
+        "image": pa.chunked_array([pc.if_else(found, fetched, held)]),
+        "image_uri": pa.chunked_array([pc.if_else(found, pa.scalar(None, pa.string()), reference)]),
     }
     for name, column in columns.items():
         posts = posts.set_column(posts.schema.get_field_index(name), posts.schema.field(name), column)
     return PartBatch(first, posts, rejected)
+
+
+def count_missing(posts: pa.Table) -> int:
+    """Posts that name a picture and have none."""
+    named = pc.not_equal(pc.utf8_trim_whitespace(pc.fill_null(posts["image_uri"], "")), "")
+    return int(pc.sum(pc.and_(named, posts["image"].is_null())).as_py() or 0)
 
 
 def places_of(archive: str, prefixes: list[str] | None, max_bytes: int) -> ImagePlaces:

@@ -43,18 +43,24 @@ def tell_rejected(rejected: Sequence[Rejected], with_posts: Iterable[str]) -> No
         logger.error("%d more parts gave no post at all", len(lost) - SHOWN)
 
 
-def check_pictures(index: pa.Table, told: Sequence[str], most_missing: float | None) -> None:
+def check_pictures(missing: int, named: int, told: Sequence[str], most_missing: float | None) -> None:
     """Warn of pictures that are named and could not be had; ArchiveError where they are a larger share of all pictures than
     `most_missing`. `told` are the first of them, with the reason."""
-    missing = pc.sum(index["image_missing"]).as_py() or 0
-    named = missing + index["image_key"].is_valid().to_numpy().sum() + (pc.sum(index["image_too_large"]).as_py() or 0)
     if not missing:
         return
     share = missing / named
-    message = f"{missing} of {named} pictures could not be had ({share:.0%}), e.g. {'; '.join(told[:SHOWN])}"
+    message = f"{missing} of {named} pictures could not be had ({share:.0%})" + (
+        f", e.g. {'; '.join(told[:SHOWN])}" if told else ""
+    )
     if most_missing is not None and share > most_missing:
         raise ArchiveError(f"{message}: more than archive.max_missing_images = {most_missing:g} (--max-missing-images)")
     logger.warning("%s: these posts go on without; --max-missing-images stops such a run", message)
+
+
+def named_pictures(index: pa.Table) -> tuple[int, int]:
+    """Pictures of an index that could not be had, and those beside them that are there or missing."""
+    missing, too_large = (int(pc.sum(index[name]).as_py() or 0) for name in ("image_missing", "image_too_large"))
+    return missing, missing + too_large + index.num_rows - index["image_key"].null_count
 
 
 def counted(index: pa.Table, kept: np.ndarray) -> dict[str, int]:
