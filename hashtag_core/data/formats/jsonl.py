@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import (
+    LENIENT,
     ArchiveFormat,
     ArchivePart,
     Fault,
@@ -189,7 +190,7 @@ def _post(line: bytes | str, reading: Reading, pictures: str) -> Post:
     if not (post["post_id"] or "").strip():
         raise unexpected("post_id", "a non-empty string", held.get("post_id"))
     path = _path_in(held)
-    post["image"] = None if path else _image(held.get("image"))
+    post |= {"image": None if path else _image(held.get("image")), LENIENT: True}
     written = path or post["image_uri"]
     if written:
         post["image_uri"] = below(pictures, picture_path(written))

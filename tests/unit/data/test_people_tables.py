@@ -184,6 +184,19 @@ def test_a_mapped_column_of_pictures(tmp_path: Path) -> None:
     assert [post["image_uri"] for post in posts] == [None, "p/2.jpg", "https://example.org/3.jpg"]
 
 
+@pytest.mark.parametrize("layout", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    "written", ["../out.jpg", "/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/x", "x" * 300, "a/../../x"]
+)
+def test_a_reference_that_leads_out_costs_its_picture_alone(written: str, layout: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "out.jpg").write_bytes(JPEG)
+    text = f"id,image_uri\n1,{written}\n" if layout == "csv" else json.dumps({"id": "1", "image_uri": written}) + "\n"
+    put(tmp_path / "a", **{f"posts__{layout}": text})
+    (post,), rejected = rows_of(opened(tmp_path / "a", format=layout))
+    assert (post["image"], post["image_uri"], rejected) == (None, written, [])
+
+
 IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0"), min_size=1, max_size=12).filter(
     str.strip
 )
