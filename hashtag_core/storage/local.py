@@ -174,7 +174,11 @@ def _stop(error: OSError) -> None:
 
 
 def _info(path: str, relative: str) -> FileInfo:
-    """Of a link to nothing, the link's own: it is listed, and who opens it is told. The etag tells whether the file may be read."""
+    """Of a link to nothing, the link's own: it is listed, and who opens it is told.
+
+    The etag is of size, time of modification, time of the last change of any kind and file number: who keeps a file's size
+    and its date (`cp -p`, `rsync -t`, `touch -r`) cannot keep the third. It tells too whether the file may be read.
+    """
     try:
         held = os.stat(path)
     except FileNotFoundError:
@@ -182,8 +186,9 @@ def _info(path: str, relative: str) -> FileInfo:
             raise
         held = os.lstat(path)
     modified = datetime.fromtimestamp(held.st_mtime, UTC)
+    stamp = f"{held.st_size:x}-{held.st_mtime_ns:x}-{held.st_ctime_ns:x}-{held.st_ino:x}"
     readable = "" if os.access(path, os.R_OK) else "-unreadable"
-    return FileInfo(path, relative, held.st_size, f"{held.st_size:x}-{held.st_mtime_ns:x}{readable}", modified)
+    return FileInfo(path, relative, held.st_size, f"{stamp}{readable}", modified)
 
 
 def _staged(target: Path) -> Path:
