@@ -70,16 +70,32 @@ def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
     return pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES, coerce_int96_timestamp_unit="us")
 
 
-def part_problem(part: FileInfo, reading: Reading = AS_IT_IS) -> str | None:
-    """Why no post can come from this part (unreadable, no `post_id` column); None if one can. Reads the footer alone."""
+class PartFooter(NamedTuple):
+    """What the footer of a part tells: why no post can come from it (None if one can), rows of each row group, columns."""
+
+    problem: str | None
+    groups: list[int]
+    schema: pa.Schema
+
+
+def part_footer(part: FileInfo, reading: Reading = AS_IT_IS) -> PartFooter:
+    """The footer of a part; no groups where it has a problem (unreadable, no `post_id` column)."""
     if problem := _file_problem(part.uri):
-        return problem
+        return PartFooter(problem, [], pa.schema([]))
     try:
         with storage.open_input(part.uri) as source:
-            names = open_parquet(source).schema_arrow.names
+            file = open_parquet(source)
+            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            schema = file.schema_arrow
     except (pa.ArrowException, OSError) as error:
-        return unreadable(part.uri, error)
-    return _column_problem(names, reading)
+        return PartFooter(unreadable(part.uri, error), [], pa.schema([]))
+    problem = _column_problem(schema.names, reading)
+    return PartFooter(problem, [] if problem else groups, schema)
+
+
+def part_problem(part: FileInfo, reading: Reading = AS_IT_IS) -> str | None:
+    """Why no post can come from this part; None if one can. Reads the footer alone."""
+    return part_footer(part, reading).problem
 
 
 def type_problems(part: FileInfo, reading: Reading = AS_IT_IS) -> list[str]:

@@ -33,6 +33,7 @@ from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.storage import FileInfo
 from hashtag_core.storage.node_local import node_folder
 from hashtag_core.tagging.archive_columns import columns_of_parts
+from hashtag_core.tagging.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +76,11 @@ class HistoryFinder:
         self.rule = rule
         self._tags = TagFinder(vocabulary)
 
-    def find(self, folder: str, parts: Sequence[tuple[FileInfo, int]], forgotten: ForgetList | None = None) -> Sidecar:
+    def find(
+        self, source: Source, folder: str, parts: Sequence[tuple[FileInfo, int]], forgotten: ForgetList | None = None
+    ) -> Sidecar:
         """The histories of all rows of the parts (file, rows by the footer), whose columns are kept in `folder`."""
-        found = columns_of_parts(folder, parts, self._tags, forgotten)
+        found = columns_of_parts(source, folder, parts, self._tags, forgotten)
         columns = HistoryColumns.concatenate([part.columns for part in found])
         _only_latest(columns)
         rows_NH = find_history(columns, self.rule)

@@ -18,6 +18,7 @@ from hashtag_core.storage import FileInfo
 from hashtag_core.tagging.histories import HistoryFinder, Sidecar
 from hashtag_core.tagging.scan import LeftOut, Scan
 from hashtag_core.tagging.select import Selection, closed_order
+from hashtag_core.tagging.source import Source
 from hashtag_core.tracking.registry import ResolvedModel
 
 
@@ -115,6 +116,7 @@ class TagPlan:
     output: Output
     forgotten: ForgetList | None
     works: list[PartWork]
+    source: Source
     files: list[FileInfo]
     """All parts of the archive."""
     unselected: list[str]

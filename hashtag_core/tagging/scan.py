@@ -7,16 +7,15 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from hashtag_core import storage
-from hashtag_core.data.posts import is_undated, iter_post_batches, part_problem
+from hashtag_core.data.posts import is_undated
 from hashtag_core.errors import StorageError
 from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
 from hashtag_core.recommend.posts import READ
 from hashtag_core.storage import FileInfo
+from hashtag_core.tagging.source import Source
 
 SCAN_ROWS = 8_192
 PARTS_AT_ONCE = 16
@@ -54,33 +53,33 @@ class Scan:
         return sum(self.groups)
 
 
-def scan_parts(files: Sequence[FileInfo], forgotten: ForgetList | None = None) -> list[Scan]:
+def scan_parts(source: Source, files: Sequence[FileInfo], forgotten: ForgetList | None = None) -> list[Scan]:
     """Look through the ids of parts, several at once; in their order. Posts on the list are left out."""
     with ThreadPoolExecutor(min(PARTS_AT_ONCE, max(1, len(files)))) as pool:
-        return list(pool.map(lambda file: scan_part(file, forgotten), files))
+        return list(pool.map(lambda file: scan_part(source, file, forgotten), files))
 
 
-def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
+def scan_part(source: Source, file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     """Look through the ids of a part; one that cannot be read has no groups and a reason."""
-    problem = _path_problem(file.path) or part_problem(file)
+    footer = source.footer(file)
+    problem = _path_problem(file.path) or footer.problem
     if problem:
         nothing = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
         return Scan(file, [], [LeftOut(None, None, problem)], Entries.none(), *nothing)
-    with storage.open_input(file.uri) as source:
-        footer = pq.ParquetFile(source, pre_buffer=False)
-        groups = [footer.metadata.row_group(group).num_rows for group in range(footer.metadata.num_row_groups)]
-        doubtful = [
-            field.name for field in footer.schema_arrow if field.name in READ.names and not _is_plain(field.type)
-        ]
+    groups = footer.groups
+    doubtful = [name for name in READ.names if _is_doubtful(name, footer.schema, source)]
     seen = np.zeros(sum(groups), dtype=bool)
     keys, times, rows, left_out, reason = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [], "unreadable"
     columns = ["created_at", *doubtful, *(["user_id"] if forgotten is not None and forgotten.users else [])]
-    for batch in iter_post_batches(file, SCAN_ROWS, columns):
-        undated = [item for item in batch.rejected if is_undated(item)]
+    for batch in source.batches(file, SCAN_ROWS, columns):
+        if not source.is_parquet:  # its rows are counted as they come
+            groups = [batch.first_row + batch.posts.num_rows + sum(item.row is not None for item in batch.rejected)]
+            seen = np.concatenate([seen, np.zeros(max(0, groups[0] - len(seen)), dtype=bool)])
+        undated = [item for item in batch.rejected if is_undated(item)] if source.is_parquet else []
         for item in batch.rejected:
             if item.row is None:
                 reason = item.reason
-            elif not seen[item.row] and not is_undated(item):
+            elif not seen[item.row] and item not in undated:
                 left_out.append(LeftOut(item.row, item.post_id, item.reason))
                 seen[item.row] = True
         posts = batch.posts
@@ -107,10 +106,10 @@ def scan_part(file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     return Scan(file, groups, left_out, entries, at[last], doubles)
 
 
-def ids_of_rows(file: FileInfo, rows: Sequence[int]) -> dict[int, tuple[str, datetime | None]]:
+def ids_of_rows(source: Source, file: FileInfo, rows: Sequence[int]) -> dict[int, tuple[str, datetime | None]]:
     """`post_id` and `created_at` of some rows that are posts. StorageError if the part changed since it was scanned."""
     wanted, found = np.array(sorted(rows), np.int64), dict[int, tuple[str, datetime | None]]()
-    for batch in iter_post_batches(file, SCAN_ROWS, ["created_at"]) if len(wanted) else ():
+    for batch in source.batches(file, SCAN_ROWS, ["created_at"]) if len(wanted) else ():
         here = batch.rows
         at = np.flatnonzero(np.isin(here, wanted, assume_unique=True))
         posts = batch.posts.take(pa.array(at))
@@ -121,6 +120,12 @@ def ids_of_rows(file: FileInfo, rows: Sequence[int]) -> dict[int, tuple[str, dat
     if len(found) != len(set(rows)):
         raise StorageError(f"{file.uri}: changed while it was looked through: run again")
     return found
+
+
+def _is_doubtful(name: str, schema: pa.Schema, source: Source) -> bool:
+    """Whether a field's column must be read to know which rows are posts."""
+    column = source.reading.column_of(name, schema.names)
+    return column is not None and not _is_plain(schema.field(column).type)
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -67,7 +67,14 @@ def test_chunks_are_the_same_and_what_waits_is_bounded(
     posts[4]["image"] = b"no picture"
     posts[17]["post_id"] = ""
     write_part(tmp_path / "archive" / "a.parquet", posts)
-    task = Task("id", "a.parquet", "v1", [Chunk(n, 0, 8 * n, 8 * n, 8) for n in range(5)], [21])
+    task = Task(
+        "id",
+        "a.parquet",
+        str(tmp_path / "archive" / "a.parquet"),
+        "v1",
+        [Chunk(n, 0, 8 * n, 8 * n, 8) for n in range(5)],
+        [21],
+    )
     outcomes, files = [], []
     with ThreadPoolExecutor(4) as threads:
         for folder, opener in (("here", None), ("elsewhere", Pool(threads))):
@@ -99,7 +106,9 @@ def test_one_post_that_cannot_be_opened_is_rejected_alone(
         return opened
 
     work = Work(**vars(work_for(tmp_path, popularity)) | {"decode_ahead": 2})
-    (outcome,) = ChunkTagger(work, opener=opener).run(Task("id", "a.parquet", "v1", [Chunk(0, 0, 0, 0, 8)], []))
+    (outcome,) = ChunkTagger(work, opener=opener).run(
+        Task("id", "a.parquet", str(tmp_path / "archive" / "a.parquet"), "v1", [Chunk(0, 0, 0, 0, 8)], [])
+    )
     assert outcome["tagged"] == 7
     assert json.loads(outcome["rejected"]) == {"RuntimeError: its process died": [1, 5]}
 

@@ -56,6 +56,8 @@ def posts(make_posts: Callable, make_jpeg: Callable) -> Callable[..., list[dict[
 def work_for(tmp_path: Path, model: Path) -> Work:
     return Work(
         archive=str(tmp_path / "archive"),
+        source=str(tmp_path / "archive"),
+        reading={},
         staging=str(tmp_path / "chunks"),
         encoders=str(tmp_path / "encoders.json"),
         model_folder=str(model),
@@ -80,7 +82,15 @@ def test_a_chunk_that_did_not_end_is_tried_post_by_post(
     """This process is not patched: what kills is found in the children alone."""
     write_part(tmp_path / "archive" / "a.parquet", posts(24, 13))
     monkeypatch.syspath_prepend(str(patched))
-    task = Task("id", "a.parquet", "v1", [Chunk(0, 0, 0, 0, 12), Chunk(1, 0, 12, 12, 12)], [20], alone=True)
+    task = Task(
+        "id",
+        "a.parquet",
+        str(tmp_path / "archive" / "a.parquet"),
+        "v1",
+        [Chunk(0, 0, 0, 0, 12), Chunk(1, 0, 12, 12, 12)],
+        [20],
+        alone=True,
+    )
     work = work_for(tmp_path, popularity)
     storage.write_json(f"{work.staging}/id/00001.begun", {})
     first, second = ChunkTagger(work).run(task)
@@ -102,7 +112,9 @@ def test_what_no_post_is_guilty_of_rejects_none(
     monkeypatch.syspath_prepend(str(tmp_path / "patched"))
     work = work_for(tmp_path, popularity)
     storage.write_json(f"{work.staging}/id/00000.begun", {})
-    (outcome,) = ChunkTagger(work).run(Task("id", "a.parquet", "v1", [Chunk(0, 0, 0, 0, 4)], [], alone=True))
+    (outcome,) = ChunkTagger(work).run(
+        Task("id", "a.parquet", str(tmp_path / "archive" / "a.parquet"), "v1", [Chunk(0, 0, 0, 0, 4)], [], alone=True)
+    )
     assert "a.parquet, chunk 0: the process that reads it is killed (signal 9), by no post of it" in outcome["error"]
 
 
