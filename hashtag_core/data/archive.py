@@ -33,6 +33,12 @@ class Archive:
         return self.listing.parts
 
     @property
+    def root(self) -> str:
+        """The folder that relative paths of pictures begin at: the archive, or, where it is one file, that file's folder."""
+        uri = self.uri.rstrip("/")
+        return uri.rpartition("/")[0] or "." if self.parts and self.parts[0].uri == uri else self.uri
+
+    @property
     def tally(self) -> Tally:
         """Every file, once: read, beside the parts, or left out for a reason."""
         return self.listing.tally

@@ -48,6 +48,9 @@ _BOOKKEEPING_FILES = re.compile(
 )
 
 
+_LOGS = {"_delta_log": "a Delta table", "_spark_metadata": "what Spark streamed", "_hoodie": "a Hudi table"}
+
+
 @dataclass
 class Tally:
     """Every file that a listing saw is in it once: among `read`, or `beside` them (pictures, which are read where a post names
@@ -129,7 +132,14 @@ def list_parquet(archive_uri: str) -> Listing[FileInfo]:
         else:
             tally.leave(info.path, f"{reason}, and its name is hidden" if hidden else reason)
     tally.read = len(parts)
-    return Listing(archive_uri, sorted(parts, key=lambda info: info.path), tally)
+    listing = Listing(archive_uri, sorted(parts, key=lambda info: info.path), tally)
+    for folder, kind in _LOGS.items():
+        if any(f"bookkeeping folder {folder}" in reason for reason in tally.left_out):
+            listing.notes.append(
+                f"{archive_uri} has a {folder}: it is {kind}, whose log is not read: every Parquet file in it is a part, also those "
+                "that a later version took out; where posts were changed or deleted, export a snapshot of it"
+            )
+    return listing
 
 
 def peeked(files: Iterable[tuple[FileInfo, bool]]) -> Iterator[str | None]:

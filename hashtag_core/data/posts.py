@@ -88,7 +88,7 @@ def type_problems(part: FileInfo, reading: Reading = AS_IT_IS) -> list[str]:
         return []
     with storage.open_input(part.uri) as source:
         schema = open_parquet(source).schema_arrow
-    held = [(name, column) for name in POST.names if (column := reading.column(name)) in schema.names]
+    held = [(name, column) for name in POST.names if (column := reading.column_of(name, schema.names))]
     return [told for name, column in held if (told := refused_type(name, schema.field(column).type, reading))]
 
 
@@ -124,7 +124,7 @@ def iter_post_batches(
             if problem:
                 yield ends(problem)
                 return
-            held = [column for name in wanted.names if (column := reading.column(name)) in names]
+            held = list(dict.fromkeys(column for name in wanted.names if (column := reading.column_of(name, names))))
             if max_batch_bytes is not None:
                 batch_rows = max(1, min(batch_rows, int(max_batch_bytes / _row_bytes(file.metadata))))
             for group in range(file.num_row_groups):  # a batch over two of them is lost with either
@@ -154,8 +154,8 @@ def normalise_posts(
         raise ArchiveError(f"{part}: {problem}" if part else problem)
     pieces: list[pa.Table] = []
     rejected: list[Rejected] = []
-    held = [column for name in schema.names if (column := reading.column(name)) in table.column_names]
-    for batch in table.select(held).to_batches():
+    found = (reading.column_of(name, table.column_names) for name in schema.names)
+    for batch in table.select(list(dict.fromkeys(filter(None, found)))).to_batches():
         posts, faults = _normalise_batch(batch, schema, part, first_row, reading)
         pieces.append(posts)
         rejected += faults
@@ -191,9 +191,10 @@ def unreadable(uri: str, error: Exception) -> str:
 def _column_problem(names: Sequence[str], reading: Reading = AS_IT_IS) -> str | None:
     if problem := reading.absent(names):
         return problem
-    if reading.column("post_id") not in names:
+    if reading.column_of("post_id", names) is None:
         return missing_column("post_id", names)
-    twice = [name for name in map(reading.column, POST.names) if list(names).count(name) > 1]
+    held = (reading.column_of(name, names) for name in POST.names)
+    twice = [name for name in held if name is not None and list(names).count(name) > 1]
     return f"{twice[0]}: column occurs twice" if twice else None
 
 
@@ -227,7 +228,7 @@ def _by_field(batch: pa.RecordBatch, schema: pa.Schema, reading: Reading) -> Map
     """The columns by the field of POST they hold; an image of {bytes, path} as its bytes and, where it has none and there is
     no column of references, the path as `image_uri`."""
     names = batch.schema.names
-    columns = {name: batch.column(column) for name in schema.names if (column := reading.column(name)) in names}
+    columns = {name: batch.column(column) for name in schema.names if (column := reading.column_of(name, names))}
     image = columns.get("image")
     if image is None or not pt.is_struct(image.type):
         return columns
@@ -235,7 +236,7 @@ def _by_field(batch: pa.RecordBatch, schema: pa.Schema, reading: Reading) -> Map
     if "bytes" not in held:
         return columns
     columns["image"] = held["bytes"]
-    if "path" in held and reading.column("image_uri") not in names:
+    if "path" in held and reading.column_of("image_uri", names) is None:
         path = held["path"].dictionary_decode() if pt.is_dictionary(held["path"].type) else held["path"]
         columns["image_uri"] = pc.if_else(held["bytes"].is_valid(), pa.scalar(None, path.type), path)
     return columns

@@ -36,11 +36,12 @@ INDEX = pa.schema(
         pa.field("image_key", pa.binary(32)),
         pa.field("image_hash", pa.uint64()),
         pa.field("image_too_large", pa.bool_(), nullable=False),
+        pa.field("image_missing", pa.bool_(), nullable=False),
         pa.field("content_hash", pa.binary(32), nullable=False),
     ]
 )
 """One post without its image: `words` of the cleaned caption; `unfit` is why `[archive]` leaves it out; `caption_hash` (8 bytes of SHA-256) and `caption_words` of the
-normalised one; the keys are SHA-256. About 300 bytes a post, which is what the driver holds."""
+normalised one; the keys are SHA-256; `image_missing`: a picture is named and could not be had. About 300 bytes a post, which is what the driver holds."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def _index_post(post: dict[str, Any], rules: PostRules) -> dict[str, Any]:
         "image_key": key,
         "image_hash": image_hash,
         "image_too_large": too_large,
+        "image_missing": post["image"] is None and bool((post["image_uri"] or "").strip()),
         "content_hash": hashlib.sha256(repr((others, key)).encode()).digest(),
     }
 

@@ -1,6 +1,6 @@
 """What a person says of an archive where its own words do not say it: names of columns, dates, encoding, delimiter."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,9 +34,14 @@ class Reading:
             raise ConfigError(f"archive.delimiter: expected one character, or tab, found {delimiter!r}")
         return cls(dict(section.map), section.date_format, section.encoding, delimiter)
 
-    def column(self, field_name: str) -> str:
-        """The column that holds a field."""
-        return self.columns.get(field_name, field_name)
+    def column_of(self, field_name: str, names: Sequence[str]) -> str | None:
+        """Which of these columns holds a field: the one that was named, else that of the field's name, else the only one that
+        differs from it in case alone (Snowflake writes all in capitals); None where none does."""
+        wanted = self.columns.get(field_name, field_name)
+        if wanted in names:
+            return wanted
+        alike = [name for name in names if name.lower() == wanted.lower()]
+        return alike[0] if len(alike) == 1 else None
 
     def absent(self, names: Iterable[str]) -> str | None:
         """Why a table with these columns is not the one that was spoken of; None if it is."""

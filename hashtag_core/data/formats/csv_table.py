@@ -25,6 +25,7 @@ from typing import Any
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import (
+    LENIENT,
     PART_ROWS,
     ArchiveFormat,
     ArchivePart,
@@ -233,7 +234,9 @@ def _post(cells: dict[str, str], chosen: dict[str, Any]) -> Post:
         cell = cells.get(name)
         comma = cell is not None and chosen["dialect"]["delimiter"] != "," and "." not in cell
         post[name] = read_degrees(name, cell.replace(",", ".") if cell is not None and comma else cell)
-    written = post.pop("image", None) or post.get("image_uri")
+    path = post.pop("image", None)
+    written = path or post.get("image_uri")
+    post[LENIENT] = not path
     if written and written.strip():
         post["image_uri"] = below(chosen["pictures"], picture_path(written))
     return post

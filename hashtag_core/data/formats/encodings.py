@@ -98,6 +98,18 @@ class LineSurvey:
         )
 
 
+def decode_text(data: bytes, encoding: str | None = None) -> str:
+    """A whole text: in the encoding that was named, else UTF-8, else Windows-1252 where it is certain. Bytes that are neither
+    become U+FFFD."""
+    known, begins = chosen_encoding(data, encoding)
+    if known is None:
+        seen = LineSurvey()
+        for number, line in enumerate(data.splitlines(keepends=True)):
+            seen.add(line, number)
+        known = seen.verdict()[0] or "utf-8"
+    return data[begins:].decode(known, "replace")
+
+
 def looks_western(data: bytes) -> bool:
     """Whether bytes, read as Windows-1252, are words of ASCII letters with an accent here and there."""
     try:

@@ -90,6 +90,8 @@ class Folder:
     tally: Tally
     pictures: Counter[str] = field(default_factory=Counter)
     """How many pictures each folder holds."""
+    found: list[str] = field(default_factory=list)
+    """Where the pictures of the first files that name some lie; files after the first LOOKED_AT are taken to be like them."""
 
 
 def look_through(archive: str, wanted: re.Pattern[str], told: str) -> Folder:
@@ -141,9 +143,15 @@ def picture_path(written: str) -> str:
 
 def picture_folder(folder: Folder, of: FileInfo, written: Iterable[str]) -> str:
     """The folder, below the root, that holds most of the first pictures named; the root where none does."""
+    if len(folder.found) >= LOOKED_AT:
+        return Counter(folder.found).most_common(1)[0][0]
     paths = [path for item in islice(written, LOOKED_AT) if not SCHEME.match(path := picture_path(item))]
     beside = of.path.rpartition("/")[0] if of.path != of.uri else ""
-    candidates = list(dict.fromkeys(["", beside, *(name for name, _ in folder.pictures.most_common(MOST_FOLDERS))]))
+    candidates = list(
+        dict.fromkeys(
+            [*folder.found[-1:], "", beside, *(name for name, _ in folder.pictures.most_common(MOST_FOLDERS))]
+        )
+    )
     parents = [name.rpartition("/")[0] for name in candidates]
     candidates += [name for name in dict.fromkeys(parents) if name not in candidates]
     best, most = "", 0
@@ -153,6 +161,7 @@ def picture_folder(folder: Folder, of: FileInfo, written: Iterable[str]) -> str:
             best, most = candidate, hits
         if most == len(paths):
             break
+    folder.found.append(best)
     return best
 
 

@@ -41,10 +41,12 @@ PICTURES, TAGS = "data_list.txt", "tag_list.txt"
 FOLDER = "instagram_dataset/"
 
 
-def survey(archive_uri: str, _: Reading) -> Listing[ArchivePart]:
+def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
     """Runs of lines of the two lists; ArchiveError where one is missing or they differ in length."""
     lists = [required_list(archive_uri, [name]) for name in (PICTURES, TAGS)]
-    return lists_and_pictures(archive_uri, lists, line_parts(lists, {"archive": archive_uri}))
+    return lists_and_pictures(
+        archive_uri, lists, line_parts(lists, {"archive": archive_uri, "encoding": reading.encoding})
+    )
 
 
 def problem(part: FileInfo) -> str | None:

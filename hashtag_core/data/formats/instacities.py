@@ -36,6 +36,7 @@ from hashtag_core.data.formats.base import (
     selection_of,
     walk_seen,
 )
+from hashtag_core.data.formats.encodings import decode_text
 from hashtag_core.data.listing import Listing, Tally
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading
@@ -50,7 +51,7 @@ ROOTS = {
 SUFFIXES = {"caption": (".txt",), "image": (".jpg", ".jpeg", ".png", ".webp")}
 
 
-def survey(archive_uri: str, _: Reading) -> Listing[ArchivePart]:
+def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
     """Runs of PART_ROWS posts of each city."""
     roots = {kind: _root(archive_uri, candidates) for kind, candidates in ROOTS.items()}
     tally = Tally()
@@ -59,7 +60,7 @@ def survey(archive_uri: str, _: Reading) -> Listing[ArchivePart]:
     parts = [
         part
         for city, of_city in itertools.groupby(found, itemgetter(0))
-        for part in _parts(archive_uri, city, roots, {kind: files for _, kind, files in of_city}, tally)
+        for part in _parts(archive_uri, city, roots, {kind: files for _, kind, files in of_city}, tally, reading)
     ]
     if not parts and not storage.exists(archive_uri):
         raise NotFoundError(f"{archive_uri}: not found")
@@ -82,7 +83,12 @@ def _walk(archive: str, root: str, kind: str) -> Iterator[tuple[str, str, list[F
 
 
 def _parts(
-    archive: str, city: str, roots: Mapping[str, str | None], found: Mapping[str, list[FileInfo]], tally: Tally
+    archive: str,
+    city: str,
+    roots: Mapping[str, str | None],
+    found: Mapping[str, list[FileInfo]],
+    tally: Tally,
+    reading: Reading,
 ) -> Iterator[ArchivePart]:
     posts: dict[str, dict[str, FileInfo]] = {}
     for kind, files in found.items():
@@ -96,7 +102,7 @@ def _parts(
                 tally.leave(info.path, f"no {kind} of a post, or another one of it")
     folders = {kind: f"{root}/{city}".rstrip("/") for kind, root in roots.items() if root}
     path = folders.get("caption") or folders["image"]
-    shared = {"archive": archive, "city": city, "folders": folders}
+    shared = {"archive": archive, "city": city, "folders": folders, "encoding": reading.encoding}
     stems = sorted(posts)
     for begin in range(0, len(stems), PART_ROWS):
         run = stems[begin : begin + PART_ROWS]
@@ -128,9 +134,8 @@ def _post(chosen: dict[str, Any], found: tuple[str, dict[str, str]]) -> Post | F
     post: Post = {"post_id": plain(f"{chosen['city']}/{stem}".lstrip("/"))}
     try:
         if "caption" in names:
-            post["caption"] = storage.read_bytes(_uri(chosen, "caption", names["caption"])).decode(
-                "utf-8-sig", "replace"
-            )
+            text = storage.read_bytes(_uri(chosen, "caption", names["caption"]))
+            post["caption"] = decode_text(text, chosen["encoding"])
         if "image" in names:
             post["image"] = storage.read_bytes(_uri(chosen, "image", names["image"]))
     except NotFoundError as error:

@@ -40,6 +40,7 @@ from hashtag_core.data.formats.base import (
     selection_of,
     walk_seen,
 )
+from hashtag_core.data.formats.encodings import decode_text
 from hashtag_core.data.listing import Listing, Tally
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading
@@ -58,11 +59,11 @@ Files = dict[str, str]
 """Names of the files of one post: `metadata`, `caption`, `image`."""
 
 
-def survey(archive_uri: str, _: Reading) -> Listing[ArchivePart]:
+def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
     """Runs of PART_ROWS posts of each folder, one folder listed after another."""
     listing = Listing[ArchivePart](archive_uri, [], Tally(), "posts: .json, .json.xz, .txt captions or pictures")
     for folder, files in walk_seen(archive_uri):
-        listing.parts += _parts(archive_uri, folder, files, listing.tally)
+        listing.parts += _parts(archive_uri, folder, files, listing.tally, reading)
     return listing
 
 
@@ -93,7 +94,9 @@ def posts_of(names: Sequence[str]) -> dict[str, Files]:
     return dict(sorted(posts.items()))
 
 
-def _parts(archive: str, folder: str, files: Sequence[FileInfo], tally: Tally) -> Iterator[ArchivePart]:
+def _parts(
+    archive: str, folder: str, files: Sequence[FileInfo], tally: Tally, reading: Reading
+) -> Iterator[ArchivePart]:
     named = {info.path.rpartition("/")[2]: info for info in files}
     posts = list(posts_of(list(named)).items())
     taken = {name for _, found in posts for name in found.values()}
@@ -106,7 +109,8 @@ def _parts(archive: str, folder: str, files: Sequence[FileInfo], tally: Tally) -
         run = posts[begin : begin + PART_ROWS]
         chosen = [named[name] for _, found in run for name in found.values()]
         uri, size = storage.join(archive, folder), sum(info.size for info in chosen)
-        selection = json.dumps({"archive": archive, "folder": folder, "begin": begin, "posts": run})
+        told = {"archive": archive, "folder": folder, "encoding": reading.encoding, "begin": begin, "posts": run}
+        selection = json.dumps(told)
         yield ArchivePart(uri, folder or ".", size, etag_of(chosen), chosen[0].modified, selection)
 
 
@@ -134,7 +138,7 @@ def read_post(chosen: Mapping[str, Any], entry: tuple[str, Files], user_of_folde
         if user_of_folder and "metadata" not in files:
             post["user_id"] = _profile(chosen["folder"])
         if "caption" in files and "caption" not in post:
-            post["caption"] = storage.read_bytes(_uri(chosen, files["caption"])).decode("utf-8-sig", "replace")
+            post["caption"] = decode_text(storage.read_bytes(_uri(chosen, files["caption"])), chosen["encoding"])
         if "image" in files:
             post["image"] = storage.read_bytes(_uri(chosen, files["image"]))
     except NotFoundError as error:

@@ -16,17 +16,20 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import (
+    LENIENT,
     ArchiveFormat,
     ArchivePart,
     Fault,
     Post,
     batches,
+    in_threads,
     problem_in,
     selection_of,
     with_images,
@@ -64,16 +67,8 @@ def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
     folder = look_through(archive_uri, LINES, "file of JSON lines")
     expected = f"files that end in {', '.join(SUFFIXES)}, or in .json with an object a line"
     listing = Listing[ArchivePart](archive_uri, [], folder.tally, expected)
-    for info in folder.files:
-        encoding, begins = _encoding_of(info, reading)
-        selection: dict[str, Any] = {
-            "archive": folder.root,
-            "reading": reading.to_json(),
-            "pictures": "",
-            "fault": None,
-        }
-        selection |= {"encoding": encoding, "begins": begins}
-        first = _first_objects(info, selection)
+    sampled = in_threads(partial(_sampled, folder.root, reading), folder.files)
+    for info, (selection, first) in zip(folder.files, sampled, strict=True):
         if _DOCUMENT.fullmatch(info.path) and (why := _no_lines(first)):
             folder.tally.read -= 1
             folder.tally.leave(info.path, why)
@@ -117,6 +112,14 @@ def _look_at(
         path.partition(".")[0] for path in reading.columns.values()
     ]
     return unread_note(info.path, keys, known)
+
+
+def _sampled(root: str, reading: Reading, info: FileInfo) -> tuple[dict[str, Any], list[Any]]:
+    """How a file is to be read, and what its first lines hold."""
+    encoding, begins = _encoding_of(info, reading)
+    selection: dict[str, Any] = {"archive": root, "reading": reading.to_json(), "pictures": "", "fault": None}
+    selection |= {"encoding": encoding, "begins": begins}
+    return selection, _first_objects(info, selection)
 
 
 def _first_objects(info: FileInfo, selection: dict[str, Any]) -> list[Any]:
@@ -188,7 +191,7 @@ def _post(line: bytes | str, reading: Reading, pictures: str) -> Post:
     if not (post["post_id"] or "").strip():
         raise unexpected("post_id", "a non-empty string", held.get("post_id"))
     path = _path_in(held)
-    post["image"] = None if path else _image(held.get("image"))
+    post |= {"image": None if path else _image(held.get("image")), LENIENT: True}
     written = path or post["image_uri"]
     if written:
         post["image_uri"] = below(pictures, picture_path(written))

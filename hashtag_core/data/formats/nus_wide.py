@@ -58,7 +58,7 @@ LOOKED_AT = 20
 _PICTURE = re.compile(r"(\w[^/\\]*)[/\\](?:[^/\\]*_)?(\d+)\.\w+")
 
 
-def survey(archive_uri: str, _: Reading) -> Listing[ArchivePart]:
+def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
     """Runs of lines of the two lists; ArchiveError where one is missing or they differ in length."""
     pictures, names = required_list(archive_uri, PICTURES), None
     tags = find_list(archive_uri, TAGS)
@@ -66,6 +66,7 @@ def survey(archive_uri: str, _: Reading) -> Listing[ArchivePart]:
         names = required_list(archive_uri, NAMES_1K).uri
     tags = tags or required_list(archive_uri, TAGS)
     shared = {"archive": archive_uri, "names": names, "folder": _image_folder(archive_uri, pictures)}
+    shared |= {"encoding": reading.encoding}
     return lists_and_pictures(archive_uri, [pictures, tags], line_parts([pictures, tags], shared))
 
 

@@ -52,7 +52,9 @@ def index_of(posts: list[dict[str, Any]]) -> pa.Table:
                 "image_key": hashlib.sha256(image.encode()).digest() if image else None,
                 "image_hash": post.get("hash", sum(map(ord, image)) if image else None),
                 "image_too_large": False,
-                "content_hash": hashlib.sha256(repr((post.get("day"), caption, image, tags)).encode()).digest(),
+                "content_hash": hashlib.sha256(
+                    repr((post.get("user"), post.get("day"), caption, image, tags)).encode()
+                ).digest(),
             }
         )
     return pa.Table.from_pylist(rows, schema=INDEX)
