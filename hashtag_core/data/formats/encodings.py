@@ -27,6 +27,7 @@ _ALLOWED_INSIDE = set("’‘´`·\u00ad–—\u00a0…ªº°")
 def known_encoding(name: str, flag: str = "archive.encoding") -> str:
     """The codec's own name. ConfigError where Python has none of that name."""
     try:
+        b"x".decode(name, "replace")  # not only looked up: there are codecs that make no text
         return codecs.lookup(name).name
     except LookupError:
         raise ConfigError(
