@@ -34,13 +34,12 @@ _WRAPPERS = ("text", "tag", "name", "hashtag", "element", "item", "array_element
 
 def is_missing(value: Any) -> bool:
     """Whether a value says "none here": None, and what pandas and numpy have for it (NaN, NaT, NA)."""
+    value = _plain_number(value)
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, Decimal):
         return value.is_nan()
-    if isinstance(value, float):
-        return math.isnan(value)
-    return type(value).__name__ == "datetime64" and str(value) == "NaT"
+    return isinstance(value, float) and math.isnan(value)
 
 
 def read_id(name: str, value: Any) -> str | None:
