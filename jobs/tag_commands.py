@@ -83,8 +83,32 @@ def _forget(arguments: argparse.Namespace) -> dict[str, Any]:
     return asdict(forget(arguments.out, users, posts, arguments.archive, dry_run=arguments.dry_run))
 
 
+def migrate_parser(sample_out: str) -> JobParser:
+    """The flags of `migrate`."""
+    parser = JobParser(
+        prog="tag migrate",
+        description="Take an output from before the Delta table over, of all models and versions; nothing is tagged again.\n"
+        "Killed, the same command goes on. Between its commits and its end a glob gives rows twice.",
+    )
+    parser.add_argument("--out", default=sample_out, metavar="URI", help="the old output (default: that of the sample)")
+    parser.add_argument(
+        "--archive",
+        metavar="URI",
+        help="where its parts are, if not in the archive that was tagged: users, dates and content of posts are looked up there",
+    )
+    add_common_arguments(parser)
+    return parser
+
+
+def _migrate(arguments: argparse.Namespace) -> dict[str, Any]:
+    from hashtag_core.output.migrate import migrate
+
+    return asdict(migrate(arguments.out, arguments.archive, dry_run=arguments.dry_run))
+
+
 COMMANDS: dict[str, tuple[Callable[[str], JobParser], Work]] = {
     "verify": (verify_parser, _verify),
     "forget": (forget_parser, _forget),
+    "migrate": (migrate_parser, _migrate),
 }
 """Name -> the parser, for an output that is taken where none is named, and the work."""

@@ -1,6 +1,5 @@
 """The posts of a chunk on their way to the model: read, compared with what is known of them, opened."""
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from hashtag_core import storage
 from hashtag_core.data.posts import READ_BUFFER_BYTES, Rejected, normalise_posts, unreadable
+from hashtag_core.output.content import content_hashes
 from hashtag_core.output.forget_list import user_key
 from hashtag_core.recommend.posts import READ, OpenedPosts
 from hashtag_core.schema import POST, TIMESTAMP
@@ -23,9 +23,6 @@ pixels are."""
 
 COLUMNS = pa.schema([*READ, POST.field("created_at")])
 """What is read of a part."""
-
-CONTENT_COLUMNS = ("user_id", "caption", "image", "image_uri")
-"""What the content hash of a post is of, beside its id."""
 
 
 @dataclass
@@ -64,21 +61,6 @@ class ChunkPosts:
             "content": pa.array([content for _, content, _ in found], pa.int64()),
             "user_key": pa.array([user for _, _, user in found], pa.string()),
         }
-
-
-def content_hashes(posts: pa.Table) -> list[int]:
-    """Of each post a hash of all that its tags depend on, but for its history: 64 bits, signed, never 0."""
-    columns = [posts[name].to_pylist() for name in ("post_id", *CONTENT_COLUMNS)]
-    return [_content_hash(values) for values in zip(*columns, strict=True)]
-
-
-def _content_hash(values: Sequence[str | bytes | None]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for value in values:
-        held = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-        digest.update(b"-" if held is None else len(held).to_bytes(8, "little"))
-        digest.update(held or b"")
-    return int.from_bytes(digest.digest(), "little", signed=True) or 1
 
 
 Take = Callable[[ChunkPosts, pa.RecordBatch, int], None]

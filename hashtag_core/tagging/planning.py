@@ -31,7 +31,7 @@ from hashtag_core.output.publish import REPEATED
 from hashtag_core.output.records import PartRecord, TagSettings
 from hashtag_core.recommend.policy import Policy, read_thresholds
 from hashtag_core.storage import FileInfo
-from hashtag_core.tagging.archive_columns import load_digests
+from hashtag_core.tagging.archive_columns import load_digests, save_digests
 from hashtag_core.tagging.histories import HistoryFinder
 from hashtag_core.tagging.plan import PartWork, TagPlan, TagRequest, part_key_prefix
 from hashtag_core.tagging.reject_limit import check_planned
@@ -212,6 +212,11 @@ def _with_histories(plan: TagPlan, works: list[PartWork]) -> tuple[TagPlan, list
         begin = begins[file.path]
         before = load_digests(plan.layout.columns, file)
         now = sidecar.digests[begin : begin + rows]
+        if before is not None and not len(
+            before
+        ):  # taken over from an old output: what stands now is what it was tagged with
+            save_digests(plan.layout.columns, file, now)
+            continue
         changed = np.flatnonzero(before != now) if before is not None and len(before) == rows else np.arange(rows)
         changed = np.intersect1d(changed, rows_of_part(plan.output, file.path)) if len(changed) else changed
         if len(changed):
