@@ -45,6 +45,8 @@ class DatasetInfo(Section):
     fingerprint: str
     notes: list[str] = []
     files: list[DatasetFile]
+    former_content_hashes: list[str] = []
+    """Of what the dataset held before posts were taken out of it: models that were trained on that name one of these."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hashtag_core.output.verify import verify_output
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import ConfigError
+from hashtag_core.output.verify import verify_output
 from hashtag_core.tagging.plan import TagPlan
 from tests.tagging.outputs import plan_for, rows_by_glob
 

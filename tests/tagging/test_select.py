@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hashtag_core.output.verify import verify_output
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.output import publish
 from hashtag_core.output.publish import FinishedPart, Publisher
 from hashtag_core.output.records import RetagRecord
+from hashtag_core.output.verify import verify_output
 from hashtag_core.storage import FileInfo
 from hashtag_core.tagging.plan import TagPlan
 from hashtag_core.tagging.select import Selection, closed_order, ordered_again, parse_since
