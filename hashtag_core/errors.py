@@ -13,6 +13,7 @@
     │   ├── AlreadyExistsError         a conditional create lost
     │   └── TooLargeError              content of more bytes than are wanted: the content's fault
     ├── ImageError                  -  one image: absent, unreadable (becomes a row's status)
+    │   └── TooLargeImageError         it would take more memory or time than a post may
     ├── IntegrityError              1  a hash, a schema or a count that is not what was recorded
     │   └── ScoreError                 a model's score of one post is not finite: that post's fault
     └── TrainingError               1  a loss that is not finite, a dataset too small to train on
@@ -78,6 +79,10 @@ class TooLargeError(StorageError):
 
 class ImageError(HashtagError):
     """One image cannot be used; the message says why."""
+
+
+class TooLargeImageError(ImageError):
+    """One image would take more memory or time to decode than a post may."""
 
 
 class IntegrityError(HashtagError):

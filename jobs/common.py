@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -75,27 +76,72 @@ def run(
     Everything else that any library or child process prints to file descriptor 1 goes to stderr: Ray's messages would
     otherwise land behind the summary. A `GateRefused` with a `summary` still prints it.
     """
+    if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+        told = f"{parser.prog}: this Python takes names of files for {sys.getfilesystemencoding()}: set PYTHONUTF8=1"
+        print(f"{told} (or LC_ALL=C.UTF-8)", file=sys.stderr)
+        return USAGE
+    _open_closed_streams()
     given = sys.argv if argv is None else argv
     verbose = "--verbose" in given
     json_lines = "--log-format=json" in given or ("--log-format", "json") in pairwise(given)
     _log_to_stderr(verbose, json_lines)
     code, arguments = _attempt(
-        parser.prog, verbose, json_lines, lambda: parser.parse_args(argv)
+        parser.prog, verbose, json_lines, lambda: _parsed(parser, argv)
     )  # before the redirection: --help
     if arguments is None:
         return code
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
+    saved = _saved_stdout()
     try:
         code, summary = _attempt(parser.prog, verbose, json_lines, lambda: main(arguments))
         sys.stdout.flush()
         if summary is not None:
-            os.write(saved, (json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            _write_summary(parser.prog, saved, json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n")
         return code
     finally:
         os.dup2(saved, 1)
         os.close(saved)
+
+
+def _open_closed_streams() -> None:
+    """Where a job is started without stdout or stderr (`>&-`), they lead nowhere: else the next file that is opened would get
+    their descriptor, and all that is printed would land in it."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+def _parsed(parser: JobParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. `--help` into a pipe that nobody reads any more (`| head -1`) ends quietly, as other programs do."""
+    try:
+        return parser.parse_args(argv)
+    except SystemExit:
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer, else told at the end of the process
+        raise
+
+
+def _saved_stdout() -> int:
+    """A copy of descriptor 1 for the summary; 1 itself leads to stderr from now on."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    return saved
+
+
+def _write_summary(prog: str, descriptor: int, line: str) -> None:
+    """All of it; where nobody reads stdout any more, the work is done all the same and stderr has the summary."""
+    data = line.encode()
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError as error:
+        print(f"{prog}: stdout cannot be written ({error.strerror}); the summary: {line}", end="", file=sys.stderr)
 
 
 class JsonLines(logging.Formatter):

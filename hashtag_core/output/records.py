@@ -44,6 +44,8 @@ class TagSettings(Section):
     thresholds: str = ""
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes
+    reading: dict[str, Any] = {}
+    """Layout of the archive and what was said of its columns, where that is not the default."""
 
     def differing(self, before: "TagSettings") -> list[str]:
         """What was set otherwise before, each as `name was .., now ..`."""

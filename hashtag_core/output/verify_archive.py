@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
-from hashtag_core.data.posts import iter_post_batches, list_parts, part_problem
+from hashtag_core.data.posts import is_undated, iter_post_batches, list_parts, part_problem
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.output import Output
 from hashtag_core.output.verify_rows import ABSENT, LOST, REFUSED, TAGGED_ROW, PartRows
@@ -70,7 +70,8 @@ def _check_part(info: FileInfo, name: str, rows: PartRows, forgotten: ForgetList
     wrong: dict[str, list[int]] = {}
     hashes, created, at = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
     for batch in iter_post_batches(info, SCAN_ROWS, [*READ, *_doubtful_image(info)]):
-        bad = np.array([item.row for item in batch.rejected if item.row is not None], np.int64)
+        faults = [item for item in batch.rejected if item.row is not None and not is_undated(item)]
+        bad = np.array([item.row for item in faults], np.int64)
         bad = bad[bad < len(rows.state)]
         _note(wrong, "tagged, and no post", bad[rows.state[bad] == TAGGED_ROW])
         _note(wrong, "neither tagged nor rejected, and no post", bad[rows.state[bad] == ABSENT])

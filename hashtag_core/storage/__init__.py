@@ -15,12 +15,14 @@ What a function promises is said here; `local` and `s3` hold one function each o
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -84,17 +86,18 @@ def list_files(uri: str, suffix: str = "", *, hidden: bool = False) -> list[File
     ]
 
 
-def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
+def walk_folders(uri: str, *, hidden: bool = False) -> Iterator[tuple[str, list[FileInfo]]]:
     """Each folder at or below `uri` that holds files: its path relative to `uri` (empty for itself) and its files, sorted
     by name; one folder at a time, so that millions of files are never in one list. A folder comes before those in it,
     and these by name.
 
-    A file or folder whose name starts with `_` or `.` is skipped. NotFoundError where there is nothing of that name.
+    A file or folder whose name starts with `_` or `.` is skipped unless `hidden`. NotFoundError where there is nothing of
+    that name.
     """
     empty = True
-    for folder, found in s3.walk_folders(uri) if is_remote(uri) else disk.walk_folders(uri):
+    for folder, found in s3.walk_folders(uri, hidden) if is_remote(uri) else disk.walk_folders(uri, hidden):
         empty = False
-        seen = [info for info in found if info.path.rpartition("/")[2][:1] not in ("_", ".")]
+        seen = [info for info in found if hidden or info.path.rpartition("/")[2][:1] not in ("_", ".")]
         if seen:
             yield folder, sorted(seen, key=lambda info: info.path)
     if empty and not exists(uri):
@@ -167,6 +170,20 @@ def object_store_options(uri: str) -> dict[str, str]:
     opening of a table.
     """
     return s3_client.object_store_options(uri) if is_remote(uri) else {}
+
+
+def object_store_url(uri: str) -> str:
+    """The URL by which delta-rs finds the very folder that is `uri` here: it takes URLs, where `#`, `?` and `%` mean something.
+
+    ConfigError for names that it cannot hold: a `//` in the key, and `%` followed by two hex digits, which its kernel
+    decodes twice.
+    """
+    path = uri.rstrip("/") if is_remote(uri) else os.path.abspath(local_path(uri))
+    if "//" in path.removeprefix("s3://") or re.search("%[0-9A-Fa-f]{2}", path):
+        raise ConfigError(
+            f"{uri}: a Delta table cannot lie at a name with `//` or `%` and two hex digits in it: take another"
+        )
+    return f"s3://{quote(path.removeprefix('s3://'))}" if is_remote(uri) else f"file://{quote(path)}"
 
 
 def move(source: str, target: str) -> None:

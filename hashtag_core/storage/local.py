@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import functools
+import logging
 import os
 import shutil
 import uuid
@@ -17,10 +19,15 @@ import pyarrow.fs as pafs
 from hashtag_core.errors import AlreadyExistsError, NotFoundError
 from hashtag_core.storage.base import FileInfo, check_size, guard, writing
 
+logger = logging.getLogger(__name__)
+
 
 def local_path(uri: str) -> str:
-    """The path of a local URI."""
-    return uri.removeprefix("file://")
+    """The path of a local URI: `file:/path`, `file:///path`, `file://localhost/path` or the path itself. Not percent-decoded."""
+    if uri[:5].lower() != "file:":
+        return uri
+    path = uri[5:]
+    return path[2:].removeprefix("localhost") if path.startswith("//") else path
 
 
 def exists(uri: str) -> bool:
@@ -50,12 +57,12 @@ def list_files(uri: str) -> Iterator[FileInfo]:
                     yield _info(path, os.path.relpath(path, root))
 
 
-def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
-    """Every folder that is not hidden, with all of its files."""
+def walk_folders(uri: str, hidden: bool = False) -> Iterator[tuple[str, list[FileInfo]]]:
+    """Every folder (unless `hidden`, those that are not hidden), with all of its files."""
     root = local_path(uri)
     with guard(uri, "listing"):
         for folder, below, names in os.walk(root, onerror=_stop):
-            below[:] = sorted(name for name in below if name[:1] not in ("_", "."))
+            below[:] = sorted(name for name in below if hidden or name[:1] not in ("_", "."))
             relative = os.path.relpath(folder, root)
             found = []
             for name in names:
@@ -103,7 +110,7 @@ def create_bytes(uri: str, data: bytes) -> None:
             try:
                 os.link(staged, target)
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EMLINK):
                     raise
                 _write_through(target, data)  # a filesystem without hard links
             _sync_folder(target.parent)
@@ -167,7 +174,11 @@ def _stop(error: OSError) -> None:
 
 
 def _info(path: str, relative: str) -> FileInfo:
-    """Of a link to nothing, the link's own: it is listed, and who opens it is told. The etag tells whether the file may be read."""
+    """Of a link to nothing, the link's own: it is listed, and who opens it is told.
+
+    The etag is of size, time of modification, time of the last change of any kind and file number: who keeps a file's size
+    and its date (`cp -p`, `rsync -t`, `touch -r`) cannot keep the third. It tells too whether the file may be read.
+    """
     try:
         held = os.stat(path)
     except FileNotFoundError:
@@ -175,8 +186,9 @@ def _info(path: str, relative: str) -> FileInfo:
             raise
         held = os.lstat(path)
     modified = datetime.fromtimestamp(held.st_mtime, UTC)
+    stamp = f"{held.st_size:x}-{held.st_mtime_ns:x}-{held.st_ctime_ns:x}-{held.st_ino:x}"
     readable = "" if os.access(path, os.R_OK) else "-unreadable"
-    return FileInfo(path, relative, held.st_size, f"{held.st_size:x}-{held.st_mtime_ns:x}{readable}", modified)
+    return FileInfo(path, relative, held.st_size, f"{stamp}{readable}", modified)
 
 
 def _staged(target: Path) -> Path:
@@ -210,8 +222,27 @@ def _flush(file: IO[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        told = _told(os.stat(folder).st_dev)
+        if not told:
+            told.append(str(error))
+            logger.warning(
+                "%s: folders cannot be synced here (%s): a power cut may undo the last writes", folder, error.strerror
+            )
+
+
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF}
+"""What file systems answer that cannot sync a folder (SMB, VirtualBox, WSL over SMB, some FUSE): the file itself is synced."""
+
+
+@functools.cache
+def _told(device: int) -> list[str]:
+    return []

@@ -61,8 +61,9 @@ def list_files(uri: str) -> Iterator[FileInfo]:
         yield file_info(uri)
 
 
-def walk_folders(uri: str, relative: str = "") -> Iterator[tuple[str, list[FileInfo]]]:
-    """Every folder with objects that is not hidden, with all of them, from the folder `relative` of `uri` on."""
+def walk_folders(uri: str, hidden: bool = False, relative: str = "") -> Iterator[tuple[str, list[FileInfo]]]:
+    """Every folder with objects (unless `hidden`, those that are not hidden), with all of them, from the folder `relative` of
+    `uri` on."""
     bucket, key = split(uri)
     prefix, below, found = _folder(key) + relative, list[str](), list[FileInfo]()
     with guard(uri, "listing"):
@@ -72,8 +73,8 @@ def walk_folders(uri: str, relative: str = "") -> Iterator[tuple[str, list[FileI
     if found:
         yield relative[:-1], [info for info in found if not _is_marker(info)]
     for name in sorted(step[:-1] for step in below):
-        if name[:1] not in ("_", "."):
-            yield from walk_folders(uri, f"{relative}{name}/")
+        if hidden or name[:1] not in ("_", "."):
+            yield from walk_folders(uri, hidden, f"{relative}{name}/")
 
 
 def read_bytes(uri: str, max_bytes: int | None, timeout_s: int) -> bytes:

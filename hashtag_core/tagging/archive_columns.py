@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from hashtag_core import storage
 from hashtag_core.data.archive_history import READ, ArchivePosts, TagFinder
 from hashtag_core.data.history import NONE, UNDATED, HistoryColumns
-from hashtag_core.data.posts import iter_post_batches
+from hashtag_core.data.source import Source
 from hashtag_core.errors import HashtagError, NotFoundError, StorageError
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.records import columns_name
@@ -44,7 +44,7 @@ class PartColumns:
 
 
 def columns_of_parts(
-    folder: str, parts: Sequence[tuple[FileInfo, int]], tags: TagFinder, forgotten: ForgetList | None
+    source: Source, folder: str, parts: Sequence[tuple[FileInfo, int]], tags: TagFinder, forgotten: ForgetList | None
 ) -> list[PartColumns]:
     """The columns of parts (file, rows by the footer), from `folder` or, where it lacks them, from the part."""
     with ThreadPoolExecutor(min(PARTS_AT_ONCE, max(1, len(parts)))) as pool:
@@ -53,7 +53,8 @@ def columns_of_parts(
     for at, (file, rows) in enumerate(parts):
         held = found[at]
         if held is None or held.forgotten != digest:
-            held = found[at] = _without_forgotten(held or _read(file, rows, tags), file, forgotten, digest)
+            read = held or _read(source, file, rows, tags)
+            held = found[at] = _without_forgotten(source, read, file, forgotten, digest)
             _save(folder, file, held)
         if len(held.columns) != rows:
             raise StorageError(f"{file.uri}: {len(held.columns)} rows, {rows} when it was planned: run again")
@@ -90,13 +91,13 @@ def sweep_columns(folder: str, files: Sequence[FileInfo]) -> None:
             storage.remove(info.uri)
 
 
-def _read(file: FileInfo, rows: int, tags: TagFinder) -> PartColumns:
+def _read(source: Source, file: FileInfo, rows: int, tags: TagFinder) -> PartColumns:
     """Rows that cannot be read stand for nothing, and so do earlier ones of an id that occurs twice."""
     posts = ArchivePosts(tags)
     identity = np.zeros(rows, np.uint64)
     nothing = pa.schema([POST.field(name) for name in READ]).empty_table()
     begun = 0
-    for batch in iter_post_batches(file, SCAN_ROWS, READ) if rows else ():
+    for batch in source.batches(file, SCAN_ROWS, READ) if rows else ():
         size = batch.posts.num_rows + sum(item.row is not None for item in batch.rejected)
         if batch.first_row + size > rows:
             raise StorageError(f"{file.uri}: more rows than the {rows} when it was planned: run again")
@@ -120,12 +121,14 @@ def _identity(posts: pa.Table) -> np.ndarray:
     return np.where(hashes == NONE, np.uint64(1), hashes)
 
 
-def _without_forgotten(part: PartColumns, file: FileInfo, forgotten: ForgetList | None, digest: str) -> PartColumns:
+def _without_forgotten(
+    source: Source, part: PartColumns, file: FileInfo, forgotten: ForgetList | None, digest: str
+) -> PartColumns:
     """Posts of forgotten users and forgotten posts are nobody's: they stand in no history, and nothing of them is kept."""
     if forgotten is None or not digest:
         return replace(part, forgotten=digest)
     gone = np.zeros(len(part.columns), dtype=bool)
-    for batch in iter_post_batches(file, SCAN_ROWS, ["user_id"]):
+    for batch in source.batches(file, SCAN_ROWS, ["user_id"]):
         gone[batch.rows[forgotten.covers(batch.posts)]] = True
     columns = {item.name: np.where(gone, NONE, getattr(part.columns, item.name)) for item in fields(HistoryColumns)}
     columns["created_us"] = np.where(gone, UNDATED, part.columns.created_us)

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
-from hashtag_core.config import CaptionsSection
+from hashtag_core.config import ArchiveSection, CaptionsSection
 from hashtag_core.data.batches import FeaturizedPosts
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.posts import Rejected
+from hashtag_core.data.source import Source
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, ImageError, IntegrityError, ScoreError
 from hashtag_core.faults import Fault, classify, raise_if_machine
 from hashtag_core.output.chunk_files import read_chunk, write_chunk
@@ -29,7 +30,7 @@ from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.posts import READ, OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TABLE, TAGGED
-from hashtag_core.tagging.chunk_posts import ChunkPosts, read_chunks, wanted_posts
+from hashtag_core.tagging.chunk_posts import ChunkPosts, ReadPosts, read_chunks, wanted_posts
 from hashtag_core.tagging.histories import Sidecar, open_vectors, vector_table
 from hashtag_core.tagging.isolate import find_killers
 from hashtag_core.tagging.plan import Chunk
@@ -180,7 +181,7 @@ class ChunkTagger:
     def _opened(self, task: Task, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, ChunkPosts]]:
         """The chunks with their posts, images decoded; those that come next are being decoded, if that is done elsewhere."""
         ahead: deque[tuple[Chunk, ChunkPosts]] = deque()
-        for read in read_chunks(self.work.archive, task, chunks, partial(self._open, task)):
+        for read in read_chunks(self.source, task, chunks, partial(self._open, task)):
             ahead.append(read)
             while ahead and sum(len(posts.waiting) for _, posts in ahead) >= self._ahead:
                 ahead[0][1].settle()
@@ -193,9 +194,14 @@ class ChunkTagger:
     def _ahead(self) -> int:
         return self.work.decode_ahead if self._opener is not None else 0
 
-    def _open(self, task: Task, held: ChunkPosts, batch: pa.RecordBatch, first_row: int) -> None:
-        """Add the posts of the batch, at once or when they are waited for."""
-        posts, rows = wanted_posts(batch, first_row, task, held, self.work.salt)
+    @cached_property
+    def source(self) -> Source:
+        """The archive; of layouts other than Parquet it is listed here once."""
+        return Source(self.work.source, ArchiveSection(**self.work.reading))
+
+    def _open(self, task: Task, held: ChunkPosts, read: ReadPosts) -> None:
+        """Add the posts, at once or when they are waited for."""
+        posts, rows = wanted_posts(read, task, held, self.work.salt)
         if not rows:
             return
         posts = posts.select(READ.names)

@@ -56,7 +56,7 @@ class Encoding:
             for run in task_runs(lacking, chunks_per_task):
                 first, end = run[0].first_row, run[-1].first_row + run[-1].rows
                 idle = first + np.flatnonzero(~self.sidecar.may_stand[begin + first : begin + end])
-                yield Task(key, file.path, record.etag, run, idle.tolist(), begin=begin, encode=True)
+                yield Task(key, file.path, file.uri, record.etag, run, idle.tolist(), begin=begin, encode=True)
 
 
 def records_of(plan: TagPlan) -> Mapping[str, PartRecord]:

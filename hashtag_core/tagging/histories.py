@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.data.archive_history import TagFinder
 from hashtag_core.data.history import NONE, UNDATED, HistoryColumns, HistoryRule, find_history
+from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import NotFoundError
 from hashtag_core.output.forget_list import ForgetList
@@ -75,9 +76,11 @@ class HistoryFinder:
         self.rule = rule
         self._tags = TagFinder(vocabulary)
 
-    def find(self, folder: str, parts: Sequence[tuple[FileInfo, int]], forgotten: ForgetList | None = None) -> Sidecar:
+    def find(
+        self, source: Source, folder: str, parts: Sequence[tuple[FileInfo, int]], forgotten: ForgetList | None = None
+    ) -> Sidecar:
         """The histories of all rows of the parts (file, rows by the footer), whose columns are kept in `folder`."""
-        found = columns_of_parts(folder, parts, self._tags, forgotten)
+        found = columns_of_parts(source, folder, parts, self._tags, forgotten)
         columns = HistoryColumns.concatenate([part.columns for part in found])
         _only_latest(columns)
         rows_NH = find_history(columns, self.rule)

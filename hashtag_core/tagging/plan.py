@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hashtag_core.config import Recipe
+from hashtag_core.data.source import Source
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.ids import IdIndex
 from hashtag_core.output.layout import Layout
@@ -115,6 +116,7 @@ class TagPlan:
     output: Output
     forgotten: ForgetList | None
     works: list[PartWork]
+    source: Source
     files: list[FileInfo]
     """All parts of the archive."""
     unselected: list[str]

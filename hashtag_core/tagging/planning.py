@@ -12,13 +12,14 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from hashtag_core import storage
-from hashtag_core.config import TaggingSection
+from hashtag_core.config import ArchiveSection, TaggingSection
 from hashtag_core.data.history import HistoryRule
-from hashtag_core.data.posts import list_parts
+from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary, read_tags
 from hashtag_core.errors import ArchiveError, ConfigError, GateRefused, IntegrityError
 from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
@@ -30,7 +31,6 @@ from hashtag_core.output.output import Output
 from hashtag_core.output.publish import REPEATED
 from hashtag_core.output.records import PartRecord, TagSettings
 from hashtag_core.recommend.policy import Policy, read_thresholds
-from hashtag_core.storage import FileInfo
 from hashtag_core.tagging.archive_columns import load_digests, save_digests
 from hashtag_core.tagging.histories import HistoryFinder
 from hashtag_core.tagging.plan import PartWork, TagPlan, TagRequest, part_key_prefix
@@ -62,7 +62,8 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
     output = output or Output.open(layout)
     if output.has_days not in (None, request.by_day) and request.by_day:
         raise ConfigError(f"{layout.out}: was begun without folders by day: take another --out, or leave --by-day away")
-    files = list_archive(archive)
+    source = Source(archive, recipe.archive)
+    files = source.parts()
     records = output.records
     selected = request.selection.paths(files)
     differing = settings.differing(records.settings) if records.settings is not None else []
@@ -78,7 +79,7 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
         )
     forgotten = ForgetList.load(layout.out)
     base = TagPlan(
-        request, layout, settings, policy, output, forgotten, [], files, [], 0, [], [], retag, anew,
+        request, layout, settings, policy, output, forgotten, [], source, files, [], 0, [], [], retag, anew,
         last_run=last_run(layout), finder=_finder(model),
     )  # fmt: skip
     return _with_works(base, selected)
@@ -93,11 +94,6 @@ def resolve_archive(archive: str, out: str) -> str:
     if (target + "/").startswith(where + "/"):
         raise ConfigError(f"--out {out} is inside --archive {archive}: the tagged files would be read as its parts")
     return where
-
-
-def list_archive(archive: str) -> list[FileInfo]:
-    """The parts of the archive as they are listed now, their paths in UTF-8. NotFoundError, or ArchiveError if there is none."""
-    return [_named_in_utf8(file) for file in list_parts(archive)]
 
 
 def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
@@ -126,7 +122,7 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
     plan = replace(plan, unselected=unselected, skipped=skipped, gone=gone, dropped=dropped)
     if not news and not dropped and not any(record.barred for record in records.values()) and not plan.needs_histories:
         return plan
-    scans = scan_parts(news, plan.forgotten)
+    scans = scan_parts(plan.source, news, plan.forgotten)
     if news and len(news) == len(plan.files) and not any(scan.rows for scan in scans):
         reasons = sorted({left.reason for scan in scans for left in scan.left_out})
         raise ArchiveError(
@@ -164,9 +160,9 @@ def _new_part(plan: TagPlan, scan: Scan, number: int, at: int, decision: Decisio
     path_of |= {number - at + other: item.file.path for other, item in enumerate(plan.scans)}
     lost = scan.at[~wins]
     reasons = [f"{REPEATED}: tagged from {path_of[int(winner)]}" for winner in decision.winner_of[at][~wins]]
-    reasons += [f"{REPEATED}: tagged from another row of this part"] * len(scan.doubles)
-    rows = [int(row) for row in [*lost, *scan.doubles]]
-    ids = ids_of_rows(file, rows)
+    reasons += [f"{REPEATED}: tagged from {file.path}, row {taken}" for taken in scan.doubles[:, 1].tolist()]
+    rows = [int(row) for row in [*lost, *scan.doubles[:, 0]]]
+    ids = ids_of_rows(plan.source, file, rows)
     left_out += [
         LeftOut(row, ids[row][0], reason, created_at=ids[row][1]) for row, reason in zip(rows, reasons, strict=True)
     ]
@@ -203,7 +199,7 @@ def _with_histories(plan: TagPlan, works: list[PartWork]) -> tuple[TagPlan, list
     begins = dict(
         zip((file.path for file, _ in parts), np.cumsum([0, *(rows for _, rows in parts)]).tolist(), strict=False)
     )
-    sidecar = finder.find(plan.layout.columns, parts, plan.forgotten)
+    sidecar = finder.find(plan.source, plan.layout.columns, parts, plan.forgotten)
     by_path = {work.path: work for work in works}
     skip = {*plan.unselected, *(work.path for work in works if work.whole)}
     for file, rows in parts:
@@ -301,7 +297,14 @@ def _settings(request: TagRequest, archive: str, policy: Policy) -> TagSettings:
         **policy.told,
         image_prefixes=section.image_prefixes,
         max_image_bytes=request.recipe.archive.max_image_bytes,
+        reading=_reading(request.recipe.archive),
     )
+
+
+def _reading(section: ArchiveSection) -> dict[str, Any]:
+    """What decides how rows are read, where it is not the default."""
+    names = ("format", "map", "date_format", "encoding", "delimiter")
+    return section.model_dump(include=set(names), exclude_defaults=True)
 
 
 def _finder(model: ResolvedModel) -> HistoryFinder | None:
@@ -323,11 +326,6 @@ def _model_hash(model: ResolvedModel) -> str:
         return str(json.loads((model.folder / "model.json").read_bytes())["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{model.folder / 'model.json'}: no version in it: {error!r}") from None
-
-
-def _named_in_utf8(file: FileInfo) -> FileInfo:
-    """A local file's name may be any bytes; what is no UTF-8 in it is replaced, and the part then refused."""
-    return replace(file, path=file.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def _real(uri: str) -> str:

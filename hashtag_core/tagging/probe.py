@@ -9,11 +9,8 @@ import sys
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
-
-from hashtag_core.data.posts import normalise_posts
 from hashtag_core.recommend.policy import Policy
-from hashtag_core.tagging.chunk_posts import COLUMNS, ChunkPosts, read_chunks
+from hashtag_core.tagging.chunk_posts import ChunkPosts, ReadPosts, read_chunks
 from hashtag_core.tagging.chunks import ChunkTagger
 from hashtag_core.tagging.histories import HistoryWork
 from hashtag_core.tagging.task import Task, Work
@@ -26,19 +23,18 @@ class _Prober(ChunkTagger):
 
     def probe(self, task: Task) -> None:
         self.recommender  # noqa: B018  (loaded with no post in hand)
-        for _ in read_chunks(self.work.archive, task, task.chunks, partial(self._open, task)):
+        for _ in read_chunks(self.source, task, task.chunks, partial(self._open, task)):
             pass
 
-    def _open(self, task: Task, held: ChunkPosts, batch: pa.RecordBatch, first_row: int) -> None:
+    def _open(self, task: Task, held: ChunkPosts, read: ReadPosts) -> None:
         left_out = set(task.left_out)
-        for place in range(batch.num_rows):
-            row, piece = first_row + place, batch.slice(place, 1)
-            posts, _ = normalise_posts(pa.Table.from_batches([piece]), task.path, row, COLUMNS)
-            if row in left_out or not posts.num_rows:
+        for row in read.rows:
+            if row in left_out:
                 continue
-            self._say({"row": row, "post_id": posts["post_id"][0].as_py()})
+            piece = read.between(row, row + 1)
+            self._say({"row": row, "post_id": piece.posts["post_id"][0].as_py()})
             one = ChunkPosts()
-            super()._open(task, one, piece, row)
+            super()._open(task, one, piece)
             one.settle()
             self._tag(one, task)
             self._say(None)

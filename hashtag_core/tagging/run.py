@@ -203,7 +203,9 @@ class TagRun:
     def _work(self, cluster: Cluster) -> Work:
         plan, settings, layout = self.plan, self.plan.settings, self.plan.layout
         return Work(
-            archive=settings.archive,
+            archive=plan.source.root,
+            source=settings.archive,
+            reading=settings.reading,
             staging=layout.chunks,
             encoders=storage.join(layout.state, f"encoders-{self._encoders_name}.json"),
             model_folder=str(plan.request.model.folder),
@@ -237,7 +239,17 @@ class TagRun:
             for run in task_runs(self.progress.missing(work, self.plan.settings.chunk_rows), chunks_per_task):
                 first, end = run[0].first_row, run[-1].first_row + run[-1].rows
                 left_out, expected = work.unwanted_in(first, end), work.expected_in(first, end)
-                yield Task(work.key, work.path, work.record.etag, run, left_out, expected, work.begin, alone=alone)
+                yield Task(
+                    work.key,
+                    work.path,
+                    work.file.uri,
+                    work.record.etag,
+                    run,
+                    left_out,
+                    expected,
+                    work.begin,
+                    alone=alone,
+                )
 
     def _take(self, outcome: dict[str, Any]) -> int:
         """What came of a chunk; the posts that came through."""
@@ -274,7 +286,7 @@ class TagRun:
         left_out = pa.Table.from_pylist(lines, schema=REJECTED_TABLE)
         rows = None if work.whole else work.wanted.tolist()
         try:
-            if work.record.groups and storage.file_info(work.file.uri).etag != work.record.etag:
+            if work.record.groups and self.plan.source.etag(work.file) != work.record.etag:
                 storage.remove_tree(storage.join(self.plan.layout.chunks, work.key))
                 raise StorageError(f"{work.file.uri} changed while it was tagged: run again")
             record = work.record.model_copy(update={"run": self.run_id})

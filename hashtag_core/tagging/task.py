@@ -43,6 +43,7 @@ class Task:
 
     part_key: str
     path: str
+    uri: str
     version: str
     chunks: list[Chunk]
     left_out: list[int]
@@ -66,6 +67,10 @@ class Work:
     """What is the same for all tasks of a run."""
 
     archive: str
+    """The folder that relative paths of pictures begin at."""
+    source: str
+    """The archive, as it is listed, and how it is read."""
+    reading: dict[str, Any]
     staging: str
     """Folder of the chunk files, `<part key>/<chunk>.parquet`."""
     encoders: str

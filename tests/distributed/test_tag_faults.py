@@ -15,16 +15,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hashtag_core.output.verify import verify_output
 from ray.cluster_utils import Cluster
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import tag_actors
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import HashtagError, StorageError
-from hashtag_core.tagging.plan import TagPlan, TagRequest
-from hashtag_core.tagging.planning import plan_tagging
-from hashtag_core.tracking.registry import resolve_model
+from hashtag_core.output.verify import verify_output
+from hashtag_core.tagging.plan import TagPlan
+from tests.tagging.outputs import plan_for, rows_by_glob, rows_by_table
 
 IS_SOAK = "SOAK_KILLS" in os.environ
 
@@ -32,7 +31,7 @@ RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 
 
 
 def job_for(archive: Path, out: Path, model: Path) -> TagPlan:
-    return plan_tagging(TagRequest(RECIPE, str(archive), str(out), resolve_model(str(model))))
+    return plan_for(archive, out, model, RECIPE)
 
 
 def wait_for_chunks(out: Path, count: int = 1) -> None:
@@ -117,7 +116,7 @@ def test_a_stall_that_lasts_ends_the_run_and_a_rerun_goes_on(
     assert record["tagged"] < 240
     tag(job_for(archive, out, popularity))
     assert verify_output(str(out), str(archive)).problems == []
-    assert len(list(out.glob("model=*/**/part-*.parquet"))) == 30
+    assert len(rows_by_glob(out)) == 240
 
 
 @pytest.fixture
@@ -143,11 +142,12 @@ def test_a_full_disk_fails_the_run_and_a_rerun_goes_on(
     held = len(list((out / "_state").rglob("chunks/*/*.parquet")))
     assert held > 5
     assert not list(out.rglob("*.tmp"))
+    assert rows_by_glob(out) == rows_by_table(out) == []
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     summary = tag(job_for(archive, out, popularity))
     assert summary.parts + summary.skipped_parts == 2
     assert verify_output(str(out), str(archive)).problems == []
-    assert len(list(out.glob("model=*/**/part-*.parquet"))) == 100
+    assert len(rows_by_glob(out)) == 800
 
 
 OUT_OF_MEMORY = """

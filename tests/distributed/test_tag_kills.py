@@ -19,11 +19,11 @@ from pathlib import Path
 import psutil
 import pytest
 from deltalake.exceptions import DeltaError
-from hashtag_core.output.verify import verify_output
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.errors import NotFoundError
+from hashtag_core.output.verify import verify_output
 from hashtag_core.tagging.plan import part_key_prefix
 from tests.distributed.in_process import tag_in_process
 from tests.faulty_s3 import faulty_s3

@@ -48,11 +48,19 @@ class Poisoned:
         return self._recommender.tag(posts, top_k)
 
 
+@pytest.fixture(autouse=True)
+def _there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archive is `archive/`."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def tagger(popularity: Path, tmp_path: Path) -> ChunkTagger:
     version = json.loads((popularity / "model.json").read_text())["version"]
     work = Work(
         archive=str(tmp_path / "archive"),
+        source=str(tmp_path / "archive"),
+        reading={},
         staging=str(tmp_path / "chunks"),
         encoders=str(tmp_path / "encoders.json"),
         model_folder=str(popularity),
@@ -69,7 +77,7 @@ def tagger(popularity: Path, tmp_path: Path) -> ChunkTagger:
     return tagger
 
 
-TASK = Task("id", "a.parquet", "v1", [Chunk(0, 0, 0, 0, 5), Chunk(1, 0, 5, 5, 5)], [])
+TASK = Task("id", "a.parquet", "archive/a.parquet", "v1", [Chunk(0, 0, 0, 0, 5), Chunk(1, 0, 5, 5, 5)], [])
 
 
 def chunk_rows(tagger: ChunkTagger, number: int) -> tuple[list[str], list[dict[str, Any]]]:

@@ -192,7 +192,9 @@ def test_a_plan_from_before_an_order_is_made_anew(
     late = job_for(archive, out, popularity)
     tag(job_for(archive, out, popularity, Selection(["*-0001*"], retag=True)))
     summary = tag(late)
-    assert (summary.parts, summary.tagged, summary.skipped_parts) == (1, 2, 3), "what the run between did is not done again"
+    assert (summary.parts, summary.tagged, summary.skipped_parts) == (1, 2, 3), (
+        "what the run between did is not done again"
+    )
     assert job_for(archive, out, popularity).is_done
     assert len(rows_by_glob(out)) == 14
 

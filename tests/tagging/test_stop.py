@@ -155,7 +155,9 @@ def _stopped_task(tmp_path: Path) -> Callable[[Work], None]:
     def act(work: Work) -> None:
         part = plan_for(work.archive, tmp_path / "out", work.model_folder, RECIPE).works[0]
         send(signal.SIGTERM)(work)
-        outcomes = list(ChunkTagger(work).run(Task("key", part.path, part.record.etag, part.chunks(4), [])))
+        outcomes = list(
+            ChunkTagger(work).run(Task("key", part.path, part.file.uri, part.record.etag, part.chunks(4), []))
+        )
         assert [(item["chunk"], item["stopped"], item["error"], item["tagged"]) for item in outcomes] == [
             (number, True, None, 0) for number in range(3)
         ]

@@ -1,9 +1,11 @@
 """Local disks and an S3 over HTTP, by the same tests; faults are caused by a small HTTP server that answers them."""
 
+import errno
 import os
 import re
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import pytest
 
 from hashtag_core import storage
 from hashtag_core.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
+from hashtag_core.storage import local as disk
 from hashtag_core.storage import s3_client
 from hashtag_core.storage.conditions import ConditionalWrites
 from hashtag_core.storage.conditions import _known as known
@@ -36,6 +39,9 @@ ODD = [
     "'quote\".bin",
     "x" * 240,
 ]
+
+ONLY_ON_S3 = ["a//b.bin", "/a.bin", "a/", "a b//#1?q=%2F+/x.bin", "a//", "./b.bin"]
+"""Keys that are ordinary there, and that paths of a disk cannot be or mean something else as."""
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -64,6 +70,43 @@ def test_odd_names_are_verbatim(root: str, name: str) -> None:
     assert paths(root) == [f"moved/{name}"]
     storage.remove(storage.join(root, "moved", name))
     assert not storage.exists(storage.join(root, "moved", name))
+
+
+@pytest.mark.parametrize("name", ONLY_ON_S3)
+def test_keys_are_verbatim(s3_bucket: str, name: str) -> None:
+    root = f"{s3_bucket}/some/root"
+    uri = storage.join(root, name)
+    assert uri == f"{root}/{name}"
+    table = pa.table({"x": [1, 2]})
+    with storage.open_output(uri) as file:
+        pq.write_table(table, file)
+    assert storage.exists(uri)
+    (info,) = storage.list_files(root, hidden=True)
+    assert (info.uri, info.path) == (uri, name)
+    for around in ("some", "some/root", ""):
+        walked = list(storage.walk_folders(f"{s3_bucket}/{around}"))
+        assert [item.uri for _, found in walked for item in found] == ([] if name.startswith("./") else [uri])
+    with storage.open_input(info.uri) as file:
+        assert pq.read_table(file).equals(table)
+    assert storage.file_info(uri).size == info.size == len(storage.read_bytes(info.uri))
+    storage.move(uri, f"{s3_bucket}/moved")
+    assert [found.path for found in storage.list_files(s3_bucket)] == ["moved"]
+
+
+def test_markers_of_folders_are_no_files(s3_bucket: str) -> None:
+    for key in ("a/", "a/b//", "a/x"):
+        storage.write_bytes(f"{s3_bucket}/{key}", b"x" if key == "a/x" else b"")
+    assert paths(f"{s3_bucket}/a") == paths(f"{s3_bucket}/a/") == ["x"]
+
+
+@pytest.mark.parametrize("uri", ["file:{}", "file://{}", "file://localhost{}", "FILE://{}", "{}"])
+def test_every_spelling_of_a_local_path(uri: str, tmp_path: Path) -> None:
+    place = uri.format(tmp_path / "a b%20")
+    storage.write_bytes(storage.join(place, "x"), b"1")
+    assert (tmp_path / "a b%20" / "x").read_bytes() == b"1"
+    assert storage.local_path(place) == str(tmp_path / "a b%20")
+    assert not storage.is_remote(place)
+    assert paths(place) == ["x"]
 
 
 def test_listing_is_sorted_recursive_and_skips_hidden(root: str) -> None:
@@ -514,3 +557,36 @@ def test_worker_environment_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> 
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_supported",
     }
+
+
+@pytest.mark.parametrize("code", ["EINVAL", "ENOTSUP", "EACCES"])
+def test_folders_that_cannot_be_synced_are_told_of_once(
+    tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on SMB, VirtualBox' shared folders and some FUSE file systems."""
+    real = os.fsync
+
+    def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    disk._told.cache_clear()
+    for n in range(3):
+        storage.write_bytes(str(tmp_path / f"{n}"), b"x")
+        storage.create_bytes(str(tmp_path / f"{n}.new"), b"x")
+    storage.move(str(tmp_path / "0"), str(tmp_path / "moved"))
+    assert len(paths(str(tmp_path))) == 6
+    assert [record.getMessage() for record in caplog.records if "cannot be synced" in record.getMessage()] == [
+        f"{tmp_path}: folders cannot be synced here ({os.strerror(getattr(errno, code))}): a power cut may undo the last writes"
+    ]
+
+
+def test_a_disk_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(StorageError, match="Input/output error"):
+        storage.write_bytes(str(tmp_path / "x"), b"x")

@@ -136,6 +136,25 @@ def test_a_local_disk(tmp_path: Path) -> None:
     assert storage.object_store_options(str(tmp_path)) == {}
 
 
+@pytest.mark.parametrize("name", ["a b/t", "50%/t", "#1/t", "d=2024-01-01/t", "画像/é", "plus+and&/t", "?q/'t"])
+@pytest.mark.parametrize("remote", [False, True])
+def test_delta_tables_lie_where_their_name_says(name: str, remote: bool, request: pytest.FixtureRequest) -> None:
+    root = request.getfixturevalue("s3_bucket") if remote else str(request.getfixturevalue("tmp_path"))
+    uri = storage.join(root, name)
+    url, options = storage.object_store_url(uri), storage.object_store_options(uri)
+    write_deltalake(url, pa.table({"x": [1]}), storage_options=options)
+    found = [info.path for info in storage.list_files(root, hidden=True)]
+    assert f"{name}/_delta_log/{0:020}.json" in found
+    assert all(path.startswith(f"{name}/") for path in found)
+    assert DeltaTable(url, storage_options=options).to_pyarrow_table()["x"].to_pylist() == [1]
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a//b", "s3://bucket/100%25", "/tmp/100%ab"])
+def test_names_that_no_delta_table_can_have(uri: str) -> None:
+    with pytest.raises(ConfigError, match="a Delta table cannot lie at"):
+        storage.object_store_url(uri)
+
+
 def commit_twice(uri: str) -> None:
     """Two writers of one table at one version: one commits, the other is told."""
     options = storage.object_store_options(uri)

@@ -456,8 +456,11 @@ def _write_columns(parts: _Parts) -> None:
         parts.parts[f"{twice} twice.parquet"] = HostilePart(None, {}, [(None, f"^{twice}: column occurs twice")])
     pq.write_table(pa.table({"id": ["a"]}), parts.path("no id.parquet"))
     parts.parts["no id.parquet"] = HostilePart(None, {}, [(None, "^post_id: column missing, found id")])
-    pq.write_table(pa.table({"Post_ID": ["a"]}), parts.path("other case.parquet"))
-    parts.parts["other case.parquet"] = HostilePart(None, {}, [(None, "^post_id: column missing, found Post_ID")])
+    pq.write_table(pa.table({"Post_ID": ["in other case"]}), parts.path("other case.parquet"))
+    parts.parts["other case.parquet"] = HostilePart(1, {"in other case": "empty"})
+    both = pa.table({"POST_ID": ["a"], "Post_Id": ["b"]})
+    pq.write_table(both, parts.path("two other cases.parquet"))
+    parts.parts["two other cases.parquet"] = HostilePart(None, {}, [(None, "^post_id: column missing, found POST_ID")])
     told = [(row, "^caption: expected string, found ") for row in (0, 2)]
     for name, values in {
         "numbers": pa.array([1, None, 3]),

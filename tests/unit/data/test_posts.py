@@ -184,12 +184,6 @@ def test_large_rows_make_small_batches(tmp_path: Path) -> None:
     assert 8 <= max(sizes) <= 10
 
 
-def test_parts_are_listed_without_hidden_ones(tmp_path: Path, write_part: Callable[..., Path]) -> None:
-    for name in ("b.parquet", "a/z.parquet", "_state/x.parquet", ".hidden.parquet", "readme.txt"):
-        write_part(tmp_path / name, [{"post_id": "1"}])
-    assert [part.path for part in list_parts(str(tmp_path))] == ["a/z.parquet", "b.parquet"]
-
-
 def test_an_archive_without_a_part(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="without a part"):
         list_parts(str(tmp_path))

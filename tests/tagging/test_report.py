@@ -14,11 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashtag_core.output.layout import Layout
+from hashtag_core.output.records import TagSettings
 from hashtag_core.schema import TAGGED
 from hashtag_core.tagging.report import SCORE_BINS, TagFigures, close_lost_runs, drift, quantiles
 from hashtag_core.tracking.runs import connect
 from jobs.tag import main
-from tests.distributed.test_tag_plan import settings_for
+
+
+def settings_for(archive: str, model_name: str = "toy", model_version: str = "1") -> TagSettings:
+    named = {"archive": archive, "model_name": model_name, "model_version": model_version}
+    return TagSettings(**named, model_hash="h", top_k=10, chunk_rows=8, batch_size=64, backend="auto", precision="auto")
 
 
 def rows_of(*posts: tuple[str, dict[str, float]]) -> pa.Table:
@@ -201,4 +206,3 @@ def test_mlflow_away_is_a_warning(
     told = capfd.readouterr()
     assert json.loads(told.out)["tagged"] == 4
     assert "the output is whole, but MLflow does not know of run" in told.err
-    assert list(out.rglob("_SUCCESS"))
