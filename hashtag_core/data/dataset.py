@@ -57,6 +57,8 @@ class DatasetInfo(Section):
     """Rows of the archive: in a split, left out, or rejected as a row."""
     archive_files: dict[str, Any] | None = None
     """Files of the archive: how many are there, read, beside, left out and why."""
+    former_content_hashes: list[str] = []
+    """Of what the dataset held before posts were taken out of it: models that were trained on that name one of these."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, I
 
 FORGOTTEN = "forgotten"
 """Reason of a rejected row that is on the list."""
+KEY_BYTES = 16
 
 
 def read_names(uri: str, what: str) -> set[str]:
@@ -103,6 +104,16 @@ class ForgetList:
         """Changes when the list does."""
         return hashlib.sha256(self._bytes()).hexdigest()[:16]
 
+    def lists(self, user: str) -> bool:
+        """Whether a user is on the list, also by a hash of twice the length, as lists from before the table have them."""
+        if self.user_key(user) in self.users:
+            return True
+        return self._has_long_keys and user_key(self.salt, user, 32) in self.users
+
+    @cached_property
+    def _has_long_keys(self) -> bool:
+        return any(len(key) > 2 * KEY_BYTES for key in self.users)
+
     def user_key(self, user: str) -> str:
         """As the list and the table hold a user."""
         return user_key(self.salt, user)
@@ -116,7 +127,7 @@ class ForgetList:
         found = np.zeros(posts.num_rows, dtype=bool)
         if self.users and "user_id" in posts.column_names:
             given = [user for user in pc.unique(posts["user_id"]).to_pylist() if user is not None]
-            listed = [user for user in given if self.user_key(user) in self.users]
+            listed = [user for user in given if self.lists(user)]
             found |= pc.is_in(posts["user_id"], value_set=pa.array(listed, pa.string())).to_numpy()
         if self.posts:
             found |= np.array([self.post_key(post_id) in self.posts for post_id in posts["post_id"].to_pylist()], bool)
@@ -135,6 +146,6 @@ class ForgetList:
         return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def user_key(salt: str, user: str) -> str:
-    """Salted hash of a user id, 32 hexadecimal digits."""
-    return hashlib.blake2b(user.encode("utf-8", "surrogatepass"), key=salt.encode(), digest_size=16).hexdigest()
+def user_key(salt: str, user: str, size: int = KEY_BYTES) -> str:
+    """Salted hash of a user id, in hexadecimal."""
+    return hashlib.blake2b(user.encode("utf-8", "surrogatepass"), key=salt.encode(), digest_size=size).hexdigest()

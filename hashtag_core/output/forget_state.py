@@ -121,7 +121,7 @@ def _columns(output: Output, wanted: Wanted, rows: dict[str, np.ndarray], *, dry
         elif kind == "history.npy" and of_part.get(name) is not None:
             digests = np.load(io.BytesIO(storage.read_bytes(info.uri)), allow_pickle=False)
             gone = of_part[name]
-            if gone is not None and digests[gone].any():
+            if gone is not None and len(digests) and digests[gone].any():
                 found += 1
                 digests[gone] = 0
                 if not dry_run:

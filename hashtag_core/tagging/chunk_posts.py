@@ -1,6 +1,5 @@
 """The posts of a chunk on their way to the model: read, compared with what is known of them, opened."""
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +12,13 @@ import pyarrow as pa
 from hashtag_core import storage
 from hashtag_core.data.posts import Rejected, is_undated, normalise_posts, open_parquet, unreadable
 from hashtag_core.data.reading import Reading
+from hashtag_core.data.source import Source
+from hashtag_core.output.content import content_hashes
 from hashtag_core.output.forget_list import user_key
 from hashtag_core.recommend.posts import READ, OpenedPosts
 from hashtag_core.schema import POST, TIMESTAMP
 from hashtag_core.storage import FileInfo
 from hashtag_core.tagging.plan import Chunk
-from hashtag_core.tagging.source import Source
 from hashtag_core.tagging.task import Task
 
 READ_ROWS, READ_BYTES = 64, 64 << 20
@@ -27,9 +27,6 @@ pixels are."""
 
 COLUMNS = pa.schema([*READ, POST.field("created_at")])
 """What is read of a part."""
-
-CONTENT_COLUMNS = ("user_id", "caption", "image", "image_uri")
-"""What the content hash of a post is of, beside its id."""
 
 
 @dataclass
@@ -68,21 +65,6 @@ class ChunkPosts:
             "content": pa.array([content for _, content, _ in found], pa.int64()),
             "user_key": pa.array([user for _, _, user in found], pa.string()),
         }
-
-
-def content_hashes(posts: pa.Table) -> list[int]:
-    """Of each post a hash of all that its tags depend on, but for its history: 64 bits, signed, never 0."""
-    columns = [posts[name].to_pylist() for name in ("post_id", *CONTENT_COLUMNS)]
-    return [_content_hash(values) for values in zip(*columns, strict=True)]
-
-
-def _content_hash(values: Sequence[str | bytes | None]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for value in values:
-        held = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-        digest.update(b"-" if held is None else len(held).to_bytes(8, "little"))
-        digest.update(held or b"")
-    return int.from_bytes(digest.digest(), "little", signed=True) or 1
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from hashtag_core.config import ArchiveSection, CaptionsSection
 from hashtag_core.data.batches import FeaturizedPosts
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.posts import Rejected
+from hashtag_core.data.source import Source
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, ImageError, IntegrityError, ScoreError
 from hashtag_core.faults import Fault, classify, raise_if_machine
 from hashtag_core.output.chunk_files import read_chunk, write_chunk
@@ -34,7 +35,6 @@ from hashtag_core.tagging.histories import Sidecar, open_vectors, vector_table
 from hashtag_core.tagging.isolate import find_killers
 from hashtag_core.tagging.plan import Chunk
 from hashtag_core.tagging.reject_limit import tell
-from hashtag_core.tagging.source import Source
 from hashtag_core.tagging.task import Task, Work, local_model
 
 logger = logging.getLogger(__name__)

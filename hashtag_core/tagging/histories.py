@@ -27,13 +27,13 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.data.archive_history import TagFinder
 from hashtag_core.data.history import NONE, UNDATED, HistoryColumns, HistoryRule, find_history
+from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import NotFoundError
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.storage import FileInfo
 from hashtag_core.storage.node_local import node_folder
 from hashtag_core.tagging.archive_columns import columns_of_parts
-from hashtag_core.tagging.source import Source
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hashtag_core.config import Recipe
+from hashtag_core.data.source import Source
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.ids import IdIndex
 from hashtag_core.output.layout import Layout
@@ -18,7 +19,6 @@ from hashtag_core.storage import FileInfo
 from hashtag_core.tagging.histories import HistoryFinder, Sidecar
 from hashtag_core.tagging.scan import LeftOut, Scan
 from hashtag_core.tagging.select import Selection, closed_order
-from hashtag_core.tagging.source import Source
 from hashtag_core.tracking.registry import ResolvedModel
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, TaggingSection
 from hashtag_core.data.history import HistoryRule
+from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary, read_tags
 from hashtag_core.errors import ArchiveError, ConfigError, GateRefused, IntegrityError
 from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
@@ -30,14 +31,13 @@ from hashtag_core.output.output import Output
 from hashtag_core.output.publish import REPEATED
 from hashtag_core.output.records import PartRecord, TagSettings
 from hashtag_core.recommend.policy import Policy, read_thresholds
-from hashtag_core.tagging.archive_columns import load_digests
+from hashtag_core.tagging.archive_columns import load_digests, save_digests
 from hashtag_core.tagging.histories import HistoryFinder
 from hashtag_core.tagging.plan import PartWork, TagPlan, TagRequest, part_key_prefix
 from hashtag_core.tagging.reject_limit import check_planned
 from hashtag_core.tagging.report import last_run
 from hashtag_core.tagging.scan import LeftOut, Scan, ids_of_rows, scan_parts
 from hashtag_core.tagging.select import ordered_again
-from hashtag_core.tagging.source import Source
 from hashtag_core.tagging.winners import Decision, decide, match
 from hashtag_core.tracking.registry import ResolvedModel
 
@@ -208,6 +208,11 @@ def _with_histories(plan: TagPlan, works: list[PartWork]) -> tuple[TagPlan, list
         begin = begins[file.path]
         before = load_digests(plan.layout.columns, file)
         now = sidecar.digests[begin : begin + rows]
+        if before is not None and not len(
+            before
+        ):  # taken over from an old output: what stands now is what it was tagged with
+            save_digests(plan.layout.columns, file, now)
+            continue
         changed = np.flatnonzero(before != now) if before is not None and len(before) == rows else np.arange(rows)
         changed = np.intersect1d(changed, rows_of_part(plan.output, file.path)) if len(changed) else changed
         if len(changed):

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from hashtag_core.data.posts import is_undated
+from hashtag_core.data.source import Source
 from hashtag_core.errors import StorageError
 from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
 from hashtag_core.recommend.posts import READ
 from hashtag_core.storage import FileInfo
-from hashtag_core.tagging.source import Source
 
 SCAN_ROWS = 8_192
 PARTS_AT_ONCE = 16

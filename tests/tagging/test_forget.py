@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,11 +18,11 @@ from hashtag_core.output.chunk_files import write_chunk
 from hashtag_core.output.forget import forget
 from hashtag_core.output.forget_list import FORGOTTEN, ForgetList, read_names
 from hashtag_core.output.lease import Lease, LeaseHeldError
-from hashtag_core.output.table import Table
 from hashtag_core.output.verify import verify_output
 from hashtag_core.schema import TABLE
 from jobs.tag import main
 from tests.tagging.outputs import output_of, plan_for, rejected, rows_by_glob, rows_by_table, run
+from tests.tagging.stopping import stop_after
 
 THEIRS = "user-1"
 
@@ -127,7 +126,7 @@ def test_posts_that_were_delivered_again_without_their_user(
     out = tmp_path / "out"
     run(archive, out, popularity)
     theirs = ids_of(archive, THEIRS)
-    again = [{**post, "user_id": None, "created_at": 2**50} for post in make_posts(10) if post["post_id"] in theirs]
+    again = [{**post, "user_id": None, "created_at": 2**51} for post in make_posts(10) if post["post_id"] in theirs]
     assert len(again) == 3
     write_part(archive / "c.parquet", again[:2])
     run(archive, out, popularity)
@@ -184,35 +183,6 @@ def test_the_list_names_nobody(tmp_path: Path) -> None:
     assert not other.users & first.users, "two outputs, two salts"
 
 
-class _Stop:
-    """After so many writes, removals and commits the next one does not happen: KeyboardInterrupt in its place."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, calls: int) -> None:
-        self.left = calls
-        for name in (
-            "write_json",
-            "write_bytes",
-            "open_output",
-            "create_bytes",
-            "replace_bytes",
-            "move",
-            "remove",
-            "remove_tree",
-        ):
-            patch.setattr(storage, name, self._stopping(getattr(storage, name), lease=name.endswith("_bytes")))
-        patch.setattr(Table, "_commit_once", self._stopping(Table._commit_once))
-
-    def _stopping(self, function: Callable, *, lease: bool = False) -> Callable:
-        def called(*arguments: Any, **options: Any) -> Any:
-            if not (lease and "lease.json" in arguments[0]):  # its heartbeat comes by the clock
-                self.left -= 1
-                if self.left < 0:
-                    raise KeyboardInterrupt
-            return function(*arguments, **options)
-
-        return called
-
-
 def test_stopped_at_any_step_the_same_command_finishes(
     output: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +192,7 @@ def test_stopped_at_any_step_the_same_command_finishes(
         shutil.copytree(whole, output)
         stopped = False
         with monkeypatch.context() as patch:
-            _Stop(patch, steps)
+            stop_after(patch, steps)
             try:
                 forget(str(output), {THEIRS})
             except KeyboardInterrupt:
