@@ -104,10 +104,10 @@ class TagRun:
 
     def _rounds(self) -> TagSummary:
         self._prepare()
-        for _ in range(ROUNDS):
-            self._round()
+        for number in range(ROUNDS):
+            self._round(f"{self.run_id}r{number}")
             barred, self._barred = self._barred, defaultdict(set)
-            if not bar_rejected(self.plan, barred, f"{self.run_id}-barred") or self.stop.reason is not None:
+            if not bar_rejected(self.plan, barred, f"{self.run_id}r{number}-barred") or self.stop.reason is not None:
                 break
             self.plan = plan_tagging(replace(self.plan.request, selection=replace(self.plan.request.selection, retag=False)),
                                      self.plan.output)  # fmt: skip
@@ -135,7 +135,7 @@ class TagRun:
         }
         self._write_record("running")
 
-    def _round(self) -> None:
+    def _round(self, name: str) -> None:
         """Tag and commit what the plan misses."""
         plan = self.plan
         sweep_staging(plan, self.run_id)
@@ -149,7 +149,7 @@ class TagRun:
         }
         self.progress = Progress(works, waiting)
         self.publisher = Publisher(
-            plan.output, self.run_id, plan.takers, self._committed, self._count, plan.request.keep_history_h
+            plan.output, name, plan.takers, self._committed, self._count, plan.request.keep_history_h
         )
         for work in plan.works:
             if not waiting[work.key]:
