@@ -91,7 +91,9 @@ def slow_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
 
 def leave_state(request: TagRequest, done: list[storage.FileInfo]) -> None:
     """What a run over these parts leaves."""
-    few = replace(request, selection=Selection(["p000000*"]))  # the others need not be looked at to know where things go
+    few = replace(
+        request, selection=Selection(["p000000*"])
+    )  # the others need not be looked at to know where things go
     first = plan_tagging(few)
     output = Output.open(first.layout)
     output.claim()
