@@ -7,25 +7,31 @@ import numpy as np
 
 from hashtag_core.errors import HashtagError
 from hashtag_core.output.catalog import complete_index
-from hashtag_core.output.ids import Entries, Keys
+from hashtag_core.output.ids import Entries, IdIndex, Keys
 from hashtag_core.output.records import PartRecord
 from hashtag_core.output.table import FencedError
 from hashtag_core.tagging.encode_histories import records_of
 from hashtag_core.tagging.plan import PartWork, TagPlan
-from hashtag_core.tagging.winners import match
 
 logger = logging.getLogger(__name__)
 
 
-def contested(plan: TagPlan, keys: Keys, number: int) -> Keys:
-    """Those of the posts of a part that another part of the archive has too."""
-    live = {record.number for record in records_of(plan).values()} - {number}
-    found = plan.index.find(keys)
-    pieces = [found.keys.take(np.flatnonzero(np.isin(found.number, np.array(sorted(live), np.uint32))))]
-    for entries, work in _scanned(plan):
-        if work.record.number != number:
-            pieces.append(keys.take(np.flatnonzero(match(entries.sorted().keys, keys) >= 0)))
-    return Keys.concatenate(pieces)
+def ids_of_plan(plan: TagPlan) -> IdIndex:
+    """An index of the posts of the parts that are new or changed, with the numbers that these are to have."""
+    index = IdIndex()
+    pieces = [
+        Entries(entries.keys, entries.created_us, np.full(len(entries), work.record.number, np.uint32))
+        for entries, work in _scanned(plan)
+    ]
+    index.add(Entries.concatenate(pieces), ())
+    return index
+
+
+def contested(plan: TagPlan, fresh: IdIndex, keys: Keys, number: int) -> Keys:
+    """Those of the posts of a part that another part of the archive has too. `fresh`: as `ids_of_plan` gives it."""
+    live = np.array(sorted({record.number for record in records_of(plan).values()} - {number}), np.uint32)
+    found = Entries.concatenate([plan.index.find(keys), fresh.find(keys)])
+    return found.keys.take(np.flatnonzero(np.isin(found.number, live)))
 
 
 def bar_rejected(plan: TagPlan, barred: Mapping[str, set[str]], name: str) -> bool:

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,14 +18,14 @@ import pyarrow as pa
 from hashtag_core import storage
 from hashtag_core.errors import HashtagError, StorageError
 from hashtag_core.output.forget_list import ForgetList
-from hashtag_core.output.ids import keys_of
+from hashtag_core.output.ids import IdIndex, keys_of
 from hashtag_core.output.lease import Lease, new_run_id
 from hashtag_core.output.output import Output
 from hashtag_core.output.publish import REPEATED, FinishedPart, Publisher, Staged
 from hashtag_core.output.removal import drop_parts
 from hashtag_core.output.table import FencedError
 from hashtag_core.schema import REJECTED_TABLE
-from hashtag_core.tagging.aftermath import bar_rejected, contested, save_index
+from hashtag_core.tagging.aftermath import bar_rejected, contested, ids_of_plan, save_index
 from hashtag_core.tagging.archive_columns import save_digests
 from hashtag_core.tagging.encode_histories import (
     HOPELESS_CHUNKS,
@@ -33,7 +33,6 @@ from hashtag_core.tagging.encode_histories import (
     Monitor,
     encode_histories,
     records_of,
-    task_runs,
     vector_key,
 )
 from hashtag_core.tagging.histories import HistoryWork
@@ -43,8 +42,8 @@ from hashtag_core.tagging.reject_limit import RejectWatch, check_planned
 from hashtag_core.tagging.report import TagFigures, close_lost_runs, drift
 from hashtag_core.tagging.staging import chunks_done, sweep_staging
 from hashtag_core.tagging.stop import StoppedError, StopSignal
-from hashtag_core.tagging.task import Task, Work
-from hashtag_core.tagging.work_list import Cluster, Connect, Progress, TagSummary
+from hashtag_core.tagging.task import Work
+from hashtag_core.tagging.work_list import Cluster, Connect, Progress, TagSummary, waiting_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +66,7 @@ class TagRun:
         self.failures: list[str] = []
         self.record: dict[str, Any] = {}
         self._barred: defaultdict[str, set[str]] = defaultdict(set)
+        self._fresh: IdIndex | None = None
         self._began = time.monotonic()
 
     def execute(self, deadline: datetime | None = None) -> TagSummary:
@@ -138,6 +138,7 @@ class TagRun:
     def _round(self, name: str) -> None:
         """Tag and commit what the plan misses."""
         plan = self.plan
+        self._fresh = None
         sweep_staging(plan, self.run_id)
         if plan.sidecar is not None:
             plan.sidecar.write(self._history_folder)
@@ -193,7 +194,7 @@ class TagRun:
                 )
             with self.monitor(total, "tagging") as advance:
                 for chunks_per_task, alone in ((section.chunks_per_task, False), (1, True)):
-                    tasks = list(self._tasks(chunks_per_task, alone=alone))
+                    tasks = list(waiting_tasks(plan, self.progress, chunks_per_task, alone=alone))
                     if not tasks or self.stop.reason is not None:
                         break
                     for outcome in cluster.run(tasks, work):
@@ -231,24 +232,6 @@ class TagRun:
         whole = {retag.tokens.get(file.path, "") for file in self.plan.files}
         token = whole.pop() if len(whole) == 1 else ""
         return f"{settings.backend}-{settings.precision}-{settings.batch_size}-{token or 'first'}"
-
-    def _tasks(self, chunks_per_task: int, *, alone: bool) -> Iterator[Task]:
-        """The waiting chunks as runs of consecutive ones within a row group."""
-        for work in self.plan.works:
-            for run in task_runs(self.progress.missing(work, self.plan.settings.chunk_rows), chunks_per_task):
-                first, end = run[0].first_row, run[-1].first_row + run[-1].rows
-                left_out, expected = work.unwanted_in(first, end), work.expected_in(first, end)
-                yield Task(
-                    work.key,
-                    work.path,
-                    work.file.uri,
-                    work.record.etag,
-                    run,
-                    left_out,
-                    expected,
-                    work.begin,
-                    alone=alone,
-                )
 
     def _take(self, outcome: dict[str, Any]) -> int:
         """What came of a chunk; the posts that came through."""
@@ -308,9 +291,9 @@ class TagRun:
         lines = staged.rejected.select(["post_id", "reason"]).to_pylist()
         ids = [line["post_id"] for line in lines if line["post_id"] and not line["reason"].startswith(REPEATED)]
         if ids:
-            self._barred[path].update(
-                contested(self.plan, keys_of(pa.array(ids, pa.string())), part.record.number).told()
-            )
+            keys = keys_of(pa.array(ids, pa.string()))
+            self._fresh = ids_of_plan(self.plan) if self._fresh is None else self._fresh
+            self._barred[path].update(contested(self.plan, self._fresh, keys, part.record.number).told())
         work = self.progress.works[part.key]
         if self.plan.sidecar is not None and self.plan.begins:
             begin = self.plan.begins[path]
