@@ -24,7 +24,8 @@ FORMAT = 1
 """To be raised when what is measured changes."""
 
 ROUNDS = 3
-"""Timed runs of each candidate; the best counts, since another process can only make one slower."""
+"""Timed runs of each candidate; the best counts. What is timed is the CPU time of this process: processes of one job start together
+and take each other's cores, and what a pass costs is what decides how many a machine does."""
 
 MARGIN = 1.15
 """A candidate replaces the one before it where it is that much faster: a near tie goes one way on machines of one kind."""
@@ -33,7 +34,7 @@ MARGIN = 1.15
 def choose(
     candidates: Mapping[str, Callable[[], Callable[[], object]]], made_of: list[Any], *, what: str
 ) -> tuple[str, dict[str, float]]:
-    """The name of the fastest candidate, and the seconds of each (empty where another process had measured).
+    """The name of the fastest candidate, and the CPU seconds of each (empty where another process had measured).
 
     `candidates`: in order of preference, each a function that loads it and gives a function that runs it once on a fixed sample;
     one that raises is not chosen, the first has to work. `made_of`: what the choice depends on beside the machine (weights,
@@ -59,7 +60,9 @@ def choose(
         if seconds[name] * MARGIN <= seconds[best]:
             best = name
     _write(file, {"backend": best, "seconds": seconds, "what": what})
-    logger.info("%s runs as %s here; seconds measured: %s", what, best, {k: round(v, 4) for k, v in seconds.items()})
+    logger.info(
+        "%s runs as %s here; CPU seconds measured: %s", what, best, {k: round(v, 4) for k, v in seconds.items()}
+    )
     # Two processes that measured at once: the file that stands is the choice of both.
     return _read(file, candidates) or best, seconds
 
@@ -78,9 +81,9 @@ def processor() -> list[str]:
 
 
 def _timed(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     run()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def _read(file: Path, candidates: Mapping[str, Any]) -> str | None:

@@ -24,10 +24,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def work(cpu_s: float) -> None:
+    end = time.process_time() + cpu_s
+    while time.process_time() < end:
+        pass
+
+
 def ticking(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, list[float]]) -> dict[str, Load]:
     """Candidates that take, by the clock of `choice`, those seconds in turn (the first run is the warm one)."""
     now = [0.0]
-    monkeypatch.setattr(choice.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(choice.time, "process_time", lambda: now[0])
 
     def candidate(times: list[float]) -> Load:
         def load() -> Callable[[], object]:
@@ -115,7 +121,7 @@ def test_processes_of_one_machine_agree(cache: Path) -> None:
 
 
 def _choose(number: int) -> str:
-    slow, fast = (lambda: time.sleep(0.02)), (lambda: time.sleep(0.001))
+    slow, fast = (lambda: work(0.02)), (lambda: work(0.001))
     ways = {"torch": lambda: (slow, fast)[number % 2], "onnx": lambda: (fast, slow)[number % 2]}
     return choice.choose(ways, [], what="x")[0]
 
@@ -131,14 +137,12 @@ def test_auto_takes_what_is_faster_here_and_gives_the_same_vectors(
     """Both processors are played: one on which torch is quick, one on which it is slow, by delays of a forward pass."""
     real = text_onnx.OnnxTextBackend.run if quicker == "torch" else None
     if real:
-        monkeypatch.setattr(
-            text_onnx.OnnxTextBackend, "run", lambda self, *batch: (time.sleep(0.3), real(self, *batch))[1]
-        )
+        monkeypatch.setattr(text_onnx.OnnxTextBackend, "run", lambda self, *batch: (work(0.3), real(self, *batch))[1])
     else:
         from hashtag_core.encoders.text import TorchTextBackend
 
         slow = TorchTextBackend.run
-        monkeypatch.setattr(TorchTextBackend, "run", lambda self, *batch: (time.sleep(0.3), slow(self, *batch))[1])
+        monkeypatch.setattr(TorchTextBackend, "run", lambda self, *batch: (work(0.3), slow(self, *batch))[1])
     before = torch.get_num_threads()
     chosen = text(precision="float32", batch_size=8)
     assert chosen.backends == {"text": f"{quicker}-float32"}
