@@ -1,4 +1,4 @@
-"""Hosts on one machine: each a network namespace with an address of its own, a host name, a hosts file and a /tmp that no other sees.
+"""Hosts on one machine: each a network namespace with an address, a host name, a hosts file and folders that no other uses.
 
 All stand on one bridge, so that a link can be cut between a host and all others, which a killed process is not.
 """
@@ -54,17 +54,18 @@ class Host:
         for device in ("eth0", "lo"):
             ip("-n", self.namespace, "link", "set", device, "up")
         self.folder = network.folder / name
-        (self.folder / "home").mkdir(parents=True)
-        (self.folder / "tmp").mkdir()
+        for name_of_folder in ("home", "tmp", "ray"):
+            (self.folder / name_of_folder).mkdir(parents=True)
 
     def start(self, *command: object, **options: Any) -> subprocess.Popen[str]:
-        """Begin a command on the host. Its /tmp and its home are the host's own."""
+        """Begin a command on the host. Its home, its temporary files and Ray's sessions are the host's own."""
         inside = (
             f"hostname {self.name}; mount --bind {self.network.hosts_file} /etc/hosts; "
-            f"mount --bind {self.folder / 'tmp'} /tmp; mount -t tmpfs -o size=2g none /dev/shm; "
+            f"mkdir -p /tmp/ray; mount --bind {self.folder / 'ray'} /tmp/ray; mount -t tmpfs -o size=2g none /dev/shm; "
             'cd "$HOME"; exec "$@"'
         )
-        environment = {**os.environ, **self.network.variables, "HOME": str(self.folder / "home"), "TMPDIR": "/tmp"}
+        folders = {"HOME": str(self.folder / "home"), "TMPDIR": str(self.folder / "tmp")}
+        environment = {**os.environ, **self.network.variables, **folders}
         environment.pop("RAY_ADDRESS", None)
         environment |= options.pop("variables", {})
         log = (self.folder / "log").open("ab")
