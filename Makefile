@@ -5,7 +5,8 @@
 #   make leaderboard  every family trained and judged on the archives beside the clone, or on ARCHIVE=folder; resumable
 #   make ablations  the same with what was taken away from AMNN; what `make leaderboard` did stays
 #   make test      lint and all tests
-#   make soak      thirty kills over 20,000 posts, the faults of a machine, posts at the edge through every family; long
+#   make soak      thirty kills over 20,000 posts, the faults of a machine, posts at the edge through every family, hosts in network
+#                  namespaces, the image where a Docker daemon is; long
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
 #   make bench     the benchmarks in tests/benchmarks
@@ -94,7 +95,7 @@ test: setup
 	  $(BIN)/python -m pytest tests/distributed tests/end_to_end --ignore=$(KILLS); ray=$$?; \
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
 
-SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts,tests/distributed/$(name).py)
+SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts test_hosts test_image,tests/distributed/$(name).py)
 
 soak: setup
 	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) $(SOAKED)
