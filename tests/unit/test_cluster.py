@@ -44,6 +44,8 @@ def test_cluster_launcher_file_follows_the_schema_of_ray() -> None:
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     jsonschema.validate(config, schema)
     assert config["head_node_type"] in config["available_node_types"]
+    images = [config["docker"]["image"], config["available_node_types"]["gpu_worker"]["docker"]["worker_image"]]
+    assert all(re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", image) for image in images), "immutable"
     for command in (*config["head_start_ray_commands"], *config["worker_start_ray_commands"]):
         if "ray start" in command:
             assert command.startswith("RAY_AUTH_MODE=token ")
