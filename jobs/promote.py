@@ -1,10 +1,11 @@
 """Challenger against champion -> gates -> the alias `champion` moves, or exit code 3.
 
-    python jobs/promote.py --dataset URI --challenger MODEL [--gates FILE]
+    python jobs/promote.py --dataset URI --challenger MODEL [--gates FILE] [--force REASON]
     python jobs/promote.py --rollback
 
 MODEL is a registered version, models:/NAME/VERSION or models:/NAME@ALIAS. FILE is a TOML file with a [gates] table,
-which goes over the recipe's; --set goes over both. --rollback gives the alias back to the champion before this one.
+which goes over the recipe's; --set goes over both. --force promotes past what the gates refuse and records the reason.
+--rollback gives the alias back to the champion before this one.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def build_parser() -> JobParser:
     parser.add_argument("--dataset", metavar="URI", help="what jobs/prepare.py wrote; both models are judged on it")
     parser.add_argument("--challenger", metavar="MODEL", help="the version that is to become champion")
     parser.add_argument("--gates", metavar="FILE", help="TOML file with a [gates] table")
+    parser.add_argument("--force", metavar="REASON", help="promote though a gate refuses, and record why")
     parser.add_argument("--rollback", action="store_true", help="return to the champion before this one")
     add_common_arguments(parser)
     return parser
@@ -42,15 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _promote(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = recipe_of(arguments)
     if arguments.rollback:
-        if arguments.challenger or arguments.dataset or arguments.gates:
-            build_parser().error("--rollback judges nothing: leave --challenger, --dataset and --gates out")
+        if arguments.challenger or arguments.dataset or arguments.gates or arguments.force is not None:
+            build_parser().error("--rollback judges nothing: leave --challenger, --dataset, --gates and --force out")
         return roll_back(recipe.tracking.model_name, dry_run=arguments.dry_run)
     if not (arguments.challenger and arguments.dataset):
         build_parser().error("give --dataset and --challenger, or --rollback")
+    if arguments.force is not None and not arguments.force.strip():
+        build_parser().error("--force: say why")
     if arguments.gates:
         recipe = _with_gates(recipe, arguments.gates, arguments.overrides)
     plan = plan_promote(arguments.dataset, arguments.challenger, recipe)
-    return describe_promotion(plan) if arguments.dry_run else promote(plan)
+    return describe_promotion(plan) if arguments.dry_run else promote(plan, arguments.force)
 
 
 def _with_gates(recipe: Recipe, file: str, overrides: Sequence[str]) -> Recipe:
