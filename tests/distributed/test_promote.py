@@ -230,10 +230,13 @@ def test_outputs_that_are_not_those_of_registration_are_refused(
     register(make("popularity"))
     move_champion(NAME, "1", {})
     uri = register(make("user_frequency"))
-    score = Recommender.rank
-    monkeypatch.setattr(
-        Recommender, "rank", lambda self, *args: (lambda found: (found[0], found[1] * 0.9))(score(self, *args))
-    )
+    rank = Recommender.rank
+
+    def other(self: Recommender, *given: Any) -> tuple[np.ndarray, np.ndarray]:
+        indices, scores = rank(self, *given)
+        return indices, scores * 0.9
+
+    monkeypatch.setattr(Recommender, "rank", other)
     assert "golden" in refusal(dataset, uri)
 
 

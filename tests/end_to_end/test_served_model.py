@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path, folder: 
         with start_run("e", "r") as run:
             register_model_folder(run, folder, "hashtag-recommender")
         move_champion("hashtag-recommender", "1", {})
-        yield {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
+        programs = (
+            f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # MLflow calls `uvicorn` by its name
+        )
+        yield {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{path}", "PATH": programs}
 
 
 @pytest.fixture(scope="module")
@@ -152,5 +156,6 @@ def test_fifty_at_once_are_answered_as_the_batch_job_does(
             tag({"post_id": "x", "image": "no base64!"})
         assert caught.value.code == 400
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
