@@ -2,13 +2,16 @@
 
     python jobs/promote.py --dataset URI --challenger MODEL [--gates FILE] [--force REASON]
     python jobs/promote.py --rollback
+    python jobs/promote.py --explain MODEL
 
 MODEL is a registered version, models:/NAME/VERSION or models:/NAME@ALIAS. FILE is a TOML file with a [gates] table,
 which goes over the recipe's; --set goes over both. --force promotes past what the gates refuse and records the reason.
---rollback gives the alias back to the champion before this one.
+--rollback gives the alias back to the champion before this one. --explain tells where a model comes from: its run, commit,
+recipe, dataset and the parts of its archive.
 """
 
 import argparse
+import logging
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -21,7 +24,10 @@ sys.path.insert(0, str(ROOT))
 from hashtag_core.config import GatesSection, Recipe, parse_override, validate_section
 from hashtag_core.distributed.promote import describe_promotion, plan_promote, promote, roll_back
 from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.tracking.registry import lineage, lineage_lines
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
+
+logger = logging.getLogger("hashtag_core.jobs")
 
 
 def build_parser() -> JobParser:
@@ -32,6 +38,7 @@ def build_parser() -> JobParser:
     parser.add_argument("--gates", metavar="FILE", help="TOML file with a [gates] table")
     parser.add_argument("--force", metavar="REASON", help="promote though a gate refuses, and record why")
     parser.add_argument("--rollback", action="store_true", help="return to the champion before this one")
+    parser.add_argument("--explain", metavar="MODEL", help="tell where a model comes from, and change nothing")
     add_common_arguments(parser)
     return parser
 
@@ -43,12 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _promote(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = recipe_of(arguments)
+    judging = bool(arguments.challenger or arguments.dataset or arguments.gates or arguments.force is not None)
+    if arguments.explain:
+        if judging or arguments.rollback:
+            build_parser().error("--explain changes nothing: leave the other flags out")
+        chain = lineage(arguments.explain)
+        for line in lineage_lines(chain):
+            logger.info("%s", line)
+        return chain
     if arguments.rollback:
-        if arguments.challenger or arguments.dataset or arguments.gates or arguments.force is not None:
+        if judging:
             build_parser().error("--rollback judges nothing: leave --challenger, --dataset, --gates and --force out")
         return roll_back(recipe.tracking.model_name, dry_run=arguments.dry_run)
     if not (arguments.challenger and arguments.dataset):
-        build_parser().error("give --dataset and --challenger, or --rollback")
+        build_parser().error("give --dataset and --challenger, or --rollback, or --explain")
     if arguments.force is not None and not arguments.force.strip():
         build_parser().error("--force: say why")
     if arguments.gates:

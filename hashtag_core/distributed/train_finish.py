@@ -16,6 +16,7 @@ from hashtag_core.models.folder import CARD, load_model_folder, save_model_folde
 from hashtag_core.recommend.policy import write_thresholds
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.recommend.served import golden_outputs
+from hashtag_core.tracking.provenance import commit_of, source_tags
 from hashtag_core.tracking.registry import register_model_folder
 from hashtag_core.tracking.runs import Run, redact
 from hashtag_core.training.checkpoint import Progress
@@ -31,6 +32,7 @@ def model_info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[s
         "captions": info.config.get("captions", plan.recipe.captions.model_dump(mode="json")),
         "dataset": {"uri": plan.dataset.uri, "content_hash": info.content_hash, "posts": dict(info.posts)},
         "run_id": run_id,
+        "code": commit_of(source_tags()),
         **({"base": {"family": plan.base.family, "version": plan.base.version}} if plan.base else {}),
     }
 

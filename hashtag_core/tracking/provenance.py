@@ -1,5 +1,6 @@
 """Where a run comes from: the code, the machine, the data."""
 
+import json
 import logging
 import os
 import subprocess
@@ -39,6 +40,11 @@ def source_tags() -> dict[str, str]:
     return tags
 
 
+def commit_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Commit and dirty flag of `source_tags`, as a model's description holds them."""
+    return {"commit": tags.get("mlflow.source.git.commit", "unknown"), "dirty": tags.get("git.dirty", "unknown")}
+
+
 @contextmanager
 def system_metrics(run: Run) -> Iterator[None]:
     """CPU, memory, disk, network and GPU of this node as metrics `system/*` of the run, every `SAMPLING_S` seconds.
@@ -67,8 +73,6 @@ def log_dataset(
     run: Run, name: str, digest: str, source: str, context: str, columns: Mapping[str, str], counts: Mapping[str, Any]
 ) -> None:
     """Tell MLflow what a run read: `context` is `training`, `validation`, `evaluation` or `tagging`."""
-    import json
-
     with mlflow_errors(f"cannot log the dataset of run {run.run_id}"):
         from mlflow.entities import Dataset, DatasetInput, InputTag
 

@@ -13,6 +13,7 @@ from hashtag_core.tracking.champion import (
     rollback_target,
     set_challenger,
 )
+from hashtag_core.tracking.lineage import lineage, lineage_lines
 from hashtag_core.tracking.versions import (
     ResolvedModel,
     download_version_file,
@@ -35,6 +36,8 @@ __all__ = [
     "champion_moves",
     "download_version_file",
     "find_version",
+    "lineage",
+    "lineage_lines",
     "model_uri",
     "move_champion",
     "previous_champion",
