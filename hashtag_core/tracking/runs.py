@@ -286,6 +286,17 @@ def metric_history(run_id: str, metric: str) -> list[float]:
     return [entry.value for entry in sorted(entries, key=lambda entry: entry.step)]
 
 
+def newest_metric(experiment: str, tags: Mapping[str, str], metric: str) -> float | None:
+    """The metric of the newest run of the experiment that has all these tags; None where that run does not tell it."""
+    client = connect()
+    with mlflow_errors(f"cannot look for runs of experiment {experiment!r}"):
+        found = client.get_experiment_by_name(experiment)
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        order = ["attributes.start_time DESC"]
+        runs = client.search_runs([found.experiment_id], wanted, max_results=1, order_by=order) if found else []
+        return runs[0].data.metrics.get(metric) if runs else None
+
+
 def count_runs(experiment: str, tags: Mapping[str, str]) -> int:
     """How many runs of the experiment have all these tags; 0 where there is no such experiment."""
     client = connect()

@@ -155,6 +155,17 @@ def find_version(model: str) -> tuple[str, str, dict[str, str]]:
     return version.name, str(version.version), dict(version.tags)
 
 
+def list_versions(name: str) -> list[tuple[str, dict[str, str]]]:
+    """Every version with its tags, by rising number; empty where no such model is registered."""
+    try:
+        client = connect(create=False)
+    except NotFoundError:
+        return []
+    with mlflow_errors(f"cannot list the versions of {name!r}"):
+        found = [(str(version.version), dict(version.tags)) for version in _versions(client, name)]
+    return sorted(found, key=lambda pair: int(pair[0]))
+
+
 def version_run(model: str) -> str | None:
     """The id of the run that made a `models:/` version; None where it names none. Errors as `resolve_model`."""
     _, version = _locate(model)
