@@ -5,16 +5,17 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from hashtag_core.config import EncodersSection, GatesSection, ModelSection, Recipe
-from hashtag_core.data.dataset import Dataset
+from hashtag_core.data.dataset import Dataset, Split
+from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.distributed.evaluate import Evaluation, evaluate_model
 from hashtag_core.distributed.evaluate_truth import Truth, slices_of
-from hashtag_core.distributed.features import ensure_features
+from hashtag_core.distributed.features import cache_root, ensure_features
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import make_job
 from hashtag_core.distributed.train_finish import model_info
@@ -137,11 +138,10 @@ def fit_floor(family: str, dataset: Dataset, challenger: Evaluation, folder: Pat
     recipe = Recipe(model=ModelSection(family=family), encoders=EncodersSection(**trained.get("encoders", {})))
     plan = plan_training(recipe, dataset.uri)
     encoders = load_encoders(recipe.encoders, plan.needs, "cpu")
-    if plan.needs:
-        with connect():
-            cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"))
-    else:
-        cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"))
+    splits: tuple[Split, ...] = ("train", "validation")
+    cache = encoders.open_cache(cache_root(dataset.uri, recipe.encoders))
+    with connect() if _lacks_features(dataset, cache, splits) else nullcontext():
+        cache = ensure_features(dataset, recipe.encoders, plan.needs, splits)
     job = make_job(plan, encoders, cache)
     model = create_model(job.family, job.spec, job.options)
     if not isinstance(model, FittedModel):
@@ -149,6 +149,15 @@ def fit_floor(family: str, dataset: Dataset, challenger: Evaluation, folder: Pat
     model.fit(TableFitSource(job.train_table(), job.reading()), seed=recipe.training.seed)
     info = model_info(plan, encoders.identity, "")
     save_model_folder(folder, model, job.options, dataset.vocabulary, job.tokenizer(), {**info, "name": family})
+
+
+def _lacks_features(dataset: Dataset, cache: FeatureCache, splits: Sequence[Split]) -> bool:
+    return any(
+        len(cache.missing(name, table[f"{kind.of}_key"].to_pylist()))
+        for split in splits
+        for table in (dataset.read(split, ["image_key", "caption_key"]) if cache.kinds else ())
+        for name, kind in cache.kinds.items()
+    )
 
 
 def _difference(
