@@ -54,7 +54,7 @@ def system_metrics(run: Run) -> Iterator[None]:
     try:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
         monitor = SystemMetricsMonitor(
             run.run_id, sampling_interval=SAMPLING_S, resume_logging=True, tracking_uri=run.client.tracking_uri
         )

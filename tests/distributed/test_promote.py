@@ -1,21 +1,17 @@
 """Gates on real models: a worse, an equal, a luckier and a better challenger; one that wins and loses a slice; the first."""
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
 from hashtag_core.config import Recipe, read_recipe
-from hashtag_core.data.dataset import SPLITS, Dataset
-from hashtag_core.data.vocabulary import Vocabulary
+from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.evaluate import Evaluation, evaluate_model
 from hashtag_core.distributed.evaluate_truth import read_truths
 from hashtag_core.distributed.promote import plan_promote, promote, roll_back
@@ -26,7 +22,6 @@ from hashtag_core.models import InputSpec, create_model, parse_options
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.recommend.served import golden_outputs
-from hashtag_core.schema import PREPARED
 from hashtag_core.tracking.registry import (
     champion,
     champion_moves,
@@ -42,38 +37,8 @@ RECIPE = read_recipe(None, ["evaluation.bootstrap_samples=20", "gates.speed_post
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """400 posts, written as `prepare` writes them, no pictures, no captions: 40 users of eight posts who keep to two tags of
-    their own, and 80 users of one post."""
-    rng = np.random.default_rng(0)
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    for n in range(400):
-        user = n % 40 if n < 320 else n
-        own = [f"topic{user % 16}", f"topic{(user * 7 + 3) % 16}"] if n < 320 else [f"topic{rng.integers(16)}"]
-        post = {
-            "post_id": f"p{n:04d}",
-            "user_id": f"u{user}",
-            "created_at": 1_600_000_000_000_000 + n * 60_000_000,
-            "hashtags": [*dict.fromkeys(own), *(["common"] if rng.random() < 0.6 else [])],
-            "source": f"part.parquet#{n}",
-        }
-        rows[str(rng.choice(SPLITS, p=[0.5, 0.1, 0.4]))].append(post)
-    folder = tmp_path_factory.mktemp("promote") / "dataset"
-    for split, held in rows.items():
-        (folder / split).mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(held, schema=PREPARED), folder / split / "part-0.parquet")
-    counts = Counter(tag for post in rows["train"] for tag in post["hashtags"])
-    vocabulary = Vocabulary(list(counts), np.array(list(counts.values())), posts=len(rows["train"]))
-    ranked = vocabulary.counts.argsort(kind="stable")[::-1]
-    vocabulary = Vocabulary([vocabulary.tags[n] for n in ranked], vocabulary.counts[ranked], posts=vocabulary.posts)
-    (folder / "vocabulary.json").write_text(json.dumps(vocabulary.to_json()))
-    info = {
-        "format": 1, "content_hash": "d" * 64, "posts": {split: len(held) for split, held in rows.items()},
-        "vocabulary": len(vocabulary), "rejected": 0, "left_out": {}, "config": {}, "archive": "here", "fingerprint": "f",
-        "files": [{"path": f"{split}/part-0.parquet", "rows": len(held)} for split, held in rows.items()],
-    }  # fmt: skip
-    (folder / "dataset.json").write_text(json.dumps(info))
-    return Dataset.open(str(folder))
+def dataset(users_dataset: Path) -> Dataset:
+    return Dataset.open(str(users_dataset))
 
 
 @pytest.fixture(scope="module")
