@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hashtag_core.config import GatesSection, Recipe, parse_override, validate_section
-from hashtag_core.distributed.promote import describe_promotion, plan_promote, promote, roll_back
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.tracking.registry import lineage, lineage_lines
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
@@ -58,6 +57,8 @@ def _promote(arguments: argparse.Namespace) -> dict[str, Any]:
         for line in lineage_lines(chain):
             logger.info("%s", line)
         return chain
+    from hashtag_core.distributed.promote import describe_promotion, plan_promote, promote, roll_back  # torch and Ray
+
     if arguments.rollback:
         if judging:
             build_parser().error("--rollback judges nothing: leave --challenger, --dataset, --gates and --force out")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+import yaml
 
 from hashtag_core.errors import ConfigError, GateRefused, HashtagError
 from hashtag_core.tracking.registry import champion, list_versions
@@ -153,3 +154,14 @@ def test_wrong_flags(night: Callable[..., tuple[dict[str, Any], list[str]]]) -> 
         with pytest.raises(HashtagError, match="expected") as caught:
             night(day, *more)
         assert caught.value.exit_code == ConfigError.exit_code
+
+
+def test_the_mlflow_project_calls_it_as_it_wants_to_be_called(repository: Path) -> None:
+    project = yaml.safe_load((repository / "mlflow_project" / "MLproject").read_text())
+    entry = project["entry_points"]["nightly"]
+    values = {name: held.get("default", name) for name, held in entry["parameters"].items()}
+    program, script, *flags = entry["command"].format(**values).split()
+    assert (program, script) == ("python", "../jobs/nightly.py")
+    parsed = nightly.build_parser().parse_args(flags)
+    assert (parsed.archive, parsed.dataset, parsed.out) == ("archive", "dataset", "out")
+    assert (repository / "mlflow_project" / parsed.recipe).exists()
