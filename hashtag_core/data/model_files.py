@@ -2,14 +2,14 @@
 
 `model.json` lists the other files with their SHA-256 and tells a version, which is computed from that list and from all
 that decides what the model does. Here the hashes are computed from the bytes, the version from the hashes, and a file that
-no model folder has is refused: a folder whose weights were swapped and whose list was written anew has another version
-than it tells, and one whose version was written anew too is another model. Whether it is the model that was registered is
-answered by the content hash, which covers every byte and is kept where the folder's writer cannot reach it (a tag of the
+no model folder has is refused, and a list that was written anew. Who changes list, checksum and version alike has made
+another model, with another version. Whether it is the model that was registered is answered by the content hash, which covers every byte and is kept where the folder's writer cannot reach it (a tag of the
 registered version).
 """
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,11 @@ from typing import Any
 
 from hashtag_core.errors import IntegrityError, NotFoundError
 
+logger = logging.getLogger(__name__)
+
 DESCRIPTION = "model.json"
+CHECKSUM = "files_hash"
+"""Key of `model.json`: `content_hash` of the list, so that a list that was written anew is noticed."""
 UNLISTED = frozenset({DESCRIPTION, "README.md", "thresholds.json", "config.json"})
 """Files that are no part of the version: the card, the policy of tags, and what the Hugging Face hub wants to see."""
 LEFTOVERS = frozenset({".DS_Store", ".cache", ".git", ".gitattributes", ".gitignore"})
@@ -37,11 +41,8 @@ class ModelFiles:
     files: dict[str, str]
     """Every file's SHA-256 (hex), by its path in the folder."""
     content_hash: str
-
-    @property
-    def version(self) -> str:
-        """The version that the files make."""
-        return str(self.description["version"])
+    version: str
+    """The version that files and description make, whatever the description tells."""
 
 
 def hash_files(folder: str | Path) -> dict[str, str]:
@@ -95,18 +96,12 @@ def read_description(folder: str | Path) -> dict[str, Any]:
 
 
 def check_model_files(folder: str | Path) -> ModelFiles:
-    """The folder's description and hashes, after every file was compared with the list and the list with the version.
+    """The folder's description, hashes and version, after every file was compared with the list, and the list with its own
+    checksum (of an older release's folder, which has none: with the version).
 
     IntegrityError that names the file: one that is missing, changed or added (a pickle above all), a list without hashes,
-    a version that the files do not make.
+    a list that was written anew.
     """
-    checked = check_listed_files(folder)
-    check_version(folder, checked)
-    return checked
-
-
-def check_listed_files(folder: str | Path) -> ModelFiles:
-    """`check_model_files` without the version, for who can say more exactly what is wrong with the description."""
     folder = Path(folder)
     described, found = read_description(folder), hash_files(folder)
     listed = described.get("files")
@@ -122,15 +117,14 @@ def check_listed_files(folder: str | Path) -> ModelFiles:
     for name in sorted(found.keys() - listed.keys() - UNLISTED):
         kind = "a file that can hold code is" if Path(name).suffix.lower() in EXECUTABLE else "is"
         raise IntegrityError(f"{folder / name}: {kind} no part of a model folder: {DESCRIPTION} does not list it")
-    return ModelFiles(described, found, content_hash(found))
-
-
-def check_version(folder: str | Path, checked: ModelFiles) -> None:
-    """IntegrityError if the files do not make the version that the description tells."""
-    described = checked.description
-    made = model_version(described, {name: checked.files[name] for name in described["files"]})
-    if described.get("version") != made:
+    version, told = model_version(described, listed), described.get("version")
+    if described.get(CHECKSUM, content_hash(listed)) != content_hash(listed) or (
+        CHECKSUM not in described and version != told
+    ):
         raise IntegrityError(
-            f"{Path(folder) / DESCRIPTION}: says version {described.get('version')}, its files make {made}: "
-            "something was exchanged and the list of hashes written anew"
+            f"{folder / DESCRIPTION}: says version {told}, its files make {version}: a file was exchanged and the list of "
+            "hashes written anew"
         )
+    if version != told:
+        logger.warning("%s says version %s and was changed since: it is %s", folder / DESCRIPTION, told, version)
+    return ModelFiles(described, found, content_hash(found), version)

@@ -24,9 +24,10 @@ from safetensors import SafetensorError
 from hashtag_core.config import HistorySection
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.model_files import (
+    CHECKSUM,
     DESCRIPTION,
-    check_listed_files,
-    check_version,
+    check_model_files,
+    content_hash,
     hash_files,
     model_version,
     read_description,
@@ -46,7 +47,7 @@ WEIGHTS, VOCABULARY, TOKENIZER, EXTRA, CARD = (
     "extra.json",
     "README.md",
 )
-RESERVED = ("format", "family", "options", "spec", "history", "version", "files")
+RESERVED = ("format", "family", "options", "spec", "history", "version", "files", CHECKSUM)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def save_model_folder(
         described["history"] = asdict(history)
     here = hash_files(folder)
     files = {name: here[name] for name in (WEIGHTS, VOCABULARY, TOKENIZER, EXTRA) if name in here}
-    described |= {"files": files, **info}
+    described |= {"files": files, CHECKSUM: content_hash(files), **info}
     described["version"] = version = model_version(json.loads(json.dumps(described)), files)
     parameters = sum(value.numel() for value in tensors.values())
     (folder / CARD).write_text(model_card(described, model.paper, len(vocabulary), parameters), encoding="utf-8")
@@ -132,7 +133,7 @@ def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") ->
     try:
         if described["format"] != FORMAT:
             raise IntegrityError(f"{folder / DESCRIPTION}: format {FORMAT} expected, found {described['format']!r}")
-        name, files, version = str(described["family"]), dict(described["files"]), str(described["version"])
+        name, files = str(described["family"]), dict(described["files"])
         spec, stored_options = InputSpec(**described["spec"]), dict(described["options"])
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
@@ -141,7 +142,7 @@ def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") ->
     for file in (WEIGHTS, VOCABULARY):
         if file not in files:
             raise IntegrityError(f"{folder / DESCRIPTION}: lists no {file}")
-    checked = check_listed_files(folder)
+    checked = check_model_files(folder)
     vocabulary = Vocabulary.load(str(folder / VOCABULARY))
     if len(vocabulary) != spec.vocabulary_size:
         raise IntegrityError(
@@ -161,7 +162,6 @@ def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") ->
         model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, AttributeError) as error:
         raise IntegrityError(f"{folder / WEIGHTS}: not the weights of a {name} with these options: {error}") from None
-    check_version(folder, checked)
     return LoadedModel(
         model=model.to(device).eval(),
         family=name,
@@ -170,7 +170,7 @@ def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") ->
         vocabulary=vocabulary,
         tokenizer=tokenizer,
         info={key: value for key, value in described.items() if key not in RESERVED},
-        version=version,
+        version=checked.version,
         history=HistoryRule.from_json(described.get("history")),
         content_hash=checked.content_hash,
     )

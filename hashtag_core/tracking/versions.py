@@ -42,8 +42,8 @@ _URI = re.compile(r"models:/(?P<name>[^/]+?)(?:/(?P<version>[1-9]\d*)|@(?P<alias
 class ResolvedModel:
     """One model, fixed: an alias has become a version.
 
-    `folder` is a local folder. `version` is the registered version or, of a model given as a folder, the content hash
-    in its `model.json`; `uri` names the same model again (`models:/NAME/VERSION`, or the folder as given).
+    `folder` is a local folder. `version` is the registered version or, of a model given as a folder, the short
+    content hash that its files make; `uri` names the same model again (`models:/NAME/VERSION`, or the folder as given).
     """
 
     folder: Path
@@ -361,8 +361,10 @@ def _resolve_folder(model: str, folder: str | Path | None) -> ResolvedModel:
         name, version = str(description["name"]), str(description["version"])
     except (KeyError, IntegrityError) as error:
         raise IntegrityError(f"{marker}: names no model (`name`, `version`): {error!r}") from None
-    files = check_model_files(path).files if FILES_KEY in description else hash_files(path)
-    return ResolvedModel(path, name, version, model, content_hash=content_hash(files))
+    if FILES_KEY not in description:
+        return ResolvedModel(path, name, version, model, content_hash=content_hash(hash_files(path)))
+    checked = check_model_files(path)
+    return ResolvedModel(path, name, checked.version, model, content_hash=checked.content_hash)
 
 
 def _temporary_folder() -> str:

@@ -49,8 +49,11 @@ def shorten_vocabulary(folder: Path) -> None:
 def rewrite_list(folder: Path, version: bool = False) -> None:
     """The list of hashes as the files are now; with `version`, the version that they make too."""
     described = json.loads((folder / "model.json").read_text())
-    described["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in described["files"]}
+    described["files"] = listed = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in described["files"]
+    }
     if version:
+        described["files_hash"] = content_hash(listed)
         described["version"] = model_version(described, described["files"])
     (folder / "model.json").write_text(json.dumps(described))
 
@@ -72,7 +75,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a list written anew": (
         lambda folder: (swap_weights(folder), rewrite_list(folder)),
-        "its files make .*written anew",
+        "its files make .*list of hashes written anew",
     ),
     "a linked folder": (lambda folder: (folder / "more").symlink_to(folder.parent), "a link to a folder"),
 }
@@ -107,6 +110,20 @@ def test_another_version_is_another_model(copy: Path, saved: Path) -> None:
     assert before.version != after.version
     assert before.content_hash != after.content_hash
     assert load_model_folder(copy).content_hash == after.content_hash
+
+
+def test_a_description_changed_by_hand_makes_another_version(copy: Path, saved: Path, caplog) -> None:
+    described = json.loads((copy / "model.json").read_text())
+    described["captions"]["mentions"] = "remove"
+    (copy / "model.json").write_text(json.dumps(described))
+    resolved, before = resolve_model(str(copy)), resolve_model(str(saved))
+    assert resolved.version == load_model_folder(copy).version != before.version
+    assert f"says version {before.version} and was changed since" in caplog.text
+    # a folder of an older release has no checksum of its list: there the version has to be right
+    del described["files_hash"]
+    (copy / "model.json").write_text(json.dumps(described))
+    with pytest.raises(IntegrityError, match="list of hashes written anew"):
+        resolve_model(str(copy))
 
 
 def test_leftovers_of_file_managers_and_the_policy_do_not_disturb(copy: Path, saved: Path) -> None:
