@@ -2,7 +2,7 @@
 
     MLmodel, requirements.txt, ...   MLflow's own: flavor, signature, what to install, an example of the input
     serve_model.py                   models-from-code: no pickle, the text below
-    code/hashtag_core/               the package as it was, less training and Ray
+    code/hashtag_core.zip            the package as it was, less training and Ray; one file, which Python imports from
     artifacts/model/                 the model folder
 
 Tagging takes `artifacts/model` alone and reads JSON and safetensors from it: code of the registry is never executed
@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,7 +32,7 @@ FOLDER = "artifacts/model"
 """Where the model folder is in the artifacts of a version."""
 GOLDEN = "golden.json"
 """What the model gave to fixed posts when it was registered; see `recommend.served`."""
-LEFT_OUT = ("distributed", "training", "tagging", "output", "__pycache__")
+LEFT_OUT = frozenset({"distributed", "training", "tagging", "output", "__pycache__"})
 """Rooms that serving does not enter."""
 REQUIREMENTS = (
     *("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas", "pyarrow", "pydantic"),
@@ -59,9 +60,16 @@ EXAMPLE = [
 
 SERVE_MODEL = '''"""A model folder behind MLflow's interface: POST rows in, TAGGED rows out."""
 
+import sys
+from pathlib import Path
+
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 from pandas import DataFrame
+
+packed = Path(__file__).parent / "code" / "hashtag_core.zip"
+if packed.exists():
+    sys.path.insert(0, str(packed))  # the code that the model was registered with, whatever is installed
 
 from hashtag_core.recommend.served import ServedModel
 
@@ -94,8 +102,8 @@ def save_mlflow_model(folder: Path, into: Path, identity: Mapping[str, str], gol
         tempfile.TemporaryDirectory(prefix="hashtag-mlflow-") as drafts,
         warnings.catch_warnings(category=Warning, action="ignore"),  # of MLflow about its own way with pandas
     ):
-        code, script = Path(drafts, package.name), Path(drafts, "serve_model.py")
-        shutil.copytree(package, code, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        code, script = Path(drafts, f"{package.name}.zip"), Path(drafts, "serve_model.py")
+        _pack(package, code)
         script.write_text(SERVE_MODEL, encoding="utf-8")
         shutil.copytree(folder, Path(drafts, "model"), copy_function=_link)  # its name becomes the folder's
         save_model(
@@ -147,6 +155,15 @@ def requirements() -> list[str]:
         except PackageNotFoundError:
             logger.debug("%s is not installed, and no requirement of the MLflow model", name)
     return pins
+
+
+def _pack(package: Path, into: Path) -> None:
+    """A file a module would be a request a module, for every version that goes through a server."""
+    with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packed:
+        for path in sorted(package.rglob("*")):
+            inside = path.relative_to(package)
+            if path.is_file() and not LEFT_OUT.intersection(inside.parts):
+                packed.write(path, Path(package.name, inside))
 
 
 def _link(source: str, target: str) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -105,7 +106,9 @@ def test_no_pickle_and_pinned_requirements(store: dict[str, str]) -> None:
     pins = (root / "requirements.txt").read_text().splitlines()
     assert all("==" in pin and "+" not in pin for pin in pins)
     assert {"torch", "mlflow", "safetensors"} <= {pin.partition("==")[0] for pin in pins}
-    assert not (root / "code" / "hashtag_core" / "distributed").exists()
+    names = zipfile.ZipFile(root / "code" / "hashtag_core.zip").namelist()
+    assert "hashtag_core/recommend/served.py" in names
+    assert not [name for name in names if name.startswith(("hashtag_core/distributed", "hashtag_core/training"))]
 
 
 @pytest.mark.slow
