@@ -68,7 +68,7 @@ def register_model(
     few = main_figures(metrics["headline"], ks)
     run.log_metrics({f"main/{name}": value for name, value in few.items()})
     card = (folder / CARD).read_text(encoding="utf-8")
-    run.log_text(card, "model_card.md")
+    run.log_text(card, "model/README.md")
     dataset = plan.dataset
     told = "\n".join(f"| {name} | {value:.4f} |" for name, value in few.items())
     description = (
