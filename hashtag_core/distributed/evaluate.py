@@ -27,6 +27,7 @@ from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
+from hashtag_core.data.hub_folder import SCHEME as HUB
 from hashtag_core.distributed.evaluate_truth import Ranked, Truth, read_truths, slices_of, write_ranked
 from hashtag_core.distributed.features import cache_root, ensure_features, tables_folder
 from hashtag_core.distributed.passes import Pass
@@ -90,7 +91,7 @@ def check_evaluation(dataset_uri: str, models: Sequence[str], recipe: Recipe) ->
         if model.startswith("models:"):
             name, version, _ = find_version(model)
             found.append(f"models:/{name}/{version}")
-        elif storage.exists(storage.join(model, "model.json")):
+        elif model.startswith(HUB) or storage.exists(storage.join(model, "model.json")):
             found.append(model)
         else:
             raise NotFoundError(

@@ -11,13 +11,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from hashtag_core import storage
 from hashtag_core.config import nearest
+from hashtag_core.data.hub_folder import SCHEME, pull
 from hashtag_core.data.model_files import check_model_files, content_hash, hash_files, read_description
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.tracking.mlflow_model import FOLDER, save_mlflow_model
@@ -125,7 +126,7 @@ def check_name(name: str) -> None:
 def resolve_model(model: str, folder: str | Path | None = None) -> ResolvedModel:
     """The model that MODEL names, on local disk.
 
-    MODEL is `models:/NAME/VERSION`, `models:/NAME@ALIAS`, or a model folder (local or `s3://`). What is not local
+    MODEL is `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `hf:OWNER/NAME`, or a model folder (local or `s3://`). What is not local
     already is downloaded to `folder`, or to a temporary one that goes when the process ends. Every file is hashed: a folder
     must be what its own list says, and a registered version what was pinned in its tags, else IntegrityError names the file.
 
@@ -133,6 +134,9 @@ def resolve_model(model: str, folder: str | Path | None = None) -> ResolvedModel
     not exist (the nearest one is offered), StorageError where MLflow or the storage cannot be reached, IntegrityError
     for a `model.json` that names no model.
     """
+    if model.startswith(SCHEME):
+        pulled = pull(model, folder or _temporary_folder())
+        return replace(_resolve_folder(str(pulled), None), uri=model)
     if not model.startswith("models:"):
         return _resolve_folder(model, folder)
     client, version = _locate(model)

@@ -1,5 +1,6 @@
 """The gates' decisions, by hand."""
 
+import tomllib
 from dataclasses import replace
 
 import numpy as np
@@ -203,3 +204,10 @@ def test_the_report_shows_every_gate_and_escapes_names():
     ):
         assert part in page
     assert "<b>" not in page
+
+
+def test_the_file_of_gates_says_what_holds_without_it(repository):
+    tables = tomllib.loads((repository / "jobs" / "gates.toml").read_text())
+    assert tables.keys() == {"gates"}
+    assert GatesSection(**tables["gates"]) == GATES
+    assert tables["gates"].keys() == GatesSection.model_fields.keys() - {"max_split_uses"}
