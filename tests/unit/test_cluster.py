@@ -21,7 +21,7 @@ import yaml
 from hashtag_core.config import read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-JOBS = ("prepare", "train", "evaluate", "promote", "tag")
+JOBS = ("prepare", "train", "evaluate", "promote", "tag", "nightly")
 DOCKERFILE = ROOT / "cluster" / "Dockerfile"
 SUBMIT = ROOT / "cluster" / "submit.sh"
 
