@@ -77,6 +77,8 @@ class AmnnOptions(SequenceOptions):
     text_hidden: int = Field(128, ge=1)
     """Of each direction."""
     text_dense: int = Field(128, ge=1)
+    text_activation: Literal["relu", "none"] = "relu"
+    """After that dense layer: `relu` is ours, the article names none."""
     merge: Literal["concat", "add"] = "concat"
     decoder_hidden: int = Field(256, ge=1)
     decoder_input_size: int = Field(256, ge=1)
@@ -148,6 +150,7 @@ class TextEncoder(nn.Module):
         self.lstm = nn.LSTM(size, options.text_hidden, batch_first=True, bidirectional=True)
         self.project = nn.Linear(width, width)
         self.dense = nn.Linear(width, options.text_dense)
+        self.activate = nn.ReLU() if options.text_activation == "relu" else nn.Identity()
         self.dropout = nn.Dropout(options.dropout)
         self.absent_D = nn.Parameter(torch.randn(options.text_dense) * 0.02)
 
@@ -171,7 +174,7 @@ class TextEncoder(nn.Module):
             self.dropout(inputs_BTE), lengths_B.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
         )
         states_BTH, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=mask_BT.shape[1])
-        text_BE = self.dense(self.attention(states_BTH, mask_BT)).relu()
+        text_BE = self.activate(self.dense(self.attention(states_BTH, mask_BT)))
         return torch.where((lengths_B > 0)[:, None], text_BE, self.absent_D)
 
 
