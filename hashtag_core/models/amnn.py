@@ -26,10 +26,8 @@ What differs here, or is left open there:
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -37,10 +35,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hashtag_core.data.batches import PostBatch
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
-from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.models.base import InputSpec, Modality, ModelOptions
 from hashtag_core.models.layers import initialise_glorot
 from hashtag_core.models.objectives import Output
+from hashtag_core.models.pretrained import check_word_vectors, copy_word_vectors
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceModel, SequenceOptions
 
@@ -249,6 +247,11 @@ class Amnn(SequenceModel):
             return None
         return TokenizerSpec("words", options.max_tokens, min_count=options.min_word_count, stop_words=True)
 
+    def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        """Whether `word_vectors` is a file of vectors of the right size."""
+        if self.settings.word_vectors and self.text is not None:
+            check_word_vectors(self.settings.word_vectors, self.settings.embedding)
+
     def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Read `word_vectors` for the words of the tokenizer; words that the file lacks stay as drawn."""
         path = self.settings.word_vectors
@@ -278,26 +281,3 @@ class Amnn(SequenceModel):
             inputs_BE = inputs_BE + tag_BE if self.settings.context == "every" else tag_BE
         hidden_BH = self.cell(inputs_BE, state.hidden_BH)
         return self.output(self.dropout(hidden_BH)), DecoderState(state.merged_BE, hidden_BH)
-
-
-def copy_word_vectors(weight_WE: Tensor, path: str, words: dict[str, int]) -> int:
-    """Rows of `weight_WE` from a text file of word vectors (GloVe, fastText and word2vec text formats); returns how many.
-
-    NotFoundError for a file that is not there, ConfigError for vectors of another size.
-    """
-    if not Path(path).is_file():
-        raise NotFoundError(f"model.word_vectors: no file at {path}")
-    copied = 0
-    size = weight_WE.shape[1]
-    with Path(path).open(encoding="utf-8", errors="replace") as lines, torch.no_grad():
-        for number, line in enumerate(lines, 1):
-            word, *values = line.rstrip().split(" ")
-            if word not in words or len(values) == 1:  # a fastText header is two numbers
-                continue
-            if len(values) != size:
-                raise ConfigError(
-                    f"{path}: line {number}: {size} numbers expected (model.embedding), found {len(values)}"
-                )
-            weight_WE[words[word]] = torch.from_numpy(np.array(values, dtype=np.float32))
-            copied += 1
-    return copied

@@ -129,6 +129,13 @@ class NeuralModel(TagModel):
         """Names of parameters that start pretrained (they take `encoder_learning_rate`)."""
         return set()
 
+    def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        """Refuse now whatever `initialise`, with the same arguments, would refuse in a worker.
+
+        The model may be on the meta device; files are opened, nothing is copied.
+        """
+        return
+
     def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Copy pretrained weights in, once, before training starts (never when a model folder is loaded).
 

@@ -27,12 +27,18 @@ from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
-from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.errors import ConfigError
 from hashtag_core.models.base import InputSpec, Modality, ModelOptions, NeuralModel
 from hashtag_core.models.objectives import Output, multi_label_loss
+from hashtag_core.models.pretrained import read_transformers, require_same, require_same_words
 from hashtag_core.models.registry import register
 
 logger = logging.getLogger(__name__)
+
+REGION_PROJECTION = "encoder.visn_fc.visn_fc."
+REGION_WIDTH = f"{REGION_PROJECTION}weight"
+"""Of W_F: the one matrix that may have another width than the source's."""
+LANGUAGE = ("embeddings.", "encoder.layer.")
 
 TINY = {
     "hidden": 16,
@@ -134,61 +140,53 @@ class Lxmert4Hashtag(NeuralModel):
         if self.settings.start == "none":
             return set()
         if self.settings.start == "text_encoder":
-            return {name for name in names if name.startswith(("lxmert.embeddings.", "lxmert.encoder.layer."))}
-        return {name for name in names if not name.startswith("lxmert.encoder.visn_fc.visn_fc.")}
+            return {name for name in names if name.removeprefix("lxmert.").startswith(LANGUAGE)}
+        return {name for name in names if not name.startswith(f"lxmert.{REGION_PROJECTION}")}
+
+    def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        self._start(encoder_folder, tokenizer)
 
     def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
-        """Copy the weights that `start` names."""
+        """Copy the weights that `start` names, all of them."""
+        own = self.lxmert.state_dict()
+        for key, value in self._start(encoder_folder, tokenizer).items():
+            own[key].copy_(value)
+
+    def _start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None) -> dict[str, Tensor]:
+        """The weights to start from, under their names in `self.lxmert`; NotFoundError, ConfigError or IntegrityError where
+        they are not those of such a model."""
         match self.settings.start:
             case "none":
-                return
+                return {}
             case "text_encoder":
                 if encoder_folder is None:
                     raise ConfigError("model.start = 'text_encoder': the text encoder has no folder of weights")
-                self._copy_language(encoder_folder)
+                return self._language(encoder_folder)
             case name:
-                self._copy_lxmert(name.removeprefix("hf:"))
+                return self._whole(name.removeprefix("hf:"), tokenizer)
 
-    def _copy_lxmert(self, name: str) -> None:
+    def _whole(self, name: str, tokenizer: CaptionTokenizer | None) -> dict[str, Tensor]:
         from transformers import LxmertModel
 
-        try:
-            source = LxmertModel.from_pretrained(name)
-        except OSError as error:
-            raise NotFoundError(f"model.start: no LXMERT at {name!r}: {str(error).splitlines()[0]}") from None
-        own, skipped = self.lxmert.state_dict(), []
-        for key, value in source.state_dict().items():
-            if key in own and own[key].shape == value.shape:
-                own[key].copy_(value)
-            else:
-                skipped.append(key)
-        wrong = [key for key in skipped if not key.startswith("encoder.visn_fc.visn_fc.")]
-        if wrong:
-            raise ConfigError(
-                f"model.start: {name!r} has other sizes or layers than the options: {', '.join(wrong[:3])}"
-            )
-        if skipped:
+        source = read_transformers(LxmertModel, name, "lxmert", "model.start")
+        require_same_words(tokenizer, name, "model.start")
+        own = self.lxmert.state_dict()
+        keys = require_same(own, source, f"model.start: {name!r}", lambda key: key == REGION_WIDTH)
+        if REGION_WIDTH not in keys:
             logger.info("regions are not as wide as in %s: their projection starts anew", name)
+            keys = [key for key in keys if not key.startswith(REGION_PROJECTION)]
+        return {key: source[key] for key in keys}
 
-    def _copy_language(self, folder: str) -> None:
+    def _language(self, folder: str) -> dict[str, Tensor]:
         from transformers import AutoConfig, BertModel
 
-        kind = AutoConfig.from_pretrained(folder).model_type
-        if kind != "bert":
-            raise ConfigError(f"model.start = 'text_encoder': a BERT expected, found {kind!r} in {folder}")
-        source = BertModel.from_pretrained(folder)
-        layers = self.settings.language_layers
-        if source.config.num_hidden_layers < layers:
-            raise ConfigError(
-                f"model.language_layers: {folder!r} has {source.config.num_hidden_layers} layers, found {layers}"
-            )
-        own, theirs = self.lxmert.state_dict(), source.state_dict()
-        for key, value in own.items():
-            if not key.startswith(("embeddings.", "encoder.layer.")):
-                continue
-            if key not in theirs or theirs[key].shape != value.shape:
-                raise ConfigError(f"model.start: {folder!r} has another {key} than the options ask for")
-            value.copy_(theirs[key])
+        theirs = read_transformers(BertModel, folder, "bert", "model.start = 'text_encoder'")
+        layers, found = self.settings.language_layers, AutoConfig.from_pretrained(folder).num_hidden_layers
+        if found < layers:
+            raise ConfigError(f"model.language_layers: {folder!r} has {found} layers, found {layers}")
+        own = {key: value for key, value in self.lxmert.state_dict().items() if key.startswith(LANGUAGE)}
+        source = {key: value for key, value in theirs.items() if key in own}
+        return {key: source[key] for key in require_same(own, source, f"model.start: {folder!r}", lambda _: False)}
 
     def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
         return [(cast(nn.Linear, self.head[-1]), "each")]
