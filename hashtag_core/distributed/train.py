@@ -28,10 +28,10 @@ from safetensors.torch import load_model
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.features import FeatureCache
-from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.distributed.features import ensure_features, tables_folder
 from hashtag_core.distributed.progress import Watch, start_run_log
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.train_check import check_model, input_spec, tokenizer_of
 from hashtag_core.distributed.train_plan import TrainPlan, check_base, plan_training
 from hashtag_core.distributed.train_record import RunRecord, new_run_name
 from hashtag_core.distributed.train_thresholds import find_thresholds
@@ -46,7 +46,7 @@ from hashtag_core.distributed.train_worker import (
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.errors import ConfigError, HashtagError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol
-from hashtag_core.models.base import BuiltOnModel, FittedModel, InputSpec, NeuralModel, TagModel
+from hashtag_core.models.base import BuiltOnModel, FittedModel, NeuralModel, TagModel
 from hashtag_core.models.folder import load_model_folder, save_model_folder
 from hashtag_core.models.registry import create_model
 from hashtag_core.recommend.policy import write_thresholds
@@ -91,6 +91,7 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
     resources = None if plan.fitted else _resources(recipe)
     encoders = load_encoders(recipe.encoders, plan.needs, "cpu")
     check_base(plan, encoders.identity)
+    check_model(plan, encoders)
     name = plan.resumed.name if plan.resumed else new_run_name(recipe.model.family)
     labels = {
         "family": recipe.model.family,
@@ -157,13 +158,7 @@ def _resources(recipe: Recipe) -> dict[str, float]:
 
 def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
     recipe, dataset = plan.recipe, plan.dataset
-    tokenizer = plan.base.tokenizer if plan.base else None
-    wanted = None if plan.base else plan.family.tokenizer(plan.options)
-    if wanted is not None and wanted.kind == "wordpiece":
-        tokenizer = CaptionTokenizer.from_file(encoders.text_tokenizer_file, wanted.max_tokens)
-    elif wanted is not None:
-        captions = (caption for table in dataset.read("train", ["caption"]) for caption in table["caption"].to_pylist())
-        tokenizer = CaptionTokenizer.build_words(captions, wanted)
+    tokenizer = tokenizer_of(plan, encoders, build=True)
     text = None
     if tokenizer is not None:
         with tempfile.TemporaryDirectory(prefix="hashtag-tokenizer-") as folder:
@@ -179,16 +174,7 @@ def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
         recipe=recipe,
         family=recipe.model.family,
         options=plan.options,
-        spec=InputSpec(
-            vocabulary_size=len(vocabulary),
-            image_dim=encoders.image_dim,
-            image_second_dim=encoders.image_second_dim,
-            text_dim=encoders.text_dim,
-            regions=encoders.regions,
-            token_vocabulary_size=tokenizer.size if tokenizer else 0,
-            pad_token_id=tokenizer.pad_id if tokenizer else 0,
-            max_tokens=tokenizer.max_tokens if tokenizer else 0,
-        ),
+        spec=input_spec(plan, encoders, tokenizer),
         needs=plan.needs,
         tokenizer_json=text,
         encoder_folder=encoders.text_folder,
@@ -270,7 +256,7 @@ def _train_on_ray(
         result = _run_trainer(trainer, settings.max_failures)
     outcome: dict[str, Any] = result.return_value
     if "error" in outcome:
-        raise TrainingError(outcome["error"])
+        raise outcome["error"]
     progress: Progress = outcome["progress"]
     watch.finish(progress.history)
     run.log_figure(curves(progress, select), "curves.png")

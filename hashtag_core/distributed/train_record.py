@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
+from hashtag_core.distributed.train_paths import resolve_paths
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 
 FREE_KEYS = frozenset(
@@ -67,7 +68,9 @@ class RunRecord:
 
     def check_same(self, recipe: Recipe, dataset_uri: str, content_hash: str) -> None:
         """ConfigError naming what differs, if the run was started with another recipe or dataset."""
-        before, now = (dict(_flatten(value)) for value in (self.recipe, recipe.model_dump(mode="json")))
+        # A run of an older release has its paths as they were typed.
+        mine = resolve_paths(Recipe.model_validate(self.recipe)).model_dump(mode="json")
+        before, now = (dict(_flatten(value)) for value in (mine, recipe.model_dump(mode="json")))
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())

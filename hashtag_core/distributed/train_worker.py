@@ -24,7 +24,7 @@ from hashtag_core.data.features import FeatureCache, FeatureTable, build_feature
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.tokens import CaptionTokenizer
-from hashtag_core.errors import TrainingError
+from hashtag_core.errors import HashtagError, StorageError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol, index_metrics, judge
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model
@@ -94,53 +94,69 @@ class TrainJob:
 def train_worker(job: TrainJob) -> dict[str, Any]:
     """The training function of Ray Train.
 
-    Returns {"progress": ...} or, for a TrainingError, which all ranks meet alike, {"error": message}: raised, it would be
-    taken for a lost worker and tried again.
+    Returns {"progress": ...} or, for an error that a fresh worker would meet again, {"error": ...}: raised, it would be
+    taken for a lost worker and tried again. All ranks return alike, since none may wait for one that has gone.
     """
     # Ray Train tells every report through the root logger; the driver shows the epochs.
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("hashtag_core").setLevel(logging.INFO)
+    loop: TrainingLoop | None = None
+    fault: HashtagError | None = None
+    try:
+        loop = _make_loop(job)
+    except StorageError:
+        raise  # it may answer the next worker
+    except HashtagError as error:
+        fault = error
+    faults = [found for found in gather(fault) if found is not None]
+    if faults or loop is None:
+        return {"error": faults[0]}
+    try:
+        return {"progress": loop.run()}
+    except TrainingError as error:
+        return {"error": error}
+
+
+def _make_loop(job: TrainJob) -> TrainingLoop:
+    """Tables, model and optimizer of this worker, at the position of the last checkpoint."""
     context = ray.train.get_context()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     device = ray.train.torch.get_device()
     settings = job.recipe.training
     reading = job.reading()
-    try:
-        table = job.train_table()
-        loader = BatchLoader(
-            table,
-            reading,
-            settings,
-            rank=context.get_world_rank(),
-            world=context.get_world_size(),
-            pin_memory=device.type == "cuda",
-        )
-        torch.manual_seed(settings.seed)
-        model = create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)
-        if not isinstance(model, NeuralModel):
-            raise TypeError(f"{job.family} is not trained by gradient")
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            model.initialise(job.encoder_folder, job.tokenizer())
-            model.begin_with(tag_counts(table.tags, len(job.dataset.vocabulary)), len(table))
-            if context.get_world_rank() == 0:
-                model.prepare(TableFitSource(table, reading), seed=settings.seed)
-        loop = TrainingLoop(
-            model,
-            settings,
-            loader,
-            Validation(job, job.table("validation"), reading),
-            PREFIX + settings.select_metric,
-            device=device,
-            on_checkpoint=lambda loop: _report(job, loop),
-            on_step=_StepReport(job) if context.get_world_rank() == 0 else None,
-        )
-        if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
-                loop.restore(Path(folder))
-        return {"progress": loop.run()}
-    except TrainingError as error:
-        return {"error": str(error)}
+    table = job.train_table()
+    loader = BatchLoader(
+        table,
+        reading,
+        settings,
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        pin_memory=device.type == "cuda",
+    )
+    torch.manual_seed(settings.seed)
+    model = create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)
+    if not isinstance(model, NeuralModel):
+        raise TypeError(f"{job.family} is not trained by gradient")
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        model.initialise(job.encoder_folder, job.tokenizer())
+        model.begin_with(tag_counts(table.tags, len(job.dataset.vocabulary)), len(table))
+        if context.get_world_rank() == 0:
+            model.prepare(TableFitSource(table, reading), seed=settings.seed)
+    loop = TrainingLoop(
+        model,
+        settings,
+        loader,
+        Validation(job, job.table("validation"), reading),
+        PREFIX + settings.select_metric,
+        device=device,
+        on_checkpoint=lambda loop: _report(job, loop),
+        on_step=_StepReport(job) if context.get_world_rank() == 0 else None,
+    )
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            loop.restore(Path(folder))
+    return loop
 
 
 def tag_counts(tags: Sequence[Sequence[int]], vocabulary_size: int) -> torch.Tensor:

@@ -89,7 +89,9 @@ def require_same_words(tokenizer: CaptionTokenizer | None, name: str, where: str
     if tokenizer is None:
         return
     if Path(name).is_dir() and not any(Path(name, file).is_file() for file in TOKENIZER_FILES):
-        logger.warning("%s: %s has no tokenizer: whether its word ids are the text encoder's cannot be told", where, name)
+        logger.warning(
+            "%s: %s has no tokenizer: whether its word ids are the text encoder's cannot be told", where, name
+        )
         return
     from transformers import AutoTokenizer
 
