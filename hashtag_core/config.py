@@ -137,8 +137,20 @@ class ModelSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+RETIRED: Mapping[str, tuple[Any, ...]] = {"finetune_encoders": (False,), "streaming": ("auto", "never")}
+"""Keys of `[training]` that no release acted on, and the values that recipes of runs and models hold."""
+
+
 class TrainingSection(Section):
     """The training loop; closed-form families read `seed`, `train_share` and `tag_thresholds` alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, values: Any) -> Any:
+        """A recipe that was saved with a model is read for ever."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if value not in RETIRED.get(key, ())}
 
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -149,12 +161,17 @@ class TrainingSection(Section):
     encoder_learning_rate: float | None = Field(None, gt=0)
     """For parameters that came pretrained; null: the same rate."""
     weight_decay: float = Field(0.01, ge=0)
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Literal["adamw", "adam", "bert_adam"] = "adamw"
+    """`bert_adam`: AdamW without bias correction, each parameter's gradient clipped at norm 1 by itself (Devlin et al. 2019)."""
     schedule: Literal["constant", "linear", "cosine", "cosine_restarts"] = "linear"
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps."""
     restart_epochs: int = Field(5, ge=1)
     gradient_clip_norm: float | None = Field(1.0, gt=0)
+    """Of all parameters together; null: not clipped."""
+    output_bias_start: Literal["tag_frequencies", "as_drawn"] = "tag_frequencies"
+    """Where the biases of the layers begin that give the tags' logits: at how often the train posts have each tag (ours), or as
+    the family draws them."""
     weight_average: float | None = Field(None, gt=0, lt=1)
     """Decay, a step, of an exponential moving average of the weights, which is judged and kept in place of the last step's;
     null: no average."""
@@ -162,13 +179,13 @@ class TrainingSection(Section):
     """`auto`: bfloat16 autocast where the device computes it faster, else float32."""
     modality_dropout: float = Field(0.0, ge=0, lt=1)
     """Chance that a post's image, and independently its caption, is hidden in a step, so that the embeddings of absence are trained."""
-    finetune_encoders: bool = False
     train_share: float = Field(1.0, gt=0, le=1)
     """Share of the train posts that is learned from, for learning curves; a smaller one is part of a larger one."""
     label_order: Literal["written", "shuffled", "frequent_first"] = "written"
     max_tags: int = Field(30, ge=1)
     """Tags of one post that a sequence family is taught, at most."""
     select_metric: str = "f1_at_5"
+    """What tells the best epoch on validation. `best_f1`: the F1 at the list length where it is highest (article 002)."""
     select_protocol: Literal["headline", "papers", "floor"] = "floor"
     early_stopping_epochs: int | None = Field(5, ge=1)
     """Epochs without a better validation figure after which training stops; null: never."""
@@ -182,8 +199,6 @@ class TrainingSection(Section):
     """Optimizer steps after which a checkpoint is written within an epoch too; null: after each epoch alone."""
     storage: str | None = None
     """Where checkpoints go (local or `s3://`); null: `runs/` in the working folder."""
-    streaming: Literal["auto", "never", "always"] = "auto"
-    """`always`: features come through Ray Data in order; `never`: memory-mapped from node-local disk; `auto`: by free disk."""
     tag_thresholds: bool = False
     """Whether the model gets a `thresholds.json`, which tagging heeds: for each tag that validation posts have, the score of its
     best F1 there (two more passes over the validation split, by the finished model). See `evaluation.tag_thresholds`."""

@@ -15,7 +15,7 @@ from hashtag_core.distributed.session import home_folder
 from hashtag_core.distributed.train_check import check_model
 from hashtag_core.distributed.train_paths import resolve_paths
 from hashtag_core.distributed.train_record import RunRecord
-from hashtag_core.distributed.train_worker import epoch_ks
+from hashtag_core.distributed.train_worker import BEST_F1, epoch_ks
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, NotFoundError, TrainingError
 from hashtag_core.evaluation.metrics import index_metrics, judge
@@ -140,12 +140,6 @@ def _check_settings(plan: TrainPlan) -> None:
     settings = plan.recipe.training
     if plan.fitted:
         return
-    if settings.finetune_encoders:
-        raise ConfigError(
-            "training.finetune_encoders: encoders are frozen and pictures are not augmented in this release; leave it false"
-        )
-    if settings.streaming == "always":
-        raise ConfigError("training.streaming: 'always' is not in this release; features are memory-mapped ('auto')")
     if settings.batch_size < settings.workers:
         raise ConfigError(
             f"training.batch_size: {settings.batch_size} posts cannot be shared by {settings.workers} workers"
@@ -153,7 +147,7 @@ def _check_settings(plan: TrainPlan) -> None:
     posts = plan.dataset.info.posts["train"]
     if posts < settings.workers:
         raise TrainingError(f"{plan.dataset.uri}: {posts} train posts cannot be spread over {settings.workers} workers")
-    known = index_metrics(judge([[0]], [[0]], 1), epoch_ks(plan.recipe), settings.select_protocol)
+    known = {BEST_F1, *index_metrics(judge([[0]], [[0]], 1), epoch_ks(plan.recipe), settings.select_protocol)}
     if settings.select_metric not in known:
         shown = ", ".join(sorted(name.replace(f"_at_{epoch_ks(plan.recipe)[0]}", "_at_<k>") for name in known))
         raise ConfigError(f"training.select_metric: no metric {settings.select_metric!r}; there are {shown}")

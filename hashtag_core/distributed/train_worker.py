@@ -36,6 +36,7 @@ from hashtag_core.training.loop import TrainingLoop, gather, rank, sum_over_rank
 STEP_REPORT_S = 0.5
 SCORE_POSTS = 64
 PREFIX = "validation_"
+BEST_F1 = "best_f1"
 BEST = "best_epoch_or_minus_one"
 """What Ray Train orders checkpoints by: the epoch where it is the best so far, else -1, so that the highest is ours."""
 
@@ -140,7 +141,8 @@ def _make_loop(job: TrainJob) -> TrainingLoop:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         model.initialise(job.encoder_folder, job.tokenizer())
-        model.begin_with(tag_counts(table.tags, len(job.dataset.vocabulary)), len(table))
+        if settings.output_bias_start == "tag_frequencies":
+            model.begin_with(tag_counts(table.tags, len(job.dataset.vocabulary)), len(table))
         if context.get_world_rank() == 0:
             model.prepare(TableFitSource(table, reading), seed=settings.seed)
     loop = TrainingLoop(
@@ -193,6 +195,7 @@ class Validation:
         figures = index_metrics(
             judge(ranked, tags, self.reading.vocabulary_size, self.outside), self.ks, self.settings.select_protocol
         )
+        figures[BEST_F1] = max(figures[f"f1_at_{k}"] for k in self.ks)
         wanted = [name for name in figures if re.search(rf"^(precision|recall|f1|hit_rate)_at_{max(self.ks)}$", name)]
         return {
             f"{PREFIX}loss": sum_over_ranks(loss, loop.device) / len(self.table),
@@ -201,8 +204,10 @@ class Validation:
 
 
 def epoch_ks(recipe: Recipe) -> list[int]:
-    """The list lengths that are looked at after each epoch: the one of `select_metric`, or the largest for one that has
-    no k in its name."""
+    """The list lengths that are looked at after each epoch: the one of `select_metric`, all for `best_f1`, or the largest for
+    one that has no k in its name."""
+    if recipe.training.select_metric == BEST_F1:
+        return list(recipe.evaluation.ks)
     named = re.search(r"_at_(\d+)", recipe.training.select_metric)
     return [int(named[1])] if named else [max(recipe.evaluation.ks)]
 
