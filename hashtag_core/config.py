@@ -105,8 +105,10 @@ class EncodersSection(Section):
     image_second: str | None = None
     """A second image encoder, for families that read two vectors of a picture (`vgg_object_scene`); null: none."""
     regions: str = "grid"
-    """`grid` (6x6 cells of the image encoder's feature map), `detector:<hf name or folder>`, or `precomputed:<URI>`."""
+    """`grid` (cells of the image encoder's feature map), `detector:<hf name or folder>` (the most confident boxes of a
+    transformers detection model) or `precomputed:<URI>` (Parquet: post_id, boxes, features); see `encoders.regions`."""
     grid_side: int = Field(6, ge=1, le=32)
+    """Its square is how many regions there are, from whichever source."""
     max_tokens: int = Field(64, ge=1, le=512)
     """Word pieces of a caption that the text encoder sees, special tokens included."""
     batch_size: int = Field(64, ge=1)

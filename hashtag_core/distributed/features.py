@@ -68,6 +68,8 @@ class _Content:
     """What a chunk holds, read and decoded."""
 
     image_keys: list[str] = field(default_factory=list)
+    image_posts: list[str] = field(default_factory=list)
+    """The posts that these images are of."""
     pixels: list[np.ndarray] = field(default_factory=list)
     caption_keys: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
@@ -262,6 +264,8 @@ class _Encode:
         ]
         for kind in images[0] if images else []:
             self.cache.write(kind, content.image_keys, np.concatenate([part[kind] for part in images]))
+        if self.encoders.precomputed and content.image_keys:
+            self._write_precomputed(content)
         captions = self.encoders.encode_captions(content.captions) if content.captions else {}
         for kind in captions.keys() & self.cache.kinds.keys():
             mask = captions.get(f"{kind}_mask")
@@ -270,13 +274,28 @@ class _Encode:
         if content.unreadable:
             self.cache.write_unreadable(image_kinds[0], content.unreadable)
 
+    def _write_precomputed(self, content: _Content) -> None:
+        """Regions by the posts' ids. A post that has none counts as one without an image for who reads regions."""
+        found, values = self.encoders.precomputed_regions(content.image_posts)
+        for kind in values.keys() & self.cache.kinds.keys():
+            keys = [key for key, here in zip(content.image_keys, found, strict=True) if here]
+            self.cache.write(kind, keys, values[kind][found])
+        absent = {
+            key: f"{self.encoders.section.regions} has no row of post {post!r}"
+            for key, post, here in zip(content.image_keys, content.image_posts, found, strict=True)
+            if not here
+        }
+        if absent:
+            logger.warning("%d posts with an image have no precomputed regions: %s", len(absent), min(absent.values()))
+            self.cache.write_unreadable("image_grid", absent, alone=True)
+
 
 def _read(chunk: Slices, side_px: int) -> _Content:
     """Read the rows of a chunk and decode their images; a row group is streamed, never held whole."""
     content = _Content(posts=sum(len({*images, *captions}) for *_, images, captions in chunk))
     for uri, group, images, captions in chunk:
         columns = [name for name, rows in (("image", images), ("caption", captions)) if rows]
-        columns = [column for name in columns for column in (name, f"{name}_key")]
+        columns = ["post_id", *(column for name in columns for column in (name, f"{name}_key"))]
         with storage.open_input(uri) as source:
             file = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
             start, last = 0, max([*images, *captions])
@@ -292,8 +311,10 @@ def _take(content: _Content, batch: pa.RecordBatch, images: list[int], captions:
     for row in (row for row in images if 0 <= row < batch.num_rows):
         key = batch["image_key"][row].as_py()
         try:
-            content.pixels.append(decode_image(batch["image"][row].as_py(), side_px))
+            if side_px:  # else no encoder looks at it
+                content.pixels.append(decode_image(batch["image"][row].as_py(), side_px))
             content.image_keys.append(key)
+            content.image_posts.append(batch["post_id"][row].as_py())
         except ImageError as error:
             content.unreadable[key] = str(error)
     for row in (row for row in captions if 0 <= row < batch.num_rows):
@@ -320,5 +341,6 @@ def _unpack(row: dict[str, Any]) -> _Content:
     if "error" in rest:
         raise HashtagError(rest["error"])
     side_px = rest.pop("side_px")
-    pixels = np.frombuffer(row["pixels"], np.uint8).reshape(len(rest["image_keys"]), side_px, side_px, 3)
+    images = len(rest["image_keys"]) if side_px else 0
+    pixels = np.frombuffer(row["pixels"], np.uint8).reshape(images, side_px, side_px, 3)
     return _Content(**rest, pixels=list(pixels))
