@@ -6,6 +6,8 @@ does not exist is refused and the nearest name offered; the string "null" is nul
 
 The `[model]` section holds `family` and that family's own options, which `hashtag_core.models.registry` validates by
 the same rules: this module knows no model.
+
+(Articles by number: docs/models.md.)
 """
 
 import difflib

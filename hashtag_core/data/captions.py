@@ -1,4 +1,7 @@
-"""What a model reads of a caption, and the form in which two captions are the same."""
+"""What a model reads of a caption, and the form in which two captions are the same.
+
+(Articles by number: docs/models.md.)
+"""
 
 import functools
 import html

@@ -17,12 +17,15 @@ What differs here, or is left open there:
 - (7), (8) `attention = "literal"`: softmax over a step's units, one number a step, so X_f has as many numbers as the LSTM
   has steps (`image_steps`, d in the article) of the repeated pooled vector. `"grid"`: one step a region, softmax over the regions, X_f = sum_i p_i h_i.
 - (10), (11): softmax over the tokens for each unit, T_f = sum_t p_t . h_t.
+- A ReLU after the text's dense layer is ours (`text_activation = "relu"`, the default); the paper recipe has "none".
 - (12) W_e goes to the width that x_all is brought to (`decoder_input_size`). `context = "every"` adds x_all to each step's input, as
   the published code does; `feedback = "none"` leaves the tags out and gives x_all at each step (the article's prose).
 - `merge = "add"`: the published code's way, both brought to 128.
 - Weights begin as `layers.initialise_glorot` draws them: the article does not say how its own do.
 - A missing image or caption is a learned X_f or T_f. A model of one modality has no other branch.
 - END is a sign of the decoder; it is taught and never recommended. `decoding = "beam"` and `ranking = "marginal"` are ours.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

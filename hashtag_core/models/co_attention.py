@@ -13,6 +13,8 @@ What differs here: `(+)` is a sum (`joining = "sum"`, default). Read as a concat
 adds the same number to the score of every region and the softmax cancels it: each attention is then blind to the other
 modality. A missing image or caption is a learned vector. `loss = "bce"` judges each tag alone.
 `text_input = "encoder"` reads the frozen text encoder's token vectors as x_j (ours).
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

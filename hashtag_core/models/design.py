@@ -21,8 +21,10 @@ the form of b, and the discount d are ours; a post's tags share its weight b_h. 
 k is written at all (a tag counts less the likelier the list has ended) for g_k. An earlier post comes with one pooled
 vector for each modality: one word, one region (LayerNorm brings token and pooled vector to one length), and both kinds of
 posts move the statistics of BatchNorm together. A missing image, caption or history is a learned region, word or habit.
-Both heads' biases start at how often the train posts have each tag (`NeuralModel.begin_with`). `visual` says which grid
+`visual` says which grid
 `encoders.image` gives, `vgg16` or the base model of `vit`, and is checked by its width; null: any.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

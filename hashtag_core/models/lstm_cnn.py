@@ -8,6 +8,8 @@ to the same dimension and concatenated for hashtag prediction.
 What differs here: the article gives no size; all sizes are ours. The LSTM's vector is its output after the last word. A
 missing caption or image is a learned vector. The loss is article 001's, binary cross-entropy summed over the tags.
 `text_input = "encoder"` reads the frozen text encoder's token vectors in place of words of its own (ours).
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

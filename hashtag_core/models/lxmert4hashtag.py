@@ -14,7 +14,8 @@ What differs here, or is left open there:
   regions are not 2048 wide, their projection starts anew. `start = "text_encoder"` (ours, for small models): embeddings and language layers are those
   of the frozen text encoder's BERT. `start = "none"`: nothing is pretrained. Everything is fine-tuned in each case.
 - A missing image is one learned region, all others masked; a missing caption is one learned word in the place of [CLS].
-- The output's bias starts at how often the train posts have each tag, as in every family here (`NeuralModel.begin_with`).
+
+(Articles by number: docs/models.md.)
 """
 
 import logging

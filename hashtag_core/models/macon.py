@@ -19,6 +19,8 @@ a post of many tags does not drown the others. Words are the frozen text encoder
 comes with a pooled vector for each modality: one word, one region. Hence LayerNorm before the projections: a pooled
 vector is not as long as a token. Earlier posts without a tag of the vocabulary say nothing of the habit and are passed
 over. A missing image, caption or history is a learned region, word or habit. `loss = "bce"` judges each tag alone.
+
+(Articles by number: docs/models.md.)
 """
 
 import math

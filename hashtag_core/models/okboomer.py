@@ -10,12 +10,15 @@ Pradyumna Tambwekar, Sameer Dharur: #okboomer: A multi-modal approach towards ge
 
 Taught by cross-entropy, each step shown the true tag before it with the chance 0.5, else the model's own; Xavier
 initialisation. What differs here: hidden size, dropout and this fusion are ours (the article draws the parts and leaves
-how they join open). Word vectors are learned, or read from a file of GloVe's text format and then trained on; with
+how they join open). Word vectors, of the caption's words and of the tags that the decoder reads, are learned, or read
+from a file of GloVe's text format (the article's are GloVe's) and then trained on; with
 `text_input = "encoder"` (ours) w_t are the frozen text encoder's token vectors. The article's augmentation (flips, random
 crops) is left out: the encoder is frozen, and each picture is encoded once.
 
 `decoder = "subwords"` (ours) writes pieces of tags in place of tags (`spelling`). It shares pieces between tags, and can
 spell only those of the vocabulary: a model here scores a vocabulary, in which an unseen tag has no place.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

@@ -8,6 +8,8 @@ He et al.: Deep Residual Learning for Image Recognition, CVPR 2016. The loss is 
 
 What differs here: the encoder is frozen (its features are cached), so only the head is taught; the article trains end to
 end. A missing image is a learned vector.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

@@ -7,9 +7,12 @@ article 003, there "multi-class classification with LibSVM" on features of AMNN.
              value of tag i = its votes (f_ij > 0) + c_i / (3 (|c_i| + 1)), c_i = sum_j f_ij; score = (value + 1/3) / (C - 1/3)
     linear   value of tag v = w_v . x + b_v, of all posts with the tag against those without; score = sigmoid(value)
 
-What differs here, or is left open there: a post with several tags is one training example a tag (`libsvm`). At most
+What differs here, or is left open there: gamma is scikit-learn's `scale` unless `gamma = "libsvm"` asks for LibSVM's own
+default, as the paper recipe does; a post with several tags is one training example a tag (`libsvm`). At most
 `fit_examples` examples (`linear`: posts), drawn at random, are fitted on; a tag that none of them carries scores 0, or
 with `linear` its share of the posts. scikit-learn fits; what it found is kept as arrays.
+
+(Articles by number: docs/models.md.)
 """
 
 from typing import Annotated, ClassVar, Literal

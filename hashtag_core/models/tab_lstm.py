@@ -12,6 +12,8 @@ https://aclanthology.org/C16-1284. A baseline of articles 000 and 001.
 What differs here: LDA is scikit-learn's online variational Bayes on this family's own tokens, words in a tenth of all
 captions or more left out. A missing caption is a learned vector. `loss = "bce"` judges each tag alone.
 `text_input = "encoder"` reads the frozen text encoder's token vectors as x_j (ours); the topics keep the words.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

@@ -8,6 +8,8 @@ Networks, 2016, https://arxiv.org/abs/1605.05054. A baseline of article 003.
 The two vectors come from two VGG-16, one trained on objects (`encoders.image`), one on places (`encoders.image_second`).
 What differs here: the size of the hidden layer is ours; where there is one encoder alone, another vector of it can stand
 in for the scene's (`scene`). A missing image is one learned vector.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

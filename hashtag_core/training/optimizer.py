@@ -1,4 +1,7 @@
-"""Parameter groups and learning-rate schedules."""
+"""Parameter groups and learning-rate schedules.
+
+(Articles by number: docs/models.md.)
+"""
 
 import math
 from collections.abc import Callable
