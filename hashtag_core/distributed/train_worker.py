@@ -139,10 +139,12 @@ def _make_loop(job: TrainJob) -> TrainingLoop:
     if not isinstance(model, NeuralModel):
         raise TypeError(f"{job.family} is not trained by gradient")
     checkpoint = ray.train.get_checkpoint()
+    counts_V = tag_counts(table.tags, len(job.dataset.vocabulary))
+    model.learn_counts(counts_V, len(table))
     if checkpoint is None:
         model.initialise(job.encoder_folder, job.tokenizer())
         if settings.output_bias_start == "tag_frequencies":
-            model.begin_with(tag_counts(table.tags, len(job.dataset.vocabulary)), len(table))
+            model.begin_with(counts_V, len(table))
         if context.get_world_rank() == 0:
             model.prepare(TableFitSource(table, reading), seed=settings.seed)
     loop = TrainingLoop(

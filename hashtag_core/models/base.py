@@ -156,6 +156,14 @@ class NeuralModel(TagModel):
             with torch.no_grad():
                 layer.bias.copy_(prior_logits(output, counts_V, posts))
 
+    def learn_counts(self, counts_V: Tensor, posts: int) -> None:
+        """Take how many of the train posts have each tag, for a loss that weighs tags; called before each start of training,
+        a resumed one too."""
+        for module in self.children():
+            learn = getattr(module, "learn_counts", None)
+            if callable(learn):
+                learn(counts_V, posts)
+
     def prepare(self, source: "FitSource", *, seed: int) -> None:
         """Fit what is not taught by gradient (a topic model), once, before training starts, on one worker alone.
 

@@ -39,8 +39,9 @@ from hashtag_core.errors import ConfigError
 from hashtag_core.models.base import FitSource, InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.decoding import search
 from hashtag_core.models.layers import masked_softmax
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
 from hashtag_core.models.macon import Habit, PostReader, history_needs
-from hashtag_core.models.objectives import Output, multi_label_loss, sequence_loss
+from hashtag_core.models.objectives import Output, sequence_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceOptions, SignEmbedding, decode_scores, teach
 
@@ -60,7 +61,7 @@ TINY = {
 }
 
 
-class DesignOptions(SequenceOptions):
+class DesignOptions(SequenceOptions, LongTailOptions):
     fusion: Literal["sum", "weighted"] = "weighted"
     visual: Literal["vgg16", "vit"] | None = None
     heads: Literal["classify", "generate", "both"] = "both"
@@ -192,6 +193,7 @@ class Design(NeuralModel):
         self.fusion = WeightedFusion(hidden, options.fusion_hidden) if options.fusion == "weighted" else None
         self.habit = Habit(hidden, tags, hidden, "history" in options.inputs)
         self.dropout = nn.Dropout(options.dropout)
+        self.judge = MultiLabelLoss(options, tags)
         self.classifier = nn.Linear(2 * hidden, tags) if options.heads != "generate" else None
         self.generator = Generator(2 * hidden, options, tags) if options.heads != "classify" else None
         self.register_buffer("merge_share", torch.tensor(0.5))
@@ -231,7 +233,7 @@ class Design(NeuralModel):
         post_BF = self.dropout(self.posts(batch))
         loss: Tensor = post_BF.new_zeros((), dtype=torch.float32)
         if self.classifier is not None:
-            loss = loss + multi_label_loss(self.classifier(post_BF), targets.labels_BV)
+            loss = loss + self.judge(self.classifier(post_BF), targets.labels_BV)
         if self.generator is not None:
             logits_BLU, _ = teach(self.generator.step, self.generator.start(post_BF), targets.sequence_BL)
             loss = loss + sequence_loss(logits_BLU, targets.sequence_BL)

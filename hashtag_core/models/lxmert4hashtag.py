@@ -30,7 +30,8 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
 from hashtag_core.errors import ConfigError
 from hashtag_core.models.base import InputSpec, Modality, ModelOptions, NeuralModel
-from hashtag_core.models.objectives import Output, multi_label_loss
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
+from hashtag_core.models.objectives import Output
 from hashtag_core.models.pretrained import read_transformers, require_same, require_same_words
 from hashtag_core.models.registry import register
 
@@ -52,7 +53,7 @@ TINY = {
 }
 
 
-class Lxmert4HashtagOptions(ModelOptions):
+class Lxmert4HashtagOptions(LongTailOptions):
     reads: ClassVar[frozenset[Modality]] = frozenset({"image", "caption"})
     hidden: int = Field(768, ge=1)
     heads: int = Field(12, ge=1)
@@ -115,6 +116,7 @@ class Lxmert4Hashtag(NeuralModel):
         self.absent_region_D = nn.Parameter(torch.randn(spec.image_dim))
         self.absent_caption_D = nn.Parameter(torch.randn(hidden) * 0.02)
         output = nn.Linear(2 * hidden, spec.vocabulary_size)
+        self.judge = MultiLabelLoss(options, spec.vocabulary_size)
         dropout = nn.Dropout(options.head_dropout)
         self.head = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.LayerNorm(2 * hidden), dropout, output)
         for name, parameter in self.lxmert.named_parameters():
@@ -220,7 +222,8 @@ class Lxmert4Hashtag(NeuralModel):
         return logits_BV
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        return multi_label_loss(self.logits(batch), targets.labels_BV)
+        loss: Tensor = self.judge(self.logits(batch), targets.labels_BV)
+        return loss
 
     def score(self, batch: PostBatch) -> Tensor:
         return torch.sigmoid(self.logits(batch).float())
