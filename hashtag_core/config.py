@@ -196,8 +196,13 @@ class TrainingSection(Section):
     seed: int = 0
     workers: int = Field(1, ge=1)
     worker_cpus: float | None = Field(None, gt=0)
-    """CPUs a worker reserves; null: what fits beside the controller on the smallest layout."""
-    gpus: Literal["auto", "never", "always"] = "auto"
+    """CPUs a worker reserves, asked of a cluster as they are. Null: on a cluster 4 beside a GPU, else 2; on a single machine
+    what it has, shared."""
+    gpus: Literal["auto", "never", "always", "cluster"] = "auto"
+    """Whether each worker has a GPU. `auto`: where so many are up. `always`: a single machine without them is refused, a
+    cluster is asked to start some. `cluster`: a cluster is asked to start some, a single machine is taken as it is."""
+    start_timeout_s: int = Field(1200, ge=10)
+    """How long a cluster may take to start machines for the workers; then the run fails."""
     max_failures: int = Field(3, ge=0)
     checkpoint_steps: int | None = Field(None, ge=1)
     """Optimizer steps after which a checkpoint is written within an epoch too; null: after each epoch alone."""

@@ -34,6 +34,7 @@ from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import READ_BUFFER_BYTES
 from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.train_resources import grows
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import HashtagError, ImageError
 
@@ -49,6 +50,9 @@ RETRY_CHUNK_POSTS = (16, 1)
 
 ACTOR_CPUS = 0.5
 """What an actor reserves: it uses a whole CPU, and leaves room for the tasks that feed it."""
+
+AT_REST_ACTORS = 8
+"""Asked of a cluster of which little or nothing is up: it starts machines for them."""
 
 READ_ROWS = 128
 NO_PROGRESS_TIMEOUT_S = 1800
@@ -97,11 +101,16 @@ def tables_folder() -> Path:
 
 
 def ensure_features(
-    dataset: Dataset, section: EncodersSection, needs: frozenset[str], splits: Sequence[Split] = SPLITS
+    dataset: Dataset,
+    section: EncodersSection,
+    needs: frozenset[str],
+    splits: Sequence[Split] = SPLITS,
+    gpus: int | None = None,
 ) -> FeatureCache:
     """The cache, complete for those splits: every image and caption is in it, or known as unreadable with the reason.
 
-    Only what is missing is computed; where nothing is, no Ray task runs. Raises HashtagError (the first of the errors
+    Only what is missing is computed; where nothing is, no Ray task runs. `gpus`: how many the cluster is asked for (it starts
+    the machines); None: those that are up. Raises HashtagError (the first of the errors
     in its message) where chunks failed for a reason that is not their content.
     """
     encoders = load_encoders(section, needs, "cpu")
@@ -119,7 +128,8 @@ def ensure_features(
             raise HashtagError(f"the processes that encode keep dying (memory?): {posts} of {before} posts are left")
         before = posts
         logger.info("encoding %d posts into %s: %s", posts, cache.root, ", ".join(sorted(lacking)))
-        actors = max(1, int(cluster_gpus() or cluster_cpus()))
+        on_gpus = int(cluster_gpus() if gpus is None else gpus)
+        actors = on_gpus or max(AT_REST_ACTORS if grows() else 1, int(cluster_cpus()))
         size = chunk_posts or int(np.clip(posts // (8 * actors), *CHUNK_POSTS))
         chunks = list(_cut(slices, size))
         shared: dict[str, Any] = {
@@ -127,7 +137,7 @@ def ensure_features(
             "lacking": frozenset(lacking),
             "cache": FeatureCache(cache.root, kinds),
         }
-        _run(chunks, shared, side_px, min(actors, len(chunks)), posts)
+        _run(chunks, shared, side_px, min(actors, len(chunks)), posts, on_gpus > 0)
     cache.refresh()
     _, slices = _missing(dataset, splits, cache)
     for kind, keys in _keys_of(slices, cache).items():
@@ -197,13 +207,12 @@ def _cut(slices: Slices, size: int) -> Iterator[Slices]:
         yield chunk
 
 
-def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int, posts: int) -> None:
+def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int, posts: int, gpus: bool) -> None:
     """One round over the chunks, with a progress bar on stderr."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    gpus = cluster_gpus() > 0
     with DataContext.current(context):
         rows = ray.data.from_items([{"chunk": json.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
         if gpus:

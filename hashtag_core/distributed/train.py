@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from matplotlib.figure import Figure
 from ray.train.torch import TorchTrainer
@@ -30,10 +29,10 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.features import FeatureCache
 from hashtag_core.distributed.features import ensure_features, tables_folder
 from hashtag_core.distributed.progress import Watch, start_run_log
-from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.train_check import check_model, input_spec, tokenizer_of
 from hashtag_core.distributed.train_plan import TrainPlan, check_base, plan_training
 from hashtag_core.distributed.train_record import RunRecord, new_run_name
+from hashtag_core.distributed.train_resources import grows, set_start_timeout, worker_resources
 from hashtag_core.distributed.train_thresholds import find_thresholds
 from hashtag_core.distributed.train_worker import (
     BEST,
@@ -88,7 +87,7 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         logger.info("run %s is finished already: %s", plan.resumed.name, plan.resumed.summary["model"])
         return TrainSummary(**plan.resumed.summary)
     recipe, dataset = plan.recipe, plan.dataset
-    resources = None if plan.fitted else _resources(recipe)
+    resources = None if plan.fitted else worker_resources(recipe)
     encoders = load_encoders(recipe.encoders, plan.needs, "cpu")
     check_base(plan, encoders.identity)
     check_model(plan, encoders)
@@ -108,7 +107,8 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         logger.info("run %s (MLflow id %s), checkpoints in %s", name, run.run_id, record.folder)
         run.log_params(record.recipe)
         run.log_json(record.recipe, "recipe.json")
-        cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"))
+        gpus = recipe.training.workers if resources and "GPU" in resources else None
+        cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"), gpus)
         job = _job(plan, encoders, cache)
         identity = encoders.identity
         del encoders
@@ -139,21 +139,6 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         )
         RunRecord(**{**vars(record), "summary": vars(summary)}).save()
     return summary
-
-
-def _resources(recipe: Recipe) -> dict[str, float]:
-    """What one worker reserves; ConfigError where the cluster cannot hold them all."""
-    settings, cpus, gpus = recipe.training, cluster_cpus(), cluster_gpus()
-    if settings.gpus == "always" and gpus < settings.workers:
-        raise ConfigError(f"training.gpus: 'always' needs {settings.workers} GPUs, the cluster has {gpus:g}")
-    # A worker group that takes every CPU leaves none for anything else and waits for ever: half a machine of two is left.
-    share = settings.worker_cpus or min(1.0, max(cpus - 1, cpus / 2) / settings.workers)
-    if share * settings.workers > cpus:
-        raise ConfigError(
-            f"training.workers: {settings.workers} workers of {share:g} CPUs do not fit the cluster's {cpus:g} CPUs"
-        )
-    use_gpu = settings.gpus != "never" and gpus >= settings.workers
-    return {"CPU": share, **({"GPU": 1.0} if use_gpu else {})}
 
 
 def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
@@ -228,10 +213,9 @@ def _train_on_ray(
 
     settings = plan.recipe.training
     filesystem, path = storage.arrow_filesystem(plan.storage)
-    if not storage.is_remote(plan.storage) and len([node for node in ray.nodes() if node["Alive"]]) > 1:
-        logger.warning("checkpoints go to %s: every node must see that folder (training.storage)", plan.storage)
     log = start_run_log()
-    job = TrainJob(**{**vars(job), "log": log})
+    job = TrainJob(**{**vars(job), "log": log, "record_file": record.file, "run_id": record.run_id})
+    set_start_timeout(settings)
     trainer = _Trainer(
         lambda: train_worker(job),
         scaling_config=ScalingConfig(
@@ -242,7 +226,8 @@ def _train_on_ray(
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(
-                max_failures=settings.max_failures, controller_failure_limit=GROUP_START_FAILURES
+                max_failures=settings.max_failures,
+                controller_failure_limit=GROUP_START_FAILURES if not grows() else 0,
             ),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=BEST, checkpoint_score_order="max"

@@ -20,7 +20,7 @@ from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 FREE_KEYS = frozenset(
     f"training.{key}"
     for key in (
-        *("workers", "worker_cpus", "gpus", "max_failures", "storage", "checkpoint_steps"),
+        *("workers", "worker_cpus", "gpus", "start_timeout_s", "max_failures", "storage", "checkpoint_steps"),
         *("tag_thresholds", "tag_thresholds_fbr"),
     )
 )
@@ -45,9 +45,14 @@ class RunRecord:
         """Where the run's checkpoints are."""
         return storage.join(self.storage, self.name)
 
+    @property
+    def file(self) -> str:
+        """Where it is written."""
+        return storage.join(self.folder, "run.json")
+
     def save(self) -> None:
         """Write the record and its id. StorageError where the storage cannot be written."""
-        storage.write_json(storage.join(self.folder, "run.json"), dataclasses.asdict(self))
+        storage.write_json(self.file, dataclasses.asdict(self))
         storage.write_json(_id_file(self.storage, self.run_id), {"name": self.name})
 
     @classmethod

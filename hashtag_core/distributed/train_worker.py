@@ -24,6 +24,7 @@ from hashtag_core.data.features import FeatureCache, FeatureTable, build_feature
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.tokens import CaptionTokenizer
+from hashtag_core.distributed.train_resources import check_storage
 from hashtag_core.errors import HashtagError, StorageError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol, index_metrics, judge
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel, TagModel
@@ -59,6 +60,9 @@ class TrainJob:
     """Folder on each node's own disk."""
     outside: np.ndarray
     """True tags outside the vocabulary of each validation post."""
+    record_file: str = ""
+    """`run.json` of the run, beside its checkpoints, and the run's id: what a worker knows the folder by."""
+    run_id: str = ""
     log: Any = None
     """A `progress.RunLog`."""
 
@@ -121,6 +125,7 @@ def train_worker(job: TrainJob) -> dict[str, Any]:
 def _make_loop(job: TrainJob) -> TrainingLoop:
     """Tables, model and optimizer of this worker, at the position of the last checkpoint."""
     context = ray.train.get_context()
+    check_storage(job.record_file, job.run_id)
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     device = ray.train.torch.get_device()
     settings = job.recipe.training

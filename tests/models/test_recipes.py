@@ -94,6 +94,7 @@ def test_a_paper_recipe_hides_no_training_of_ours(path: Path) -> None:
     assert training.output_bias_start == "as_drawn"
     assert training.weight_average is None
     assert training.modality_dropout == 0
+    assert training.gpus == "cluster"  # they are for GPUs; a single machine without one is taken as it is
     assert training.gradient_clip_norm == (5.0 if path.stem == "show_attend_tell" else None)  # its implementation's
 
 
