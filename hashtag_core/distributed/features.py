@@ -109,8 +109,8 @@ def ensure_features(
 ) -> FeatureCache:
     """The cache, complete for those splits: every image and caption is in it, or known as unreadable with the reason.
 
-    Only what is missing is computed; where nothing is, no Ray task runs. `gpus`: how many the cluster is asked for (it starts
-    the machines); None: those that are up. Raises HashtagError (the first of the errors
+    Only what is missing is computed; where nothing is, no Ray task runs. `gpus`: how many the cluster is asked for, beside those
+    that are up (it starts the machines). Raises HashtagError (the first of the errors
     in its message) where chunks failed for a reason that is not their content.
     """
     encoders = load_encoders(section, needs, "cpu")
@@ -128,7 +128,7 @@ def ensure_features(
             raise HashtagError(f"the processes that encode keep dying (memory?): {posts} of {before} posts are left")
         before = posts
         logger.info("encoding %d posts into %s: %s", posts, cache.root, ", ".join(sorted(lacking)))
-        on_gpus = int(cluster_gpus() if gpus is None else gpus)
+        on_gpus = max(int(cluster_gpus()), gpus or 0)
         actors = on_gpus or max(AT_REST_ACTORS if grows() else 1, int(cluster_cpus()))
         size = chunk_posts or int(np.clip(posts // (8 * actors), *CHUNK_POSTS))
         chunks = list(_cut(slices, size))
