@@ -165,6 +165,9 @@ class TrainingSection(Section):
     encoder_learning_rate: float | None = Field(None, gt=0)
     """For parameters that came pretrained; null: the same rate."""
     weight_decay: float = Field(0.01, ge=0)
+    weight_decay_of: Literal["matrices", "all"] = "matrices"
+    """`matrices`: biases, norms, other vectors and the embeddings of absence are spared (BERT's practice); `all`: what an
+    optimizer's own weight decay does (article 004)."""
     optimizer: Literal["adamw", "adam", "bert_adam"] = "adamw"
     """`bert_adam`: AdamW without bias correction, each parameter's gradient clipped at norm 1 by itself (Devlin et al. 2019)."""
     schedule: Literal["constant", "linear", "cosine", "cosine_restarts"] = "linear"

@@ -20,7 +20,7 @@ def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim
     """AdamW (or BertAdam, or Adam, whose decay is an L2 term) over up to four groups: pretrained or new, decayed or not.
 
     `pretrained_parameters()` take `encoder_learning_rate`. Biases, norms, other vectors and the embeddings of absence
-    are not decayed: a decayed embedding of absence shrinks wherever its modality is seldom absent. Each group has the
+    are not decayed unless `weight_decay_of` says so: a decayed embedding of absence shrinks wherever its modality is seldom absent. Each group has the
     key `peak`, its rate before the schedule.
     """
     pretrained = model.pretrained_parameters()
@@ -33,7 +33,8 @@ def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and name not in normed and "absent" not in name
+            matrix = parameter.ndim > 1 and name not in normed and "absent" not in name
+            decayed = matrix or settings.weight_decay_of == "all"
             groups.setdefault((name in pretrained, decayed), []).append(parameter)
     rates = {True: settings.encoder_learning_rate or settings.learning_rate, False: settings.learning_rate}
     optimizers: dict[str, type[torch.optim.Optimizer]] = {

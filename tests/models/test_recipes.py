@@ -78,6 +78,7 @@ STATED = frozenset(
     for key in (
         *("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "select_metric"),
         *("gradient_clip_norm", "early_stopping_epochs", "output_bias_start", "weight_average", "modality_dropout"),
+        *("weight_decay_of", "gpus"),
     )
 )
 """What changes how a model is trained, and would come in by default where an article has none of it."""

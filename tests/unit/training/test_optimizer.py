@@ -69,3 +69,9 @@ def test_bert_adam_by_hand() -> None:
     m, v = 0.9 * 0.05 + 0.05, 0.999 * 2.5e-4 + 2.5e-4
     assert optimizer.state[small]["exp_avg"].item() == pytest.approx(m)
     assert optimizer.state[small]["exp_avg_sq"].item() == pytest.approx(v, rel=1e-5)
+
+
+def test_an_optimizers_own_weight_decay_spares_nothing():
+    optimizer = make_optimizer(ToyModel(), settings(weight_decay=0.5, weight_decay_of="all"))
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.5}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(ToyModel().parameters()))
