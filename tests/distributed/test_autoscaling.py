@@ -1,7 +1,7 @@
 """Training on a cluster at rest: a head of no CPU, Ray's own autoscaler over fake nodes, machines started for what is asked.
 
-`ray.cluster_utils.AutoscalingCluster` writes the configuration; it is not started by its own `start`, which first ends every Ray
-of the machine.
+As `ray.cluster_utils.AutoscalingCluster` has it, but for two things: that class needs a file which Ray's package does not
+bring, and its `start` first ends every Ray of the machine.
 """
 
 import json
@@ -17,8 +17,6 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray.cluster_utils import AutoscalingCluster
-from ray.util.placement_group import placement_group, remove_placement_group
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import train_resources
@@ -115,25 +113,42 @@ def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         name: {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": 2}
         for name, resources in TYPES.items()
     }
-    made = AutoscalingCluster({"CPU": 0}, types, idle_timeout_minutes=10)
-    config = folder / "cluster.json"
-    config.write_text(json.dumps(made._config))
+    types["ray.head.default"] = {"resources": {"CPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0}
     port = 20_000 + os.getpid() % 20_000
+    address = f"{ray.util.get_node_ip_address()}:{port}"
+    described = {
+        "cluster_name": "fake",
+        "max_workers": 8,
+        "idle_timeout_minutes": 10,
+        "upscaling_speed": 1.0,
+        "provider": {"type": "fake_multinode", "gcs_address": address},
+        "head_node_type": "ray.head.default",
+        "available_node_types": types,
+        "docker": {},
+        "auth": {},
+        "file_mounts": {},
+        **{key: [] for key in ("initialization_commands", "setup_commands", "cluster_synced_files")},
+        **{f"{which}_setup_commands": [] for which in ("head", "worker")},
+        **{f"{which}_start_ray_commands": [] for which in ("head", "worker")},
+    }
+    config = folder / "cluster.json"
+    config.write_text(json.dumps(described))
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}"]
     command += [f"--temp-dir={folder}/r", "--num-cpus=0", "--num-gpus=0", "--include-dashboard=false"]
     command += [f"--object-store-memory={OBJECT_STORE}", f"--autoscaling-config={config}"]
     own = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    with (folder / "head.log").open("w") as log:
+    with (folder / "head.log").open("w") as log, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         head = subprocess.Popen(
             command, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 150
             while "Ray runtime started" not in (folder / "head.log").read_text():
                 assert time.monotonic() < deadline, (folder / "head.log").read_text()
                 assert head.poll() is None, (folder / "head.log").read_text()
                 time.sleep(0.3)
-            yield f"127.0.0.1:{port}"
+            yield address
         finally:
             own_processes = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
             head.send_signal(signal.SIGTERM)
@@ -147,19 +162,31 @@ def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(["rm", "-rf", str(folder)], check=False)
 
 
+PLACED = """
+import json, ray
+from ray.util.placement_group import placement_group
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.session import connect
+from hashtag_core.distributed.train_resources import worker_resources
+with connect():
+    before = ray.cluster_resources()
+    asked = worker_resources(Recipe.model_validate({"training": {"workers": 2, "gpus": "cluster"}}))
+    ray.get(placement_group([asked] * 2).ready(), timeout=200)
+    print(json.dumps([before, asked, ray.cluster_resources()]))
+"""
+
+
 @pytest.mark.slow
-def test_machines_with_gpus_are_started_for_who_asks(at_rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_with_gpus_are_started_for_who_asks(at_rest: str) -> None:
     """The very first line of a cluster's user: nothing is up, and two machines with a GPU come."""
-    ray.init(at_rest, logging_level="WARNING")
-    try:
-        assert not ray.cluster_resources().get("CPU")
-        asked = worker_resources(recipe(workers=2, gpus="cluster"))
-        group = placement_group([asked] * 2)
-        ray.get(group.ready(), timeout=100)
-        assert ray.cluster_resources()["GPU"] == 2
-        remove_placement_group(group)
-    finally:
-        ray.shutdown()
+    environment = os.environ | {"RAY_ADDRESS": at_rest, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PLACED]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-4000:]
+    before, asked, after = json.loads(done.stdout.splitlines()[-1])
+    assert not before.get("CPU")
+    assert asked == {"CPU": 4.0, "GPU": 1.0}
+    assert after["GPU"] == 2
 
 
 @pytest.mark.slow
