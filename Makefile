@@ -7,6 +7,7 @@
 #   make test      lint and all tests
 #   make soak      thirty kills over 20,000 posts, the faults of a machine, posts at the edge through every family, hosts in network
 #                  namespaces, the image where a Docker daemon is; long
+#   make mutants   wrong equations put in, one after another: each has to fail its family's tests; by hand, minutes
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
 #   make bench     the benchmarks in tests/benchmarks
@@ -22,7 +23,7 @@
 # left out. On a node with GPUs, for example, `make setup TORCH="torch==2.13.0 --index-url <the index of your CUDA build>"`.
 
 .NOTPARALLEL:
-.PHONY: setup demo leaderboard ablations test soak lint format bench lock clean help
+.PHONY: setup demo leaderboard ablations test soak mutants lint format bench lock clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
@@ -99,6 +100,9 @@ SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_ex
 
 soak: setup
 	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) $(SOAKED)
+
+mutants: setup
+	nice -n 10 $(BIN)/python tests/mutants/run.py
 
 lint: setup
 	$(LINT)

@@ -129,6 +129,13 @@ class NeuralModel(TagModel):
         """Names of parameters that start pretrained (they take `encoder_learning_rate`)."""
         return set()
 
+    def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        """Refuse now whatever `initialise`, with the same arguments, would refuse in a worker.
+
+        The model may be on the meta device; files are opened, nothing is copied.
+        """
+        return
+
     def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Copy pretrained weights in, once, before training starts (never when a model folder is loaded).
 
@@ -148,6 +155,14 @@ class NeuralModel(TagModel):
         for layer, output in self.outputs():
             with torch.no_grad():
                 layer.bias.copy_(prior_logits(output, counts_V, posts))
+
+    def learn_counts(self, counts_V: Tensor, posts: int) -> None:
+        """Take how many of the train posts have each tag, for a loss that weighs tags; called before each start of training,
+        a resumed one too."""
+        for module in self.children():
+            learn = getattr(module, "learn_counts", None)
+            if callable(learn):
+                learn(counts_V, posts)
 
     def prepare(self, source: "FitSource", *, seed: int) -> None:
         """Fit what is not taught by gradient (a topic model), once, before training starts, on one worker alone.

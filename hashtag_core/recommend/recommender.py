@@ -210,6 +210,11 @@ class Recommender:
         if pixels and self._image_kinds:
             for name, values in self.encoders.encode_images(list(pixels.values())).items():
                 _put(arrays, name, list(pixels), values)
+            if self.encoders.precomputed:
+                found, values_of = self.encoders.precomputed_regions([posts.post_ids[row] for row in pixels])
+                for name, values in values_of.items():
+                    _put(arrays, name, list(pixels), values)
+                image_present[list(pixels)] = found  # without regions there is nothing to look at
         self._put_captions(arrays, posts, cached)
         return FeaturizedPosts(posts.post_ids, posts.user_ids, posts.captions, image_present, text_present, arrays)
 
@@ -246,7 +251,7 @@ class Recommender:
 
     @property
     def _image_kinds(self) -> list[str]:
-        return [name for name in ("image_vector", "image_vector_second", "image_grid") if name in self.needs]
+        return [name for name, kind in self.encoders.kinds.items() if kind.of == "image"]
 
     def _cached_images(
         self, images: pa.ChunkedArray, cached: FeatureCache | None
@@ -256,7 +261,7 @@ class Recommender:
             return {}
         keys = {row: image_key(data.as_py()) for row, data in enumerate(images) if data.is_valid}
         missing = {key for kind in self._image_kinds for key in cached.missing(kind, keys.values())}
-        reasons = cached.unreadable(self._image_kinds[0])
+        reasons = {key: why for kind in self._image_kinds for key, why in cached.unreadable(kind).items()}
         return {
             row: (None, reasons[key]) if key in reasons else (key, None)
             for row, key in keys.items()
@@ -285,7 +290,7 @@ class Recommender:
             arrays[name] = np.zeros((n, 0, kind.dim) if kind.ragged else (n, *kind.shape), np.float16)
             if kind.ragged:
                 arrays[f"{name}_mask"] = np.zeros((n, 0), bool)
-        if "image_grid" in self.needs:
+        if "image_grid" in self.needs and self.encoders.boxes is not None:
             arrays["boxes"] = self.encoders.boxes
         return arrays
 
