@@ -103,6 +103,18 @@ class TagModel(nn.Module):
         """
         return
 
+    @classmethod
+    def reads_tag_text(cls, options: ModelOptions) -> bool:
+        """Whether `take_tag_text` wants to be called."""
+        return False
+
+    def take_tag_text(self, vectors_VD: Tensor) -> None:
+        """Learn what the tags say: their words through the text encoder, pooled, in the order of the vocabulary.
+
+        Called once, before the model is fitted, for a family that asks for it; what is kept belongs into the weights.
+        """
+        return
+
     def extra_state(self) -> dict[str, Any]:
         """State that is no tensor (the words of a vectoriser, user ids): JSON-able, saved as `extra.json`."""
         return {}
