@@ -156,6 +156,9 @@ def _row(entry: Entry, state: State) -> dict[str, Any]:
         "recipe": entry.source,
         "reads": state["reads"],
         "curve_of": entry.curve_of,
+        "seed_of": entry.seed_of,
+        "seed": entry.recipe.training.seed,
+        "history_posts": getattr(entry.options, "history_posts", 0) if "history" in state["reads"] else 0,
         "train_share": entry.recipe.training.train_share,
         "status": state["status"],
     }

@@ -240,6 +240,9 @@ def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run, tag_text: np.ndarray | N
     shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
     logger.info("fitted %s on %d posts in %.1f s  %s", job.family, len(table), time.monotonic() - started, shown)
     run.log_metrics(figures)
+    model.eval()
+    with torch.no_grad():
+        run.log_metrics(model.calibrate(TableFitSource(job.table("validation"), job.reading())))
     return model
 
 

@@ -33,8 +33,12 @@ Report = Mapping[str, Any]
 def done_entries(report: Report) -> list[Entry]:
     """What was trained on all posts and judged, best F1 at `main_k` (protocol headline) first."""
     key = f"f1_at_{main_k(report['ks'])}"
-    done = [entry for entry in report["entries"] if entry["status"] == "done" and not entry["curve_of"]]
+    done = [entry for entry in report["entries"] if entry["status"] == "done" and not _of_another(entry)]
     return sorted(done, key=lambda entry: -entry["metrics"]["headline"][key])
+
+
+def _of_another(entry: Entry) -> bool:
+    return bool(entry["curve_of"] or entry.get("seed_of"))
 
 
 def learning_curves(report: Report) -> dict[str, list[Entry]]:

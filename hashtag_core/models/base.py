@@ -115,6 +115,15 @@ class TagModel(nn.Module):
         """
         return
 
+    def calibrate(self, source: "FitSource") -> dict[str, float]:
+        """Choose on the validation split what the train posts do not teach (a weight between two rankings, how sure the
+        model may be), once, with the weights of the best epoch, before the model is saved; returns figures worth logging.
+
+        Called in eval mode without gradients, on the device of the model (the batches are not there yet). What it sets
+        are buffers.
+        """
+        return {}
+
     def extra_state(self) -> dict[str, Any]:
         """State that is no tensor (the words of a vectoriser, user ids): JSON-able, saved as `extra.json`."""
         return {}
@@ -168,15 +177,6 @@ class NeuralModel(TagModel):
         DistributedDataParallel sends them to the other workers.
         """
         return
-
-    def calibrate(self, source: "FitSource") -> dict[str, float]:
-        """Choose on the validation split what no gradient teaches (a weight between two rankings), once, with the
-        weights of the best epoch, before the model is saved; returns figures worth logging.
-
-        Called in eval mode without gradients, on the device of the model (the batches are not there yet). What it sets
-        are buffers.
-        """
-        return {}
 
 
 class FitSource(Protocol):

@@ -78,3 +78,32 @@ def _loss_and_gradients(data: MixtureData, scale_C: Tensor, parameters: Sequence
     pull_NC = torch.stack([torch.linalg.vecdot(part, error_NV, dim=1) for part in data.evidence], dim=1)
     gradient_CJ = (pull_NC.t() @ data.facts_NJ) / scale_C[:, None]
     return losses_NV.sum(1) @ data.weight_N, [gradient_CJ, error_NV.sum(1) @ data.facts_NJ, error_NV.sum(0)]
+
+
+SHOWN = 10
+"""Tags of a post that are looked at when it is asked how sure a model may be."""
+SURENESS_PENALTY = 10.0
+
+
+def fit_sureness(logits_NK: Tensor, right_NK: Tensor) -> tuple[float, float]:
+    """Platt's slope and offset for the logits of the tags that posts were given first: what makes their sigmoid the share that
+    is right. The best of many chances look better than they are, and times change; the ranking stays as it is.
+
+    A quadratic penalty holds them to (1, 0): few posts change little. The slope is at least 0.1.
+    """
+    slope_offset = torch.tensor([1.0, 0.0]).requires_grad_()
+    optimizer = torch.optim.LBFGS([slope_offset], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        given_NK = logits_NK * slope_offset[0] + slope_offset[1]
+        loss = nn.functional.binary_cross_entropy_with_logits(given_NK, right_NK, reduction="sum")
+        loss = loss + SURENESS_PENALTY / 2 * ((slope_offset[0] - 1).square() + slope_offset[1].square())
+        loss.backward()
+        return loss
+
+    if logits_NK.numel():
+        with torch.enable_grad():
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
+    slope, offset = slope_offset.detach().tolist()
+    return max(slope, 0.1), offset
