@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from hashtag_core import storage
-from hashtag_core.config import HistorySection, ModelSection, Recipe, Section, TrackingSection, nearest, read_recipe, validate_section
+from hashtag_core.config import (
+    HistorySection,
+    ModelSection,
+    Recipe,
+    Section,
+    TrackingSection,
+    nearest,
+    read_recipe,
+    validate_section,
+)
 from hashtag_core.distributed.prepare_plan import PreparePlan, plan_prepare
 from hashtag_core.distributed.train_record import FREE_KEYS
 from hashtag_core.errors import ConfigError, NotFoundError

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hashtag_core.config import Section
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
+from hashtag_core.models.explanation import Explanation
 from hashtag_core.models.objectives import Output, prior_logits
 
 __all__ = [
@@ -74,6 +75,8 @@ class TagModel(nn.Module):
     paper: ClassVar[str]
     """Citation and what differs here in a line."""
     Options: ClassVar[type[ModelOptions]] = ModelOptions
+    explains: ClassVar[bool] = False
+    """Whether `explain` says where a tag's score comes from."""
     examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
     """Options of tiny instances, by a short name: one for each path through the family. `tests/models` runs its whole suite on each."""
 
@@ -95,6 +98,10 @@ class TagModel(nn.Module):
     @abstractmethod
     def score(self, batch: PostBatch) -> Tensor:
         """scores_BV in [0, 1], float32. Called in eval mode without gradients."""
+
+    def explain(self, batch: PostBatch, tags_BT: Tensor) -> Explanation:
+        """Where the scores of those tags of each post come from, exactly. Called as `score` is, where `explains` is True."""
+        raise NotImplementedError(f"{self.name} does not explain its scores")
 
     def name_tags(self, tags: Sequence[str]) -> None:
         """Learn what the tags are called (the vocabulary, in its order); called once, before the model is taught.

@@ -40,7 +40,9 @@ def joint_unit(blocks: Sequence[tuple[Tensor, Tensor]], axes: Sequence[int], dev
     return nn.functional.normalize(torch.cat(parts, dim=-1), dim=-1)
 
 
-def kriging_weights(cosine_BH: Tensor, cosine_BHH: Tensor, mask_BH: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
+def kriging_weights(
+    cosine_BH: Tensor, cosine_BHH: Tensor, mask_BH: Tensor, covariance: Covariance
+) -> tuple[Tensor, Tensor]:
     """w_BH, 0 where there is no post, and explained_B: the share of the variance at the post that its history explains.
 
     A post without any vector is like no other: its cosine with itself counts as 1 all the same.

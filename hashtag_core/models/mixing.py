@@ -66,7 +66,9 @@ def fit_mixture(data: MixtureData, *, penalty: float, tag_penalty: float, prior_
     return Mixture(weights_CJ / scale_C[:, None], offset_J, tag_offset_V)
 
 
-def _loss_and_gradients(data: MixtureData, scale_C: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def _loss_and_gradients(
+    data: MixtureData, scale_C: Tensor, parameters: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
     """By hand, one kind of evidence after the other: autograd would hold a copy of each."""
     weights_CJ, offset_J, tag_offset_V = parameters
     weights_NC = data.facts_NJ @ (weights_CJ / scale_C[:, None]).t()
@@ -99,7 +101,7 @@ def fit_sureness(logits_NK: Tensor, right_NK: Tensor) -> tuple[float, float]:
         given_NK = logits_NK * slope_offset[0] + slope_offset[1]
         loss = nn.functional.binary_cross_entropy_with_logits(given_NK, right_NK, reduction="sum")
         loss = loss + SURENESS_PENALTY / 2 * ((slope_offset[0] - 1).square() + slope_offset[1].square())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     if logits_NK.numel():

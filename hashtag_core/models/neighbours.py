@@ -100,7 +100,6 @@ class Neighbours(nn.Module):
         return best
 
     def _search_index(self, query_BD: Tensor, owner_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        import faiss  # it tells at length how it was loaded: only to those who search
 
         if self._ready is None or self._ready[0] is not self.vectors_ND:
             self._ready = (self.vectors_ND, self._index())
@@ -116,7 +115,7 @@ class Neighbours(nn.Module):
         import faiss
 
         lists = int(4 * math.sqrt(len(self)))
-        index = faiss.index_factory(self.vectors_ND.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+        index: Any = faiss.index_factory(self.vectors_ND.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
         sample = np.random.default_rng(0).permutation(len(self))[: 40 * lists]
         index.train(self.vectors_ND[torch.from_numpy(np.sort(sample))].float().numpy())
         for start in range(0, len(self), BLOCK_POSTS):
@@ -130,5 +129,5 @@ def owners(batch: PostBatch) -> Tensor:
     names = [
         f"user {user}" if user else f"post {post}" for user, post in zip(batch.user_ids, batch.post_ids, strict=True)
     ]
-    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
-    return torch.tensor([int.from_bytes(hash, "big", signed=True) for hash in hashes], dtype=torch.int64)
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+    return torch.tensor([int.from_bytes(digest, "big", signed=True) for digest in digests], dtype=torch.int64)

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from hashtag_core.data.batches import HistoryBatch, PostBatch, make_targets
 from hashtag_core.models.base import FitSource, FittedModel, InputSpec, ModelOptions
+from hashtag_core.models.explanation import Explanation, carried
 from hashtag_core.models.kriging import Covariance, joint_unit, kriging_weights
 from hashtag_core.models.layers import masked_softmax
 from hashtag_core.models.mixing import SHOWN, fit_sureness
@@ -108,6 +109,7 @@ class RegressionKriging(FittedModel):
         "Ours: ridge regression, the user's residuals by kriging, neighbours and the tags' words, mixed by a logistic regression."
     )
     Options: ClassVar[type[ModelOptions]] = RegressionKrigingOptions
+    explains: ClassVar[bool] = True
     examples: ClassVar = {
         "default": {"neighbours": 4},
         "image": {"neighbours": 4, "inputs": ["image", "history"]},
@@ -228,20 +230,55 @@ class RegressionKriging(FittedModel):
         """logits_BV: `evidence` and the mixture in one product, since all of it is linear in inputs and tags."""
         reading = self.read(batch)
         shares = self.shares(reading)
-        weight = dict(zip(KINDS, (shares.facts_BJ @ self.mixture_CJ.t()).split(1, dim=1), strict=True))
+        weights_BC = shares.facts_BJ @ self.mixture_CJ.t()
+        weight = {kind: weights_BC[:, place : place + 1] for place, kind in enumerate(KINDS)}
         spans = self.columns.spans()
         parts = [weight[kind] * reading.input_BD[:, spans[name]] for kind, name in BLOCKS.items() if name in spans]
         kriging_BH = weight["kriging"] * shares.kriging_BH
         past_BH = kriging_BH + weight["attention"] * shares.attention_BH + weight["habit"] * shares.habit_BH
-        logits_BV = (shares.facts_BJ @ self.offset_J)[:, None] + self.tag_offset_V
+        logits_BV: Tensor = (shares.facts_BJ @ self.offset_J)[:, None] + self.tag_offset_V
         logits_BV = logits_BV + weight["popularity"] * torch.logit(self.share_V)
         if parts:
             input_BD = torch.cat(parts, dim=1) - torch.bmm(kriging_BH[:, None], reading.past_BHD)[:, 0]
-            logits_BV = logits_BV + input_BD @ self.weight_DV + (weight["tag_text"] * reading.words_BT) @ self.tag_text_TV
+            logits_BV = (
+                logits_BV + input_BD @ self.weight_DV + (weight["tag_text"] * reading.words_BT) @ self.tag_text_TV
+            )
         logits_BV = logits_BV - kriging_BH.sum(1, keepdim=True) * self.share_V
         add_to_tags(logits_BV, past_BH, reading.tags_BHL)
         add_to_tags(logits_BV, weight["neighbours"] * shares.neighbours_BK, self.neighbours.tags_of(reading.rows_BK))
         return logits_BV
+
+    def explain(self, batch: PostBatch, tags_BT: Tensor) -> Explanation:
+        """The terms of `logits`, one by one. A post of the history stands for what kriging, attention and habit take from it."""
+        reading = self.read(batch)
+        shares = self.shares(reading)
+        slope, offset = self.sureness
+        weights_BC = slope * (shares.facts_BJ @ self.mixture_CJ.t())
+        weight = {kind: weights_BC[:, place : place + 1] for place, kind in enumerate(KINDS)}
+        weight_BTD, share_BT = self.weight_DV.t()[tags_BT], self.share_V[tags_BT]
+        base_BT = slope * ((shares.facts_BJ @ self.offset_J)[:, None] + self.tag_offset_V[tags_BT]) + offset
+        parts = {
+            kind: weight[kind] * torch.einsum("bd,btd->bt", reading.input_BD[:, span], weight_BTD[:, :, span])
+            for kind, name in BLOCKS.items()
+            for span in [self.columns.spans().get(name)]
+            if span is not None
+        }
+        if self.reads_tag_text(self.options):
+            words_BTT = self.tag_text_TV.t()[tags_BT]
+            parts["tag_text"] = weight["tag_text"] * torch.einsum("bd,btd->bt", reading.words_BT, words_BTT)
+        expected_BTH = share_BT[:, :, None] + torch.einsum("bhd,btd->bth", reading.past_BHD, weight_BTD)
+        carried_BTH = carried(reading.tags_BHL, tags_BT)
+        by_tag_BH = weight["attention"] * shares.attention_BH + weight["habit"] * shares.habit_BH
+        kriging_BH = weight["kriging"] * shares.kriging_BH
+        neighbours_BK = weight["neighbours"] * shares.neighbours_BK
+        ids, rows = self.neighbours.post_ids, reading.rows_BK.tolist()
+        return Explanation(
+            base_BT + weight["popularity"] * torch.logit(share_BT),
+            parts,
+            by_tag_BH[:, None] * carried_BTH + kriging_BH[:, None] * (carried_BTH - expected_BTH),
+            neighbours_BK[:, None] * carried(self.neighbours.tags_of(reading.rows_BK), tags_BT),
+            [[ids[row] for row in held if row >= 0] for held in rows],
+        )
 
     def evidence(self, reading: Reading, shares: Shares, weight_DV: Tensor) -> list[Tensor]:
         """Each of KINDS as [B, V]; zeros for one that is left out."""

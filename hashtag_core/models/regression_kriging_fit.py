@@ -92,7 +92,10 @@ class Fitting:
             scale_D = model.columns.scale(image_weight)
             folds = [moments.solve(penalty, scale_D, fold) for fold in range(settings.folds)]
             total = sum(
-                (_hits(rows_ND[fold_N == fold] @ folds[fold] + prior_V, labels_NV[fold_N == fold]) for fold in set(fold_N)),
+                (
+                    _hits(rows_ND[fold_N == fold] @ folds[fold] + prior_V, labels_NV[fold_N == fold])
+                    for fold in set(fold_N)
+                ),
                 np.zeros(3),
             )
             if _f1(total) > best[0]:

@@ -8,8 +8,9 @@ Scores depend on the other posts of a batch only in the last digits, as far as t
 them the same to the last digit calls with the same posts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any, Self
 
 import numpy as np
@@ -18,14 +19,16 @@ import torch
 
 from hashtag_core.config import CaptionsSection, EncodersSection
 from hashtag_core.data.archive_history import ArchivePosts, TagFinder, only_last
-from hashtag_core.data.batches import FeaturizedPosts, collate
+from hashtag_core.data.batches import FeaturizedPosts, PostBatch, collate
 from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.history import HistoryRule, find_history
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.images import image_key
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.errors import ConfigError, IntegrityError
+from hashtag_core.models import family, list_models
 from hashtag_core.models.folder import LoadedModel, load_model_folder
+from hashtag_core.recommend.explanations import EXPLAINED, explained
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
@@ -105,6 +108,7 @@ class Recommender:
         cached: FeatureCache | None = None,
         archive: str | None = None,
         history: pa.Table | Iterable[Mapping[str, Any]] | None = None,
+        explain: bool = False,
     ) -> pa.Table:
         """The `top_k` best hashtags of each post, in the TAGGED schema, one row a post in the order given.
 
@@ -114,21 +118,31 @@ class Recommender:
         tagged; a model that reads the history finds it there and among `posts` (see `hashtag_core.data.history` for which
         posts it takes), by their `user_id`, `created_at` and hashtags. Of several posts with one id the last one counts.
 
-        ConfigError for a row that is no post, naming row and field.
+        `explain`: one column more, `explanation`, a list as long as that of the tags, which says for each how much came from
+        the image, the caption, which posts of the history and which other posts (`recommend.explanations`).
+
+        ConfigError for a row that is no post, naming row and field, and for `explain` of a family that cannot.
         """
         if top_k < 1:
             raise ConfigError(f"top_k: expected at least 1, found {top_k}")
+        if explain and not self.loaded.model.explains:
+            able = ", ".join(name for name in list_models() if family(name).explains)
+            raise ConfigError(
+                f"explain: the family {self.loaded.family} does not say where a tag comes from; {able} does"
+            )
         rule = self.loaded.history
         schema = READ if rule is None else READ_WITH_HISTORY
         table = normalised(posts, "", schema)
         opened = self.open_posts(table, cached=cached, archive=archive)
-        if rule is None:
-            return self.tag(opened, top_k, cached)
-        others = normalised([] if history is None else history, "history: ", schema)
         features = self.featurize(opened, cached)
-        return self._tagged(
-            opened, self.rank(features, top_k, self._history(rule, table, features, others, cached, archive))
-        )
+        others = normalised([] if history is None or rule is None else history, "history: ", schema)
+        past = None if rule is None else self._history(rule, table, features, others, cached, archive)
+        ranked = self.rank(features, top_k, past)
+        tagged = self._tagged(opened, ranked)
+        if not explain:
+            return tagged
+        names = [*others["post_id"].to_pylist(), *opened.post_ids]
+        return tagged.append_column("explanation", self._explained(features, ranked, past, names))
 
     def tag(
         self, posts: OpenedPosts, top_k: int, cached: FeatureCache | None = None, history: History | None = None
@@ -217,16 +231,13 @@ class Recommender:
         `history`: of the same posts, row-aligned; a model that reads one takes a missing one for empty histories.
         """
         indices, scores = [], []
-        for start in range(0, len(posts.post_ids), self.batch_size):
-            piece = _slice(posts, start, start + self.batch_size)
-            past = None if history is None else history.batch(np.arange(start, start + len(piece.post_ids)))
-            batch = collate(piece, self.needs, self.loaded.tokenizer, self.loaded.options.inputs, past).to(self.device)
+        for batch in self._batches(posts, history):
             with torch.inference_mode():
                 scores_BV = self.loaded.model.score(batch).float().cpu()
             if not torch.isfinite(scores_BV).all():
                 row = int((~torch.isfinite(scores_BV)).any(dim=1).nonzero()[0])
                 raise IntegrityError(
-                    f"model {self.name} {self.version}: a score of post {piece.post_ids[row]!r} is not finite"
+                    f"model {self.name} {self.version}: a score of post {batch.post_ids[row]!r} is not finite"
                 )
             scores_BV = scores_BV.clamp(0.0, 1.0)
             if self._least_V is not None:
@@ -239,6 +250,30 @@ class Recommender:
             np.concatenate([np.zeros((0, width), np.int64), *indices]),
             np.concatenate([np.zeros((0, width), np.float32), *scores]),
         )
+
+    def _batches(self, posts: FeaturizedPosts, history: History | None) -> Iterator[PostBatch]:
+        for start in range(0, len(posts.post_ids), self.batch_size):
+            piece = _slice(posts, start, start + self.batch_size)
+            past = None if history is None else history.batch(np.arange(start, start + len(piece.post_ids)))
+            yield collate(piece, self.needs, self.loaded.tokenizer, self.loaded.options.inputs, past).to(self.device)
+
+    def _explained(
+        self,
+        posts: FeaturizedPosts,
+        ranked: tuple[np.ndarray, np.ndarray],
+        history: History | None,
+        names: Sequence[str],
+    ) -> pa.Array:
+        """The column `explanation`; `names` are the post ids of the rows that a history is made of."""
+        indices_NK, scores_NK = ranked
+        rows_NH = np.zeros((len(indices_NK), 0), np.int64) if history is None else history.rows_NH
+        past = [[names[row] for row in rows if row >= 0] for rows in rows_NH.tolist()]
+        values: list[Any] = []
+        for batch in self._batches(posts, history):
+            here = slice(len(values), len(values) + len(batch))
+            values += explained(self.loaded.model, batch, indices_NK[here], self.tags, past[here])
+        given = [list(compress(tags, scores >= 0)) for tags, scores in zip(values, scores_NK, strict=True)]
+        return pa.array(given, pa.list_(EXPLAINED))
 
     @property
     def _image_kinds(self) -> list[str]:

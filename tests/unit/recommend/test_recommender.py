@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,33 @@ def test_importing_the_package_is_cheap(repository: Path) -> None:
     code = "import sys, hashtag_core; print(sorted({'torch', 'ray', 'mlflow', 'pandas'} & set(sys.modules))); hashtag_core.Recommender; print(sorted({'torch', 'transformers', 'sklearn', 'faiss'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "['torch']"]
+
+
+def test_it_says_where_a_tag_comes_from(
+    recommender: Recommender, make_model_folder: Callable[..., Path], make_posts: Callable, tmp_path: Path
+) -> None:
+    """The amounts of a tag add up to its score, and the posts that are named are those of its user's history."""
+    explaining = Recommender.load(str(make_model_folder(tmp_path, "regression_kriging")), device="cpu")
+    posts = [
+        {**post, "created_at": datetime.fromtimestamp(post["created_at"] / 1e6, UTC)}
+        for post in make_posts(12, users=2)
+    ]
+    table = explaining.recommend(posts, top_k=4, explain=True)
+    assert table.drop_columns("explanation").schema == TAGGED
+    users = {post["post_id"]: post["user_id"] for post in posts}
+    named = 0
+    for row in table.to_pylist():
+        assert [part["hashtag"] for part in row["explanation"]] == row["hashtags"]
+        for part, score in zip(row["explanation"], row["scores"], strict=True):
+            single = sum(part[name] or 0 for name in ("base", "image", "caption", "tag_text"))
+            total = single + sum(post["amount"] for post in part["history"] + part["neighbours"])
+            assert 1 / (1 + np.exp(-total)) == pytest.approx(score, abs=1e-5)
+            assert {users[post["post_id"]] for post in part["history"]} <= {users[row["post_id"]]}
+            assert row["post_id"] not in {post["post_id"] for post in part["history"]}
+            amounts = [abs(post["amount"]) for post in part["history"]]
+            assert amounts == sorted(amounts, reverse=True)
+            named += len(amounts)
+    assert named
+    assert table.drop_columns("explanation").equals(explaining.recommend(posts, top_k=4))
+    with pytest.raises(ConfigError, match="linear does not say where a tag comes from; regression_kriging does"):
+        recommender.recommend(posts, explain=True)
