@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from hashtag_core.models.ridge import Block
+
 
 @dataclass(frozen=True)
 class Covariance:
@@ -31,13 +33,31 @@ class Covariance:
         return self.constant + torch.exp((cosine - 1) / self.length)
 
 
-def joint_unit(blocks: Sequence[tuple[Tensor, Tensor]], axes: Sequence[int], device: torch.device) -> Tensor:
-    """Unit vectors [*axes, D] of all modalities side by side, zeros where a post has none.
-
-    `blocks`: for each modality its unit vectors [*axes, D_m] (zeros where there is none), and whether there is one [*axes].
-    """
-    parts = [torch.zeros(*axes, 0, device=device), *[value for value, _ in blocks]]
+def joint_unit(blocks: Sequence[Block], axes: Sequence[int], device: torch.device) -> Tensor:
+    """Unit vectors [*axes, D] of all modalities side by side, zeros where a post has none."""
+    parts = [torch.zeros(*axes, 0, device=device), *[block.unit() for block in blocks]]
     return nn.functional.normalize(torch.cat(parts, dim=-1), dim=-1)
+
+
+def joint_cosines(post: Sequence[Block], past: Sequence[Block], mask_BH: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines of joint vectors: of each post with its history [B, H], and within the history [B, H, H]; 0 where there is none.
+
+    A joint vector of c modalities is sqrt(c) long before it is scaled, and its products are sums over modalities, so that
+    none has to be written down.
+    """
+    cosine_BH, length_BH = (
+        torch.zeros_like(mask_BH, dtype=torch.float32),
+        torch.zeros_like(mask_BH, dtype=torch.float32),
+    )
+    cosine_BHH = torch.zeros(*mask_BH.shape, mask_BH.shape[1], device=mask_BH.device)
+    length_B = torch.zeros(len(mask_BH), device=mask_BH.device)
+    for here, before in zip(post, past, strict=True):
+        cosine_BH = cosine_BH + torch.bmm(before.value, here.unit()[..., None])[..., 0] * before.scale
+        products_BHH = torch.bmm(before.value, before.value.transpose(1, 2))
+        cosine_BHH = cosine_BHH + products_BHH * before.scale[:, :, None] * before.scale[:, None, :]
+        length_BH, length_B = length_BH + before.there, length_B + here.there
+    scale_BH, scale_B = length_BH.clamp(min=1).rsqrt(), length_B.clamp(min=1).rsqrt()
+    return cosine_BH * scale_BH * scale_B[:, None], cosine_BHH * scale_BH[:, :, None] * scale_BH[:, None, :]
 
 
 def kriging_weights(

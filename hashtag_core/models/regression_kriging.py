@@ -30,13 +30,13 @@ from torch import Tensor
 from hashtag_core.data.batches import HistoryBatch, PostBatch, make_targets
 from hashtag_core.models.base import FitSource, FittedModel, InputSpec, ModelOptions
 from hashtag_core.models.explanation import Explanation, carried
-from hashtag_core.models.kriging import Covariance, joint_unit, kriging_weights
+from hashtag_core.models.kriging import Covariance, joint_cosines, joint_unit, kriging_weights
 from hashtag_core.models.layers import masked_softmax
 from hashtag_core.models.mixing import SHOWN, fit_sureness
 from hashtag_core.models.neighbours import Neighbours, owners
 from hashtag_core.models.registry import register
 from hashtag_core.models.regression_kriging_fit import BATCH, Fitting
-from hashtag_core.models.ridge import BLOCKS, Columns
+from hashtag_core.models.ridge import BLOCKS, Block, Columns
 
 Part = Literal["kriging", "attention", "habit", "neighbours", "tag_text"]
 KINDS = (*BLOCKS, "kriging", "attention", "habit", "neighbours", "tag_text", "popularity")
@@ -82,7 +82,7 @@ class Reading:
     """Unit text vectors, zeros where there is none."""
     mask_BH: Tensor
     tags_BHL: Tensor
-    past_BHD: Tensor
+    past: tuple[Block, ...]
     cosine_BH: Tensor
     cosine_BHH: Tensor
     rows_BK: Tensor
@@ -163,19 +163,18 @@ class RegressionKriging(FittedModel):
         """Unit vectors, cosines and neighbours. What a mask calls absent is zeros here."""
         device, size = batch.image_present_B.device, len(batch)
         history = batch.history or _no_history(size, self.columns.sizes, device)
-        blocks = self.columns.unit(batch)
-        past = self.columns.unit(history)
-        unit_BD, past_unit_BHD = joint_unit(blocks, (size,), device), joint_unit(past, history.mask_BH.shape, device)
+        blocks, past = self.columns.blocks(batch), self.columns.blocks(history)
+        cosine_BH, cosine_BHH = joint_cosines(blocks, past, history.mask_BH)
         k = self.settings.neighbours if "neighbours" in self.settings.parts else 0
-        rows_BK, likeness_BK = self.neighbours.nearest(unit_BD, owners(batch), k)
+        rows_BK, likeness_BK = self.neighbours.nearest(joint_unit(blocks, (size,), device), owners(batch), k)
         return Reading(
             input_BD=self.columns.centred(blocks, (size,)),
-            words_BT=blocks[0][0] if "text" in self.columns.sizes else torch.zeros(size, 0, device=device),
+            words_BT=blocks[0].unit() if "text" in self.columns.sizes else torch.zeros(size, 0, device=device),
             mask_BH=history.mask_BH,
             tags_BHL=history.tags_BHL.masked_fill(~history.mask_BH[..., None], -1),
-            past_BHD=self.columns.centred(past, history.mask_BH.shape) * history.mask_BH[..., None],
-            cosine_BH=torch.bmm(past_unit_BHD, unit_BD[..., None])[..., 0],
-            cosine_BHH=torch.bmm(past_unit_BHD, past_unit_BHD.transpose(1, 2)),
+            past=tuple(past),
+            cosine_BH=cosine_BH,
+            cosine_BHH=cosine_BHH,
             rows_BK=rows_BK.to(device),
             likeness_BK=likeness_BK.to(device),
             said_B=batch.text_present_B,
@@ -239,7 +238,7 @@ class RegressionKriging(FittedModel):
         logits_BV: Tensor = (shares.facts_BJ @ self.offset_J)[:, None] + self.tag_offset_V
         logits_BV = logits_BV + weight["popularity"] * torch.logit(self.share_V)
         if parts:
-            input_BD = torch.cat(parts, dim=1) - torch.bmm(kriging_BH[:, None], reading.past_BHD)[:, 0]
+            input_BD = torch.cat(parts, dim=1) - self.columns.weighted(reading.past, kriging_BH)
             logits_BV = (
                 logits_BV + input_BD @ self.weight_DV + (weight["tag_text"] * reading.words_BT) @ self.tag_text_TV
             )
@@ -266,7 +265,8 @@ class RegressionKriging(FittedModel):
         if self.reads_tag_text(self.options):
             words_BTT = self.tag_text_TV.t()[tags_BT]
             parts["tag_text"] = weight["tag_text"] * torch.einsum("bd,btd->bt", reading.words_BT, words_BTT)
-        expected_BTH = share_BT[:, :, None] + torch.einsum("bhd,btd->bth", reading.past_BHD, weight_BTD)
+        past_BHD = self.columns.centred(reading.past, reading.mask_BH.shape)
+        expected_BTH = share_BT[:, :, None] + torch.einsum("bhd,btd->bth", past_BHD, weight_BTD)
         carried_BTH = carried(reading.tags_BHL, tags_BT)
         by_tag_BH = weight["attention"] * shares.attention_BH + weight["habit"] * shares.habit_BH
         kriging_BH = weight["kriging"] * shares.kriging_BH
@@ -302,7 +302,7 @@ class RegressionKriging(FittedModel):
 
     def kriged(self, reading: Reading, kriging_BH: Tensor, weight_DV: Tensor) -> Tensor:
         """sum_h w_h (y_h - f(x_h)) of each post, [B, V]."""
-        past_BD = torch.bmm(kriging_BH[:, None], reading.past_BHD)[:, 0]
+        past_BD = self.columns.weighted(reading.past, kriging_BH)
         expected_BV = kriging_BH.sum(1, keepdim=True) * self.share_V + past_BD @ weight_DV
         return add_to_tags(-expected_BV, kriging_BH, reading.tags_BHL)
 

@@ -61,7 +61,7 @@ class Fitting:
         counts_V, posts = torch.zeros(tags), 0
         vectors, held, kept, ids = [], [], [], []
         for batch, rows in self.source.batches(BATCH):
-            blocks, axes = columns.unit(batch), (len(batch),)
+            blocks, axes = columns.blocks(batch), (len(batch),)
             posts += len(batch)
             counts_V += make_targets(rows, tags).labels_BV.sum(0)
             sums_D += columns.centred(blocks, axes).double().sum(0)
@@ -81,7 +81,7 @@ class Fitting:
         moments = Moments(settings.folds, len(model.columns.mean_D), len(prior_V))
         sample: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for batch, labels_BV, fold_B, drawn_B in self._batches():
-            rows_BD = model.columns.centred(model.columns.unit(batch), (len(batch),)).numpy()
+            rows_BD = model.columns.centred(model.columns.blocks(batch), (len(batch),)).numpy()
             moments.add(rows_BD, labels_BV - prior_V, fold_B)
             kept = drawn_B & labels_BV.any(axis=1)
             sample.append((rows_BD[kept], labels_BV[kept], fold_B[kept]))
@@ -168,16 +168,19 @@ class Fitting:
             for fold in np.unique(fold_B[drawn_B]):
                 rows = np.flatnonzero(drawn_B & (fold_B == fold))
                 users = [batch.user_ids[row] or batch.post_ids[row] for row in rows]
-                yield _picked(reading, rows), labels_BV[rows], self.folds_FDV[fold], users
+                yield _picked(reading, torch.from_numpy(rows)), labels_BV[rows], self.folds_FDV[fold], users
 
     def _number(self, name: str) -> int:
         return zlib.crc32(f"{self.seed}:{name}".encode())
 
 
-def _picked(item: R, rows: np.ndarray) -> R:
-    """Those rows of a dataclass of tensors."""
-    chosen = torch.from_numpy(rows)
-    values = {field.name: getattr(item, field.name)[chosen] for field in dataclasses.fields(item)}  # type: ignore[arg-type]
+def _picked(item: R, rows: Tensor) -> R:
+    """Those rows of tensors, and of tuples and dataclasses of them."""
+    if isinstance(item, Tensor):
+        return item[rows]  # type: ignore[return-value]
+    if isinstance(item, tuple):
+        return tuple(_picked(each, rows) for each in item)  # type: ignore[return-value]
+    values = {field.name: _picked(getattr(item, field.name), rows) for field in dataclasses.fields(item)}  # type: ignore[arg-type]
     return dataclasses.replace(item, **values)  # type: ignore[type-var]
 
 

@@ -5,6 +5,7 @@ less their train means; F folds. A missing vector is the mean, zeros once centre
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
@@ -15,6 +16,20 @@ from hashtag_core.data.batches import HistoryBatch, PostBatch
 
 BLOCKS = {"caption": "text", "image": "image"}
 """Modality to the name of its fields in a batch; in the order of the columns."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One modality of posts or histories. `value` is as it came, noise where there is none: `scale` is 0 there."""
+
+    value: Tensor
+    scale: Tensor
+    """What makes it a unit vector."""
+    there: Tensor
+
+    def unit(self) -> Tensor:
+        """Unit vectors, zeros where there is none."""
+        return self.value * self.scale[..., None]
 
 
 class Columns(nn.Module):
@@ -36,30 +51,40 @@ class Columns(nn.Module):
             start += size + 1
         return found
 
-    def unit(self, posts: PostBatch | HistoryBatch) -> list[tuple[Tensor, Tensor]]:
-        """Each block's unit vectors [..., D_m], zeros where there is none, and whether there is one [...]."""
-        axes = "BH" if isinstance(posts, HistoryBatch) else "B"
+    def blocks(self, posts: PostBatch | HistoryBatch) -> list["Block"]:
+        """Each block of posts [B] or of histories [B, H]."""
+        axes, mask = ("BH", posts.mask_BH) if isinstance(posts, HistoryBatch) else ("B", True)
         found = []
         for name in self.sizes:
-            there = getattr(posts, f"{name}_present_{axes}")
-            value = nn.functional.normalize(getattr(posts, f"{name}_vector_{axes}D"), dim=-1)
-            found.append((torch.where(there[..., None], value, 0.0), there))
+            value, there = getattr(posts, f"{name}_vector_{axes}D"), getattr(posts, f"{name}_present_{axes}") & mask
+            length = torch.linalg.vector_norm(value, dim=-1)
+            found.append(Block(value, torch.where(there, 1 / length.clamp(min=1e-12), 0.0), there))
         return found
 
-    def centred(self, blocks: Sequence[tuple[Tensor, Tensor]], axes: Sequence[int]) -> Tensor:
+    def centred(self, blocks: Sequence["Block"], axes: Sequence[int]) -> Tensor:
         """The rows [*axes, D]."""
         parts = [torch.zeros(*axes, 0, device=self.mean_D.device)]
-        for (value, there), span in zip(blocks, self.spans().values(), strict=True):
-            flag = there[..., None].to(value.dtype)
+        for block, span in zip(blocks, self.spans().values(), strict=True):
+            flag = block.there[..., None].to(block.value.dtype)
             mean_D = self.mean_D[span]
-            parts += [value - flag * mean_D[:-1], flag - mean_D[-1]]
+            parts += [block.unit() - flag * mean_D[:-1], flag - mean_D[-1]]
         return torch.cat(parts, dim=-1)
 
-    def counted(self, blocks: Sequence[tuple[Tensor, Tensor]], posts: int) -> Tensor:
+    def weighted(self, blocks: Sequence["Block"], weight_BH: Tensor) -> Tensor:
+        """sum_h w_h x_h [B, D] of the centred rows of histories, which are never written down."""
+        parts = [torch.zeros(len(weight_BH), 0, device=self.mean_D.device)]
+        for block, span in zip(blocks, self.spans().values(), strict=True):
+            mean_D = self.mean_D[span]
+            held_B1 = (weight_BH * block.there).sum(1, keepdim=True)
+            sum_BD = torch.bmm((weight_BH * block.scale)[:, None], block.value)[:, 0]
+            parts += [sum_BD - held_B1 * mean_D[:-1], held_B1 - weight_BH.sum(1, keepdim=True) * mean_D[-1]]
+        return torch.cat(parts, dim=-1)
+
+    def counted(self, blocks: Sequence["Block"], posts: int) -> Tensor:
         """Of how many of the posts each column's mean is: of those that have the vector, and of all for its presence."""
         found_D = torch.full((len(self.mean_D),), float(posts))
-        for (_, there), span in zip(blocks, self.spans().values(), strict=True):
-            found_D[span][:-1] = there.sum()
+        for block, span in zip(blocks, self.spans().values(), strict=True):
+            found_D[span][:-1] = block.there.sum()
         return found_D
 
     def scale(self, image_weight: float) -> np.ndarray:

@@ -8,11 +8,11 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from hashtag_core.models import neighbours as neighbours_module
-from hashtag_core.models.kriging import Covariance, joint_unit, kriging_weights
+from hashtag_core.models.kriging import Covariance, joint_cosines, joint_unit, kriging_weights
 from hashtag_core.models.mixing import MixtureData, _loss_and_gradients, fit_mixture, fit_sureness
 from hashtag_core.models.neighbours import Neighbours, owners
 from hashtag_core.models.regression_kriging import KINDS, RegressionKriging
-from hashtag_core.models.ridge import Moments
+from hashtag_core.models.ridge import Block, Moments
 from tests.models.world import Subject, TrainPosts, V, make, world
 
 ROWS = list(range(10, 64))
@@ -56,10 +56,22 @@ def test_one_post_of_history_by_hand() -> None:
 
 
 def test_a_post_is_as_near_as_the_modalities_that_both_have() -> None:
-    text, image = torch.tensor([[1.0, 0], [1, 0], [0, 0]]), torch.tensor([[0.0, 1], [0, 0], [0, 0]])
-    here = torch.ones(3, dtype=torch.bool)
-    unit = joint_unit([(text, here), (image, here)], (3,), torch.device("cpu"))
-    torch.testing.assert_close(unit @ unit[0], torch.tensor([1, 2**-0.5, 0]))
+    """Three posts, with text and image, with the text alone, with nothing; what is absent is noise."""
+    text, image = torch.tensor([[2.0, 0], [3, 0], [9, 9]]), torch.tensor([[0.0, 5], [9, 9], [9, 9]])
+    says, shows = torch.tensor([True, True, False]), torch.tensor([True, False, False])
+    lengths = [torch.linalg.vector_norm(value, dim=-1) for value in (text, image)]
+    blocks = [
+        Block(value, there / length, there)
+        for value, there, length in zip((text, image), (says, shows), lengths, strict=True)
+    ]
+    expected = torch.tensor([1, 2**-0.5, 0])
+    unit = joint_unit(blocks, (3,), torch.device("cpu"))
+    torch.testing.assert_close(unit @ unit[0], expected)
+    first = [Block(block.value[:1], block.scale[:1], block.there[:1]) for block in blocks]
+    past = [Block(block.value[None], block.scale[None], block.there[None]) for block in blocks]
+    cosine_BH, cosine_BHH = joint_cosines(first, past, torch.ones(1, 3, dtype=torch.bool))
+    torch.testing.assert_close(cosine_BH[0], expected)
+    torch.testing.assert_close(cosine_BHH[0], unit @ unit.t())
 
 
 def test_moments_are_ridge_without_a_fold() -> None:
