@@ -131,6 +131,14 @@ class TagModel(nn.Module):
         """
         return {}
 
+    def add_tags(self, vectors_UD: Tensor) -> None:
+        """Rank U tags more, of which nothing but their words are known, after those of the vocabulary; for a family whose
+        `reads_tag_text` is True, once it is fitted.
+
+        From here on `score` gives U columns more, and tag indices of histories may name them.
+        """
+        raise NotImplementedError(f"{self.name} does not know tags by their words")
+
     def extra_state(self) -> dict[str, Any]:
         """State that is no tensor (the words of a vectoriser, user ids): JSON-able, saved as `extra.json`."""
         return {}

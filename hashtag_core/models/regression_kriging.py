@@ -19,7 +19,7 @@ As every kind is linear in the tags of posts, a post is scored by one product wi
 kriged residuals is f of the kriged inputs, sum_h w_h f(x_h) = f(sum_h w_h x_h).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -41,6 +41,8 @@ from hashtag_core.models.ridge import BLOCKS, Block, Columns
 Part = Literal["kriging", "attention", "habit", "neighbours", "tag_text"]
 KINDS = (*BLOCKS, "kriging", "attention", "habit", "neighbours", "tag_text", "popularity")
 """Kinds of evidence, in the order of the mixture."""
+TAG_LENGTH, TAG_NOISE = 0.4, 1.0
+"""Of the covariance between tags by their words (`add_tags`)."""
 FACTS = 8
 """J: 1, whether there is a history, its length, its nearest post, what it explains, caption, image, nearest neighbour."""
 
@@ -158,6 +160,23 @@ class RegressionKriging(FittedModel):
     def take_tag_text(self, vectors_VD: Tensor) -> None:
         """Keep the unit vectors of the tags' words."""
         self.tag_text_TV = torch.nn.functional.normalize(vectors_VD.float(), dim=1).t().contiguous()
+
+    def add_tags(self, vectors_UD: Tensor) -> None:
+        """A new tag takes the regression of the tags that say something like it (kriging once more, of weights over the tags'
+        words), the popularity of a tag that no train post has, and its own words; histories speak for it as for any tag."""
+        words_UT = torch.nn.functional.normalize(vectors_UD.float(), dim=1).to(self.tag_text_TV.device)
+        known_VT = self.tag_text_TV.t()
+        covariance = Covariance(0.0, TAG_LENGTH, TAG_NOISE)
+        k_VV = covariance.between(known_VT @ known_VT.t()) + TAG_NOISE * torch.eye(
+            len(known_VT), device=known_VT.device
+        )
+        shares_VU = torch.linalg.solve(k_VV, covariance.between(known_VT @ words_UT.t()))
+        unseen = self.share_V.min() * self.share_V.new_ones(len(words_UT))
+        self.weight_DV = torch.cat([self.weight_DV, self.weight_DV @ shares_VU], dim=1)
+        self.share_V = torch.cat([self.share_V, unseen])
+        self.tag_text_TV = torch.cat([self.tag_text_TV, words_UT.t()], dim=1)
+        self.tag_offset_V = torch.cat([self.tag_offset_V, torch.zeros_like(unseen)])
+        self.spec = replace(self.spec, vocabulary_size=len(self.share_V))
 
     def read(self, batch: PostBatch) -> Reading:
         """Unit vectors, cosines and neighbours. What a mask calls absent is zeros here."""

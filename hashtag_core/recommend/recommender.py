@@ -29,6 +29,7 @@ from hashtag_core.errors import ConfigError, IntegrityError
 from hashtag_core.models import family, list_models
 from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.recommend.explanations import EXPLAINED, explained
+from hashtag_core.recommend.extra_tags import with_tags
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
@@ -56,9 +57,8 @@ class Recommender:
         self.device = device
         self.places = places or ImagePlaces()
         self.batch_size = encoders.section.batch_size
-        self.tags: list[str] = list(loaded.vocabulary.tags)
-        least = None if policy is None else policy.least_scores(self.tags)
-        self._least_V = None if least is None else torch.from_numpy(least)
+        self.policy = policy or Policy()
+        self._take_tags(loaded.vocabulary.tags)
         self.captions = CaptionsSection(**loaded.info.get("captions", {}))
 
     @classmethod
@@ -95,6 +95,21 @@ class Recommender:
         encoders = load_encoders(section, needs, str(where), threads=threads)
         _check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
         return cls(loaded, encoders, name or resolved.name, version or resolved.version, where, places, policy)
+
+    def add_tags(self, tags: Sequence[str]) -> list[str]:
+        """Recommend these tags too, of which nothing is known but their names; those that are known already are left out.
+
+        Returns the ones that are new, normalised, in the order in which they stand behind the others. ConfigError for what
+        is no tag, and for a family that does not read what tags are called. Call it before the first post.
+        """
+        self.loaded, new = with_tags(self.loaded, self.encoders, tags, self.device)
+        self._take_tags(self.loaded.vocabulary.tags)
+        return new
+
+    def _take_tags(self, tags: Sequence[str]) -> None:
+        self.tags = list(tags)
+        least = self.policy.least_scores(self.tags)
+        self._least_V = None if least is None else torch.from_numpy(least)
 
     @property
     def needs(self) -> frozenset[str]:

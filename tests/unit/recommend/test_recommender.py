@@ -316,3 +316,33 @@ def test_it_says_where_a_tag_comes_from(
     assert table.drop_columns("explanation").equals(explaining.recommend(posts, top_k=4))
     with pytest.raises(ConfigError, match="linear does not say where a tag comes from; regression_kriging does"):
         recommender.recommend(posts, explain=True)
+
+
+def test_tags_that_are_known_by_name_alone(
+    recommender: Recommender, make_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """They stand behind the others, are found in histories, and one that the caption speaks of comes before one that it does not."""
+    adding = Recommender.load(str(make_model_folder(tmp_path, "regression_kriging")), device="cpu")
+    assert adding.add_tags(["#Sailing-Boat"[:8], "spreadsheet", "tag001", "sailing"]) == ["sailing", "spreadsheet"]
+    assert adding.tags[-3:] == ["tag039", "sailing", "spreadsheet"]
+    model = adding.loaded.model
+    model.mixture_CJ.zero_()
+    model.mixture_CJ[-2, 0] = 5.0  # the tags' words alone
+    model.tag_text_TV[:, :40] = 0
+    model.tag_offset_V.zero_()
+    [row] = adding.recommend([{"post_id": "1", "caption": "a yacht with white sails on the sea"}], top_k=42).to_pylist()
+    assert row["hashtags"][0] == "sailing"
+    assert set(row["hashtags"]) == set(adding.tags)
+    model.mixture_CJ.zero_()
+    model.mixture_CJ[4, 0] = 5.0  # what the user tagged before
+    past = {"user_id": "u", "created_at": datetime(2020, 1, 1, tzinfo=UTC), "caption": "x", "hashtags": ["spreadsheet"]}
+    now = {"post_id": "2", "user_id": "u", "created_at": datetime(2021, 1, 1, tzinfo=UTC), "caption": "figures"}
+    [row] = adding.recommend([now], top_k=1, history=[{"post_id": "1", **past}]).to_pylist()
+    assert row["hashtags"] == ["spreadsheet"]
+    assert adding.add_tags(["sailing"]) == []
+    with pytest.raises(ConfigError, match="'#' is no hashtag"):
+        adding.add_tags(["#"])
+    with pytest.raises(
+        ConfigError, match="linear does not read what tags are called; regression_kriging with captions does"
+    ):
+        recommender.add_tags(["sailing"])
