@@ -133,7 +133,10 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     started = time.monotonic()
     dataset, settings = truth.dataset, recipe.evaluation
     resolved = resolve_model(model)
-    recommender = Recommender.load(str(resolved.folder), name=resolved.name, version=resolved.version)
+    diversity = recipe.recommend.diversity
+    recommender = Recommender.load(
+        str(resolved.folder), name=resolved.name, version=resolved.version, diversity=diversity
+    )
     cache = _features(dataset, recommender, [truth.split, *([validation.split] if validation else [])])
     width = max(settings.ks)
     ranking = time.monotonic()
@@ -144,6 +147,7 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     row["family"] = recommender.loaded.family
     row["options"] = recommender.loaded.options.model_dump(mode="json")
     row["k"] = info.get("k")
+    row["diversity"] = diversity
     row["history"] = asdict(recommender.loaded.history) if recommender.loaded.history else None
     row["posts_per_second"] = round(posts_per_second, 1)
     row["megabytes"] = sum(path.stat().st_size for path in Path(resolved.folder).iterdir()) / 1e6

@@ -16,6 +16,7 @@ from hashtag_core.config import (
     HistorySection,
     ModelSection,
     Recipe,
+    RecommendSection,
     Section,
     TrackingSection,
     nearest,
@@ -34,7 +35,7 @@ from hashtag_core.models.registry import family, parse_options
 EXPERIMENT = "leaderboard"
 SHARES = (0.25, 0.5)
 """Shares of the train posts that a learning curve is drawn at, besides all of them."""
-COMMON = ("archive", "captions", "vocabulary", "split", "history", "evaluation")
+COMMON = ("archive", "captions", "vocabulary", "split", "history", "recommend", "evaluation")
 """Sections that all systems take from one recipe: they are of the data and of the judging."""
 NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagging", "tracking"}
 """Sections that a state does not depend on: the dataset's hash stands for the first ones."""
@@ -112,6 +113,8 @@ class LeaderboardPlan:
     def key(self, entry: Entry, dataset_hash: str) -> str:
         """What the entry's result depends on, as a hash: the data, the recipe, and whose features it borrows."""
         settings = entry.recipe.model_dump(mode="json", exclude=NOT_OF_THE_MODEL)
+        if self.recipe.recommend == RecommendSection():  # as it was before there was a choice
+            del settings["recommend"]
         for name in FREE_KEYS:
             settings["training"].pop(name.removeprefix("training."), None)
         lender = self.lender(entry)

@@ -137,6 +137,8 @@ def _notes(plan: LeaderboardPlan, truth: Truth) -> list[str]:
         else "other posts of the user, at any time"
     )
     notes.append(f"history: {which} (history.order = {plan.recipe.history.order})")
+    if plan.recipe.recommend.diversity:
+        notes.append(f"popular tags count less (recommend.diversity = {plan.recipe.recommend.diversity:g})")
     share = plan.recipe.training.train_share
     if share < 1:
         notes.append(f"learned from {share:.0%} of the train posts (training.train_share = {share:g})")

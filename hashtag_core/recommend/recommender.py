@@ -33,7 +33,7 @@ from hashtag_core.recommend.extra_tags import with_tags
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
-from hashtag_core.recommend.ranking import top_tags
+from hashtag_core.recommend.ranking import less_popular, popularity_logits, top_tags
 from hashtag_core.schema import TAGGED
 
 
@@ -49,6 +49,7 @@ class Recommender:
         device: torch.device,
         places: ImagePlaces | None = None,
         policy: Policy | None = None,
+        diversity: float = 0.0,
     ) -> None:
         self.loaded = loaded
         self.encoders = encoders
@@ -58,6 +59,7 @@ class Recommender:
         self.places = places or ImagePlaces()
         self.batch_size = encoders.section.batch_size
         self.policy = policy or Policy()
+        self.diversity = diversity
         self._take_tags(loaded.vocabulary.tags)
         self.captions = CaptionsSection(**loaded.info.get("captions", {}))
 
@@ -72,13 +74,15 @@ class Recommender:
         threads: int | None = None,
         places: ImagePlaces | None = None,
         policy: Policy | None = None,
+        diversity: float = 0.0,
         **encoding: Any,
     ) -> Self:
         """The model of a folder (local or `s3://`) or of `models:/NAME/VERSION`, `models:/NAME@ALIAS`.
 
         `device`: a torch device, or `auto` for the first GPU, else the CPU. `name` and `version` are stamped on every
         row in place of the folder's own. `threads`: CPU threads of this process. `places`: where images by reference may
-        come from (default: the archive and its bucket). `policy`: which tags may be given (default: all). `encoding`:
+        come from (default: the archive and its bucket). `policy`: which tags may be given (default: all). `diversity`: see
+        `ranking.less_popular`; above 0 scores are no probabilities. `encoding`:
         `backend`, `precision` and `batch_size` of the encoders, where they are to differ from the recipe the model was
         trained by.
 
@@ -94,7 +98,8 @@ class Recommender:
         needs = type(loaded.model).needs(loaded.options)
         encoders = load_encoders(section, needs, str(where), threads=threads)
         _check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
-        return cls(loaded, encoders, name or resolved.name, version or resolved.version, where, places, policy)
+        named = name or resolved.name, version or resolved.version
+        return cls(loaded, encoders, *named, where, places, policy, diversity)
 
     def add_tags(self, tags: Sequence[str]) -> list[str]:
         """Recommend these tags too, of which nothing is known but their names; those that are known already are left out.
@@ -110,6 +115,7 @@ class Recommender:
         self.tags = list(tags)
         least = self.policy.least_scores(self.tags)
         self._least_V = None if least is None else torch.from_numpy(least)
+        self._popularity_V = popularity_logits(self.loaded.vocabulary.counts, self.loaded.vocabulary.posts)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -254,7 +260,7 @@ class Recommender:
                 raise IntegrityError(
                     f"model {self.name} {self.version}: a score of post {batch.post_ids[row]!r} is not finite"
                 )
-            scores_BV = scores_BV.clamp(0.0, 1.0)
+            scores_BV = less_popular(scores_BV.clamp(0.0, 1.0), self._popularity_V, self.diversity)
             if self._least_V is not None:
                 scores_BV[scores_BV < self._least_V] = -1.0
             indices_BK, scores_BK = top_tags(scores_BV, top_k)
