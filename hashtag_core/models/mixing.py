@@ -82,6 +82,31 @@ def _loss_and_gradients(
     return losses_NV.sum(1) @ data.weight_N, [gradient_CJ, error_NV.sum(1) @ data.facts_NJ, error_NV.sum(0)]
 
 
+TRUST_PENALTY = 300.0
+
+
+def fit_trust(parts: Sequence[Tensor], labels_NV: Tensor) -> Tensor:
+    """float32 [C]: by how much each part of the logits of N other posts is to be multiplied, when users are not those of the
+    mixture and times have changed. `parts`: C tensors [N, V] that add up to the logits.
+
+    The maximum of the likelihood under a quadratic penalty that holds them to 1: few posts change little.
+    """
+    data = MixtureData(parts, torch.ones(len(labels_NV), 1), labels_NV, torch.ones(len(labels_NV)))
+    trust_C1 = torch.ones(len(parts), 1).requires_grad_()
+    still = [torch.zeros(1), torch.zeros(labels_NV.shape[1])]
+    optimizer = torch.optim.LBFGS([trust_C1], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    @torch.no_grad()
+    def closure() -> Tensor:
+        loss, (gradient_C1, *_) = _loss_and_gradients(data, torch.ones(len(parts)), [trust_C1, *still])
+        trust_C1.grad = gradient_C1 + TRUST_PENALTY * (trust_C1 - 1)
+        return loss + TRUST_PENALTY / 2 * (trust_C1 - 1).square().sum()
+
+    if len(labels_NV):
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return trust_C1.detach()[:, 0]
+
+
 SHOWN = 10
 """Tags of a post that are looked at when it is asked how sure a model may be."""
 SURENESS_PENALTY = 10.0

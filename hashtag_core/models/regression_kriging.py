@@ -27,15 +27,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hashtag_core.data.batches import HistoryBatch, PostBatch, make_targets
+from hashtag_core.data.batches import HistoryBatch, PostBatch
 from hashtag_core.models.base import FitSource, FittedModel, InputSpec, ModelOptions
 from hashtag_core.models.explanation import Explanation, carried
 from hashtag_core.models.kriging import Covariance, joint_cosines, joint_unit, kriging_weights
 from hashtag_core.models.layers import masked_softmax
-from hashtag_core.models.mixing import SHOWN, fit_sureness
 from hashtag_core.models.neighbours import Neighbours, owners
 from hashtag_core.models.registry import register
-from hashtag_core.models.regression_kriging_fit import BATCH, Fitting
+from hashtag_core.models.regression_kriging_fit import Fitting, calibrate
 from hashtag_core.models.ridge import BLOCKS, Block, Columns
 
 Part = Literal["kriging", "attention", "habit", "neighbours", "tag_text"]
@@ -112,6 +111,7 @@ class RegressionKriging(FittedModel):
     )
     Options: ClassVar[type[ModelOptions]] = RegressionKrigingOptions
     explains: ClassVar[bool] = True
+    kinds: ClassVar[tuple[str, ...]] = KINDS
     examples: ClassVar = {
         "default": {"neighbours": 4},
         "image": {"neighbours": 4, "inputs": ["image", "history"]},
@@ -232,17 +232,8 @@ class RegressionKriging(FittedModel):
         return torch.sigmoid(self.logits(batch) * self.sureness[0] + self.sureness[1])
 
     def calibrate(self, source: FitSource) -> dict[str, float]:
-        """Set how sure the model may be of the tags that a post is given first."""
-        logits, right = [torch.zeros(0, min(SHOWN, self.spec.vocabulary_size))], []
-        device = self.share_V.device
-        for batch, tags in source.batches(BATCH):
-            best = self.logits(batch.to(device)).topk(logits[0].shape[1], dim=1)
-            logits.append(best.values.cpu())
-            labels_BV = make_targets(tags, self.spec.vocabulary_size).labels_BV
-            right.append(labels_BV.gather(1, best.indices.cpu()))
-        slope, offset = fit_sureness(torch.cat(logits), torch.cat([logits[0], *right]))
-        self.sureness = torch.tensor([slope, offset], device=device)
-        return {"sureness_slope": slope, "sureness_offset": offset}
+        """See `regression_kriging_fit.calibrate`."""
+        return calibrate(self, source)
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV: `evidence` and the mixture in one product, since all of it is linear in inputs and tags."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from hashtag_core.data.batches import PostBatch, make_targets
 from hashtag_core.models.base import FitSource
 from hashtag_core.models.kriging import Covariance, joint_unit, kriging_weights
-from hashtag_core.models.mixing import MixtureData, fit_mixture
+from hashtag_core.models.mixing import SHOWN, MixtureData, fit_mixture, fit_sureness, fit_trust
 from hashtag_core.models.neighbours import owners
 from hashtag_core.models.ridge import Moments
 
@@ -172,6 +172,41 @@ class Fitting:
 
     def _number(self, name: str) -> int:
         return zlib.crc32(f"{self.seed}:{name}".encode())
+
+
+@torch.no_grad()
+def calibrate(model: "RegressionKriging", source: FitSource) -> dict[str, float]:
+    """What the train posts cannot tell, by those of the validation split: how far each kind of evidence is to be trusted,
+    then how sure the model may be of the tags that a post is given first."""
+    device = model.share_V.device
+    most = max(1, MIXTURE_PAIRS // model.spec.vocabulary_size)
+    every = -(-source.posts // most)
+    model.cpu()
+    parts: list[list[Tensor]] = []
+    labels = [torch.zeros(0, model.spec.vocabulary_size)]
+    for batch, tags in source.batches(BATCH):
+        rows = torch.arange(0, len(batch), every)
+        reading = _picked(model.read(batch), rows)
+        shares = model.shares(reading)
+        weights_BC = shares.facts_BJ @ model.mixture_CJ.t()
+        evidence = model.evidence(reading, shares, model.weight_DV)
+        found = [weights_BC[:, place : place + 1] * part for place, part in enumerate(evidence)]
+        parts.append([*found, (shares.facts_BJ @ model.offset_J)[:, None] + model.tag_offset_V])
+        labels.append(make_targets(tags, model.spec.vocabulary_size).labels_BV[rows])
+    if not parts:
+        return {}
+    together = [torch.cat(part) for part in zip(*parts, strict=True)]
+    labels_NV = torch.cat(labels)
+    trust_C = fit_trust(together, labels_NV)
+    model.mixture_CJ = model.mixture_CJ * trust_C[:-1, None]
+    model.offset_J, model.tag_offset_V = model.offset_J * trust_C[-1], model.tag_offset_V * trust_C[-1]
+    logits_NV = torch.stack([trust * part for trust, part in zip(trust_C, together, strict=True)]).sum(0)
+    best_NK = logits_NV.topk(min(SHOWN, logits_NV.shape[1]), dim=1)
+    slope, offset = fit_sureness(best_NK.values, labels_NV.gather(1, best_NK.indices))
+    model.sureness = torch.tensor([slope, offset])
+    model.to(device)
+    told = {f"trust_{kind}": float(trust) for kind, trust in zip(model.kinds, trust_C[:-1], strict=True)}
+    return {**told, "sureness_slope": slope, "sureness_offset": offset}
 
 
 def _picked(item: R, rows: Tensor) -> R:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from hashtag_core.models import neighbours as neighbours_module
 from hashtag_core.models.kriging import Covariance, joint_cosines, joint_unit, kriging_weights
-from hashtag_core.models.mixing import MixtureData, _loss_and_gradients, fit_mixture, fit_sureness
+from hashtag_core.models.mixing import MixtureData, _loss_and_gradients, fit_mixture, fit_sureness, fit_trust
 from hashtag_core.models.neighbours import Neighbours, owners
 from hashtag_core.models.regression_kriging import KINDS, RegressionKriging
 from hashtag_core.models.ridge import Block, Moments
@@ -122,6 +122,28 @@ def test_gradients_of_the_mixture_are_those_of_autograd() -> None:
     torch.testing.assert_close(loss, expected.detach())
     for found, leaf in zip(gradients, leaves, strict=True):
         torch.testing.assert_close(found, leaf.grad)
+
+
+def test_trust_finds_what_is_overrated() -> None:
+    """Logits of two parts; of the second half is true. With few posts all stays as it is."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(3000, 10, generator=generator) for _ in range(2)]
+    labels = (torch.rand(3000, 10, generator=generator) < torch.sigmoid(parts[0] + 0.5 * parts[1])).float()
+    assert fit_trust(parts, labels).tolist() == pytest.approx([1.0, 0.5], abs=0.06)
+    assert fit_trust([part[:2] for part in parts], labels[:2]).tolist() == pytest.approx([1.0, 1.0], abs=0.05)
+    assert fit_trust([part[:0] for part in parts], labels[:0]).tolist() == [1.0, 1.0]
+
+
+def test_calibration_changes_weights_and_keeps_the_sum() -> None:
+    subject, model = fitted()
+    before = model.mixture_CJ.clone()
+    figures = model.calibrate(TrainPosts(subject))
+    assert all(np.isfinite(value) for value in figures.values())
+    assert not torch.equal(model.mixture_CJ, before)
+    batch, tags_BT = subject.batch(ROWS), torch.zeros(len(ROWS), 1, dtype=torch.int64)
+    with torch.inference_mode():
+        told = torch.sigmoid(model.explain(batch, tags_BT).total())
+        torch.testing.assert_close(told, model.score(batch)[:, :1], rtol=1e-4, atol=1e-5)
 
 
 def test_sureness_finds_by_how_much_logits_are_too_sure() -> None:
