@@ -74,11 +74,11 @@ class Neighbours(nn.Module):
 
     def tags_of(self, rows_BK: Tensor) -> Tensor:
         """tags_BKL, filled with -1; none for a row of -1."""
-        rows = rows_BK.clamp(min=0).flatten().numpy()
+        device, rows = rows_BK.device, rows_BK.clamp(min=0).flatten().cpu().numpy()
         if not len(self):
-            return torch.full((*rows_BK.shape, 0), -1)
+            return torch.full((*rows_BK.shape, 0), -1, device=device)
         tags_ML = torch.from_numpy(pad_tags(self.tag_starts_N1.numpy(), self.tags_M.numpy(), rows))
-        return tags_ML.view(*rows_BK.shape, -1).masked_fill(rows_BK[..., None] < 0, -1)
+        return tags_ML.to(device).view(*rows_BK.shape, -1).masked_fill(rows_BK[..., None] < 0, -1)
 
     def _search_exactly(self, query_BD: Tensor, owner_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if self._ready is None or self._ready[0] is not self.vectors_ND:
