@@ -272,6 +272,13 @@ class GatesSection(Section):
     """Challengers that one split may judge; null: it is counted and told."""
 
 
+class RecommendSection(Section):
+    """How a model's scores become a list."""
+
+    diversity: float = Field(0.0, ge=0, le=1)
+    """From popular (0: the scores as they are) to specific (1): see `recommend.ranking.less_popular`."""
+
+
 class TaggingSection(Section):
     """The bulk tagging job."""
 
@@ -325,6 +332,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     gates: GatesSection = GatesSection()
+    recommend: RecommendSection = RecommendSection()
     tagging: TaggingSection = TaggingSection()
     tracking: TrackingSection = TrackingSection()
 

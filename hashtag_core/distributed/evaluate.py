@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,16 +135,24 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     started = time.monotonic()
     dataset, settings = truth.dataset, recipe.evaluation
     resolved = resolve_model(model)
-    recommender = Recommender.load(str(resolved.folder), name=resolved.name, version=resolved.version)
+    diversity = recipe.recommend.diversity
+    recommender = Recommender.load(
+        str(resolved.folder), name=resolved.name, version=resolved.version, diversity=diversity
+    )
     cache = _features(dataset, recommender, [truth.split, *([validation.split] if validation else [])])
     width = max(settings.ks)
+    ranking = time.monotonic()
     ranked = _rank(recommender, truth, cache, width, settings.batch_rows, resolved.uri)
+    posts_per_second = len(truth.tags) / max(time.monotonic() - ranking, 1e-6)
     info = recommender.loaded.info
     row: dict[str, Any] = {"model": resolved.uri, "name": resolved.name, "version": resolved.version}
     row["family"] = recommender.loaded.family
     row["options"] = recommender.loaded.options.model_dump(mode="json")
     row["k"] = info.get("k")
+    row["diversity"] = diversity
     row["history"] = asdict(recommender.loaded.history) if recommender.loaded.history else None
+    row["posts_per_second"] = round(posts_per_second, 1)
+    row["megabytes"] = sum(path.stat().st_size for path in Path(resolved.folder).iterdir()) / 1e6
     row["parameters"] = sum(tensor.numel() for tensor in recommender.loaded.model.state_dict().values())
     vocabulary = dataset.vocabulary
     shares = vocabulary.counts / max(vocabulary.posts, 1)

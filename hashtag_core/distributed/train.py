@@ -114,11 +114,12 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"), gpus)
         job = make_job(plan, encoders, cache)
         identity = encoders.identity
+        tag_text = _tag_text(plan, encoders)
         del encoders
         progress: Progress | None = None
         with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
             if resources is None:
-                model = _fit(plan, job, run)
+                model = _fit(plan, job, run, tag_text)
             else:
                 model, progress = _train_on_ray(plan, job, run, record, resources)
             info = model_info(plan, identity, run.run_id)
@@ -196,8 +197,17 @@ def _check_disk(job: TrainJob) -> None:
         )
 
 
-def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
-    model = create_model(job.family, job.spec, job.options)
+def _tag_text(plan: TrainPlan, encoders: Encoders) -> np.ndarray | None:
+    """The tags' own words through the text encoder [V, D_t], for a family that reads them."""
+    if not plan.fitted or not plan.family.reads_tag_text(plan.options):
+        return None
+    return encoders.encode_captions(list(plan.dataset.vocabulary.tags))["text_vector"]
+
+
+def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run, tag_text: np.ndarray | None = None) -> TagModel:
+    model = create_model(job.family, job.spec, job.options, plan.dataset.vocabulary.tags)
+    if tag_text is not None:
+        model.take_tag_text(torch.from_numpy(tag_text))
     if not isinstance(model, FittedModel):
         raise TypeError(f"{job.family} is not fitted once")
     seed = plan.recipe.training.seed
@@ -210,6 +220,9 @@ def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
     shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
     logger.info("fitted %s on %d posts in %.1f s  %s", job.family, len(table), time.monotonic() - started, shown)
     run.log_metrics(figures)
+    model.eval()
+    with torch.no_grad():
+        run.log_metrics(model.calibrate(TableFitSource(job.table("validation"), job.reading())))
     return model
 
 

@@ -19,6 +19,11 @@ ABLATIONS = {
     "design_without_history": {"inputs"},
     "linear_caption": {"inputs"},
     "linear_image": {"inputs"},
+    "regression_kriging_ungated": {"gated"},
+    "regression_kriging_without_history": {"inputs"},
+    "regression_kriging_without_kriging": {"parts"},
+    "regression_kriging_without_neighbours": {"parts"},
+    "regression_kriging_without_tag_text": {"parts"},
 }
 """What each ablation changes of its family's small recipe, or its only one."""
 
