@@ -67,9 +67,9 @@ def recipe_of(arguments: argparse.Namespace, default: str | None = None) -> Reci
 
 
 def run(
-    parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any]], argv: Sequence[str] | None = None
+    parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any] | str], argv: Sequence[str] | None = None
 ) -> int:
-    """Parse, run `main`, print its summary as one JSON line on stdout, return the exit code.
+    """Parse, run `main`, print its summary as one JSON line on stdout (a text as it is), return the exit code.
 
     Everything else that any library or child process prints to file descriptor 1 goes to stderr: Ray's messages would
     otherwise land behind the summary. A `GateRefused` with a `summary` still prints it.
@@ -90,7 +90,11 @@ def run(
         code, summary = _attempt(parser.prog, verbose, json_lines, lambda: main(arguments))
         sys.stdout.flush()
         if summary is not None:
-            os.write(saved, (json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            line = (
+                summary if isinstance(summary, str) else json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n"
+            )
+            with open(os.dup(saved), "wb") as out:
+                out.write(line.encode("utf-8", "replace"))
         return code
     finally:
         os.dup2(saved, 1)
