@@ -16,7 +16,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hashtag_core.distributed.evaluate import check_evaluation, evaluate
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 
 logger = logging.getLogger("hashtag_core.jobs")
@@ -41,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = recipe_of(arguments)
+    from hashtag_core.distributed.evaluate import check_evaluation, evaluate  # torch and Ray: seconds to import
+
     if not arguments.dry_run:
         return evaluate(arguments.dataset, arguments.models, arguments.report, recipe)
     dataset, models = check_evaluation(arguments.dataset, arguments.models, recipe)

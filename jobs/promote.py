@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hashtag_core.config import GatesSection, Recipe, parse_override, validate_section
-from hashtag_core.distributed.promote import describe_promotion, plan_promote, promote, roll_back
 from hashtag_core.errors import ConfigError, NotFoundError
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 
@@ -41,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _promote(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = recipe_of(arguments)
+    from hashtag_core.distributed.promote import describe_promotion, plan_promote, promote, roll_back  # torch, Ray
+
     if arguments.rollback:
         if arguments.challenger or arguments.dataset or arguments.gates:
             build_parser().error("--rollback judges nothing: leave --challenger, --dataset and --gates out")

@@ -84,11 +84,11 @@ def _recommend(arguments: argparse.Namespace) -> dict[str, Any] | str:
     shape = arguments.format or FORMATS.get(Path(arguments.out or "").suffix.lower(), "text")
     model = arguments.model or f"models:/{recipe.tracking.model_name}@champion"
     if arguments.dry_run:
-        resolved = _resolve(model, chosen=arguments.model is not None)
+        resolved = resolve(model, chosen=arguments.model is not None)
         kinds = ", ".join(f"{source.kind} {source.path or ''}".strip() for source in asked)
         logger.info("%s %s would tag: %s", resolved.name, resolved.version, kinds)
         return {"dry_run": True, "model": resolved.uri, "asked": kinds}
-    recommender, uri = _load(model, recipe, chosen=arguments.model is not None)
+    recommender, uri = load_recommender(model, recipe, chosen=arguments.model is not None)
     answers = list(_answers(recommender, asked, recipe, explain=arguments.explain))
     text = _shaped(answers, shape, uri, recommender.loaded.family)
     if arguments.out is None:
@@ -152,7 +152,7 @@ def _answered(
         )
 
 
-def _load(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Recommender, str]":
+def load_recommender(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Recommender, str]":
     """The recommender, and the model's URI with its alias resolved.
 
     Looking a model up takes MLflow, and ranking takes torch; each is a second of imports, so on two cores the first is done in a
@@ -182,7 +182,7 @@ def _lookup(model: str) -> "Iterator[Callable[[bool], ResolvedModel]]":
     if (
         not model.startswith("models:") or threading.active_count() > 1
     ):  # a fork is safe in a process of one thread alone
-        yield lambda chosen: _resolve(model, chosen=chosen)
+        yield lambda chosen: resolve(model, chosen=chosen)
         return
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -196,7 +196,7 @@ def _lookup(model: str) -> "Iterator[Callable[[bool], ResolvedModel]]":
         try:
             found = receiver.recv()
         except EOFError:  # the child died: here we see why
-            return _resolve(model, chosen=chosen)
+            return resolve(model, chosen=chosen)
         if isinstance(found, HashtagError):
             raise _explained(found, chosen=chosen)
         return found  # type: ignore[no-any-return]
@@ -219,7 +219,8 @@ def _send_resolved(sender: Any, model: str, folder: str) -> None:
         sender.send(type(error)(str(error)))
 
 
-def _resolve(model: str, *, chosen: bool) -> "ResolvedModel":
+def resolve(model: str, *, chosen: bool) -> "ResolvedModel":
+    """The model that MODEL names; where none was `chosen` and there is no champion, NotFoundError says how to get one."""
     from hashtag_core.tracking.registry import resolve_model
 
     try:

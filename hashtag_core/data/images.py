@@ -43,6 +43,9 @@ OTHER_KINDS = {
 }
 """Formats that are refused by name: what their content starts with."""
 
+THUMBNAIL_QUALITY = 60
+"""Of WebP, in which a clip-art picture of 160 px is 3 kB."""
+
 HASH_SIDE_PX = 128
 """Side that a picture is decoded to before it is hashed: 4 times the 32 px the hash is made of."""
 
@@ -70,19 +73,33 @@ def decode_image(data: bytes, side_px: int) -> np.ndarray:
     image = _open(data)
     kind = image.format
     try:
-        _check_scans(image, data)
-        image.draft("RGB", (side_px, side_px))
-        _check_size(image)
-        image.load()
-        turn = _turn(image)  # only now: a PNG is loaded to look for it
+        turn = _load(image, data, side_px)
         square = _rgb(image).resize((side_px, side_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
     except ImageError:
         raise
-    except Exception as error:  # noqa: BLE001  Pillow's decoders raise anything: OSError, SyntaxError, struct.error, KeyError, ...
-        told = str(error) or type(error).__name__
-        cut = "truncated" in told or isinstance(error, EOFError) or "unrecognized data stream" in told
-        raise ImageError(f"{'truncated' if cut else 'broken'} {kind} of {len(data)} bytes: {told}") from None
+    except Exception as error:  # noqa: BLE001  (as in `_load`: resizing a broken picture may raise too)
+        raise _broken(error, kind, data) from None
     return np.asarray(square if turn is None else square.transpose(turn))
+
+
+def thumbnail(data: bytes, side_px: int) -> bytes:
+    """The picture, upright, within a square of `side_px`, its proportions kept, as WebP without any metadata (no place, no camera).
+
+    Raises ImageError as `decode_image`.
+    """
+    image = _open(data)
+    kind = image.format
+    try:
+        turn = _load(image, data, side_px)
+        small = _rgb(image)
+        small.thumbnail((side_px, side_px), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        out = io.BytesIO()
+        (small if turn is None else small.transpose(turn)).save(out, "WEBP", quality=THUMBNAIL_QUALITY, method=2)
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001  (as above)
+        raise _broken(error, kind, data) from None
+    return out.getvalue()
 
 
 def perceptual_hash(data: bytes) -> int | None:
@@ -97,6 +114,22 @@ def perceptual_hash(data: bytes) -> int | None:
 def image_key(data: bytes) -> str:
     """SHA-256 of the bytes, hex: what features are cached under."""
     return hashlib.sha256(data).hexdigest()
+
+
+def _load(image: Image.Image, data: bytes, side_px: int) -> Image.Transpose | None:
+    """Decode the picture, no larger than is needed for `side_px`; what sets it upright. Pillow's decoders raise anything:
+    OSError, SyntaxError, struct.error, KeyError, ..."""
+    _check_scans(image, data)
+    image.draft("RGB", (side_px, side_px))
+    _check_size(image)
+    image.load()
+    return _turn(image)  # only now: a PNG is loaded to look for it
+
+
+def _broken(error: Exception, kind: str | None, data: bytes) -> ImageError:
+    told = str(error) or type(error).__name__
+    cut = "truncated" in told or isinstance(error, EOFError) or "unrecognized data stream" in told
+    return ImageError(f"{'truncated' if cut else 'broken'} {kind} of {len(data)} bytes: {told}")
 
 
 def _open(data: bytes) -> Image.Image:
