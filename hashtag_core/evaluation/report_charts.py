@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from hashtag_core.evaluation.pages import INK, MUTED, PAPER, SERIES, SVG_SETTINGS, themed_svg
 from hashtag_core.evaluation.report import main_k, rank_models
@@ -110,7 +111,7 @@ def _precision_recall(report: Report) -> dict[str, Any] | None:
     for model, name, style in _styled(report):
         points = model.get("precision_recall") or []
         if points:
-            plain = {**style, "marker": None} if len(points) > 1 else style
+            plain = {**style, "marker": None, "linestyle": STYLES[drawn % len(STYLES)]} if len(points) > 1 else style
             panel.plot([point[2] for point in points], [point[1] for point in points], label=name, **plain)
             drawn += 1
     if not drawn:
@@ -171,7 +172,13 @@ def _cost(report: Report, k: int, key: str, told: str) -> dict[str, Any] | None:
         )
         where = (max(float(model[key]), 1e-3), model["metrics"][f"f1_at_{k}"])
         panel.annotate(name, where, xytext=(6, 5), textcoords="offset points", fontsize=9, color=INK)
-    panel.set_xscale("log")
+    values = [max(float(model[key]), 1e-3) for model in report["models"]]
+    if max(values) >= 10 * min(values):
+        panel.set_xscale("log")
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value / 1e6:,g} M")
+        )
     panel.set(xlabel=told, ylabel=f"F1@{k}", ylim=(0, None))
     panel.margins(x=0.25)
     return _chart(figure, f"cost-{key}", f"F1@{k} against {told}")

@@ -5,6 +5,7 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hashtag_core.data.images import decode_image, image_key, perceptual_hash
+from hashtag_core.data.images import decode_image, image_key, perceptual_hash, thumbnail
 from hashtag_core.errors import ImageError
 
 
@@ -169,3 +170,17 @@ def test_perceptual_hash_is_near_for_like_pictures(make_jpeg):
 
 def test_image_key_is_the_sha256_of_the_bytes():
     assert image_key(b"abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_thumbnail_keeps_proportions_turns_upright_and_tells_nothing(make_jpeg: Callable[..., bytes]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "maker of the camera"
+    data = thumbnail(make_jpeg(1, width=400, height=200, exif=exif.tobytes()), 100)
+    small = Image.open(io.BytesIO(data))
+    assert (small.format, small.size) == ("WEBP", (50, 100))
+    assert not small.getexif()
+    assert b"maker" not in data
+    assert Image.open(io.BytesIO(thumbnail(make_jpeg(1, width=40, height=20), 100))).size == (40, 20), "never enlarged"
+    with pytest.raises(ImageError, match="truncated"):
+        thumbnail(make_jpeg(1, width=400, height=300)[:2000], 100)
