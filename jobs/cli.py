@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from hashtag_core.config import nearest
 
 COMMANDS = {
-    "recommend": "hashtags for a picture, a caption, a folder or a table, now",
+    "recommend": "hashtags for a picture, a caption, a folder, a table, now",
     "playground": "the same as a page in the browser, several models side by side",
-    "prepare": "an archive becomes a dataset: clean posts, vocabulary, splits",
+    "prepare": "an archive becomes a dataset: posts, vocabulary, splits",
     "train": "a dataset and a recipe become a model version",
     "evaluate": "models on posts that none has seen: leaderboard and report",
-    "promote": "a challenger becomes the champion, if the gates let it; --rollback",
+    "promote": "a challenger becomes champion, if the gates allow it; --rollback",
     "tag": "a whole archive is tagged with Ray, every post once",
     "leaderboard": "every family on one archive, side by side",
     "demo": "the whole path on the sample archive, in some minutes",

@@ -29,15 +29,70 @@ class JobParser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
-            self.error(f"unknown argument {unknown[0]!r}{nearest(unknown[0].split('=')[0], known)}")
+            self.error(f"unknown argument {unknown[0]!r}{_meant(unknown[0].partition('=')[0], known)}")
         return parsed
 
     def error(self, message: str) -> Any:
         raise UsageError(f"{message} (see --help)")
 
 
+MEANT = {
+    "lr": "learning_rate",
+    "rate": "learning_rate",
+    "epoch": "epochs",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "batch": "batch_size",
+    "num_workers": "workers",
+    "gpu": "gpus",
+    "n_gpus": "gpus",
+    "family": "model.family",
+    "patience": "early_stopping_epochs",
+    "name": "model_name",
+    "topk": "top_k",
+    "k": "top_k",
+    "threshold": "min_score",
+    "blocklist": "deny",
+    "experiment_name": "experiment",
+}
+"""Other words for a recipe key."""
+
+OTHER_FLAGS = {
+    "--output": ("--out", "--report", "--dataset"),
+    "--output-dir": ("--out", "--report", "--dataset"),
+    "--input": ("--archive", "--dataset"),
+    "--data": ("--dataset", "--archive"),
+    "--config": ("--recipe",),
+    "--checkpoint": ("--resume",),
+    "--continue": ("--resume",),
+    "--debug": ("--verbose",),
+    "--silent": ("--quiet",),
+    "--models": ("--model",),
+}
+"""Other words for a flag; the first that the job has is meant."""
+
+SECTIONS_FIRST = ("training", "tagging", "evaluation")
+
+
+def _meant(flag: str, known: Sequence[str]) -> str:
+    """What an unknown flag is likely to mean: a flag by another word, a key of the recipe, else the nearest spelling."""
+    word = flag.lstrip("-").replace("-", "_").lower()
+    other = next((item for item in OTHER_FLAGS.get(flag, ()) if item in known), None)
+    if other:
+        return f" (did you mean {other!r}?)"
+    key = MEANT.get(word, word)
+    if key == "model.family":
+        return f" (did you mean --set {key}=...?)"
+    sections = [*SECTIONS_FIRST, *(name for name in Recipe.model_fields if name not in SECTIONS_FIRST)]
+    for name in sections:
+        fields = getattr(Recipe.model_fields[name].annotation, "model_fields", {})
+        if key in fields and flag not in known:
+            return f" (did you mean --set {name}.{key}=...?)"
+    return nearest(flag, known)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--recipe`, `--set`, `--dry-run`, `--verbose`, `--log-format`: alike for every job."""
+    """`--recipe`, `--set`, `--dry-run`, `--verbose`, `--quiet`, `--log-format`: alike for every job."""
     parser.add_argument(
         "--recipe", metavar="FILE", help="TOML recipe; without one, the defaults of hashtag_core.config"
     )
@@ -53,6 +108,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="validate everything, touch nothing, say what would be done"
     )
     parser.add_argument("--verbose", action="store_true", help="debug messages and stack traces on stderr")
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress on stderr: warnings, errors and the result alone"
+    )
     parser.add_argument(
         "--log-format",
         choices=("text", "json"),
@@ -77,7 +135,7 @@ def run(
     given = sys.argv if argv is None else argv
     verbose = "--verbose" in given
     json_lines = "--log-format=json" in given or ("--log-format", "json") in pairwise(given)
-    _log_to_stderr(verbose, json_lines)
+    _log_to_stderr(logging.DEBUG if verbose else logging.WARNING if "--quiet" in given else logging.INFO, json_lines)
     code, arguments = _attempt(
         parser.prog, verbose, json_lines, lambda: parser.parse_args(argv)
     )  # before the redirection: --help
@@ -117,11 +175,11 @@ class JsonLines(logging.Formatter):
         return json.dumps(told, ensure_ascii=False)
 
 
-def _log_to_stderr(verbose: bool, json_lines: bool) -> None:
+def _log_to_stderr(level: int, json_lines: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("hashtag_core").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("hashtag_core").setLevel(level)
     for noisy in (
         "botocore",
         "s3fs",
@@ -130,6 +188,7 @@ def _log_to_stderr(verbose: bool, json_lines: bool) -> None:
         "alembic",
         "mlflow.store.db.utils",
         "matplotlib",
+        "mlflow",
         "PIL",
         "faiss",
     ):
@@ -150,8 +209,8 @@ def _attempt(prog: str, verbose: bool, json_lines: bool, work: Callable[[], Any]
     except HashtagError as error:
         tell(str(error), trace=verbose)
         return error.exit_code, getattr(error, "summary", None)
-    except KeyboardInterrupt:
-        tell("interrupted")
+    except KeyboardInterrupt as interrupt:
+        tell(f"interrupted: {interrupt}" if str(interrupt) else "interrupted")
         return FAILED, None
     except Exception as error:  # noqa: BLE001  the one place that turns a bug into an exit code, with its whole trace
         tell(f"{type(error).__name__}: {error}", trace=True)

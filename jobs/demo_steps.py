@@ -75,7 +75,8 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
             summary = tag(job)
             if summary.run is not None and summary.tagged:
                 report(job.layout.out, summary.run, recipe.tracking.experiment)
-    _print(leaderboard_table(storage.read_json(storage.join(leaderboard["report"], "leaderboard.json"))))
+    board = storage.read_json(storage.join(leaderboard["report"], "leaderboard.json"))
+    _print(leaderboard_table(board, _console().width))
     _show_posts(dataset, champion)
     _show_what_next(asdict(summary))
     return {
@@ -144,10 +145,14 @@ def _show_posts(dataset: Dataset, champion: str) -> None:
 
 def _print(table: Table) -> None:
     """On stderr, wide enough for the tables where that is no terminal."""
+    _console().print(table)
+
+
+def _console() -> Console:
     console = Console(stderr=True)
     if not console.is_terminal:
         console.width = LOG_WIDTH
-    console.print(table)
+    return console
 
 
 def _glob() -> str:
@@ -159,7 +164,8 @@ def _show_what_next(tagged: Mapping[str, Any]) -> None:
     for line in (
         f"Tagged: {tagged['tagged']} posts ({tagged['rejected']} rejected) as Parquet in {SAMPLE_OUT}. Read them:",
         f'    .venv/bin/python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"',
-        f"Leaderboard: {REPORT}/leaderboard.md",
+        f"The models and their posts, to look at in a browser: {REPORT}/report.html (figures as text: leaderboard.md)",
+        "Ask the champion: .venv/bin/python jobs/recommend.py --caption 'lighthouse at dawn'",
         "Runs, curves, models and the champion are in MLflow. Open it:",
         f"    .venv/bin/mlflow ui --backend-store-uri {tracking_uri()}",
         "Tag again (nothing is left to do): .venv/bin/python jobs/tag.py",

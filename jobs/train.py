@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -22,7 +22,14 @@ from hashtag_core.distributed.prepare_plan import plan_prepare
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 from jobs.prepare import SAMPLE_ARCHIVE, SAMPLE_DATASET
 
+if TYPE_CHECKING:
+    from hashtag_core.distributed.train import TrainSummary
+
 logger = logging.getLogger("hashtag_core.jobs")
+
+SHOWN = {"f1": "F1", "precision": "precision", "recall": "recall", "hit_rate": "hit rate"}
+KEPT = {"posts", "mean_average_precision", "coverage"}
+"""Figures of the summary beside those at a few K; MLflow and the model's card have them all."""
 
 SAMPLE_RECIPE = ROOT / "jobs" / "recipes" / "sample.toml"
 
@@ -53,6 +60,10 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     dataset = arguments.dataset
     if dataset is None and not arguments.resume:
         dataset = str(SAMPLE_DATASET)
+        if arguments.recipe or arguments.overrides:
+            logger.warning(
+                "no --dataset: the SAMPLE archive is trained on, not your posts; --dataset URI names what jobs/prepare.py wrote"
+            )
         if not storage.exists(storage.join(dataset, "dataset.json")):
             return _train_sample(arguments, recipe)
     from hashtag_core.distributed.train_plan import describe_training, plan_training  # torch and Ray: seconds to import
@@ -64,7 +75,27 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from hashtag_core.distributed.train import train
 
     with connect():
-        return vars(train(recipe, dataset, arguments.resume))
+        return _told(train(recipe, dataset, arguments.resume), plan.dataset.uri)
+
+
+def _told(summary: "TrainSummary", dataset: str) -> dict[str, Any]:
+    """The result in words on stderr, with what to do next; what stdout gets, with the figures that matter alone."""
+    from hashtag_core.evaluation.report import main_k
+
+    figures = summary.metrics
+    ks = sorted({int(name.rpartition("_")[2]) for name in figures if name.startswith("f1_at_") and name[6:].isdigit()})
+    if ks:
+        k = main_k(ks)
+        shown = "  ".join(f"{told} {figures[f'{name}_at_{k}']:.3f}" for name, told in SHOWN.items())
+        logger.info("validation, %d posts, at K = %d (protocol headline):  %s", figures.get("posts", 0), k, shown)
+    epochs = f", epoch {summary.best_epoch} of {summary.epochs} is the best" if summary.best_epoch else ""
+    logger.info("%s in %.0f s%s", summary.model, summary.seconds, epochs)
+    logger.info("see it:       python jobs/evaluate.py --dataset %s --model %s --report report", dataset, summary.model)
+    logger.info("let it tag:   python jobs/promote.py --dataset %s --challenger %s", dataset, summary.model)
+    logger.info("ask it now:   python jobs/recommend.py --model %s --caption TEXT photo.jpg", summary.model)
+    wanted = {f"{name}_at_{k}" for name in (*SHOWN, "ndcg") for k in {1, 5, 10, *([main_k(ks)] if ks else [])}}
+    kept = {name: value for name, value in figures.items() if name in wanted | KEPT}
+    return {**vars(summary), "metrics": kept}
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe | None:
@@ -92,7 +123,7 @@ def _train_sample(arguments: argparse.Namespace, recipe: Recipe | None) -> dict[
 
     with connect():
         prepare(preparation)
-        return vars(train(recipe, str(SAMPLE_DATASET)))
+        return _told(train(recipe, str(SAMPLE_DATASET)), str(SAMPLE_DATASET))
 
 
 if __name__ == "__main__":

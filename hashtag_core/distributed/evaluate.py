@@ -54,6 +54,8 @@ from hashtag_core.tracking.runs import start_run
 logger = logging.getLogger(__name__)
 
 DEFAULT_BLEU_K = 5
+NARROW = 80
+"""Width of what is printed where there is no terminal."""
 
 MOST_LOGGED_CHARACTERS = 8_000_000
 """Size of `report.html` up to which every model's run in MLflow gets a copy."""
@@ -109,7 +111,7 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
     is computed, IntegrityError for a broken model, StorageError where the report or MLflow cannot be written.
     """
     dataset, uris = check_evaluation(dataset_uri, models, recipe)
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else NARROW)
     evaluations = []
     used: set[str] = set()
     truth, validation = read_truths(dataset, recipe)
@@ -130,7 +132,8 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
     storage.write_bytes(storage.join(report_uri, "leaderboard.md"), markdown.encode())
     storage.write_bytes(storage.join(report_uri, "report.html"), page.encode("utf-8", "replace"))
     storage.write_json(storage.join(report_uri, "leaderboard.json"), report)
-    console.print(leaderboard_table(report))
+    console.print(leaderboard_table(report, console.width))
+    logger.info("figures, curves and posts to look at: %s", storage.join(report_uri, "report.html"))
     rows = [
         {name: evaluation.row[name] for name in ("model", "metrics", "papers", "floor")} for evaluation in evaluations
     ]

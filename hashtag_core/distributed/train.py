@@ -99,7 +99,7 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         "checkpoints": storage.join(plan.storage, name),
     }
     run_id = plan.resumed.run_id if plan.resumed else None
-    with runs.start_run(recipe.tracking.experiment, name, run_id, labels) as run:
+    with _resumable(name, recipe), runs.start_run(recipe.tracking.experiment, name, run_id, labels) as run:
         record = RunRecord(
             name, plan.storage, run.run_id, dataset.uri, dataset.info.content_hash, recipe.model_dump(mode="json")
         )
@@ -331,6 +331,16 @@ def _interrupts_kept() -> Iterator[None]:
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _resumable(name: str, recipe: Recipe) -> Iterator[None]:
+    """An interrupt says how the run goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        where = f" --set training.storage={recipe.training.storage}" if recipe.training.storage else ""
+        raise KeyboardInterrupt(f"go on with `python jobs/train.py --resume {name}{where}`") from None
 
 
 def _info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[str, Any]:
