@@ -8,6 +8,7 @@ colours those of the page, so that they follow light and dark.
 import io
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -80,7 +81,9 @@ def json_blob(value: Any) -> Markup:
 def themed_svg(figure: Any, name: str, told: str) -> Markup:
     """The figure as an SVG element: `name` makes its ids its own on the page, `told` says what it shows to who cannot see it."""
     out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # letters stay letters: the browser has the fonts
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

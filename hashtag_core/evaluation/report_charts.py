@@ -228,3 +228,14 @@ def bars(values: Mapping[str, float], name: str, told: str, unit: str) -> dict[s
         panel.set(ylim=(len(values) - 0.4, -0.6), xlabel=unit)
         panel.grid(axis="y", visible=False)
         return _chart(figure, name, told)
+
+
+def lines(values: Sequence[float], name: str, told: str, unit: str) -> dict[str, Any]:
+    """The values in order, the last one marked."""
+    with mpl.rc_context(SVG_SETTINGS):
+        figure, panel = _figure(2.6)
+        panel.plot(range(len(values)), values, color=SERIES[0], marker=".", linewidth=1.4)
+        panel.plot([len(values) - 1], [values[-1]], "o", color=SERIES[1], markersize=7)
+        panel.set(ylabel=unit, ylim=(0, None), xticks=[])
+        panel.grid(axis="x", visible=False)
+        return _chart(figure, name, told)
