@@ -9,14 +9,17 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from hashtag_core.config import Recipe, nearest, read_recipe
-from hashtag_core.errors import HashtagError, UsageError
+from hashtag_core.errors import HashtagError, NotFoundError, UsageError
 
 logger = logging.getLogger("hashtag_core.jobs")
 
 DONE, FAILED, USAGE = 0, 1, 2
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 class JobParser(argparse.ArgumentParser):
@@ -94,7 +97,7 @@ def _meant(flag: str, known: Sequence[str]) -> str:
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """`--recipe`, `--set`, `--dry-run`, `--verbose`, `--quiet`, `--log-format`: alike for every job."""
     parser.add_argument(
-        "--recipe", metavar="FILE", help="TOML recipe; without one, the defaults of hashtag_core.config"
+        "--recipe", metavar="FILE", help="TOML recipe, or the name of one in jobs/recipes; without one, the defaults"
     )
     parser.add_argument(
         "--set",
@@ -120,8 +123,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def recipe_of(arguments: argparse.Namespace, default: str | None = None) -> Recipe:
-    """The recipe that the flags describe; `default` is the file taken where none is named."""
-    return read_recipe(arguments.recipe or default, arguments.overrides)
+    """The recipe that the flags describe; `default` is the file taken where none is named. A bare name (`linear`, `amnn_small`) is
+    that of a recipe that comes with the jobs."""
+    return read_recipe(recipe_file(arguments.recipe) or default, arguments.overrides)
+
+
+def recipe_file(named: str | None) -> str | None:
+    """The file that `--recipe` names; NotFoundError for a bare name that is neither a file nor one of ours."""
+    if named is None or Path(named).suffix or "/" in named or Path(named).exists():
+        return named
+    ours = {path.stem: path for path in RECIPES.glob("*.toml")}
+    if named not in ours:
+        raise NotFoundError(
+            f"no recipe {named!r}{nearest(named, ours)}: name a TOML file, or one of {', '.join(sorted(ours))}"
+        )
+    return str(ours[named])
 
 
 def run(

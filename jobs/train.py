@@ -9,7 +9,8 @@ With no argument the sample recipe is trained on the sample archive, which is pr
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ sys.path.insert(0, str(ROOT))
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.prepare_plan import plan_prepare
-from jobs.common import JobParser, add_common_arguments, recipe_of, run
+from hashtag_core.errors import NotFoundError
+from jobs.common import RECIPES, JobParser, add_common_arguments, recipe_of, run
 from jobs.prepare import SAMPLE_ARCHIVE, SAMPLE_DATASET
 
 if TYPE_CHECKING:
@@ -74,8 +76,22 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from hashtag_core.distributed.session import connect
     from hashtag_core.distributed.train import train
 
-    with connect():
+    with _small_one_named(arguments.recipe), connect():
         return _told(train(recipe, dataset, arguments.resume), plan.dataset.uri)
+
+
+@contextmanager
+def _small_one_named(recipe: str | None) -> Iterator[None]:
+    """What a recipe of a paper's sizes needs and is not here (weights): its small sister is named."""
+    try:
+        yield
+    except NotFoundError as error:
+        name = Path(recipe or "").stem
+        if recipe is None or not (RECIPES / f"{name}_small.toml").is_file():
+            raise
+        raise NotFoundError(
+            f"{error}. The recipe {name}_small needs no weights but those of the sample extra"
+        ) from None
 
 
 def _told(summary: "TrainSummary", dataset: str) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def lines(values: Sequence[float], name: str, told: str, unit: str) -> dict[str,
     with mpl.rc_context(SVG_SETTINGS):
         figure, panel = _figure(2.6)
         panel.plot(range(len(values)), values, color=SERIES[0], marker=".", linewidth=1.4)
-        panel.plot([len(values) - 1], [values[-1]], "o", color=SERIES[1], markersize=7)
+        panel.plot([len(values) - 1], [values[-1]], "o", color=SERIES[1], markersize=7, clip_on=False)
         panel.set(ylabel=unit, ylim=(0, None), xticks=[])
         panel.grid(axis="x", visible=False)
         return _chart(figure, name, told)

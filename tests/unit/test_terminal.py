@@ -12,9 +12,10 @@ from rich.console import Console
 from hashtag_core.distributed import passes
 from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.quiet import pass_on, terminated_as_interrupted
-from hashtag_core.errors import UsageError
+from hashtag_core.errors import NotFoundError, UsageError
 from hashtag_core.evaluation.report import leaderboard_table
-from jobs.common import JobParser, add_common_arguments, run
+from jobs.common import JobParser, add_common_arguments, recipe_file, run
+from jobs.train import _small_one_named
 
 
 def parser() -> JobParser:
@@ -123,3 +124,21 @@ def test_workers_lines_pass_and_rays_own_do_not() -> None:
     pass_on(seen.append, {"lines": [*noise, "WARNING a picture is broken"], "pid": 7})
     pass_on(seen.append, {"lines": list(noise), "pid": 7})
     assert seen == [{"lines": ["WARNING a picture is broken"], "pid": 7}]
+
+
+def test_a_recipe_goes_by_its_bare_name(repository: Any) -> None:
+    assert recipe_file("linear") == str(repository / "jobs" / "recipes" / "linear.toml")
+    assert recipe_file("some/where.toml") == "some/where.toml"
+    assert recipe_file(None) is None
+    with pytest.raises(NotFoundError, match=r"no recipe 'amnn_smal' \(did you mean 'amnn_small'\?\)"):
+        recipe_file("amnn_smal")
+
+
+def test_a_paper_recipe_without_its_weights_names_the_small_one() -> None:
+    with (
+        pytest.raises(NotFoundError, match=r"vgg16\.pth is missing\. The recipe vgg_object_scene_small needs no"),
+        _small_one_named("jobs/recipes/vgg_object_scene.toml"),
+    ):
+        raise NotFoundError("vgg16.pth is missing")
+    with pytest.raises(NotFoundError, match="^x$"), _small_one_named("jobs/recipes/linear.toml"):
+        raise NotFoundError("x")
