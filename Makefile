@@ -9,6 +9,7 @@
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
 #   make bench     the benchmarks in tests/benchmarks
+#   make docs      the documentation as a site in ./site; a broken link fails it
 #   make lock      rewrite requirements.lock for a changed pyproject.toml; pins stay, delete the lines that are to move
 #   make clean     remove .venv, caches and what the demo wrote
 #
@@ -21,7 +22,7 @@
 # left out. On a node with GPUs, for example, `make setup TORCH="torch==2.13.0 --index-url <the index of your CUDA build>"`.
 
 .NOTPARALLEL:
-.PHONY: setup demo leaderboard ablations test soak lint format bench lock clean help
+.PHONY: setup demo leaderboard ablations test soak lint format bench docs lock clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
@@ -108,6 +109,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Local version labels (+cpu) and CUDA's own packages are left out: they belong to one machine's build of PyTorch.
 lock:

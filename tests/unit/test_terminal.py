@@ -140,5 +140,5 @@ def test_a_paper_recipe_without_its_weights_names_the_small_one() -> None:
         _small_one_named("jobs/recipes/vgg_object_scene.toml"),
     ):
         raise NotFoundError("vgg16.pth is missing")
-    with pytest.raises(NotFoundError, match="^x$"), _small_one_named("jobs/recipes/linear.toml"):
+    with pytest.raises(NotFoundError, match=r"^x$"), _small_one_named("jobs/recipes/linear.toml"):
         raise NotFoundError("x")
