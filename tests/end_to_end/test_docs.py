@@ -47,7 +47,7 @@ def test_every_command_of_the_docs_exists(repository: Path) -> None:
                 assert name in cli.COMMANDS, f"{page.name}: {line}"
                 importlib.import_module(f"jobs.{name}").build_parser().parse_args(arguments)
                 seen += 1
-    assert seen >= 15
+    assert seen >= 12
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_every_command_of_the_tutorial_runs(repository: Path, workplace: Path) -
     for line in commands:
         done = subprocess.run(
             line, shell=True, cwd=workplace, env=environment, capture_output=True, text=True, check=False
-        )  # noqa: S602
+        )
         assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
         assert ".cc:" not in done.stderr, "Ray's own messages"
         assert "RayDeprecationWarning" not in done.stderr
