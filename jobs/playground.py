@@ -187,7 +187,10 @@ def _question(body: bytes, models: int) -> dict[str, Any]:
 def _explains(model: "tuple[str, Recommender]") -> bool:
     from inspect import signature
 
-    return "explain" in signature(model[1].recommend).parameters
+    recommender = model[1]
+    return "explain" in signature(recommender.recommend).parameters and getattr(
+        recommender.loaded.model, "explains", False
+    )
 
 
 def _answers(
@@ -212,7 +215,7 @@ def _answer(model: "tuple[str, Recommender]", question: dict[str, Any], lock: th
     tags: list[dict[str, Any]] = [
         {"hashtag": tag, "score": score} for tag, score in zip(row["hashtags"], row["scores"], strict=True)
     ]
-    for place, why in enumerate(row.get("explanations") or []):
+    for place, why in enumerate(row.get("explanation") or []):
         tags[place]["explanation"] = explained(why)
     given = row["detail"] not in ("no image", "no caption")
     answer = {"hashtags": tags, "status": row["status"], "detail": row["detail"] if given else None}

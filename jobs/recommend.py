@@ -121,7 +121,7 @@ def _answers(
     for source in asked:
         reads = {"archive": source.folder, **({"explain": True} if explain else {})}
         if recommender.loaded.history is not None:
-            reads["history"] = [{**row, "post_id": f"history {row['post_id']}"} for row in history_rows(source)]
+            reads["history"] = history_rows(source)
         posts = source.posts(most)
         while some := list(itertools.islice(posts, BATCH_POSTS)):
             yield from _answered(recommender, some, recipe.tagging.top_k, reads)
@@ -134,7 +134,7 @@ def _answered(
     from hashtag_core.recommend.answers import FAULT, Answer
 
     known = [place for place, asked in enumerate(some) if asked.post is not None]
-    posts = [{**(some[place].post or {}), "post_id": str(place)} for place in known]
+    posts = [some[place].post or {} for place in known]
     rows = dict(zip(known, recommender.recommend(posts, top_k, **reads).to_pylist(), strict=True)) if posts else {}
     for place, asked in enumerate(some):
         row = rows.get(place)
@@ -148,7 +148,7 @@ def _answered(
             row["scores"],
             row["status"],
             row["detail"],
-            row.get("explanations"),
+            row.get("explanation"),
         )
 
 

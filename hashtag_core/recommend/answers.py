@@ -22,6 +22,7 @@ OWN = ("recommended_hashtags", "recommended_scores", "recommended_status", "reco
 EXPLANATIONS = "recommended_explanations"
 SCORE_BAR = 20
 WIDTH = 80
+POSTS_TOLD = 3
 NAME_WIDTH = 24
 BORDERS = 7
 NOT_GIVEN = frozenset({"no caption", "no image"})
@@ -141,17 +142,25 @@ def _fault(answer: Answer) -> str:
 
 
 def explained(told: Any) -> str:
-    """An explanation in words: a string as it is, a record as `name: value` pairs."""
-    if isinstance(told, dict):
-        return ", ".join(f"{name}: {_value(value)}" for name, value in told.items() if value not in (None, [], {}))
-    return _value(told)
+    """An explanation in words: a string as it is; of a record each part with its amount, posts (`post_id`, `amount`) the first few."""
+    if not isinstance(told, dict):
+        return str(told)
+    parts = []
+    for name, value in told.items():
+        if value in (None, [], {}) or name == "hashtag":
+            continue
+        words = name.replace("_", " ")
+        parts.append(f"{words} {_amount(value)}" if not isinstance(value, list) else f"{words}: {_posts(value)}")
+    return ", ".join(parts)
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, list | tuple):
-        return " ".join(_value(item) for item in value)
-    if isinstance(value, dict):
-        return " ".join(f"{name} {_value(item)}" for name, item in value.items())
-    return str(value)
+def _amount(value: Any) -> str:
+    return f"{value:+.2f}" if isinstance(value, float) else str(value)
+
+
+def _posts(values: Sequence[Any]) -> str:
+    shown = [
+        f"{value['post_id']} {_amount(value['amount'])}" if isinstance(value, dict) else str(value)
+        for value in values[:POSTS_TOLD]
+    ]
+    return "; ".join(shown) + (f"; {len(values) - POSTS_TOLD} more" if len(values) > POSTS_TOLD else "")

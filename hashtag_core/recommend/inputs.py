@@ -103,7 +103,8 @@ def sources(
 
 
 def history_rows(source: Source) -> list[dict[str, Any]]:
-    """The table's posts without their pictures' bytes: where a model that reads the history finds it."""
+    """The table's posts of known users: where a model that reads the history finds it. A post that is tagged has the same id here,
+    so that it is not in its own history."""
     if source.kind != "table":
         return []
     return [asked.post for asked in source.posts(0) if asked.post is not None and asked.post.get("user_id")]
@@ -180,15 +181,18 @@ def _names(path: Path, columns: dict[str, str | None]) -> dict[str, str]:
 def _table_posts(path: Path, names: dict[str, str]) -> Iterator[Asked]:
     records = _records(path)
     header = next(records, [])
+    seen: set[str] = set()
     for number, cells in enumerate(records, 1):
         given = dict(zip(header, [*cells, *[""] * (len(header) - len(cells))], strict=False))
         values = {name: given[column].strip() or None for name, column in names.items()}
         name = values.get("post_id") or f"row {number}"
+        post_id = f"{name} (row {number})" if name in seen else name
+        seen.add(name)
         if len(cells) != len(header):
             yield Asked(name, given, None, f"expected {len(header)} cells, found {len(cells)}")
             continue
         image = values.pop("image", None)
-        post: dict[str, Any] = {**values, "post_id": f"{number}", "image_uri": image or values.get("image_uri")}
+        post: dict[str, Any] = {**values, "post_id": post_id, "image_uri": image or values.get("image_uri")}
         try:
             post["created_at"] = read_time("created_at", values.get("created_at"))
         except ValueError:

@@ -8,6 +8,8 @@ from rich.cells import cell_len
 
 from hashtag_core.recommend.answers import OWN, Answer, as_csv, as_json, as_text
 
+PAST = [{"post_id": f"p{n}", "amount": amount} for n, amount in ((1, 0.25), (2, 0.12), (3, 0.1), (4, 0.01))]
+WHY = {"hashtag": "b", "base": -2.0, "image": 0.5, "caption": None, "history": PAST, "neighbours": []}
 LONG = "a-very-long-name-of-a-picture/" * 4 + "1.jpg"
 ANSWERS = [
     Answer("1", {"id": "1", "note": 'a "quoted", cell\nof two lines'}, ["sea", "港"], [0.75, 0.5], "ok"),
@@ -67,14 +69,12 @@ def test_text_fits_the_width_and_cuts_no_name() -> None:
 
 
 def test_text_of_one_post_is_a_tag_a_line_and_markup_is_text() -> None:
-    answer = Answer(
-        "x", {}, ["sea", "b"], [0.75, 0.05], "image_unreadable", "[bold]broken", ["words: sea", {"by": "image"}]
-    )
+    answer = Answer("x", {}, ["sea", "b"], [0.75, 0.05], "image_unreadable", "[bold]broken", ["words: sea", WHY])
     assert as_text([answer]).splitlines() == [
         "#sea  0.750  ███████████████",
         "    words: sea",
         "#b    0.050  █",
-        "    by: image",
+        "    base -2.00, image +0.50, history: p1 +0.25; p2 +0.12; p3 +0.10; 1 more",
         "(image_unreadable: [bold]broken)",
     ]
 

@@ -109,6 +109,12 @@ def test_columns_that_the_person_names_win(tmp_path: Path) -> None:
     assert post.post["caption"] == "yes"
 
 
+def test_posts_of_a_table_have_ids_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_text("id,caption\n7,a\n7,b\n,c\n")
+    assert [post.post and post.post["post_id"] for post in asked(path)] == ["7", "7 (row 2)", "row 3"]
+
+
 @pytest.mark.parametrize(
     ("text", "columns", "told"),
     [
