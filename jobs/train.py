@@ -8,6 +8,7 @@ With no argument the sample recipe is trained on the sample archive, which is pr
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,12 +27,15 @@ from jobs.prepare import SAMPLE_ARCHIVE, SAMPLE_DATASET
 
 if TYPE_CHECKING:
     from hashtag_core.distributed.train import TrainSummary
+    from hashtag_core.distributed.train_plan import TrainPlan
 
 logger = logging.getLogger("hashtag_core.jobs")
 
 SHOWN = {"f1": "F1", "precision": "precision", "recall": "recall", "hit_rate": "hit rate"}
 KEPT = {"posts", "mean_average_precision", "coverage"}
 """Figures of the summary beside those at a few K; MLflow and the model's card have them all."""
+
+FEW_TAGS, FEW_POSTS = 5, 50
 
 SAMPLE_RECIPE = ROOT / "jobs" / "recipes" / "sample.toml"
 
@@ -71,6 +75,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     from hashtag_core.distributed.train_plan import describe_training, plan_training  # torch and Ray: seconds to import
 
     plan = plan_training(recipe, dataset, arguments.resume)
+    _warn(plan)
     if arguments.dry_run:
         return describe_training(plan)
     from hashtag_core.distributed.session import connect
@@ -78,6 +83,26 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
 
     with _small_one_named(arguments.recipe), connect():
         return _told(train(recipe, dataset, arguments.resume), plan.dataset.uri)
+
+
+def _warn(plan: "TrainPlan") -> None:
+    """A word on what is allowed and hardly meant: more workers than cores, and data that nothing can be learned from."""
+    cores, workers = os.cpu_count() or 1, plan.recipe.training.workers
+    if workers > cores and not os.environ.get("RAY_ADDRESS") and not plan.fitted:
+        logger.warning(
+            "training.workers = %d on a machine of %d cores: they share them, and are slower than %d",
+            workers,
+            cores,
+            cores,
+        )
+    info = plan.dataset.info
+    if info.vocabulary < FEW_TAGS:
+        logger.warning(
+            "the vocabulary has %d hashtag(s): rarer ones are taken with `--set vocabulary.min_count=1` at jobs/prepare.py",
+            info.vocabulary,
+        )
+    if info.posts.get("train", 0) < FEW_POSTS:
+        logger.warning("%d posts to learn from: expect little", info.posts.get("train", 0))
 
 
 @contextmanager

@@ -50,8 +50,9 @@ def read_gallery(
             truth.split, ["post_id", "user_id", "caption", "image", "image_uri", "image_key"]
         ):
             inside = np.flatnonzero(wanted[start : start + len(table)])
-            for post in table.take(pa.array(inside)).to_pylist() if len(inside) else []:
-                row = start + int(inside[len(gallery.posts) - int(wanted[:start].sum())])
+            chosen = table.take(pa.array(inside)).to_pylist() if len(inside) else []
+            for place, post in zip(inside.tolist(), chosen, strict=True):
+                row = start + place
                 gallery.posts.append(_post(post, row, truth, ranked, int(bits[row])))
                 _picture(gallery, post, side_px, places)
             start += len(table)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
+import psutil
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Pass:
     def _tell(self) -> None:
         rate = self.rate
         logger.info(
-            "%s: %d of %d %ss (%.0f %%), %.1f %ss/s, %s left%s",
+            "%s: %d of %d %ss (%.0f %%), %.1f %ss/s, %.1f GiB here, %s left%s",
             self.what,
             self.done,
             self.total,
@@ -84,6 +85,7 @@ class Pass:
             100 * self.done / max(1, self.total),
             rate,
             self.unit,
+            psutil.Process().memory_info().rss / 2**30,
             tqdm.format_interval((self.total - self.done) / rate) if rate else "?",
             f", {self.rejected} rejected" if self.rejected else "",
         )

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hashtag_core.distributed.quiet import pass_on, terminated_as_interrupted
 from hashtag_core.errors import NotFoundError, UsageError
 from hashtag_core.evaluation.report import leaderboard_table
 from jobs.common import JobParser, add_common_arguments, recipe_file, run
-from jobs.train import _small_one_named
+from jobs.train import _small_one_named, _warn
 
 
 def parser() -> JobParser:
@@ -111,8 +112,8 @@ def test_time_left_does_not_count_the_start(monkeypatch: pytest.MonkeyPatch, cap
         assert progress.rate == pytest.approx(10)
         now[0] = 65.0
         progress.add(40)
-    assert "20 of 100 posts (20 %), 10.0 posts/s, 00:08 left" in caplog.text
-    assert "60 of 100 posts (60 %), 10.0 posts/s, 00:04 left" in caplog.text
+    assert re.search(r"20 of 100 posts \(20 %\), 10.0 posts/s, 0\.\d GiB here, 00:08 left", caplog.text)
+    assert re.search(r"60 of 100 posts \(60 %\), 10.0 posts/s, .* 00:04 left", caplog.text)
 
 
 def test_workers_lines_pass_and_rays_own_do_not() -> None:
@@ -142,3 +143,28 @@ def test_a_paper_recipe_without_its_weights_names_the_small_one() -> None:
         raise NotFoundError("vgg16.pth is missing")
     with pytest.raises(NotFoundError, match=r"^x$"), _small_one_named("jobs/recipes/linear.toml"):
         raise NotFoundError("x")
+
+
+@pytest.mark.parametrize(
+    ("workers", "vocabulary", "posts", "told"),
+    [
+        (1, 50, 500, []),
+        (10_000, 50, 500, ["training.workers = 10000 on a machine of"]),
+        (1, 1, 500, ["the vocabulary has 1 hashtag"]),
+        (1, 50, 5, ["5 posts to learn from"]),
+    ],
+)
+def test_a_word_on_what_is_hardly_meant(
+    workers: int,
+    vocabulary: int,
+    posts: int,
+    told: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    recipe = SimpleNamespace(training=SimpleNamespace(workers=workers))
+    info = SimpleNamespace(vocabulary=vocabulary, posts={"train": posts})
+    _warn(SimpleNamespace(recipe=recipe, fitted=False, dataset=SimpleNamespace(info=info)))  # type: ignore[arg-type]
+    assert len(caplog.messages) == len(told)
+    assert all(part in message for part, message in zip(told, caplog.messages, strict=True))
