@@ -15,7 +15,7 @@ import pytest
 
 from hashtag_core.schema import POST
 
-JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard")
+JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard", "recommend", "playground")
 
 FLAGS = {
     "prepare": {"--archive": "{archive}", "--dataset": "{out}"},
@@ -24,6 +24,8 @@ FLAGS = {
     "promote": {"--dataset": "{dataset}", "--challenger": "models:/no-such-model/1"},
     "tag": {"--archive": "{archive}", "--model": "{model}", "--out": "{out}"},
     "leaderboard": {"--archive": "{archive}", "--out": "{out}", "--families": "popularity"},
+    "recommend": {"--caption": "harbour", "--model": "{model}"},
+    "playground": {"--model": "{model}"},
 }
 """Flags that make a whole command; `{archive}` is a good one, `{dataset}` and `{model}` do not exist."""
 
@@ -34,6 +36,8 @@ PROMISED = {
     "promote": {"--gates", "--rollback"},
     "tag": {"--top-k", "--chunk-rows"},
     "leaderboard": {"--name", "--split", "--recipes", "--pairs", "--learning-curve", "--publish"},
+    "recommend": {"--caption", "--user", "--model", "--top-k", "--explain", "--format", "--out"},
+    "playground": {"--model", "--port"},
 }
 
 
