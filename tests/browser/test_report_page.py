@@ -143,6 +143,8 @@ def test_what_is_hostile_is_text(page_file: Path, open_page: Callable[..., Any])
 
 
 def test_the_gallery_by_keyboard_alone(page_file: Path, open_page: Callable[..., Any]) -> None:
+    from playwright.sync_api import expect
+
     page = open_page(page_file)
     page.keyboard.press("n")
     assert where(page) == f"25–48 of {POSTS} posts"
@@ -157,8 +159,7 @@ def test_the_gallery_by_keyboard_alone(page_file: Path, open_page: Callable[...,
     page.keyboard.press("Tab")  # the order
     page.keyboard.press("w")
     assert page.input_value("#order") == "worst"
-    wait(page, ".card:first-child", "post-")
-    assert page.locator(".card").first.locator("li.hit").count() == 0
+    expect(page.locator(".card").first.locator("li.hit")).to_have_count(0)
     for _ in range(4):
         page.keyboard.press("Tab")
     page.keyboard.press("Space")
