@@ -12,6 +12,7 @@ UTF-8, with a header) has captions in a column `caption` or `text`, paths of pic
 
 import argparse
 import atexit
+import importlib
 import itertools
 import logging
 import multiprocessing
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,8 @@ def load_recommender(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Reco
         from hashtag_core.recommend.policy import Policy, read_thresholds
         from hashtag_core.recommend.recommender import Recommender
 
+        if model.startswith("models:"):
+            _import_ahead()
         resolved = resolved_later(chosen)
     section = recipe.tagging
     deny = read_tags(section.deny, section.deny_file, "tagging.deny")
@@ -174,6 +177,13 @@ def load_recommender(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Reco
         str(resolved.folder), name=resolved.name, version=resolved.version, places=places, policy=policy
     )
     return recommender, resolved.uri
+
+
+def _import_ahead() -> None:
+    """What nearly every model's encoders import, while another process looks the model up."""
+    with suppress(ImportError):
+        importlib.import_module("transformers.modeling_utils")
+        importlib.import_module("transformers.models.bert.modeling_bert")
 
 
 @contextmanager

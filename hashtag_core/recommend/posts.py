@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from hashtag_core.config import CaptionsSection
 from hashtag_core.data.captions import clean_caption
-from hashtag_core.data.formats.csv_table import NAMES
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import normalise_posts
 from hashtag_core.errors import ConfigError, ImageError
@@ -23,9 +22,6 @@ READ = pa.schema([POST.field(name) for name in ("post_id", "user_id", "caption",
 
 READ_WITH_HISTORY = pa.schema([*READ, POST.field("created_at"), POST.field("hashtags")])
 """What is read of a post for a model that reads the history."""
-
-OFTEN_MISNAMED = ("post_id", "user_id", "caption", "hashtags")
-"""Fields that are told when they go by another name (`text`, `id`)."""
 
 CHECK_SIDE_PX = 64
 """Side that an image is decoded to when the model does not look at it and only its status is wanted."""
@@ -112,15 +108,7 @@ def open_posts(
 def _table(posts: pa.Table | Iterable[Mapping[str, Any]]) -> pa.Table:
     if isinstance(posts, pa.Table):
         return posts
-    if hasattr(posts, "columns") and hasattr(
-        posts, "dtypes"
-    ):  # a DataFrame of pandas: iterating it gives its columns' names
-        return _frame_table(posts)
-    rows = [posts] if isinstance(posts, Mapping) else list(posts)
-    for number, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise ConfigError(f"posts: row {number}: expected a dict with post_id, caption, image, found {row!r:.80}")
-    _check_names(dict.fromkeys(name for row in rows for name in row))
+    rows = list(posts)
     if not rows:
         return READ.empty_table()
     names = [name for name in READ_WITH_HISTORY.names if any(name in row for row in rows)]
@@ -131,24 +119,6 @@ def _table(posts: pa.Table | Iterable[Mapping[str, Any]]) -> pa.Table:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ConfigError(f"posts: {name}: values of several types: {error}") from None
     return pa.table(columns)
-
-
-def _frame_table(frame: Any) -> pa.Table:
-    _check_names(map(str, frame.columns))
-    known = frame[[name for name in frame.columns if name in READ_WITH_HISTORY.names]]
-    try:
-        return pa.Table.from_pandas(known, preserve_index=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise ConfigError(f"posts: values of several types: {error}") from None
-
-
-def _check_names(found: Iterable[str]) -> None:
-    """ConfigError where a field goes by another name: what is not known would be ignored, and the tags be of nothing."""
-    names = set(found)
-    for field_name, aliases in NAMES.items():
-        other = sorted(names & set(aliases) - {field_name})
-        if other and field_name not in names and field_name in OFTEN_MISNAMED:
-            raise ConfigError(f"posts: the field {other[0]!r} is called {field_name!r} here: rename it")
 
 
 def _status(image: str, fault: str | None, raw: str | None, caption: str | None) -> tuple[str, str | None]:

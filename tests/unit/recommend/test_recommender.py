@@ -285,26 +285,3 @@ def test_importing_the_package_is_cheap(repository: Path) -> None:
     code = "import sys, hashtag_core; print(sorted({'torch', 'ray', 'mlflow', 'pandas'} & set(sys.modules))); hashtag_core.Recommender; print(sorted({'torch', 'transformers', 'sklearn', 'faiss'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "['torch']"]
-
-
-def test_posts_come_as_a_frame_a_dict_or_a_list_of_dicts(recommender: Recommender) -> None:
-    import pandas as pd
-
-    rows = [{"post_id": "1", "caption": "a red bird", "mine": 3}, {"post_id": "2", "caption": None, "mine": 4}]
-    expected = recommender.recommend(rows, top_k=3)
-    assert recommender.recommend(pd.DataFrame(rows), top_k=3).equals(expected)
-    assert recommender.recommend(pd.DataFrame(rows).astype({"caption": "string"}), top_k=3).equals(expected)
-    assert recommender.recommend(rows[0], top_k=3).num_rows == 1
-
-
-@pytest.mark.parametrize(
-    ("posts", "told"),
-    [
-        ([{"post_id": "1", "text": "a red bird"}], "the field 'text' is called 'caption' here"),
-        ([{"id": "1", "caption": "a red bird"}], "the field 'id' is called 'post_id' here"),
-        (["a red bird"], "row 0: expected a dict .*found 'a red bird'"),
-    ],
-)
-def test_fields_by_another_name_are_named(recommender: Recommender, posts: list[Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
-        recommender.recommend(posts)
