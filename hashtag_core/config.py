@@ -41,6 +41,18 @@ class ArchiveSection(Section):
     format: str = "posts"
     batch_rows: int = Field(512, ge=1, le=100_000)
     max_image_bytes: int = Field(50_000_000, ge=1)
+    map: dict[str, str] = {}
+    """Field of a post -> the column or key that holds it, where it has another name (`{caption = "text"}`)."""
+    date_format: str | None = None
+    """How dates are written, as strptime has it (`%d.%m.%Y %H:%M`), or `unix`, `unix_ms`, `unix_us`; null: ISO 8601."""
+    encoding: str | None = None
+    """Of tables and lines; null: as the file says (a byte order mark, UTF-8, Windows-1252 where it is certain)."""
+    delimiter: str | None = None
+    """Of tables; null: as the header says (comma, semicolon, tab, `|`)."""
+    hashtag_rules: Literal["instagram", "twitter"] = "instagram"
+    """Whether `#love#nature` in a caption is two hashtags or none."""
+    max_missing_images: float | None = Field(None, ge=0, le=1)
+    """Share of the pictures that posts name and that are not there above which `prepare` stops; null: never, it warns."""
     require: list[Literal["image", "caption", "hashtags"]] = []
     """Posts without one of these (a picture that can be decoded, a word left in the cleaned caption, a hashtag) are left
     out (article 003: image and caption; article 004: caption and hashtags)."""

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from hashtag_core.config import Recipe, nearest, read_recipe
 from hashtag_core.errors import HashtagError, NotFoundError, UsageError
+from hashtag_core.redaction import one_line, redact
 
 logger = logging.getLogger("hashtag_core.jobs")
 
@@ -148,18 +150,21 @@ def run(
     Everything else that any library or child process prints to file descriptor 1 goes to stderr: Ray's messages would
     otherwise land behind the summary. A `GateRefused` with a `summary` still prints it.
     """
+    if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+        told = f"{parser.prog}: this Python takes names of files for {sys.getfilesystemencoding()}: set PYTHONUTF8=1"
+        print(f"{told} (or LC_ALL=C.UTF-8)", file=sys.stderr)
+        return USAGE
+    _open_closed_streams()
     given = sys.argv if argv is None else argv
     verbose = "--verbose" in given
     json_lines = "--log-format=json" in given or ("--log-format", "json") in pairwise(given)
     _log_to_stderr(logging.DEBUG if verbose else logging.WARNING if "--quiet" in given else logging.INFO, json_lines)
     code, arguments = _attempt(
-        parser.prog, verbose, json_lines, lambda: parser.parse_args(argv)
+        parser.prog, verbose, json_lines, lambda: _parsed(parser, argv)
     )  # before the redirection: --help
     if arguments is None:
         return code
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
+    saved = _saved_stdout()
     try:
         code, summary = _attempt(parser.prog, verbose, json_lines, lambda: main(arguments))
         sys.stdout.flush()
@@ -167,12 +172,53 @@ def run(
             line = (
                 summary if isinstance(summary, str) else json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n"
             )
-            with open(os.dup(saved), "wb") as out:
-                out.write(line.encode("utf-8", "replace"))
+            _write_summary(parser.prog, saved, line)
         return code
     finally:
         os.dup2(saved, 1)
         os.close(saved)
+
+
+def _open_closed_streams() -> None:
+    """Where a job is started without stdout or stderr (`>&-`), they lead nowhere: else the next file that is opened would get
+    their descriptor, and all that is printed would land in it."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+def _parsed(parser: JobParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. `--help` into a pipe that nobody reads any more (`| head -1`) ends quietly, as other programs do."""
+    try:
+        return parser.parse_args(argv)
+    except SystemExit:
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer, else told at the end of the process
+        raise
+
+
+def _saved_stdout() -> int:
+    """A copy of descriptor 1 for the summary; 1 itself leads to stderr from now on."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    return saved
+
+
+def _write_summary(prog: str, descriptor: int, line: str) -> None:
+    """All of it; where nobody reads stdout any more, the work is done all the same and stderr has the summary."""
+    data = line.encode("utf-8", "replace")
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError as error:
+        print(f"{prog}: stdout cannot be written ({error.strerror}); the summary: {line}", end="", file=sys.stderr)
 
 
 class JsonLines(logging.Formatter):
@@ -184,16 +230,28 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redact(record.getMessage()),
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
+            told["exception"] = redact(self.formatException(record.exc_info))
         return json.dumps(told, ensure_ascii=False)
+
+
+class TextLines(logging.Formatter):
+    """A line a message, whatever is in it, and the trace below it if there is one; no secret in either."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        """Time, level and message."""
+        return one_line(redact(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """The trace."""
+        return redact(super().formatException(ei))
 
 
 def _log_to_stderr(level: int, json_lines: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(JsonLines() if json_lines else TextLines("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("hashtag_core").setLevel(level)
     for noisy in (
@@ -217,8 +275,8 @@ def _attempt(prog: str, verbose: bool, json_lines: bool, work: Callable[[], Any]
             logger.error("%s: %s", prog, message, exc_info=trace)
             return
         if trace:
-            traceback.print_exc()
-        print(f"{prog}: {message}", file=sys.stderr)
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        print(one_line(redact(f"{prog}: {message}")), file=sys.stderr)
 
     try:
         return DONE, work()

@@ -24,12 +24,13 @@ from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.promote import plan_promote, promote
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import plan_tagging
-from hashtag_core.distributed.tag_report import report
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.errors import GateRefused
 from hashtag_core.evaluation.report import leaderboard_table
+from hashtag_core.tagging.plan import TagRequest
+from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.report import report
 from hashtag_core.tracking.registry import resolve_model
 from hashtag_core.tracking.runs import tracking_uri
 from jobs.common import recipe_of
@@ -71,7 +72,7 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
         with _step("promote", "each challenges the champion in turn"):
             champion = _promote_each(models, recipe)
         with _step("tag", f"{champion} tags the archive"):
-            job = plan_tagging(recipe, str(SAMPLE_ARCHIVE), str(SAMPLE_OUT), resolve_model(champion))
+            job = plan_tagging(TagRequest(recipe, str(SAMPLE_ARCHIVE), str(SAMPLE_OUT), resolve_model(champion)))
             summary = tag(job)
             if summary.run is not None and summary.tagged:
                 report(job.layout.out, summary.run, recipe.tracking.experiment)

@@ -27,6 +27,11 @@ OUT = -1
 REPOST_WORDS = 5
 """Posts without an image are one if they share a caption of at least this many words."""
 
+RARE_CAPTION_USERS = 10
+RARE_SHORT_CAPTION_USERS = 3
+"""Users who may share a caption (of REPOST_WORDS words, or shorter) and be held together by it. What more of them write is a
+greeting or a slogan: through a few of these, half of an archive's users would become one group."""
+
 NONE = -1
 """Code of an absent value."""
 
@@ -140,9 +145,20 @@ def near_duplicate_labels(columns: PostColumns, bits: int) -> np.ndarray:
 
 def group_labels(columns: PostColumns, near_duplicates: np.ndarray, *, by_user: bool) -> np.ndarray:
     """Equal labels for posts that no border may part: near-duplicates, a shared image, a shared normalised caption and,
-    `by_user`, one user."""
-    codes = [near_duplicates, columns.image, columns.caption, *([columns.user] if by_user else [])]
+    `by_user`, one user. Where users are held together a caption holds only if it is rare (RARE_CAPTION_USERS)."""
+    codes = [near_duplicates, columns.image, columns.caption]
+    if by_user:
+        codes = [near_duplicates, columns.image, np.where(_is_rare(columns), columns.caption, NONE), columns.user]
     return _components(len(columns), [_links(code[None], code != NONE) for code in codes])
+
+
+def _is_rare(columns: PostColumns) -> np.ndarray:
+    """bool: posts whose caption few users have; a post without a user counts as one."""
+    alone = columns.user == NONE
+    author = np.where(alone, -2 - np.arange(len(columns)), columns.user)
+    users = pd.Series(author).groupby(columns.caption).transform("nunique").to_numpy()
+    most = np.where(columns.caption_words >= REPOST_WORDS, RARE_CAPTION_USERS, RARE_SHORT_CAPTION_USERS)
+    return np.asarray((columns.caption != NONE) & (users <= most))
 
 
 def later_ones(labels: np.ndarray, rank: np.ndarray) -> np.ndarray:

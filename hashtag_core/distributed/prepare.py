@@ -30,6 +30,7 @@ import ray.data
 from ray.data import DataContext, TaskPoolStrategy
 
 from hashtag_core import storage
+from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import (
     FORMAT,
     INFO_NAME,
@@ -44,7 +45,9 @@ from hashtag_core.data.posts import Rejected
 from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
 from hashtag_core.data.splits import OUT
 from hashtag_core.distributed.passes import Pass
+from hashtag_core.distributed.prepare_pictures import Pictures, places_of
 from hashtag_core.distributed.prepare_plan import WORK, PreparePlan
+from hashtag_core.distributed.prepare_report import check_pictures, counted, files_of, named_pictures, tell_rejected
 from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.storage import FileInfo
@@ -68,6 +71,8 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
     if plan.finished is not None and plan.is_done:
         return plan.finished.info
     with connect(), _cleaned_up(plan):
+        for opened in plan.archives:
+            opened.tell()
         storage.write_json(storage.join(plan.dataset, WORK, "started.json"), plan.config)
         index, rejected = _read_archive(plan)
         # The model has to find hashtags in archives by the same map, where `synonyms_file` may not be.
@@ -90,8 +95,8 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
 
 
 def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected]]:
-    tasks = [{"part": number, **_of(part)} for number, part in enumerate(plan.parts)]
-    _over_parts(_index_part, tasks, plan, "reading parts")
+    tasks = [_task(plan, number) for number in range(len(plan.parts))]
+    missing = [told for answer in _over_parts(_index_part, tasks, plan, "reading parts") for told in answer["missing"]]
     tables, rejected = [], []
     for number in range(len(plan.parts)):
         tables.append(_read_table(_work(plan.dataset, "index", number)))
@@ -101,6 +106,8 @@ def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected]]:
         first = f": {rejected[0].part}: {rejected[0].reason}" if rejected else ""
         raise ArchiveError(f"{plan.archive}: not one row is a post{first}")
     logger.info("%d posts in %d parts, %d rejected", index.num_rows, len(plan.parts), len(rejected))
+    tell_rejected(rejected, {plan.parts[number].path for number in set(index["part"].to_pylist())})
+    check_pictures(*named_pictures(index), missing, plan.recipe.archive.max_missing_images)
     return index, rejected
 
 
@@ -109,13 +116,13 @@ def _write_dataset(
 ) -> DatasetInfo:
     in_part = index["part"].to_numpy()
     tasks = []
-    for number, part in enumerate(plan.parts):
+    for number in range(len(plan.parts)):
         of_part = np.flatnonzero(in_part == number)
         kept = of_part[partition.side[of_part] != OUT]
         if len(kept):
             table = pa.table({"row": index["row"].take(pa.array(kept)), "side": partition.side[kept]})
             _write_table(table, _work(plan.dataset, "sides", number))
-            tasks.append({"part": number, "digest": digest, **_of(part)})
+            tasks.append({"digest": digest, **_task(plan, number)})
     files = [file for written in _over_parts(_write_part, tasks, plan, "writing parts") for file in written]
     too_large = pc.sum(index["image_too_large"]).as_py()
     notes = [*partition.notes, *([f"{too_large} image(s) over archive.max_image_bytes left out"] if too_large else [])]
@@ -152,6 +159,9 @@ def _write_dataset(
         files=sorted(
             (DatasetFile(**file) for file in files), key=lambda file: (SPLITS.index(_split_of(file)), file.path)
         ),
+        **counted(index, partition.side != OUT),
+        rows=index.num_rows + sum(item.row is not None for item in rejected),
+        archive_files=files_of(plan.archives),
     )
     storage.write_json(storage.join(plan.dataset, INFO_NAME), info.model_dump())
     return info
@@ -160,14 +170,14 @@ def _write_dataset(
 def _over_parts(work: Callable[..., Any], tasks: Sequence[dict[str, Any]], plan: PreparePlan, told: str) -> list[Any]:
     """What `work` gives for each task, in the order of the tasks; HashtagError with the part if one failed."""
 
+    layout, recipe, rules = plan.layout, plan.recipe, plan.rules
+
     def guarded(batch: pa.Table) -> pa.Table:
         """An exception in here would end the run without saying at which part, so it becomes a row."""
         task = json.loads(batch["task"][0].as_py())
         answer: dict[str, Any] = {"part": task["part"], "result": None, "error": None}
         try:
-            answer["result"] = json.dumps(
-                work(task, plan.dataset, plan.recipe.archive.batch_rows, plan.layout, plan.rules)
-            )
+            answer["result"] = json.dumps(work(task, plan.dataset, layout, recipe, rules))
         except Exception as error:  # noqa: BLE001
             cause = str(error) if isinstance(error, HashtagError) else f"{type(error).__name__}: {error}"
             answer["error"] = f"{task['path']}: {cause}"
@@ -205,24 +215,25 @@ _ANSWER = pa.schema([("part", pa.int32()), ("result", pa.string()), ("error", pa
 _REJECTED = pa.schema([("part", pa.string()), ("row", pa.int64()), ("post_id", pa.string()), ("reason", pa.string())])
 
 
-def _index_part(task: dict[str, Any], dataset: str, batch_rows: int, layout: ArchiveFormat, rules: PostRules) -> int:
+def _index_part(
+    task: dict[str, Any], dataset: str, layout: ArchiveFormat, recipe: Recipe, rules: PostRules
+) -> dict[str, Any]:
     """Pass 1 over one part: its index and its rejected rows."""
     rejected: list[Rejected] = []
-    posts = 0
+    pictures = _pictures_of(task, recipe)
     where = _work(dataset, "index", task["part"])
     with storage.open_output(where) as sink, pq.ParquetWriter(sink, INDEX, compression="zstd") as writer:
-        for batch in layout.read(_file_of(task), batch_rows):
+        for batch in pictures.fetched(layout.read(_file_of(task), recipe.archive.batch_rows)):
             rejected += batch.rejected
             if batch.posts.num_rows:
                 writer.write_table(index_posts(batch.posts, pa.array(batch.rows), task["part"], rules))
-                posts += batch.posts.num_rows
     rows = [asdict(item) for item in rejected]
     _write_table(pa.Table.from_pylist(rows, schema=_REJECTED), _work(dataset, "rejected", task["part"]))
-    return posts
+    return {"missing": pictures.missing}
 
 
 def _write_part(
-    task: dict[str, Any], dataset: str, batch_rows: int, layout: ArchiveFormat, rules: PostRules
+    task: dict[str, Any], dataset: str, layout: ArchiveFormat, recipe: Recipe, rules: PostRules
 ) -> list[dict[str, Any]]:
     """Pass 2 over one part: its posts, in their splits. The files written, as `dataset.json` lists them."""
     part = _file_of(task)
@@ -235,7 +246,7 @@ def _write_part(
         for place, name in enumerate(SPLITS)
     }
     try:
-        for batch in layout.read(part, batch_rows):
+        for batch in _pictures_of(task, recipe).fetched(layout.read(part, recipe.archive.batch_rows)):
             chosen = np.searchsorted(kept, batch.rows)
             chosen[chosen == len(kept)] = 0
             found = kept[chosen] == batch.rows
@@ -292,9 +303,17 @@ def _folders_to_be_made(path: str) -> list[str]:
     return folders
 
 
-def _of(part: FileInfo) -> dict[str, Any]:
+def _task(plan: PreparePlan, number: int) -> dict[str, Any]:
+    """What a task is told of a part: all that reading it needs."""
+    part: FileInfo = plan.parts[number]
+    root = plan.archives[int(plan.from_test[number])].root
     selection = part.selection if isinstance(part, ArchivePart) else ""
-    return {"uri": part.uri, "path": part.path, "size": part.size, "etag": part.etag, "selection": selection}
+    held = {"uri": part.uri, "path": part.path, "size": part.size, "etag": part.etag, "selection": selection}
+    return {"part": number, "root": root, **held}
+
+
+def _pictures_of(task: dict[str, Any], recipe: Recipe) -> Pictures:
+    return Pictures(places_of(task["root"], recipe.tagging.image_prefixes, recipe.archive.max_image_bytes))
 
 
 def _file_of(task: dict[str, Any]) -> ArchivePart:

@@ -110,11 +110,24 @@ def _check_data(plan: TrainPlan) -> None:
             f"{uri}: the vocabulary is empty: no tag of the {posts['train']} train posts is used "
             f"{config.get('min_count', 'often enough')} times (vocabulary.min_count)"
         )
+    _check_modalities(plan)
     for section in ("captions", "vocabulary", "split"):
         asked, prepared = getattr(plan.recipe, section), plan.dataset.info.config.get(section)
         # What the dataset records leaves out keys that came later and have their default.
         if section in plan.recipe.model_fields_set and (prepared is None or type(asked)(**prepared) != asked):
             logger.warning("[%s] of the recipe is not what %s was prepared with: the dataset's is used", section, uri)
+
+
+def _check_modalities(plan: TrainPlan) -> None:
+    """A model that reads pictures of a dataset without any would learn from blanks, and nothing would say so."""
+    info = plan.dataset.info
+    reads = {name for name in plan.needs if name.startswith("image")}
+    if reads and info.pictures == 0:
+        named = f" ({info.pictures_missing} are named and could not be had)" if info.pictures_missing else ""
+        raise ConfigError(
+            f"{plan.dataset.uri}: no post has a picture that can be decoded{named}, and {plan.recipe.model.family} reads pictures: "
+            "prepare the archive with its pictures, or choose a family or `model` options that read captions alone"
+        )
 
 
 def check_base(plan: TrainPlan, identity: Mapping[str, Any]) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hashtag_core.data.formats.base import read_time
-from hashtag_core.data.formats.csv_table import MAX_CELL_CHARACTERS, NAMES
+from hashtag_core.data.formats.csv_table import MAX_CELL_CHARACTERS
+from hashtag_core.data.formats.fields import NAMES
+from hashtag_core.data.values import read_time
 from hashtag_core.errors import NotFoundError, UsageError
 
 PICTURES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif"})

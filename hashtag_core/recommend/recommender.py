@@ -8,7 +8,7 @@ Scores depend on the other posts of a batch only in the last digits, as far as t
 them the same to the last digit calls with the same posts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -24,12 +24,13 @@ from hashtag_core.data.history import HistoryRule, find_history
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.images import image_key
 from hashtag_core.encoders import Encoders, load_encoders
-from hashtag_core.errors import ConfigError, IntegrityError
+from hashtag_core.errors import ConfigError, IntegrityError, ScoreError
 from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
 from hashtag_core.recommend.ranking import top_tags
+from hashtag_core.recommend.tables import Posts
 from hashtag_core.schema import TAGGED
 
 
@@ -100,15 +101,17 @@ class Recommender:
 
     def recommend(
         self,
-        posts: pa.Table | Iterable[Mapping[str, Any]],
+        posts: Posts,
         top_k: int = 10,
         cached: FeatureCache | None = None,
         archive: str | None = None,
-        history: pa.Table | Iterable[Mapping[str, Any]] | None = None,
+        history: Posts | None = None,
     ) -> pa.Table:
         """The `top_k` best hashtags of each post, in the TAGGED schema, one row a post in the order given.
 
-        `posts`: a table in the POST schema (absent columns are absent) or a list of dicts with its fields. `cached`:
+        `posts`: a table in the POST schema (absent columns are absent): of Arrow, pandas, Polars or whatever else speaks
+        Arrow's C stream, a record batch, a list of dicts with its fields, or one such dict. What pandas has for a missing value
+        (NaN, NaT, NA) is one. `cached`:
         features of the model's encoders; what is not in it is encoded. `archive`: the folder that an `image_uri` which
         is a path lies in, and whose bucket one with `s3://` may name (others: `load(places=...)`). `history`: more posts of the same users, which are not
         tagged; a model that reads the history finds it there and among `posts` (see `hashtag_core.data.history` for which
@@ -215,6 +218,7 @@ class Recommender:
         at the end of the list for a tag that the policy does not allow).
 
         `history`: of the same posts, row-aligned; a model that reads one takes a missing one for empty histories.
+        ScoreError, naming the first of them, for a post with a score that is not finite.
         """
         indices, scores = [], []
         for start in range(0, len(posts.post_ids), self.batch_size):
@@ -225,7 +229,7 @@ class Recommender:
                 scores_BV = self.loaded.model.score(batch).float().cpu()
             if not torch.isfinite(scores_BV).all():
                 row = int((~torch.isfinite(scores_BV)).any(dim=1).nonzero()[0])
-                raise IntegrityError(
+                raise ScoreError(
                     f"model {self.name} {self.version}: a score of post {piece.post_ids[row]!r} is not finite"
                 )
             scores_BV = scores_BV.clamp(0.0, 1.0)

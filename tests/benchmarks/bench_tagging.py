@@ -29,9 +29,10 @@ from hashtag_core.data.captions import clean_caption
 from hashtag_core.data.images import decode_image
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import plan_tagging
 from hashtag_core.recommend.posts import OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
+from hashtag_core.tagging.plan import TagRequest
+from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tracking.registry import resolve_model
 
 from .bench_encoders import WORDS
@@ -159,7 +160,7 @@ def test_tagging_speed(make_model_folder: Callable[..., Path], make_jpeg: Callab
                 "eager": lambda: loop(eager, archive, outs["eager"], 64, plain_decode),  # noqa: B023
                 "one process": lambda: loop(fast, archive, outs["one process"], 512, our_decode),  # noqa: B023
                 "job": lambda: tag(
-                    plan_tagging(recipe, str(archive), str(outs["job"]), resolve_model(str(folder)))  # noqa: B023
+                    plan_tagging(TagRequest(recipe, str(archive), str(outs["job"]), resolve_model(str(folder))))  # noqa: B023
                 ),
             }
             for name, work in ways.items():

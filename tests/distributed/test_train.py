@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from hashtag_core.distributed.tag_job import plan_tagging
 from PIL import Image
 
 from hashtag_core.config import Recipe
@@ -20,7 +21,6 @@ from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.tag import tag as tag_archive
-from hashtag_core.distributed.tag_job import plan_tagging
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_plan import describe_training, plan_training
 from hashtag_core.distributed.train_record import RunRecord

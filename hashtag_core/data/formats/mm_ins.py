@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from hashtag_core.data.formats.base import ArchiveFormat, batches, in_threads, problem_in, selection_of
-from hashtag_core.data.formats.instaloader import files_etag, list_parts, read_post
+from hashtag_core.data.formats.instaloader import files_etag, read_post, survey
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.storage import FileInfo
 
@@ -31,5 +31,5 @@ def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
 
 
 MM_INS = ArchiveFormat(
-    "mm-ins", "a folder a hashtag, posts in it as instaloader names them", list_parts, problem, _read, files_etag
+    "mm-ins", "a folder a hashtag, posts in it as instaloader names them", survey, problem, _read, files_etag
 )

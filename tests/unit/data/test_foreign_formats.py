@@ -335,7 +335,10 @@ def test_instany100k(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("name,caption\na,b\n", "post_id: column missing, found name, caption"),
+        (
+            "name,caption\na,b\n",
+            "post_id: column missing, found name, caption (--map post_id=COLUMN says which one it is)",
+        ),
         ("id,text,Text\na,b,c\n", "text: column occurs twice"),
         ("", "post_id: column missing, found no column"),
     ],
