@@ -31,6 +31,7 @@ from hashtag_core.evaluation.report import leaderboard_table
 from hashtag_core.tagging.plan import TagRequest
 from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tagging.report import report
+from hashtag_core.tagging.run_page import write_run_page
 from hashtag_core.tracking.registry import resolve_model
 from hashtag_core.tracking.runs import tracking_uri
 from jobs.common import recipe_of
@@ -76,6 +77,7 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
             summary = tag(job)
             if summary.run is not None and summary.tagged:
                 report(job.layout.out, summary.run, recipe.tracking.experiment)
+                write_run_page(job.layout.out, summary.run)
     board = storage.read_json(storage.join(leaderboard["report"], "leaderboard.json"))
     _print(leaderboard_table(board, _console().width))
     _show_posts(dataset, champion)
@@ -166,6 +168,7 @@ def _show_what_next(tagged: Mapping[str, Any]) -> None:
         f"Tagged: {tagged['tagged']} posts ({tagged['rejected']} rejected) as Parquet in {SAMPLE_OUT}. Read them:",
         f'    .venv/bin/python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"',
         f"The models and their posts, to look at in a browser: {REPORT}/report.html (figures as text: leaderboard.md)",
+        f"The tagging run, to look at: {SAMPLE_OUT}/_state/runs/{tagged['run']}.html",
         "Ask the champion: .venv/bin/python jobs/recommend.py --caption 'lighthouse at dawn'",
         "Runs, curves, models and the champion are in MLflow. Open it:",
         f"    .venv/bin/mlflow ui --backend-store-uri {tracking_uri()}",

@@ -3,7 +3,8 @@
     python jobs/evaluate.py --dataset URI --model MODEL [--model MODEL ...] --report DIR
 
 MODEL is models:/NAME/VERSION, models:/NAME@ALIAS or a model folder. The report folder (local or s3://) gets
-leaderboard.md, leaderboard.json and, for every model, each post's ranked list as Parquet.
+report.html to look at (figures, curves, and the posts with what each model gives them), leaderboard.md, leaderboard.json and, for every
+model, each post's ranked list as Parquet. --set evaluation.gallery_posts=0 leaves the posts out of the page.
 """
 
 import argparse
