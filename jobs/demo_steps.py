@@ -168,7 +168,7 @@ def _show_what_next(tagged: Mapping[str, Any]) -> None:
         f"Tagged: {tagged['tagged']} posts ({tagged['rejected']} rejected) as Parquet in {SAMPLE_OUT}. Read them:",
         f'    .venv/bin/python -c "import duckdb; duckdb.sql(\\"{query}\\").show()"',
         f"The models and their posts, to look at in a browser: {REPORT}/report.html (figures as text: leaderboard.md)",
-        f"The tagging run, to look at: {SAMPLE_OUT}/_state/runs/{tagged['run']}.html",
+        *([f"The tagging run, to look at: {SAMPLE_OUT}/_state/runs/{tagged['run']}.html"] if tagged["run"] else []),
         "Ask the champion: .venv/bin/python jobs/recommend.py --caption 'lighthouse at dawn'",
         "Runs, curves, models and the champion are in MLflow. Open it:",
         f"    .venv/bin/mlflow ui --backend-store-uri {tracking_uri()}",

@@ -12,7 +12,7 @@ from hashtag_core.distributed.passes import Pass
 from hashtag_core.errors import HashtagError
 from hashtag_core.evaluation.gallery import MOST_TAGS, Gallery, ShownPost, shown_rows, thumbnail_side_px
 from hashtag_core.evaluation.metrics import Booleans
-from hashtag_core.recommend.images import ImagePlaces, fetch_image
+from hashtag_core.recommend.images import ImagePlaces, fetch_images
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +51,11 @@ def read_gallery(
         ):
             inside = np.flatnonzero(wanted[start : start + len(table)])
             chosen = table.take(pa.array(inside)).to_pylist() if len(inside) else []
-            for place, post in zip(inside.tolist(), chosen, strict=True):
+            uris = [None if post["image"] is not None else post["image_uri"] for post in chosen]
+            for place, post, (fetched, _) in zip(inside.tolist(), chosen, fetch_images(uris, places), strict=True):
                 row = start + place
                 gallery.posts.append(_post(post, row, truth, ranked, int(bits[row])))
-                _picture(gallery, post, side_px, places)
+                _picture(gallery, post, post["image"] or fetched, side_px)
             start += len(table)
             progress.add(len(inside))
     return gallery
@@ -73,15 +74,13 @@ def _post(
     return ShownPost(post_id, user, caption, status, slices, truth.tags[row], lists, scores)
 
 
-def _picture(gallery: Gallery, post: dict[str, bytes | str | None], side_px: int, places: ImagePlaces) -> None:
-    data, uri = post["image"], post["image_uri"]
-    if data is None and not uri:
+def _picture(gallery: Gallery, post: dict[str, str | None], data: bytes | None, side_px: int) -> None:
+    if data is None:
         return
-    key = str(post["image_key"] or uri)
+    key = str(post["image_key"] or post["image_uri"])
     try:
         if key not in gallery.thumbnails:
-            found = data if isinstance(data, bytes) else fetch_image(str(uri), places)
-            gallery.thumbnails[key] = thumbnail(found, side_px)
+            gallery.thumbnails[key] = thumbnail(data, side_px)
         gallery.posts[-1].picture = key
-    except (HashtagError, ValueError) as error:
+    except HashtagError as error:
         logger.debug("post %s is shown without its picture: %s", post["post_id"], error)
