@@ -93,9 +93,8 @@ def test_every_command_of_the_tutorial_runs(repository: Path, workplace: Path) -
         done = subprocess.run(
             line, shell=True, cwd=workplace, env=environment, capture_output=True, text=True, check=False
         )
-        refused = (
-            done.returncode == 3 and " promote " in line
-        )  # on so few posts chance may not be ruled out; the page says what then
+        # on so few posts a gate may not rule chance out; the page says what then
+        refused = done.returncode == 3 and " promote " in line
         assert done.returncode == 0 or refused, f"{line}\n{done.stderr[-3000:]}"
         if refused:
             commands[4:] = [f"{later} --model models:/hashtag-recommender/1" for later in commands[4:]]
