@@ -11,6 +11,7 @@
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
 #   make bench     the benchmarks in tests/benchmarks
+#   make docs      the documentation as a site in ./site; a broken link fails it
 #   make lock      rewrite both locks for a changed pyproject.toml; pins stay, delete the lines that are to move
 #   make clean     remove .venv, caches and what the demo wrote
 #
@@ -23,7 +24,7 @@
 # left out. On a node with GPUs, for example, `make setup TORCH="torch==2.13.0 --index-url <the index of your CUDA build>"`.
 
 .NOTPARALLEL:
-.PHONY: setup demo leaderboard ablations test soak mutants lint format bench lock clean help
+.PHONY: setup demo leaderboard ablations test soak mutants lint format bench docs lock clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
@@ -113,6 +114,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Local version labels (+cpu) and CUDA's own packages are left out: they belong to one machine's build of PyTorch. What nodes and
 # images need is installed first and frozen, then what development needs on top of it: one lock is a part of the other.

@@ -238,6 +238,8 @@ class EvaluationSection(Section):
     batch_rows: int = Field(512, ge=1)
     bootstrap_samples: int = Field(1000, ge=0)
     seed: int = 0
+    gallery_posts: int = Field(5000, ge=0, le=5000)
+    """Posts that `report.html` shows with picture and caption; 0: figures alone, for a report that leaves the house."""
 
 
 class GatesSection(Section):

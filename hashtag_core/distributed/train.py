@@ -95,7 +95,7 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
     }
     run_id = plan.resumed.run_id if plan.resumed else None
     with (
-        _resumable(name, storage.join(plan.storage, name)),
+        _resumable(name, storage.join(plan.storage, name), recipe),
         runs.start_run(
             recipe.tracking.experiment, name, run_id, {**labels, **source_tags(), "kind": "training"}
         ) as run,
@@ -142,12 +142,15 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
 
 
 @contextmanager
-def _resumable(name: str, folder: str) -> Iterator[None]:
-    """A training that MLflow or the storage breaks off tells how it goes on."""
+def _resumable(name: str, folder: str, recipe: Recipe) -> Iterator[None]:
+    """An interrupt, and a training that MLflow or the storage breaks off, tell how the run goes on."""
     try:
         yield
     except StorageError as error:
         raise StorageError(f"{error}; what was trained is kept in {folder}: go on with --resume {name}") from error
+    except KeyboardInterrupt:
+        where = f" --set training.storage={recipe.training.storage}" if recipe.training.storage else ""
+        raise KeyboardInterrupt(f"go on with `python jobs/train.py --resume {name}{where}`") from None
 
 
 def make_job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:

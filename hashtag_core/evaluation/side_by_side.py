@@ -15,9 +15,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from rich.table import Table
 
 from hashtag_core.evaluation.metrics import PROTOCOLS
+from hashtag_core.evaluation.pages import render
 from hashtag_core.evaluation.report import PROTOCOL_TEXT, main_k
 
 METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "hit_rate": "hit rate"}
@@ -138,21 +140,10 @@ def side_by_side_html(markdown: str, title: str, figures: Mapping[str, str]) -> 
         return f'src="data:image/svg+xml;base64,{data}"' if data else match[0]
 
     body = re.sub(r'src="([^":]+\.svg)"', inlined, body)
-    body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    return f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n'
-
-
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1.2rem;color:#1b1f24;background:#fff}
-h1{font-size:1.7rem}h2{margin-top:2.6rem;border-bottom:1px solid #d8dee4;padding-bottom:.25rem;font-size:1.25rem}
-.wide{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}
-th,td{padding:.28rem .6rem;border-bottom:1px solid #e6eaef;text-align:right;white-space:nowrap;vertical-align:top}
-th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
-th{background:#f6f8fa;font-weight:600}th:first-child{background:#f6f8fa}tr:hover td{background:#f6f8fa}
-td.left,th.left{text-align:left;white-space:normal}sub{color:#68717b;font-size:11px;vertical-align:baseline}
-img{max-width:100%;height:auto;margin:.6rem 0}code{background:#f2f4f7;padding:.1rem .3rem;border-radius:3px;font-size:.92em}
-details{margin:.5rem 0}summary{cursor:pointer;color:#0a58ca}
-"""
+    region = '<div class="wide" tabindex="0" role="region" aria-label="table {}"><table>'
+    parts = body.split("<table>")
+    body = parts[0] + "".join(region.format(place) + part for place, part in enumerate(parts[1:], 1))
+    return render("board.html", title=title, body=Markup(body.replace("</table>", "</table></div>")))  # noqa: S704  ours, from Markdown
 
 
 def _facts(report: Report) -> str:

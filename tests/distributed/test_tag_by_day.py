@@ -20,9 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 from hashtag_core.distributed.tag_by_day import partition
 from hashtag_core.distributed.tag_compact import compact
+from hashtag_core.distributed.tag_forget import forget
 from hashtag_core.distributed.tag_job import TagSummary, plan_tagging
 from hashtag_core.distributed.tag_plan import Layout
 from hashtag_core.distributed.tag_rewrite import file_bytes, file_entry, part_folder
+from hashtag_core.distributed.tag_verify import verify_output
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,8 +32,6 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import tag_by_day
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_forget import forget
-from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.schema import POST, TAGGED
 from hashtag_core.tracking.registry import resolve_model
