@@ -28,12 +28,13 @@ from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.errors import GateRefused
 from hashtag_core.evaluation.report import leaderboard_table, rank_models
+from hashtag_core.redaction import redact
 from hashtag_core.tagging.plan import TagRequest
 from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tagging.report import report
 from hashtag_core.tagging.run_page import write_run_page
 from hashtag_core.tracking.registry import resolve_model
-from hashtag_core.tracking.runs import redact, tracking_uri
+from hashtag_core.tracking.runs import tracking_uri
 from jobs.common import recipe_of
 from jobs.prepare import SAMPLE_ARCHIVE, SAMPLE_DATASET
 from jobs.tag import SAMPLE_OUT

@@ -22,6 +22,7 @@ from hashtag_core.evaluation.metrics import index_metrics, judge
 from hashtag_core.models.base import BuiltOnModel, FittedModel, ModelOptions, TagModel
 from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.models.registry import family, parse_options
+from hashtag_core.redaction import redact
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import resolve_model
 
@@ -100,7 +101,7 @@ def describe_training(plan: TrainPlan) -> dict[str, Any]:
         "features": cache_root(plan.dataset.uri, plan.recipe.encoders),
         "checkpoints": plan.storage,
         "resume": plan.resumed.name if plan.resumed else None,
-        "tracking": runs.redact(runs.tracking_uri()),
+        "tracking": redact(runs.tracking_uri()),
     }
 
 
