@@ -89,17 +89,24 @@ ablations: setup
 # a Ray of its own, run beside it and yield to it.
 KILLS := tests/distributed/test_tag_kills.py
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit $(KILLS)
+QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit tests/tagging tests/browser $(KILLS)
 
 test: setup
-	@echo "Side by side: lint, tests/models, tests/unit and $(KILLS), which are shown at the end, and the tests on Ray:"
+	@echo "Side by side: lint, tests/models, tests/unit, tests/tagging, tests/browser and $(KILLS), which are shown at the end, and the tests on Ray:"
 	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; trap 'kill $$quick' INT TERM; \
 	  $(BIN)/python -m pytest tests/distributed tests/end_to_end --ignore=$(KILLS); ray=$$?; \
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
 
 SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts test_hosts test_image,tests/distributed/$(name).py)
 
+# A Ceph gateway of one's own, where Debian's packages and the script that starts it are there: SOAK_CEPH=1 and a gateway at
+# SOAK_CEPH_URL do the same.
+CEPH := ../shared/tools/ceph_s3.sh
+
 soak: setup
+	@if [ -x $(CEPH) ] && command -v radosgw > /dev/null; then folder=$$(mktemp -d) && $(CEPH) start $$folder > /dev/null \
+	  && SOAK_CEPH=1 $(BIN)/python -m pytest -v -s tests/distributed/test_tag_ceph.py tests/unit/test_storage_ceph.py; \
+	  code=$$?; $(CEPH) stop $$folder; rm -rf $$folder; exit $$code; else echo "no Ceph here: its tests are skipped"; fi
 	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) $(SOAKED)
 
 mutants: setup
