@@ -113,6 +113,7 @@ def partition_posts(
     main = leave_out(main, _shared_with(columns, repeats, main, test), "in_test_archive")
     test = leave_out(test, later_ones(repeats[test], rank[test]), "near_duplicate")
     main = leave_out(main, later_ones(repeats[main], rank[main]), "near_duplicate")
+    del rank, both
 
     held = columns.take(main)
     shares = wanted_sides(split, test_is_given=bool(from_test.any()))

@@ -44,7 +44,7 @@ class PostColumns:
 
     post_ids: pa.ChunkedArray
     post: np.ndarray
-    """Code of the id."""
+    """uint64, a hash of the id: equal for equal ids, and now and then for others."""
     user: np.ndarray
     created_us: np.ndarray
     """Microseconds since 1970; UNDATED without a date."""
@@ -72,14 +72,16 @@ class PostColumns:
             return np.concatenate([np.asarray(pc.fill_null(chunk.indices, NONE), np.int64) for chunk in encoded.chunks])
 
         hashed = index["image_hash"].is_valid()
+        captioned = index["caption_hash"].is_valid().to_numpy()
+        hashes = pc.fill_null(index["caption_hash"], 0).to_numpy()
         created = pc.fill_null(index["created_at"].cast(pa.int64()), UNDATED)
         return cls(
             post_ids=index["post_id"],
-            post=codes("post_id"),
+            post=_id_hashes(index["post_id"]),
             user=codes("user_id"),
             created_us=created.to_numpy(),
-            image=codes("image_key"),
-            caption=codes("caption_hash"),
+            image=_digest_codes(index["image_key"]),
+            caption=np.where(captioned, hashes & _POSITIVE, NONE),
             caption_words=index["caption_words"].to_numpy(),
             image_hash=pc.fill_null(index["image_hash"], pa.scalar(0, pa.uint64())).to_numpy(),
             image_hashed=hashed.to_numpy(),
@@ -123,15 +125,16 @@ def superseded_ids(columns: PostColumns, rows: np.ndarray) -> np.ndarray:
     """bool for each of `rows`: posts whose id occurs again in a post that wins: the latest, undated before dated, then by
     content hash."""
     lost = np.zeros(len(rows), dtype=bool)
-    codes = columns.post[rows]
-    repeated = np.flatnonzero(np.bincount(codes)[codes] > 1) if len(codes) else np.zeros(0, dtype=np.int64)
+    hashes = np.sort(columns.post[rows])
+    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    repeated = np.flatnonzero(np.isin(columns.post[rows], twice)) if len(twice) else twice
     if not len(repeated):
         return lost
     among = rows[repeated]
     created = columns.created_us[among]
     frame = pd.DataFrame(
         {
-            "id": columns.post[among],
+            "id": pc.dictionary_encode(columns.post_ids.take(pa.array(among)).combine_chunks()).indices.to_numpy(),
             "created": np.where(created == UNDATED, np.iinfo(np.int64).min, created),
             "content": pc.rank(columns.content.take(pa.array(among)), "ascending", tiebreaker="dense").to_numpy(),
         }
@@ -196,8 +199,10 @@ def cut_by_hash(columns: PostColumns, labels: np.ndarray, split: SplitSection, s
     The key is the user (`by_user`, where there is one) or the post id. A group larger than the share of a side would decide its
     figure alone and goes to train. A side that nothing falls to gets the group whose size is nearest to its share, but never the largest one.
     """
-    labels = np.unique(labels, return_inverse=True)[1]
     sizes = np.bincount(labels)
+    if not sizes.all():  # else they are numbered without a gap already
+        labels = np.unique(labels, return_inverse=True)[1]
+        sizes = np.bincount(labels)
     position = _positions(_smallest_keys(columns, labels, by_user=split.kind == "by_user"), split.seed)
     side = np.full(len(sizes), TRAIN, dtype=np.int8)
     begin, notes = 0.0, []
@@ -260,6 +265,28 @@ def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, f
     stray = dated & (side != first_side.loc[labels].to_numpy())
     side[stray] = OUT
     return Sides(side, stray, notes)
+
+
+_POSITIVE = np.int64(np.iinfo(np.int64).max)
+
+
+def _id_hashes(ids: pa.ChunkedArray) -> np.ndarray:
+    """uint64 of each; in place of codes, for which every id would be held twice."""
+    pieces = [pd.util.hash_array(chunk.to_numpy(zero_copy_only=False), categorize=False) for chunk in ids.chunks]
+    return np.concatenate([np.zeros(0, np.uint64), *pieces])
+
+
+def _digest_codes(digests: pa.ChunkedArray) -> np.ndarray:
+    """63 bits of each SHA-256, NONE where there is none: two of 10,000,000 are alike once in 200,000 archives."""
+    codes = np.full(len(digests), NONE, dtype=np.int64)
+    begin = 0
+    for chunk in digests.chunks:
+        if chunk.null_count < len(chunk):
+            first = pc.binary_slice(chunk.drop_null(), 0, 8).cast(pa.binary(8)).buffers()[1]
+            valid = chunk.is_valid().to_numpy(zero_copy_only=False)
+            codes[begin : begin + len(chunk)][valid] = np.frombuffer(first, np.int64, int(valid.sum())) & _POSITIVE
+        begin += len(chunk)
+    return codes
 
 
 def _links(keys: np.ndarray, among: np.ndarray) -> np.ndarray:

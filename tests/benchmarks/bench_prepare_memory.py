@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hashtag_core.config import SplitSection, VocabularySection
 from hashtag_core.data.partition import content_hash, partition_posts
-from hashtag_core.data.preparing import INDEX
+from hashtag_core.data.preparing import INDEX, lean_index
 
 PART_POSTS = 5_000
 
@@ -61,7 +61,7 @@ def main() -> None:
     bare = "ids" in sys.argv
     Path("/proc/self/clear_refs").write_text("5")
     before, began = held("VmRSS"), time.monotonic()
-    index = pa.concat_tables(part(number, posts, bare) for number in range(-(-posts // PART_POSTS)))
+    index = pa.concat_tables(lean_index(part(number, posts, bare)) for number in range(-(-posts // PART_POSTS)))
     print(f"index: {index.nbytes / posts:.0f} bytes a post, peak {(held('VmHWM') - before) / posts:.0f}")
     decided = partition_posts(index, np.zeros(posts, bool), SplitSection(), VocabularySection(), 0, frozenset())
     print(f"decided: peak {(held('VmHWM') - before) / posts:.0f} bytes a post")
