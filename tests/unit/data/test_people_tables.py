@@ -209,6 +209,17 @@ def test_a_picture_is_found_where_it_lies(column: str, written: str, where: str,
     assert (post["image"] == JPEG) or not in_its_folder
 
 
+def test_one_table_on_s3_is_an_archive(tmp_path: Path, s3_bucket: str) -> None:
+    from hashtag_core import storage
+
+    storage.write_bytes(f"{s3_bucket}/v1.0/p/1.jpg", JPEG)
+    storage.write_bytes(f"{s3_bucket}/v1.0/posts.csv", b"id,image\n1,p/1.jpg\n")
+    storage.write_bytes(f"{s3_bucket}/v1.0/more.jsonl", b'{"id": "2", "filename": "1.jpg"}\n')
+    for uri, layout in (("v1.0/posts.csv", "csv"), ("v1.0", "csv"), ("v1.0/", "csv"), ("v1.0", "jsonl")):
+        (post,), _ = rows_of(open_archive(f"{s3_bucket}/{uri}", ArchiveSection(format=layout)))
+        assert post["image"] == JPEG, uri
+
+
 def test_a_mapped_column_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "1.jpg").write_bytes(JPEG)
