@@ -14,6 +14,7 @@ from typing import Any
 
 from hashtag_core.config import Recipe, nearest, read_recipe
 from hashtag_core.errors import HashtagError, UsageError
+from hashtag_core.redaction import one_line, redact
 
 logger = logging.getLogger("hashtag_core.jobs")
 
@@ -152,16 +153,28 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redact(record.getMessage()),
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
+            told["exception"] = redact(self.formatException(record.exc_info))
         return json.dumps(told, ensure_ascii=False)
+
+
+class TextLines(logging.Formatter):
+    """A line a message, whatever is in it, and the trace below it if there is one; no secret in either."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        """Time, level and message."""
+        return one_line(redact(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """The trace."""
+        return redact(super().formatException(ei))
 
 
 def _log_to_stderr(verbose: bool, json_lines: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(JsonLines() if json_lines else TextLines("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("hashtag_core").setLevel(logging.DEBUG if verbose else logging.INFO)
     for noisy in (
@@ -184,8 +197,8 @@ def _attempt(prog: str, verbose: bool, json_lines: bool, work: Callable[[], Any]
             logger.error("%s: %s", prog, message, exc_info=trace)
             return
         if trace:
-            traceback.print_exc()
-        print(f"{prog}: {message}", file=sys.stderr)
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        print(one_line(redact(f"{prog}: {message}")), file=sys.stderr)
 
     try:
         return DONE, work()

@@ -15,6 +15,9 @@ import regex
 JOINERS = "_\u200c\u200d\ua67e\u05be\u05f3\u05f4\uff5e\u301c\u309b\u309c\u30a0\u30fb\u3003\u0f0b\u0f0c\u00b7"
 """What twitter-text allows inside a hashtag beside letters, marks and digits."""
 
+MAX_TAG_CHARACTERS = 500
+"""What is longer is no hashtag: networks allow 100 to 280 characters, and putting marks in order takes time in the square of it."""
+
 _LETTER = r"\p{L}\p{M}"
 _PART = rf"{_LETTER}\p{{Nd}}{JOINERS}"
 
@@ -51,6 +54,7 @@ URL = regex.compile(
 _NOT_A_PART = regex.compile(rf"[^{_PART}]+|(?![\u200c\u200d])\p{{Default_Ignorable_Code_Point}}+")
 _HAS_LETTER = regex.compile(rf"[{_LETTER}]")
 _STRAY_JOINER = regex.compile(r"(?<![\p{Arabic}\p{M}])[\u200c\u200d]+|\u200c+$")
+_DOTTED_I = regex.compile("i\u0307+")
 _ANY_SIGN = regex.compile(r"[#＃]")
 _SIGN_AFTER_SPACE = regex.compile(r"\s[#＃]")
 
@@ -87,8 +91,14 @@ def _in_runs(text: str) -> Iterator[regex.Match[str]]:
 
 
 def _outside_urls(text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    urls = url_spans(text)
-    return [span for span in spans if not any(begin <= span[0] < end for begin, end in urls)]
+    urls, kept = iter(url_spans(text)), []
+    begin, end = next(urls, (len(text), len(text)))
+    for span in spans:  # both in order: each is gone through once
+        while span[0] >= end:
+            begin, end = next(urls, (len(text), len(text) + 1))
+        if span[0] < begin:
+            kept.append(span)
+    return kept
 
 
 def normalise_hashtag(tag: str) -> str:
@@ -97,11 +107,15 @@ def normalise_hashtag(tag: str) -> str:
     So '#', spaces and punctuation go (`signs and symbols` -> `signsandsymbols`), '～' is '〜', and what Unicode calls default
     ignorable goes, since it is not seen: variation selectors, fillers, soft hyphens, direction marks. Of these the zero-width
     joiners alone stay, and only where they are spelling: after an Arabic letter or a mark (Persian, Indic). The dot that
-    folding 'İ' leaves over 'i' goes. Idempotent. Empty where no letter is left: such a thing is no hashtag.
+    folding 'İ' leaves over 'i' goes. Idempotent. Empty where no letter is left, or beyond MAX_TAG_CHARACTERS: such a thing is no
+    hashtag.
     """
+    if len(tag) > MAX_TAG_CHARACTERS:
+        return ""
     while True:
         folded = unicodedata.normalize("NFKC", tag.replace("\uff5e", "\u301c")).casefold()
-        folded = unicodedata.normalize("NFKC", folded).replace("i\u0307", "i")
+        folded = unicodedata.normalize("NFKC", folded)
+        folded = _DOTTED_I.sub("i", folded)
         folded = _STRAY_JOINER.sub("", _NOT_A_PART.sub("", folded))
         if folded == tag:
             return tag if _HAS_LETTER.search(tag) else ""

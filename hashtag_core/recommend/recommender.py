@@ -24,7 +24,7 @@ from hashtag_core.data.history import HistoryRule, find_history
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.images import image_key
 from hashtag_core.encoders import Encoders, load_encoders
-from hashtag_core.errors import ConfigError, IntegrityError
+from hashtag_core.errors import ConfigError, IntegrityError, ScoreError
 from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.policy import Policy
@@ -218,6 +218,7 @@ class Recommender:
         at the end of the list for a tag that the policy does not allow).
 
         `history`: of the same posts, row-aligned; a model that reads one takes a missing one for empty histories.
+        ScoreError, naming the first of them, for a post with a score that is not finite.
         """
         indices, scores = [], []
         for start in range(0, len(posts.post_ids), self.batch_size):
@@ -228,7 +229,7 @@ class Recommender:
                 scores_BV = self.loaded.model.score(batch).float().cpu()
             if not torch.isfinite(scores_BV).all():
                 row = int((~torch.isfinite(scores_BV)).any(dim=1).nonzero()[0])
-                raise IntegrityError(
+                raise ScoreError(
                     f"model {self.name} {self.version}: a score of post {piece.post_ids[row]!r} is not finite"
                 )
             scores_BV = scores_BV.clamp(0.0, 1.0)

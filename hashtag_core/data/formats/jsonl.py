@@ -51,6 +51,7 @@ from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading, listed
 from hashtag_core.data.values import READERS, read_id, read_time, unexpected
 from hashtag_core.errors import StorageError
+from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
 
 SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
@@ -177,7 +178,7 @@ def _lines(source: pa.NativeFile, part: FileInfo, chosen: dict[str, Any]) -> Ite
     except UnicodeDecodeError as error:
         yield Fault(f"unreadable from row {row} on: expected {encoding}: {error.reason}", ends=True)
     except (EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+        if (isinstance(error, OSError) and error.errno is not None) or is_machine(error):
             raise StorageError(f"{part.uri}: read failed: {error}") from error
         yield Fault(f"unreadable from row {row} on: {error}", ends=True)
 
