@@ -23,6 +23,7 @@ from hashtag_core.data.formats.base import SCHEME, in_threads
 from hashtag_core.data.listing import Tally
 from hashtag_core.data.reading import Reading, listed, missing_column
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
+from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
 
 NAMES = {
@@ -172,7 +173,9 @@ def picture_folder(folder: Folder, of: FileInfo, written: Iterable[str]) -> str:
 def _is_there(root: str, folder: str, path: str) -> bool:
     try:
         return storage.exists(storage.join(root, folder, path))
-    except (ConfigError, StorageError, ValueError):
+    except (ConfigError, StorageError, ValueError) as error:
+        if is_machine(error):
+            raise
         return False
 
 
