@@ -267,6 +267,23 @@ def test_an_id_is_the_same_in_parquet_tables_and_lines(
         assert ([post["post_id"] for post in posts], rejected) == (ids, []), layout
 
 
+def test_a_user_is_kept_apart_whatever_its_bytes(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    users = pa.array(["ann", b"a\xff", b"a\xfe", " ", None], pa.binary())
+    pq.write_table(pa.table({"post_id": [f"{n}" for n in range(5)], "user_id": users}), tmp_path / "a.parquet")
+    rows = b"0,ann,\xc3\xa9\n1,a\xff,\xc3\xa9\n2,a\xfe,\xc3\xa9\n3, ,\xc3\xa9\n4,,\xc3\xa9\n5,\xc3\xa9,x\n"
+    put(tmp_path, a__csv=b"post_id,user_id,caption\n" + rows)
+    for layout in ("posts", "csv"):
+        posts, rejected = rows_of(opened(tmp_path, format=layout))
+        assert rejected == []
+        assert [post["user_id"] for post in posts][:5] == ["ann", "a\\xff", "a\\xfe", None, None]
+    put(tmp_path, a__jsonl=json.dumps({"post_id": "1", "user_id": "a\ud83d"}) + "\n")
+    ((post,), rejected) = rows_of(opened(tmp_path, format="jsonl"))
+    assert (post["user_id"], rejected) == ("a\\ud83d", [])
+
+
 @pytest.mark.parametrize("value", [1.5, 1e300, float(2**53), True, "a\ud83d", [1], {"a": 1}])
 def test_an_id_that_cannot_be_told_is_refused_and_not_changed(value: Any, tmp_path: Path) -> None:
     put(tmp_path, a__jsonl=json.dumps({"post_id": value}) + "\n")
