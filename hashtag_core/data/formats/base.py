@@ -32,6 +32,9 @@ MAX_BATCH_BYTES = 128 << 20
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:data|file):")
 """How a URI begins that is no path below the archive."""
 
+LOOKED_AT_ROWS = 1_000
+"""Rows of a part that are tried before it is said that no post can come from it."""
+
 READ_THREADS = 16
 """Files that are read at once: on object storage a file is mostly waiting."""
 
@@ -121,11 +124,16 @@ def batches(path: str, rows: Iterable[Post | Fault], first_row: int, batch_rows:
 
 
 def problem_in(found: Iterator[PartBatch]) -> str | None:
-    """Why the first batch holds no post; None if it does."""
-    first = next(found, None)
-    if first is None:
-        return "nothing in it"
-    return None if first.posts.num_rows or not first.rejected else first.rejected[0].reason
+    """Why there is no post among the first LOOKED_AT_ROWS rows, told by the first of them; None if there is one."""
+    first, rows = None, 0
+    for batch in found:
+        if batch.posts.num_rows:
+            return None
+        first = first or (batch.rejected[0].reason if batch.rejected else None)
+        rows += len(batch.rejected)
+        if rows >= LOOKED_AT_ROWS:
+            break
+    return first or "nothing in it"
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

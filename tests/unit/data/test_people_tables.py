@@ -267,6 +267,19 @@ def test_an_id_is_the_same_in_parquet_tables_and_lines(
         assert ([post["post_id"] for post in posts], rejected) == (ids, []), layout
 
 
+def test_rows_that_are_none_before_the_first_post_do_not_cost_the_table(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        a__csv="id,date\n" + "x,soon\n" * 500 + "1,2020-01-02\n",
+        b__jsonl="nonsense\n" * 500 + '{"id": "1"}\n',
+    )
+    for layout in ("csv", "jsonl"):
+        archive = opened(tmp_path, format=layout)
+        assert archive.first_readable() is archive.parts[0]
+        posts, rejected = rows_of(archive)
+        assert (len(posts), len(rejected)) == (1, 500)
+
+
 def test_a_user_is_kept_apart_whatever_its_bytes(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
