@@ -97,16 +97,15 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
 def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected]]:
     tasks = [_task(plan, number) for number in range(len(plan.parts))]
     missing = [told for answer in _over_parts(_index_part, tasks, plan, "reading parts") for told in answer["missing"]]
-    tables, rejected = [], []
+    rejected: list[Rejected] = []
     for number in range(len(plan.parts)):
-        tables.append(_read_table(_work(plan.dataset, "index", number)))
         rejected += [Rejected(**row) for row in _read_table(_work(plan.dataset, "rejected", number)).to_pylist()]
-    index = pa.concat_tables(tables)
+    index = pa.concat_tables(_read_table(_work(plan.dataset, "index", number)) for number in range(len(plan.parts)))
     if not index.num_rows:
         first = f": {rejected[0].part}: {rejected[0].reason}" if rejected else ""
         raise ArchiveError(f"{plan.archive}: not one row is a post{first}")
     logger.info("%d posts in %d parts, %d rejected", index.num_rows, len(plan.parts), len(rejected))
-    tell_rejected(rejected, {plan.parts[number].path for number in set(index["part"].to_pylist())})
+    tell_rejected(rejected, {plan.parts[number].path for number in pc.unique(index["part"]).to_pylist()})
     check_pictures(*named_pictures(index), missing, plan.recipe.archive.max_missing_images)
     return index, rejected
 
@@ -117,7 +116,7 @@ def _write_dataset(
     in_part = index["part"].to_numpy()
     tasks = []
     for number in range(len(plan.parts)):
-        of_part = np.flatnonzero(in_part == number)
+        of_part = np.arange(*np.searchsorted(in_part, [number, number + 1]))  # parts come one after the other
         kept = of_part[partition.side[of_part] != OUT]
         if len(kept):
             table = pa.table({"row": index["row"].take(pa.array(kept)), "side": partition.side[kept]})
