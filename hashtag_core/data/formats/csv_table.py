@@ -29,6 +29,7 @@ from hashtag_core.data.formats.base import (
     PART_ROWS,
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -186,14 +187,14 @@ def _first_rows(info: FileInfo, shared: dict[str, Any], offset: int) -> Iterator
             return
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
     with storage.open_input(part.uri) as source:
         lines = _Lines(source, part.path, Dialect(**chosen["dialect"]), chosen["offset"])
         rows = _rows(lines, chosen)
         if {"image", "image_uri"} & set(chosen["columns"]):
-            rows = with_images(rows, chosen["archive"])
-        yield from batches(part.path, rows, chosen["begin"], batch_rows)
+            rows = with_images(rows, chosen["archive"], columns)
+        yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
 def _rows(lines: "_Lines", chosen: dict[str, Any]) -> Iterator[Post | Fault]:
