@@ -34,31 +34,35 @@ _WRAPPERS = ("text", "tag", "name", "hashtag", "element", "item", "array_element
 
 def is_missing(value: Any) -> bool:
     """Whether a value says "none here": None, and what pandas and numpy have for it (NaN, NaT, NA)."""
+    value = _plain_number(value)
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, Decimal):
         return value.is_nan()
-    if isinstance(value, float):
-        return math.isnan(value)
-    return type(value).__name__ == "datetime64" and str(value) == "NaT"
+    return isinstance(value, float) and math.isnan(value)
 
 
 def read_id(name: str, value: Any) -> str | None:
     """An id as text, exactly: text as it is (leading zeros, blanks and all), whole numbers by their digits, a UUID as it is
-    written. A float counts while every whole number of its size is exact."""
+    written. A float counts while every whole number of its size is exact.
+
+    What cannot be told exactly is refused for a post. A user's decides nothing but whose post it is: bytes that are no text are
+    written out (`a\\xff`), so that users stay apart, and a blank one is none: else all who have none would be one."""
     value = _plain_number(value)
     if is_missing(value):
         return None
     expected = "a string or a whole number"
     if isinstance(value, bytes | bytearray | memoryview):
         try:
-            return bytes(value).decode("utf-8")
+            value = bytes(value).decode("utf-8", "backslashreplace" if name == "user_id" else "strict")
         except UnicodeDecodeError:
             raise ValueError(f"{name}: expected UTF-8, found bytes that are none") from None
     if isinstance(value, str):
+        if not _is_unicode(value) and name == "user_id":
+            value = value.encode("utf-8", "backslashreplace").decode()
         if not _is_unicode(value):
             raise ValueError(f"{name}: expected Unicode, found half a surrogate pair in {ascii(value)[:80]}")
-        return value
+        return value if name != "user_id" or value.strip() else None
     if isinstance(value, bool):
         raise unexpected(name, "string", value)
     if isinstance(value, int):
@@ -143,7 +147,14 @@ def read_time(name: str, value: Any, date_format: str | None = None) -> datetime
     except (TypeError, ValueError, OverflowError, AttributeError):
         expected = "an ISO 8601 time" if date_format is None else f"a time as {date_format!r} has it"
         fault = unexpected(name, expected, value)
-        raise fault if date_format else ValueError(f"{fault} {DATE_FLAG}") from None
+        raise fault if date_format else ValueError(f"{fault} {_date_flag(value)}") from None
+
+
+def _date_flag(value: Any) -> str:
+    """The flag that helps; of a number with the unit that it must be in."""
+    size = abs(value) if isinstance(value, int | float) else 0
+    unit = next((name for least, name in ((1e14, "unix_us"), (1e11, "unix_ms"), (1e8, "unix")) if size >= least), None)
+    return f"(--date-format {unit} reads {UNIX_UNITS[unit]} since 1970)" if unit else DATE_FLAG
 
 
 def read_degrees(name: str, value: Any) -> float | None:

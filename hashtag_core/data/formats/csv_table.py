@@ -29,6 +29,7 @@ from hashtag_core.data.formats.base import (
     PART_ROWS,
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -85,11 +86,13 @@ class Dialect:
     delimiter: str
     begins: int
     """The byte at which the header begins, after a mark and after `sep=`."""
+    ends: str = "\n"
+    """How lines end; `\\r` alone is what Excel calls the Macintosh's."""
 
     @property
     def reads_bytes(self) -> bool:
-        """Whether lines end at the byte that is a line end."""
-        return not is_wide(self.encoding or "utf-8")
+        """Whether lines end at the byte that is a line feed."""
+        return self.ends == "\n" and not is_wide(self.encoding or "utf-8")
 
 
 def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[ArchivePart], list[str]]:
@@ -139,12 +142,12 @@ def _dialect_of(source: Any, info: FileInfo, reading: Reading) -> Dialect:
     begin = _first_bytes(source, info.path)
     encoding, begins = chosen_encoding(begin, reading.encoding)
     text = begin[begins:].decode(encoding or "latin-1", "replace")
-    first, end, _ = text.partition("\n")
+    ends = "\r" if "\r" in text and "\n" not in text else "\n"
+    first, end, _ = text.partition(ends)
     if named := _NAMED_DELIMITER.fullmatch(first.rstrip("\r")):
-        return Dialect(
-            encoding, reading.delimiter or named[1], begins + len((first + end).encode(encoding or "latin-1"))
-        )
-    return Dialect(encoding, reading.delimiter or _sniffed(first, info.path), begins)
+        begins += len((first + end).encode(encoding or "latin-1"))
+        return Dialect(encoding, reading.delimiter or named[1], begins, ends)
+    return Dialect(encoding, reading.delimiter or _sniffed(first, info.path), begins, ends)
 
 
 def _sniffed(header: str, path: str) -> str:
@@ -184,14 +187,14 @@ def _first_rows(info: FileInfo, shared: dict[str, Any], offset: int) -> Iterator
             return
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
     with storage.open_input(part.uri) as source:
         lines = _Lines(source, part.path, Dialect(**chosen["dialect"]), chosen["offset"])
         rows = _rows(lines, chosen)
         if {"image", "image_uri"} & set(chosen["columns"]):
-            rows = with_images(rows, chosen["archive"])
-        yield from batches(part.path, rows, chosen["begin"], batch_rows)
+            rows = with_images(rows, chosen["archive"], columns)
+        yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
 def _rows(lines: "_Lines", chosen: dict[str, Any]) -> Iterator[Post | Fault]:
@@ -216,15 +219,17 @@ def _rows(lines: "_Lines", chosen: dict[str, Any]) -> Iterator[Post | Fault]:
 
 def _post(cells: dict[str, str], chosen: dict[str, Any]) -> Post:
     """The POST row of one row; ValueError that names field, expected and found."""
-    for name in ("post_id", "user_id"):
-        if name in cells:
-            cells[name] = read_id(name, _bytes_or_text(cells[name])) or ""
+    if isinstance(_bytes_or_text(cells.get("post_id", "")), bytes):
+        encoding = (chosen["dialect"]["encoding"] or "utf-8").upper()
+        raise ValueError(f"post_id: expected {encoding}, found bytes that are none")
     if not cells.get("post_id", "").strip():
         raise unexpected("post_id", "a non-empty string", cells.get("post_id"))
     post: Post = {
         **cells,
         "created_at": read_time("created_at", cells.get("created_at", "").strip() or None, chosen["date_format"]),
     }
+    if "user_id" in cells:
+        post["user_id"] = read_id("user_id", _bytes_or_text(cells["user_id"]))
     for name in ("caption", "hashtags", "image", "image_uri"):
         if name in cells:
             post[name] = read_text(name, _bytes_or_text(cells[name]))
@@ -285,7 +290,16 @@ class _Lines:
         self.dialect = dialect
         self._survey, self._number = survey, 0
         self._encoding = dialect.encoding or "latin-1"
-        self._text = None if dialect.reads_bytes else io.TextIOWrapper(self.file, self._encoding, "replace", newline="")
+        self._text = None if dialect.reads_bytes else self._wrapped()
+
+    def _wrapped(self) -> io.TextIOWrapper:
+        wide = is_wide(self._encoding)
+        return io.TextIOWrapper(
+            self.file,
+            self._encoding,
+            "replace" if wide else "surrogateescape",
+            newline="" if wide else self.dialect.ends,
+        )
 
     def __iter__(self) -> "_Lines":
         return self
@@ -293,7 +307,11 @@ class _Lines:
     def __next__(self) -> str:
         if self._text is not None:
             text = self._text.readline()
-            self.offset += len(text.encode(self._encoding, "surrogatepass"))
+            line = text.encode(self._encoding, "surrogatepass" if is_wide(self._encoding) else "surrogateescape")
+            self.offset += len(line)
+            if self._survey is not None and not is_wide(self._encoding):
+                self._survey.add(line, self._number)
+                self._number += 1
         else:
             line = self.file.readline()
             self.offset += len(line)
