@@ -47,9 +47,10 @@ class Archive:
         """Why no post can come from a part, told cheaply; None if one can."""
         return self.layout.problem(part)
 
-    def read(self, part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
-        """The part's batches: posts in the POST schema, rows that are none, and the number of the first row."""
-        return self.layout.read(part, batch_rows)
+    def read(self, part: FileInfo, batch_rows: int, columns: Sequence[str] | None = None) -> Iterator[PartBatch]:
+        """The part's batches: posts in the POST schema (or `columns` of it, `post_id` always; without `image` no picture is
+        read), rows that are none, and the number of the first row."""
+        return self.layout.read(part, batch_rows, columns)
 
     def etag(self, part: FileInfo) -> str:
         """The part's etag now: another one than `part.etag` where what it is made of has changed since."""

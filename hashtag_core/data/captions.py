@@ -13,7 +13,14 @@ from collections.abc import Sequence
 import regex
 
 from hashtag_core.config import CaptionsSection
-from hashtag_core.data.hashtags import hashtag_spans, normalise_hashtag, tag_like_spans, url_spans
+from hashtag_core.data.hashtags import (
+    find_hashtags,
+    hashtag_spans,
+    normalise_hashtag,
+    normalise_hashtags,
+    tag_like_spans,
+    url_spans,
+)
 
 MAX_CHARACTERS = 10_000
 """What is read of a caption, cut at a space where one is near. No network takes longer ones of people who do not pay for it
@@ -60,14 +67,16 @@ _BETWEEN_TAGS = regex.compile(r"[\s\p{P}\p{S}\p{M}\u200d]*")
 def clean_caption(text: str | None, section: CaptionsSection, labels: Sequence[str] = ()) -> str | None:
     """The caption without what the section takes out; None where no letter, digit or symbol is left.
 
-    `labels` are the post's normalised hashtags where something else than the caption tells them: unless hashtags are kept, none
-    of them is left behind a '#', in whatever script and wherever it stands.
+    Unless hashtags are kept, none of the caption's own and of `labels` is left behind a '#', in whatever script and wherever it
+    stands; `labels` are the post's normalised hashtags where something else than the caption tells them.
 
     Idempotent: rules are applied until nothing changes, so that a caption cleaned once more at tagging time stays as it
     is. White space and control characters become one space, direction marks go, HTML entities become what they stand
     for; words, case and punctuation stay.
     """
-    held, known = _cut(text or ""), frozenset(labels) if section.hashtags != "keep" else frozenset()
+    held, known = _cut(text or ""), frozenset[str]()
+    if section.hashtags != "keep":
+        known = frozenset({*labels, *normalise_hashtags(find_hashtags(held))})
     for _ in range(MAX_ROUNDS):
         cleaned = _clean_once(held, section, known)
         if cleaned == held:

@@ -36,8 +36,12 @@ class Cast(NamedTuple):
 
 
 def cast_column(name: str, array: pa.Array, reading: Reading = AS_IT_IS) -> Cast:
-    """A column as the field `name` of POST."""
-    return _CASTS[name](name, plain(array), reading)
+    """A column as the field `name` of POST. A blank user is none: else all who have none would be one."""
+    cast = _CASTS[name](name, plain(array), reading)
+    if name != "user_id":
+        return cast
+    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cast.values), ""), False)
+    return cast._replace(values=pc.if_else(blank, pa.scalar(None, pa.string()), cast.values))
 
 
 def refused_type(name: str, kind: pa.DataType, reading: Reading = AS_IT_IS) -> str | None:
@@ -176,7 +180,7 @@ def _to_id(name: str, array: pa.Array, _: Reading) -> Cast:
     changed = pc.fill_null(pc.not_equal(raw, ids.cast(pa.binary())), False).to_numpy(zero_copy_only=False)
     bad = replaced & changed
     if name == "user_id" and bad.any():  # a user's name decides nothing but whose post it is: told apart, kept
-        shown = [None if value is None else value.decode("utf-8", "backslashreplace") for value in raw.to_pylist()]
+        shown = [read_id(name, value) for value in raw.to_pylist()]
         return _none_bad(pc.if_else(pa.array(bad), pa.array(shown, pa.string()), ids))
     ids = pc.if_else(pa.array(bad), pa.scalar(None, pa.string()), ids)
     return Cast(ids, bad, "expected UTF-8, found bytes that are none")
@@ -274,7 +278,12 @@ def _to_bytes(name: str, array: pa.Array, _: Reading) -> Cast:
 def _to_degrees(name: str, array: pa.Array, _: Reading) -> Cast:
     kind = array.type
     if pt.is_null(kind) or _is_number(kind):
-        return _none_bad(array.cast(pa.float64(), safe=False))
+        degrees = array.cast(pa.float64(), safe=False)
+        degrees = pc.if_else(pc.fill_null(pc.is_nan(degrees), False), pa.scalar(None, pa.float64()), degrees)
+        bad = pc.fill_null(pc.is_inf(degrees), False).to_numpy(zero_copy_only=False)
+        if bad.any():
+            degrees = pc.if_else(pa.array(bad), pa.scalar(None, pa.float64()), degrees)
+        return Cast(degrees, bad, "expected a number, found one without end")
     if _is_text(kind):
         return _by_value(name, _as_text(array), read_degrees, f"expected a number, found {kind}")
     return _refused(name, array)

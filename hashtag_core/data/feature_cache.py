@@ -78,6 +78,10 @@ class _Index:
         return np.where(self.digests[at] == wanted, at, -1)
 
 
+DIED = "the process that encoded it died"
+"""Why a content counts as unreadable that ended its process each time it was encoded alone: for one run."""
+
+
 class FeatureCache:
     """The cache below `root` of the given kinds (name -> kind). `boxes`: float32 [R, 4] where all images share them.
 
@@ -115,6 +119,17 @@ class FeatureCache:
                 key: reason for table in tables for key, reason in zip(*table.to_pydict().values(), strict=True)
             }
         return self._unreadable[folder]
+
+    def forget_deaths(self) -> None:
+        """Take back what is known of contents as DIED alone: whether they or the machine's want of memory ended the process,
+        the next run finds out. What a decoder said of a content stays."""
+        for folder in sorted({kind.unreadable_folder for kind in self.kinds.values()}):
+            for uri in self._files(folder):
+                with storage.open_input(uri) as file:
+                    reasons = pq.read_table(file, columns=["reason"])["reason"]
+                if set(reasons.to_pylist()) == {DIED}:
+                    storage.remove(uri)
+        self.refresh()
 
     def write(self, kind: str, keys: Sequence[str], values: np.ndarray, lengths: np.ndarray | None = None) -> None:
         """Add values: float16 [n, ...], or for a ragged kind [n, S, D], of which each row's first `lengths` are kept."""

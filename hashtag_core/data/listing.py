@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from hashtag_core import storage
 from hashtag_core.errors import ArchiveError, StorageError
+from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,9 @@ def _no_parquet(info: FileInfo, whole: bool) -> str | None:
             begin = source.read(len(MAGIC))
             source.seek(info.size - len(MAGIC) if whole else 0)
             end = source.read(len(MAGIC))
-    except (StorageError, pa.ArrowException, OSError):
+    except (StorageError, pa.ArrowException, OSError) as error:
+        if is_machine(error):
+            raise
         return "unreadable, and its name does not say what it is"
     if begin == b"PARE":
         return "encrypted Parquet, which is not read"

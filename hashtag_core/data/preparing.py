@@ -61,6 +61,27 @@ class PostRules:
         return clean_caption(caption, self.captions, normalise_hashtags(written or []))
 
 
+def lean_index(table: pa.Table) -> pa.Table:
+    """The index of a part as the driver holds it: of keys that most posts may lack no room for those that are absent, and of
+    the hash that orders posts of one id 16 bytes."""
+    keys = {name: _without_room(table[name]) for name in ("caption_key", "image_key")}
+    keys["content_hash"] = pc.binary_slice(table["content_hash"], 0, 16).cast(pa.binary(16))
+    for name, column in keys.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
+
+
+def _without_room(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    """As binary of any length; a cast alone keeps 32 bytes for what is absent."""
+    return pa.chunked_array(
+        [
+            pa.array(chunk.to_pylist(), pa.binary()) if chunk.null_count else chunk.cast(pa.binary())
+            for chunk in keys.chunks
+        ],
+        pa.binary(),
+    )
+
+
 def index_posts(posts: pa.Table, rows: pa.Array, part: int, rules: PostRules) -> pa.Table:
     """INDEX rows of posts (POST schema); `rows` are their numbers in the part."""
     held = [_index_post(post, rules) for post in posts.to_pylist()]

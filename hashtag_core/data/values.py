@@ -44,20 +44,25 @@ def is_missing(value: Any) -> bool:
 
 def read_id(name: str, value: Any) -> str | None:
     """An id as text, exactly: text as it is (leading zeros, blanks and all), whole numbers by their digits, a UUID as it is
-    written. A float counts while every whole number of its size is exact."""
+    written. A float counts while every whole number of its size is exact.
+
+    What cannot be told exactly is refused for a post. A user's decides nothing but whose post it is: bytes that are no text are
+    written out (`a\\xff`), so that users stay apart, and a blank one is none: else all who have none would be one."""
     value = _plain_number(value)
     if is_missing(value):
         return None
     expected = "a string or a whole number"
     if isinstance(value, bytes | bytearray | memoryview):
         try:
-            return bytes(value).decode("utf-8")
+            value = bytes(value).decode("utf-8", "backslashreplace" if name == "user_id" else "strict")
         except UnicodeDecodeError:
             raise ValueError(f"{name}: expected UTF-8, found bytes that are none") from None
     if isinstance(value, str):
+        if not _is_unicode(value) and name == "user_id":
+            value = value.encode("utf-8", "backslashreplace").decode()
         if not _is_unicode(value):
             raise ValueError(f"{name}: expected Unicode, found half a surrogate pair in {ascii(value)[:80]}")
-        return value
+        return value if name != "user_id" or value.strip() else None
     if isinstance(value, bool):
         raise unexpected(name, "string", value)
     if isinstance(value, int):

@@ -28,7 +28,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from hashtag_core import storage
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
-from hashtag_core.data.feature_cache import FeatureCache
+from hashtag_core.data.feature_cache import DIED, FeatureCache
 from hashtag_core.data.features import build_feature_table
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import READ_BUFFER_BYTES
@@ -117,6 +117,7 @@ def ensure_features(
     kinds, side_px = encoders.kinds, encoders.image_side_px
     cache = encoders.open_cache(cache_root(dataset.uri, section))
     del encoders
+    cache.forget_deaths()
     before = 0
     for chunk_posts in (None, *RETRY_CHUNK_POSTS):
         cache.refresh()
@@ -141,8 +142,8 @@ def ensure_features(
     cache.refresh()
     _, slices = _missing(dataset, splits, cache)
     for kind, keys in _keys_of(slices, cache).items():
-        logger.warning("%d contents killed the process that encoded them; they count as unreadable", len(keys))
-        cache.write_unreadable(kind, dict.fromkeys(keys, "the process that encoded it died"))
+        logger.warning("%d contents killed the process that encoded them; they count as unreadable for now", len(keys))
+        cache.write_unreadable(kind, dict.fromkeys(keys, DIED))
     cache.refresh()
     return cache
 

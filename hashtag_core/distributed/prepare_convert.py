@@ -84,6 +84,7 @@ def convert(plan: Conversion) -> dict[str, Any]:
     rejected: list[Rejected] = []
     posts = pictures = absent = done_before = 0
     missing: list[str] = []
+    with_posts: set[str] = set()
     with Pass(len(plan.names), "converting", "part") as progress:
         for name, part in zip(plan.names, plan.archive.parts, strict=True):
             if storage.exists(storage.join(plan.out, name)):
@@ -94,10 +95,11 @@ def convert(plan: Conversion) -> dict[str, Any]:
             with storage.open_input(storage.join(plan.out, name)) as source:
                 metadata = pq.ParquetFile(source).metadata
                 posts += metadata.num_rows
+                with_posts |= {part.path} if metadata.num_rows else set()
                 pictures += int((metadata.metadata or {}).get(b"pictures", b"0"))
                 absent += int((metadata.metadata or {}).get(b"pictures_missing", b"0"))
             progress.add(1)
-    tell_rejected(rejected, [])
+    tell_rejected(rejected, with_posts)
     check_pictures(absent, pictures + absent, missing, plan.recipe.archive.max_missing_images)
     summary = {
         "converted": plan.out,

@@ -15,11 +15,9 @@ from hashtag_core.data.dataset import Dataset
 from hashtag_core.data.formats import ArchiveFormat
 from hashtag_core.data.preparing import PostRules
 from hashtag_core.data.vocabulary import read_tag_rules
+from hashtag_core.distributed.prepare_claim import WORK, foreign_files
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.storage import FileInfo
-
-WORK = "_work"
-"""Below the dataset while it is made; what a killed run leaves behind is known by it."""
 
 TEST_PREFIX = "test-archive/"
 """Before the path of a part of the test archive, in `source` and in the records of rejected rows."""
@@ -93,7 +91,7 @@ def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str |
         raise ConfigError(f"the test archive is the archive itself: {archive}")
     rules = PostRules(recipe.captions, read_tag_rules(recipe.vocabulary), recipe.archive)
     config = _configuration(recipe, test_archive is not None)
-    finished = _finished(dataset, config)
+    finished = finished_dataset(dataset, config)
     archives = [open_archive(uri, recipe.archive) for uri in filter(None, (archive, test_archive))]
     for opened in archives:
         opened.first_readable()
@@ -102,13 +100,16 @@ def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str |
     return PreparePlan(recipe, archive, test_archive, dataset, archives, parts, rules, config, finished)
 
 
-def _finished(dataset: str, config: dict[str, Any]) -> Dataset | None:
+def finished_dataset(dataset: str, config: dict[str, Any]) -> Dataset | None:
     """The dataset there, once its configuration is seen to be this one; None where nothing is, or a killed run's leftovers."""
     try:
         held = Dataset.open(dataset)
     except NotFoundError:
-        if storage.exists(dataset) and not storage.exists(storage.join(dataset, WORK)):
-            others = [info.path for info in storage.list_files(dataset, hidden=True)]
+        if storage.exists(dataset):
+            ours = storage.exists(storage.join(dataset, WORK))  # what a killed run left behind
+            others = (
+                foreign_files(dataset) if ours else [info.path for info in storage.list_files(dataset, hidden=True)]
+            )
             if others:
                 raise ConfigError(f"{dataset} is not empty and holds no dataset: {others[0]} is there") from None
         return None

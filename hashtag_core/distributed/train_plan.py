@@ -125,15 +125,19 @@ def _check_data(plan: TrainPlan) -> None:
 
 
 def _check_modalities(plan: TrainPlan) -> None:
-    """A model that reads pictures of a dataset without any would learn from blanks, and nothing would say so."""
-    info = plan.dataset.info
-    reads = {name for name in plan.needs if name.startswith("image")}
-    if reads and info.pictures == 0:
-        named = f" ({info.pictures_missing} are named and could not be had)" if info.pictures_missing else ""
+    """ConfigError for a model that reads pictures of a dataset that has none though they were meant to be there: named and not
+    had, or all that the model reads. An archive of captions alone is no mistake, but is told."""
+    info, uri, family_name = plan.dataset.info, plan.dataset.uri, plan.recipe.model.family
+    images = {name for name in plan.needs if name.startswith("image")}
+    if not images or info.pictures != 0:
+        return
+    named = f" ({info.pictures_missing} are named and could not be had)" if info.pictures_missing else ""
+    told = f"{uri}: no post has a picture that can be decoded{named}, and {family_name} reads pictures"
+    if info.pictures_missing or images == plan.needs:
         raise ConfigError(
-            f"{plan.dataset.uri}: no post has a picture that can be decoded{named}, and {plan.recipe.model.family} reads pictures: "
-            "prepare the archive with its pictures, or choose a family or `model` options that read captions alone"
+            f"{told}: prepare the archive with its pictures, or choose a family or `model` options that read captions alone"
         )
+    logger.warning("%s: it learns from captions alone", told)
 
 
 def check_base(plan: TrainPlan, identity: Mapping[str, Any]) -> None:

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from hashtag_core.config import ArchiveSection, read_recipe
 from hashtag_core.data.archive import open_archive
+from hashtag_core.data.posts import Rejected
 from hashtag_core.distributed.prepare_convert import convert, plan_conversion
+from hashtag_core.distributed.prepare_report import check_pictures, tell_rejected
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.schema import POST
 from jobs import prepare as job
@@ -57,19 +59,18 @@ def write(folder: Path, layout: str, rows: list[dict[str, Any]], others: set[str
 def test_read_and_left_out_are_all_that_is_there(
     rows: list[dict[str, Any]], others: set[str], layout: str, batch_rows: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    good = [row for row in rows if (row["post_id"] or "").strip() and row["created_at"] != "soon"]
     folder = tmp_path_factory.mktemp("archive")
     there = write(folder, layout, rows, others)
-    summary = convert(
-        plan_conversion(
-            str(folder),
-            str(folder) + "-out",
-            read_recipe(None, [f"archive.format='{layout}'", f"archive.batch_rows={batch_rows}"]),
-        )
-    )
+    recipe = read_recipe(None, [f"archive.format='{layout}'", f"archive.batch_rows={batch_rows}"])
+    if not good and layout != "posts":  # of Parquet, the footer alone is looked at
+        with pytest.raises(ArchiveError, match="can be read as posts"):
+            plan_conversion(str(folder), str(folder) + "-out", recipe)
+        return
+    summary = convert(plan_conversion(str(folder), str(folder) + "-out", recipe))
     files = summary["files"]
     assert files["there"] == there
     assert files["read"] + files["beside"] + sum(files["left_out"].values()) == there
-    good = [row for row in rows if (row["post_id"] or "").strip() and row["created_at"] != "soon"]
     assert (summary["posts"], summary["rows"]) == (len(good), len(rows))
     assert summary["posts"] + summary["rejected"] == len(rows)
     table = pq.ParquetDataset(folder.with_name(folder.name + "-out")).read()
@@ -237,3 +238,36 @@ def test_pictures_of_a_batch_that_pass_the_bound_come_in_pieces(
     assert [row for batch in batches for row in batch.rows.tolist()] == [0, 2, 3, 4, 6, 7, 8]
     assert [item.row for batch in batches for item in batch.rejected] == [1, 5, 9]
     assert all(batch.posts["image"].null_count == 0 for batch in batches)
+
+
+def test_rejected_rows_are_told_by_reason_and_lost_parts_loudly(caplog: pytest.LogCaptureFixture) -> None:
+    told = [Rejected("a.parquet", n, None, f"post_id: expected string, found list<{n}>") for n in range(40)]
+    told += [Rejected("b.parquet", None, None, "expected a Parquet file, found: nothing")]
+    told += [Rejected("c.parquet", 7, "x", "created_at: expected an ISO 8601 time, found 'soon'")]
+    tell_rejected(told, {"c.parquet"})
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "40 rejected: post_id: expected string, found list<0> (the first: a.parquet row 0)",
+        "1 rejected: expected a Parquet file, found: nothing (the first: b.parquet)",
+        "1 rejected: created_at: expected an ISO 8601 time, found 'soon' (the first: c.parquet row 7)",
+        "a.parquet: NOT ONE OF ITS ROWS IS A POST (40 rejected): post_id: expected string, found list<0>",
+        "b.parquet: NOT ONE OF ITS ROWS IS A POST (1 rejected): expected a Parquet file, found: nothing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("missing", "named", "most", "stops"),
+    [(0, 10, 0.0, False), (1, 10, 0.1, False), (2, 10, 0.1, True), (10, 10, None, False)],
+)
+def test_missing_pictures_stop_above_a_share(
+    missing: int, named: int, most: float | None, stops: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if stops:
+        with pytest.raises(
+            ArchiveError,
+            match=r"2 of 10 pictures could not be had \(20%\), e\.g\. why: more than archive\.max_missing_images = 0\.1",
+        ):
+            check_pictures(missing, named, ["why"], most)
+        return
+    check_pictures(missing, named, ["why"], most)
+    assert bool(caplog.records) == bool(missing)

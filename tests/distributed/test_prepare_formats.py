@@ -91,3 +91,15 @@ def test_a_recipe_that_reads_pictures_refuses_a_dataset_without_any(
     ):
         plan_training(read_recipe(None, ["model.family='linear'"]), str(tmp_path / "d"))
     plan_training(read_recipe(None, ["model.family='linear'", "model.inputs=['caption']"]), str(tmp_path / "d"))
+
+
+def test_an_archive_of_captions_alone_is_no_mistake(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").mkdir()
+    lines = ({"id": f"{n}", "text": f"{n} birds over the sea #bird#sea"} for n in range(20))
+    (tmp_path / "a" / "posts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    chosen = ["--format", "jsonl", "--set", "vocabulary.min_count=1", "--set", "split.kind=random"]
+    assert job.main(["--archive", str(tmp_path / "a"), "--dataset", str(tmp_path / "d"), *chosen]) == 0
+    plan_training(read_recipe(None, ["model.family='linear'"]), str(tmp_path / "d"))
+    assert "linear reads pictures: it learns from captions alone" in capfd.readouterr().err
+    with pytest.raises(ConfigError, match="linear reads pictures: prepare the archive with its pictures"):
+        plan_training(read_recipe(None, ["model.family='linear'", "model.inputs=['image']"]), str(tmp_path / "d"))

@@ -32,8 +32,14 @@ MAX_BATCH_BYTES = 128 << 20
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:data|file):")
 """How a URI begins that is no path below the archive."""
 
+LOOKED_AT_ROWS = 1_000
+"""Rows of a part that are tried before it is said that no post can come from it."""
+
 READ_THREADS = 16
 """Files that are read at once: on object storage a file is mostly waiting."""
+
+Columns = Sequence[str] | None
+"""Fields of POST that are wanted (`post_id` comes always); None: all. Without `image` no picture is read."""
 
 Post = dict[str, Any]
 """Fields of POST; absent ones are null."""
@@ -65,15 +71,15 @@ class ArchiveFormat:
     """A layout: `description` says which folder it expects.
 
     `survey(uri, reading)` lists the parts, sorted, and tallies every file; a part holds all that reading it needs.
-    `problem(part)` says cheaply why no post can come from a part, None if one can; `read(part, batch_rows)` streams it;
-    `etag(part)` is the part's etag now.
+    `problem(part)` says cheaply why no post can come from a part, None if one can; `read(part, batch_rows, columns=None)` streams
+    it, the same rows whatever columns are asked for; `etag(part)` is the part's etag now.
     """
 
     name: str
     description: str
     survey: Callable[[str, Reading], Listing[Any]]
     problem: Callable[[FileInfo], str | None]
-    read: Callable[[FileInfo, int], Iterator[PartBatch]]
+    read: Callable[..., Iterator[PartBatch]]
     etag: Callable[[FileInfo], str] = field(default=file_etag)
 
     def list_parts(self, uri: str, reading: Reading = AS_IT_IS) -> Sequence[Any]:
@@ -100,8 +106,16 @@ class Fault(NamedTuple):
     ends: bool = False
 
 
-def batches(path: str, rows: Iterable[Post | Fault], first_row: int, batch_rows: int) -> Iterator[PartBatch]:
+def wants_pictures(columns: Columns) -> bool:
+    """Whether pictures have to be read."""
+    return columns is None or "image" in columns
+
+
+def batches(
+    path: str, rows: Iterable[Post | Fault], first_row: int, batch_rows: int, columns: Columns = None
+) -> Iterator[PartBatch]:
     """Rows of the part `path`, the first numbered `first_row`, as batches of at most `batch_rows` rows."""
+    schema = pa.schema([field for field in POST if columns is None or field.name in {*columns, "post_id"}])
     posts: list[Post] = []
     rejected: list[Rejected] = []
     row, size = first_row, 0
@@ -114,18 +128,23 @@ def batches(path: str, rows: Iterable[Post | Fault], first_row: int, batch_rows:
             size += len(found.get("image") or b"")
             row += 1
         if row - first_row >= batch_rows or size >= MAX_BATCH_BYTES:
-            yield PartBatch(first_row, pa.Table.from_pylist(posts, schema=POST), rejected)
+            yield PartBatch(first_row, pa.Table.from_pylist(posts, schema=schema), rejected)
             posts, rejected, first_row, size = [], [], row, 0
     if posts or rejected:
-        yield PartBatch(first_row, pa.Table.from_pylist(posts, schema=POST), rejected)
+        yield PartBatch(first_row, pa.Table.from_pylist(posts, schema=schema), rejected)
 
 
 def problem_in(found: Iterator[PartBatch]) -> str | None:
-    """Why the first batch holds no post; None if it does."""
-    first = next(found, None)
-    if first is None:
-        return "nothing in it"
-    return None if first.posts.num_rows or not first.rejected else first.rejected[0].reason
+    """Why there is no post among the first LOOKED_AT_ROWS rows, told by the first of them; None if there is one."""
+    first, rows = None, 0
+    for batch in found:
+        if batch.posts.num_rows:
+            return None
+        first = first or (batch.rejected[0].reason if batch.rejected else None)
+        rows += len(batch.rejected)
+        if rows >= LOOKED_AT_ROWS:
+            break
+    return first or "nothing in it"
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -140,8 +159,11 @@ LENIENT = "lenient"
 """Key of a post whose reference is its own affair: one that leads out of the archive leaves it without a picture."""
 
 
-def with_images(rows: Iterable[Post | Fault], archive: str) -> Iterator[Post | Fault]:
-    """`with_image` of every row that is a post, several pictures at a time."""
+def with_images(rows: Iterable[Post | Fault], archive: str, columns: Columns = None) -> Iterator[Post | Fault]:
+    """`with_image` of every row that is a post, several pictures at a time; where pictures are not wanted, the same rows."""
+    if not wants_pictures(columns):
+        yield from (row if isinstance(row, Fault) else with_image(row, archive, read=False) for row in rows)
+        return
     stream = iter(rows)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         while some := list(itertools.islice(stream, READ_THREADS)):
@@ -151,17 +173,20 @@ def with_images(rows: Iterable[Post | Fault], archive: str) -> Iterator[Post | F
                 yield from some
 
 
-def with_image(post: Post, archive: str) -> Post | Fault:
+def with_image(post: Post, archive: str, *, read: bool = True) -> Post | Fault:
     """The post, `image_uri` (a path below the archive) replaced by the bytes that are there.
 
     Where no file is, and for an absolute path or a URI with a scheme, it keeps `image_uri` and has no image; a path that leads
-    out of the archive makes the row a Fault, unless the post is LENIENT.
+    out of the archive makes the row a Fault, unless the post is LENIENT. Without `read`, the path alone is looked at.
     """
     path = post.get("image_uri")
     if not path or path.startswith("/") or SCHEME.match(path):
         return post
     try:
-        return {**post, "image": storage.read_bytes(storage.join(archive, path)), "image_uri": None}
+        place = storage.join(archive, path)
+        if "\0" in path:
+            raise ValueError("a null character")
+        return {**post, "image": storage.read_bytes(place), "image_uri": None} if read else post
     except NotFoundError:
         return post
     except StorageError as error:

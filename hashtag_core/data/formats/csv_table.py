@@ -29,6 +29,7 @@ from hashtag_core.data.formats.base import (
     PART_ROWS,
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -50,7 +51,7 @@ from hashtag_core.data.formats.fields import (
 from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading
-from hashtag_core.data.values import read_degrees, read_text, read_time, tags_in_text, unexpected
+from hashtag_core.data.values import read_degrees, read_id, read_text, read_time, tags_in_text, unexpected
 from hashtag_core.storage import FileInfo
 
 TABLE = re.compile(r".+\.(?:csv|tsv|tab)(?:\.gz)?", re.IGNORECASE)
@@ -186,14 +187,14 @@ def _first_rows(info: FileInfo, shared: dict[str, Any], offset: int) -> Iterator
             return
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
     with storage.open_input(part.uri) as source:
         lines = _Lines(source, part.path, Dialect(**chosen["dialect"]), chosen["offset"])
         rows = _rows(lines, chosen)
         if {"image", "image_uri"} & set(chosen["columns"]):
-            rows = with_images(rows, chosen["archive"])
-        yield from batches(part.path, rows, chosen["begin"], batch_rows)
+            rows = with_images(rows, chosen["archive"], columns)
+        yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
 def _rows(lines: "_Lines", chosen: dict[str, Any]) -> Iterator[Post | Fault]:
@@ -218,16 +219,17 @@ def _rows(lines: "_Lines", chosen: dict[str, Any]) -> Iterator[Post | Fault]:
 
 def _post(cells: dict[str, str], chosen: dict[str, Any]) -> Post:
     """The POST row of one row; ValueError that names field, expected and found."""
-    for name in ("post_id", "user_id"):
-        if name in cells and isinstance(_bytes_or_text(cells[name]), bytes):
-            encoding = (chosen["dialect"]["encoding"] or "utf-8").upper()
-            raise ValueError(f"{name}: expected {encoding}, found bytes that are none")
+    if isinstance(_bytes_or_text(cells.get("post_id", "")), bytes):
+        encoding = (chosen["dialect"]["encoding"] or "utf-8").upper()
+        raise ValueError(f"post_id: expected {encoding}, found bytes that are none")
     if not cells.get("post_id", "").strip():
         raise unexpected("post_id", "a non-empty string", cells.get("post_id"))
     post: Post = {
         **cells,
         "created_at": read_time("created_at", cells.get("created_at", "").strip() or None, chosen["date_format"]),
     }
+    if "user_id" in cells:
+        post["user_id"] = read_id("user_id", _bytes_or_text(cells["user_id"]))
     for name in ("caption", "hashtags", "image", "image_uri"):
         if name in cells:
             post[name] = read_text(name, _bytes_or_text(cells[name]))

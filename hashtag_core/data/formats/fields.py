@@ -10,6 +10,7 @@ Case does not matter; `Reading.columns` (`--map`) goes before. A path is looked 
 file that names it, and below each folder that holds pictures; what holds most of the first ones named is taken for all.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +22,8 @@ from hashtag_core import storage
 from hashtag_core.data.formats.base import SCHEME, in_threads
 from hashtag_core.data.listing import Tally
 from hashtag_core.data.reading import Reading, listed, missing_column
-from hashtag_core.errors import ConfigError, StorageError
+from hashtag_core.errors import ConfigError, NotFoundError, StorageError
+from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
 
 NAMES = {
@@ -120,11 +122,14 @@ def look_through(archive: str, wanted: re.Pattern[str], told: str) -> Folder:
 
 def _single(archive: str) -> FileInfo | None:
     """The file that the archive is, where it is one."""
-    name = archive.rstrip("/").rpartition("/")[2]
-    if "." not in name:
+    if not storage.is_remote(archive):
+        return storage.file_info(archive) if os.path.isfile(storage.local_path(archive)) else None
+    _, _, place = archive.partition("://")
+    key = place.partition("/")[2].rstrip("/")
+    try:
+        return storage.file_info(archive) if "." in key.rpartition("/")[2] else None
+    except NotFoundError:
         return None
-    found = storage.list_files(archive, hidden=True)
-    return found[0] if len(found) == 1 and found[0].uri.rstrip("/").endswith(name) and found[0].path == name else None
 
 
 def picture_path(written: str) -> str:
@@ -168,7 +173,9 @@ def picture_folder(folder: Folder, of: FileInfo, written: Iterable[str]) -> str:
 def _is_there(root: str, folder: str, path: str) -> bool:
     try:
         return storage.exists(storage.join(root, folder, path))
-    except (ConfigError, StorageError, ValueError):
+    except (ConfigError, StorageError, ValueError) as error:
+        if is_machine(error):
+            raise
         return False
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from hashtag_core.data.formats.base import (
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -54,9 +55,11 @@ def problem(part: FileInfo) -> str | None:
     return problem_in(_read(part, 8))
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
-    yield from batches(part.path, with_images(_rows(part), chosen["archive"]), chosen["begin"], batch_rows)
+    yield from batches(
+        part.path, with_images(_rows(part), chosen["archive"], columns), chosen["begin"], batch_rows, columns
+    )
 
 
 def _rows(part: FileInfo) -> Iterator[Post | Fault]:

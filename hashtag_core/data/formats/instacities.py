@@ -26,6 +26,7 @@ from hashtag_core.data.formats.base import (
     PART_ROWS,
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -35,6 +36,7 @@ from hashtag_core.data.formats.base import (
     problem_in,
     selection_of,
     walk_seen,
+    wants_pictures,
 )
 from hashtag_core.data.formats.encodings import decode_text
 from hashtag_core.data.listing import Listing, Tally
@@ -123,20 +125,20 @@ def _uri(chosen: dict[str, Any], kind: str, name: str) -> str:
     return storage.join(chosen["archive"], chosen["folders"][kind], name)
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
-    rows = in_threads(partial(_post, chosen), chosen["posts"])
-    yield from batches(part.path, rows, chosen["begin"], batch_rows)
+    rows = in_threads(partial(_post, chosen, wants_pictures(columns)), chosen["posts"])
+    yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
-def _post(chosen: dict[str, Any], found: tuple[str, dict[str, str]]) -> Post | Fault:
+def _post(chosen: dict[str, Any], pictures: bool, found: tuple[str, dict[str, str]]) -> Post | Fault:
     stem, names = found
     post: Post = {"post_id": plain(f"{chosen['city']}/{stem}".lstrip("/"))}
     try:
         if "caption" in names:
             text = storage.read_bytes(_uri(chosen, "caption", names["caption"]))
             post["caption"] = decode_text(text, chosen["encoding"])
-        if "image" in names:
+        if "image" in names and pictures:
             post["image"] = storage.read_bytes(_uri(chosen, "image", names["image"]))
     except NotFoundError as error:
         return Fault(f"a file went while the archive was read: {error}", post["post_id"])

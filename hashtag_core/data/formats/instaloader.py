@@ -30,6 +30,7 @@ from hashtag_core.data.formats.base import (
     PART_ROWS,
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -39,6 +40,7 @@ from hashtag_core.data.formats.base import (
     problem_in,
     selection_of,
     walk_seen,
+    wants_pictures,
 )
 from hashtag_core.data.formats.encodings import decode_text
 from hashtag_core.data.listing import Listing, Tally
@@ -124,14 +126,16 @@ def _uri(chosen: Mapping[str, Any], name: str) -> str:
     return storage.join(chosen["archive"], chosen["folder"], name)
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
-    rows = in_threads(partial(read_post, chosen), chosen["posts"])
-    yield from batches(part.path, rows, chosen["begin"], batch_rows)
+    rows = in_threads(partial(read_post, chosen, pictures=wants_pictures(columns)), chosen["posts"])
+    yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
-def read_post(chosen: Mapping[str, Any], entry: tuple[str, Files], user_of_folder: bool = True) -> Post | Fault:
-    """The post of these files, or why they are none."""
+def read_post(
+    chosen: Mapping[str, Any], entry: tuple[str, Files], user_of_folder: bool = True, pictures: bool = True
+) -> Post | Fault:
+    """The post of these files (without `pictures`, all but its picture), or why they are none."""
     stem, files = entry
     try:
         post = _of_metadata(_uri(chosen, files["metadata"])) if "metadata" in files else _of_names(chosen, stem)
@@ -139,7 +143,7 @@ def read_post(chosen: Mapping[str, Any], entry: tuple[str, Files], user_of_folde
             post["user_id"] = _profile(chosen["folder"])
         if "caption" in files and "caption" not in post:
             post["caption"] = decode_text(storage.read_bytes(_uri(chosen, files["caption"])), chosen["encoding"])
-        if "image" in files:
+        if "image" in files and pictures:
             post["image"] = storage.read_bytes(_uri(chosen, files["image"]))
     except NotFoundError as error:
         return Fault(f"a file went while the archive was read: {error}")

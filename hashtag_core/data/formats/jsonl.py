@@ -26,6 +26,7 @@ from hashtag_core.data.formats.base import (
     LENIENT,
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -140,14 +141,14 @@ def _encoding_of(info: FileInfo, reading: Reading) -> tuple[str | None, int]:
     return (None, 0) if begin[:2] == b"\x1f\x8b" and not reading.encoding else chosen_encoding(begin, reading.encoding)
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
     if chosen["fault"]:
-        yield from batches(part.path, [Fault(chosen["fault"], ends=True)], 0, batch_rows)
+        yield from batches(part.path, [Fault(chosen["fault"], ends=True)], 0, batch_rows, columns)
         return
     with storage.open_input(part.uri) as source:
-        rows = with_images(_rows(source, part, chosen), chosen["archive"])
-        yield from batches(part.path, rows, 0, batch_rows)
+        rows = with_images(_rows(source, part, chosen), chosen["archive"], columns)
+        yield from batches(part.path, rows, 0, batch_rows, columns)
 
 
 def _rows(source: pa.NativeFile, part: FileInfo, chosen: dict[str, Any]) -> Iterator[Post | Fault]:

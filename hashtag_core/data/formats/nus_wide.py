@@ -24,6 +24,7 @@ from hashtag_core import storage
 from hashtag_core.data.formats.base import (
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -88,11 +89,11 @@ def _image_folder(archive: str, pictures: FileInfo) -> str:
     return IMAGE_FOLDERS[0]
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
     names = storage.read_bytes(chosen["names"]).decode("utf-8-sig", "replace").split() if chosen["names"] else None
-    rows = with_images(_rows(part, chosen["folder"], names), chosen["archive"])
-    yield from batches(part.path, rows, chosen["begin"], batch_rows)
+    rows = with_images(_rows(part, chosen["folder"], names), chosen["archive"], columns)
+    yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
 def _rows(part: FileInfo, folder: str, names: list[str] | None) -> Iterator[Post | Fault]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from hashtag_core.data.formats.base import MAX_BATCH_BYTES, ArchiveFormat, ArchivePart
+from hashtag_core.data.formats.base import MAX_BATCH_BYTES, ArchiveFormat, ArchivePart, Columns
 from hashtag_core.data.listing import Listing, list_parquet
 from hashtag_core.data.posts import PartBatch, iter_post_batches, part_problem
 from hashtag_core.data.reading import AS_IT_IS, Reading
@@ -29,8 +29,8 @@ def _problem(part: FileInfo) -> str | None:
     return part_problem(part, reading_of(part))
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
-    return iter_post_batches(part, batch_rows, max_batch_bytes=MAX_BATCH_BYTES, reading=reading_of(part))
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
+    return iter_post_batches(part, batch_rows, columns, MAX_BATCH_BYTES, reading_of(part))
 
 
 POSTS = ArchiveFormat("posts", "Parquet at any depth, columns of the POST schema", survey, _problem, _read)

@@ -35,6 +35,8 @@ DAY = datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
         ("post_id", pa.array([uuid.UUID(int=5).bytes, None], pa.uuid()), [str(uuid.UUID(int=5)), None]),
         ("post_id", pa.array([b"007", b"\xff"]), ["007", "expected UTF-8"]),
         ("post_id", pa.array([True]), ["expected string, found bool"]),
+        ("user_id", pa.array(["", " ", "ann", None]), [None, None, "ann", None]),
+        ("latitude", pa.array([float("nan"), float("inf"), 1.5]), [None, "expected a number", 1.5]),
         ("user_id", pa.array([b"a\xff", b"a\xfe"]), ["a\\xff", "a\\xfe"]),
         ("created_at", pa.array(["2020-01-02T03:04:05Z", "", None, "soon"]), [DAY, None, None, "expected an ISO 8601"]),
         ("created_at", pa.array(["2020-01-02 03:04:05 UTC", "2020-01-01 19:04:05 -0800"]), [DAY, DAY]),

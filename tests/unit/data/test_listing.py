@@ -1,5 +1,6 @@
 """Which files are parts, and that every file is in the tally once, with the true reason."""
 
+import errno
 import gzip
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from hashtag_core.data.listing import list_parquet
 from hashtag_core.data.posts import list_parts
-from hashtag_core.errors import ArchiveError
+from hashtag_core.errors import ArchiveError, StorageError
 
 WHOLE = "whole"
 FILES: dict[str, tuple[str | bytes, bool]] = {
@@ -100,6 +101,33 @@ def test_read_and_left_out_are_what_is_there(names: set[str], tmp_path_factory: 
     tally = list_parquet(str(folder)).tally
     assert tally.read + sum(tally.left_out.values()) == tally.there == len(names)
     assert tally.read == sum(FILES[name][1] for name in names)
+
+
+def test_a_store_that_fails_is_not_taken_for_a_file_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be looked at because the machine failed is not left out: its posts would be lost without a word."""
+    from hashtag_core import storage
+
+    write(tmp_path, {"part-00000": WHOLE, "secret": WHOLE})
+    real = storage.open_input
+
+    def failing(uri: str) -> pa.NativeFile:
+        if uri.endswith("secret"):
+            raise StorageError(f"{uri}: open failed") from PermissionError(errno.EACCES, "Permission denied")
+        return real(uri)
+
+    monkeypatch.setattr(storage, "open_input", failing)
+    listing = list_parquet(str(tmp_path))
+    assert [part.path for part in listing.parts] == ["part-00000"]
+    assert listing.tally.left_out == {"unreadable, and its name does not say what it is": 1}
+
+    def down(uri: str) -> pa.NativeFile:
+        raise StorageError(f"{uri}: open failed") from OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(storage, "open_input", down)
+    with pytest.raises(StorageError):
+        list_parquet(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,17 @@ def test_a_picture_is_found_where_it_lies(column: str, written: str, where: str,
     assert (post["image"] == JPEG) or not in_its_folder
 
 
+def test_one_table_on_s3_is_an_archive(tmp_path: Path, s3_bucket: str) -> None:
+    from hashtag_core import storage
+
+    storage.write_bytes(f"{s3_bucket}/v1.0/p/1.jpg", JPEG)
+    storage.write_bytes(f"{s3_bucket}/v1.0/posts.csv", b"id,image\n1,p/1.jpg\n")
+    storage.write_bytes(f"{s3_bucket}/v1.0/more.jsonl", b'{"id": "2", "filename": "1.jpg"}\n')
+    for uri, layout in (("v1.0/posts.csv", "csv"), ("v1.0", "csv"), ("v1.0/", "csv"), ("v1.0", "jsonl")):
+        (post,), _ = rows_of(open_archive(f"{s3_bucket}/{uri}", ArchiveSection(format=layout)))
+        assert post["image"] == JPEG, uri
+
+
 def test_a_mapped_column_of_pictures(tmp_path: Path) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "1.jpg").write_bytes(JPEG)
@@ -254,6 +265,36 @@ def test_an_id_is_the_same_in_parquet_tables_and_lines(
     for layout in ("posts", "csv", "jsonl"):
         posts, rejected = rows_of(opened(folder, format=layout))
         assert ([post["post_id"] for post in posts], rejected) == (ids, []), layout
+
+
+def test_rows_that_are_none_before_the_first_post_do_not_cost_the_table(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        a__csv="id,date\n" + "x,soon\n" * 500 + "1,2020-01-02\n",
+        b__jsonl="nonsense\n" * 500 + '{"id": "1"}\n',
+    )
+    for layout in ("csv", "jsonl"):
+        archive = opened(tmp_path, format=layout)
+        assert archive.first_readable() is archive.parts[0]
+        posts, rejected = rows_of(archive)
+        assert (len(posts), len(rejected)) == (1, 500)
+
+
+def test_a_user_is_kept_apart_whatever_its_bytes(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    users = pa.array(["ann", b"a\xff", b"a\xfe", " ", None], pa.binary())
+    pq.write_table(pa.table({"post_id": [f"{n}" for n in range(5)], "user_id": users}), tmp_path / "a.parquet")
+    rows = b"0,ann,\xc3\xa9\n1,a\xff,\xc3\xa9\n2,a\xfe,\xc3\xa9\n3, ,\xc3\xa9\n4,,\xc3\xa9\n5,\xc3\xa9,x\n"
+    put(tmp_path, a__csv=b"post_id,user_id,caption\n" + rows)
+    for layout in ("posts", "csv"):
+        posts, rejected = rows_of(opened(tmp_path, format=layout))
+        assert rejected == []
+        assert [post["user_id"] for post in posts][:5] == ["ann", "a\\xff", "a\\xfe", None, None]
+    put(tmp_path, a__jsonl=json.dumps({"post_id": "1", "user_id": "a\ud83d"}) + "\n")
+    ((post,), rejected) = rows_of(opened(tmp_path, format="jsonl"))
+    assert (post["user_id"], rejected) == ("a\\ud83d", [])
 
 
 @pytest.mark.parametrize("value", [1.5, 1e300, float(2**53), True, "a\ud83d", [1], {"a": 1}])
