@@ -10,6 +10,7 @@ repeated: a command that was killed is run again. Archives are read and not chan
 looked for.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hashtag_core.data.posts import iter_post_batches, list_parts
+from hashtag_core.data.source import Source
 from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.output.chunk_files import read_chunk
 from hashtag_core.output.forget_list import ForgetList
@@ -127,23 +128,27 @@ def _unproven(out: str, result: Forgotten, places: Sequence[str]) -> IntegrityEr
     return error
 
 
-def _archives(layouts: Sequence[Layout], archive: str | None) -> list[str]:
+def _archives(layouts: Sequence[Layout], archive: str | None) -> list[Source]:
     """Archives in which ids are looked up: the one that is named, else those that were tagged and are there."""
+    records = [Output.open(layout).records.settings for layout in layouts]
+    sources = {json.dumps([item.archive, item.reading]): item.source(archive) for item in records if item is not None}
     if archive is not None:
-        list_parts(archive)
-        return [archive]
-    settings = [Output.open(layout).records.settings for layout in layouts]
+        sources = {json.dumps(source.section.model_dump()): source for source in sources.values()} or {
+            "": Source(archive)
+        }
     found = []
-    for uri in sorted({item.archive for item in settings if item is not None}):
+    for source in sources.values():
         try:
-            list_parts(uri)
-            found.append(uri)
+            source.parts()
+            found.append(source)
         except HashtagError as error:
+            if archive is not None:
+                raise
             logger.warning("whose posts are which is looked up in the output alone: %s", error)
     return found
 
 
-def _find_posts(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[str]) -> None:
+def _find_posts(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[Source]) -> None:
     """Which ids are the users', and which of these other users have too."""
     users, named = wanted.forgotten.users, set(wanted.posts)
     keys = pa.array(sorted(users), pa.string())
@@ -163,7 +168,7 @@ def _find_posts(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[st
     wanted.posts |= theirs
 
 
-def _owners(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[str]) -> Iterator[pa.Table]:
+def _owners(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[Source]) -> Iterator[pa.Table]:
     """`post_id` and `user_key` of all that is in the tables, in chunks and in the archives."""
     columns = ["post_id", "user_key"]
     for output in outputs:
@@ -174,8 +179,8 @@ def _owners(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[str]) 
                 content = read_chunk(info.uri)
                 yield from (content.rows.select(columns), content.rejected.select(columns))
     for archive in archives:
-        for info in list_parts(archive):
-            for batch in iter_post_batches(info, SCAN_ROWS, ["user_id"]):
+        for info in archive.parts():
+            for batch in archive.batches(info, SCAN_ROWS, ["user_id"]):
                 if batch.posts.num_rows:
                     yield _keyed(batch.posts, wanted.forgotten)
 
@@ -187,7 +192,7 @@ def _keyed(posts: pa.Table, forgotten: ForgetList) -> pa.Table:
     return pa.table({"post_id": posts["post_id"], "user_key": keys})
 
 
-def _unknown(outputs: Sequence[Output], archives: Sequence[str]) -> int:
+def _unknown(outputs: Sequence[Output], archives: Sequence[Source]) -> int:
     """Tagged posts without a content hash and a user, which no archive has: of these nobody knows whose they are."""
     doubtful = [pa.array([], pa.string())]
     for output in outputs:
@@ -196,8 +201,9 @@ def _unknown(outputs: Sequence[Output], archives: Sequence[str]) -> int:
             doubtful += rows.filter(pc.invert(told))["post_id"].chunks
     ids = pa.concat_arrays(doubtful)
     known = set[str]()
-    for info in [info for archive in archives for info in list_parts(archive)] if len(ids) else ():
-        for batch in iter_post_batches(info, SCAN_ROWS, []):
+    parts = [(source, part) for source in archives for part in source.parts()] if len(ids) else []
+    for source, info in parts:
+        for batch in source.batches(info, SCAN_ROWS, []):
             here = batch.posts["post_id"]
             known.update(here.filter(pc.is_in(here, value_set=ids)).to_pylist())
     return sum(post_id not in known for post_id in ids.to_pylist())

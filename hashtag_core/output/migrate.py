@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hashtag_core import storage
-from hashtag_core.data.posts import list_parts
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.layout import Layout, hive
@@ -195,13 +194,12 @@ def _token(retag: RetagRecord, path: str) -> str:
 def _archive_files(archive: str | None, settings: TagSettings) -> dict[str, FileInfo]:
     """The parts of the archive that is named, else of the one that was tagged; none where that is gone."""
     try:
-        files = list_parts(archive or settings.archive)
+        return {info.path: info for info in settings.source(archive).parts()}
     except HashtagError as error:
         if archive is not None:
             raise
         logger.warning("users and dates of the posts are not known: %s", error)
         return {}
-    return {info.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"): info for info in files}
 
 
 def _are_by_day(layouts: Sequence[Layout]) -> bool:
