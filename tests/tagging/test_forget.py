@@ -262,6 +262,9 @@ def test_the_proof_looks_where_the_deed_does_not(output: Path, archive: Path) ->
         "_rejected/old.jsonl": lambda path: path.write_text(
             json.dumps({"post_id": post}) + "\n" + json.dumps({"post_id": "x"}) + "\n"
         ),
+        "_state/counts.jsonl": lambda path: path.write_text(json.dumps({"posts": [[3, post]]}) + "\n"),
+        "counts.json": lambda path: path.write_text(json.dumps({"posts": {THEIRS: 3}})),
+        "told.parquet": lambda path: pq.write_table(pa.table({"reason": [f"post {post!r}: no score"]}), path),
         "notes.txt": lambda path: path.write_text(f"see {post}"),
     }
     for name, write in strays.items():
@@ -273,6 +276,28 @@ def test_the_proof_looks_where_the_deed_does_not(output: Path, archive: Path) ->
         assert caught.value.summary["remaining"] == 1  # type: ignore[attr-defined]
         path.unlink()
     assert forget(str(output), {THEIRS}).remaining == 0
+
+
+def test_words_of_the_files_themselves_are_no_users(output: Path, archive: Path) -> None:
+    """People may be called as anything is called in a log, a record, a column."""
+    words = [
+        "part",
+        "model",
+        "settings",
+        "retag",
+        "auto",
+        "append",
+        "Append",
+        "forgotten",
+        "ok",
+        "done",
+        "toy",
+        "tag001",
+        "path",
+        "rows",
+    ]
+    assert forget(str(output), words, ["1", "0", "popularity", "a"]).remaining == 0
+    assert len(tagged(output)) == 20
 
 
 def test_run_records_name_no_post(output: Path, archive: Path) -> None:
