@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hashtag_core.errors import ConfigError, NotFoundError
 
@@ -214,12 +214,35 @@ class EvaluationSection(Section):
 
 
 class GatesSection(Section):
-    """What a challenger must pass."""
+    """What a challenger must pass; see `evaluation.gates` and docs/registry.md."""
 
     metric: str = "f1_at_5"
     protocol: Literal["headline", "papers", "floor"] = "headline"
-    min_gain: float = 0.0
-    """The challenger's figure must exceed the champion's by more than this."""
+    min_gain: float = 0.002
+    """The challenger's figure must exceed the champion's by more than this; below 0 it may be worse by so much, and no proof
+    is asked for."""
+    max_p_value: float = Field(0.05, gt=0, le=1)
+    """Of the paired bootstrap over users, two-sided: beyond it a gain is held for chance."""
+    bootstrap_samples: int = Field(2000, ge=100)
+    min_posts: int = Field(1, ge=1)
+    """Posts of the split that must count."""
+    max_slice_loss: float = Field(0.02, ge=0)
+    """What may be lost on a kind of post or of tag (short captions, no image, no history, tail tags), beyond chance."""
+    min_slice_posts: int = Field(20, ge=1)
+    """A smaller slice does not judge."""
+    max_calibration_loss: float = Field(0.1, ge=0)
+    """By how much the expected calibration error may be above the champion's."""
+    min_coverage_ratio: float = Field(0.5, ge=0)
+    """Share of the champion's coverage of the vocabulary."""
+    min_novelty_ratio: float = Field(0.8, ge=0)
+    min_speed_ratio: float = Field(0.1, ge=0)
+    """Share of the champion's posts a second, from pictures and captions on."""
+    speed_posts: int = Field(48, ge=1)
+    """Posts that the speed is measured on."""
+    golden_tolerance: float = Field(1e-3, ge=0)
+    """By how much a score may differ from what the model gave when it was registered."""
+    max_split_uses: int | None = Field(None, ge=1)
+    """Challengers that one split may judge; null: it is counted and told."""
 
 
 class TaggingSection(Section):
@@ -253,6 +276,13 @@ class TrackingSection(Section):
     experiment: str = "hashtag-recommender"
     model_name: str = "hashtag-recommender"
     """Registered model; all families are versions of it, so that one alias `champion` stands over them all."""
+
+    @field_validator("model_name")
+    @classmethod
+    def _registrable(cls, name: str) -> str:
+        if not name.strip() or "/" in name or ":" in name or name.startswith("m-"):
+            raise ValueError("a registered model's name may not be empty, hold '/' or ':', or begin with 'm-'")
+        return name
 
 
 class Recipe(Section):

@@ -64,8 +64,9 @@ TURNS = {
 """EXIF orientation -> what sets the picture upright (EXIF 2.3, 4.6.4)."""
 
 
-def decode_image(data: bytes, side_px: int) -> np.ndarray:
-    """uint8 [side_px, side_px, 3], RGB, upright.
+def decode_image(data: bytes, side_px: int, *, quoted: bool = True) -> np.ndarray:
+    """uint8 [side_px, side_px, 3], RGB, upright. Not `quoted`, the error of what is no image says nothing of its content: for
+    bytes that a stranger's reference led to.
 
     Transparency is laid over white, 16-bit greys are scaled to 8, an animation gives its first frame. A JPEG is decoded
     at the smallest of libjpeg's scales that is not below `side_px` (3 times the speed on a phone's photo).
@@ -74,20 +75,20 @@ def decode_image(data: bytes, side_px: int) -> np.ndarray:
     where memory was short, which says nothing of the picture.
     """
     try:
-        return _decoded(data, side_px)
+        return _decoded(data, side_px, quoted)
     except TooLargeImageError:
         raise
     except ImageError:
         if not data.startswith(PNG) or (bare := _bare_png(data)) in (data, PNG):
             raise
     try:
-        return _decoded(bare, side_px)
+        return _decoded(bare, side_px, quoted)
     except ImageError as error:
         raise type(error)(str(error).replace(f"of {len(bare)} bytes", f"of {len(data)} bytes")) from None
 
 
-def _decoded(data: bytes, side_px: int) -> np.ndarray:
-    image = _open(data)
+def _decoded(data: bytes, side_px: int, quoted: bool) -> np.ndarray:
+    image = _open(data, quoted)
     kind = image.format
     try:
         _check_scans(image, data)
@@ -121,7 +122,7 @@ def image_key(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, quoted: bool) -> Image.Image:
     if not data:
         raise ImageError("empty: 0 bytes")
     known = _named(data, SIGNATURES)
@@ -135,9 +136,9 @@ def _open(data: bytes) -> Image.Image:
             raise ImageError(f"broken {known} of {len(data)} bytes: {error}") from None
         if known:
             raise ImageError(f"truncated {known} of {len(data)} bytes: its header is not whole") from None
-    if other := _named(data, OTHER_KINDS):
+    if quoted and (other := _named(data, OTHER_KINDS)):
         raise ImageError(f"a picture in another format ({other}): expected JPEG, PNG, WebP or GIF")
-    raise ImageError(f"not an image: {len(data)} bytes that start with {data[:16]!r}")
+    raise ImageError(f"not an image: {len(data)} bytes that start with {data[:16]!r}" if quoted else "not an image")
 
 
 def _named(data: bytes, starts: Mapping[str, bytes]) -> str | None:

@@ -21,6 +21,7 @@ import pyarrow.types as pt
 from hashtag_core import storage
 from hashtag_core.data.columns import cast_column, refused_type
 from hashtag_core.data.listing import list_parquet
+from hashtag_core.data.pieces import FEW_ROWS, in_pieces, shared_columns
 from hashtag_core.data.reading import AS_IT_IS, Reading, missing_column
 from hashtag_core.errors import ArchiveError, StorageError
 from hashtag_core.faults import is_machine, raise_if_machine
@@ -64,10 +65,18 @@ def list_parts(archive_uri: str) -> list[FileInfo]:
     return list_parquet(archive_uri).required_parts()
 
 
-def open_parquet(source: pa.NativeFile) -> pq.ParquetFile:
+def open_parquet(source: pa.NativeFile, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     """A part opened for streaming, with nothing of Arrow's defaults that would change data: INT96 dates (Spark, Hive) are
-    read as microseconds, since as nanoseconds they wrap round outside the years 1677 to 2262."""
-    return pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES, coerce_int96_timestamp_unit="us")
+    read as microseconds, since as nanoseconds they wrap round outside the years 1677 to 2262; pages that carry a check sum
+    are checked. `dictionaries`: leaves that are read as they are stored; see `hashtag_core.data.pieces`."""
+    return pq.ParquetFile(
+        source,
+        pre_buffer=False,
+        buffer_size=READ_BUFFER_BYTES,
+        coerce_int96_timestamp_unit="us",
+        page_checksum_verification=True,
+        read_dictionary=list(dictionaries),
+    )
 
 
 class PartFooter(NamedTuple):
@@ -117,45 +126,81 @@ def iter_post_batches(
 ) -> Iterator[PartBatch]:
     """Stream one Parquet part in batches of `batch_rows` rows; `columns` of POST alone, `post_id` always.
 
-    With `max_batch_bytes`, of fewer rows where rows are so large on the mean that a batch would pass it.
+    With `max_batch_bytes`, of fewer rows where a batch would pass it once it is read.
 
-    A part that cannot be read, wholly or from some row on, ends in an empty batch with one `Rejected` whose row is None.
-    StorageError where the storage failed and not the part.
+    Rows that cannot be read are rejected, and the row groups behind them are read; where nothing readable follows, an empty
+    batch with one `Rejected` whose row is None ends it: the part, or its rest. MachineError or StorageError where the machine
+    or the storage failed and not the part.
     """
     info = storage.file_info(part) if isinstance(part, str) else part
     wanted = pa.schema([field for field in POST if columns is None or field.name in {*columns, "post_id"}])
-    first_row = 0
 
-    def ends(reason: str) -> PartBatch:
+    def ends(first_row: int, reason: str) -> PartBatch:
         return PartBatch(first_row, wanted.empty_table(), [Rejected(info.path, None, None, reason)])
 
     if problem := _file_problem(info.uri):
-        yield ends(problem)
+        yield ends(0, problem)
         return
+    lost: list[tuple[int, int, str]] = []
+    """Rows that could not be read, to be told once something behind them could."""
     try:
         with storage.open_input(info.uri) as source:
             file = open_parquet(source)
             names = file.schema_arrow.names
-            problem = _column_problem(names, reading)
-            if problem:
-                yield ends(problem)
+            if problem := _column_problem(names, reading):
+                yield ends(0, problem)
                 return
             held = list(dict.fromkeys(column for name in wanted.names if (column := reading.column_of(name, names))))
-            if max_batch_bytes is not None:
-                batch_rows = max(1, min(batch_rows, int(max_batch_bytes / _row_bytes(file.metadata))))
-            for group in range(file.num_row_groups):  # a batch over two of them is lost with either
-                counted = file.metadata.row_group(group).num_rows
-                end = first_row + counted
-                for batch in file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=held):
-                    posts, rejected = _normalise_batch(batch, wanted, info.path, first_row, reading)
-                    yield PartBatch(first_row, posts, rejected)
-                    first_row += batch.num_rows
-                if first_row != end:
-                    raise pa.ArrowInvalid(
-                        f"{counted - end + first_row} rows in row group {group}, its footer says {counted}"
-                    )
+            for first_row, item in _batches_of(source, file, info.uri, held, batch_rows, max_batch_bytes):
+                if isinstance(item, Lost):
+                    lost.append((first_row, first_row + item.rows, item.reason))
+                    continue
+                for begin, end, reason in lost:
+                    for row in range(begin, end, batch_rows):
+                        rows = range(row, min(end, row + batch_rows))
+                        gone = [Rejected(info.path, n, None, f"unreadable: {reason}") for n in rows]
+                        yield PartBatch(row, wanted.empty_table(), gone)
+                lost.clear()
+                posts, rejected = _normalise_batch(item, wanted, info.path, first_row, reading)
+                yield PartBatch(first_row, posts, rejected)
     except (pa.ArrowException, OSError) as error:
-        yield ends(f"unreadable from row {first_row} on: {unreadable(info.uri, error)}")
+        yield ends(0, f"unreadable from row 0 on: {unreadable(info.uri, error)}")
+        return
+    if lost:
+        yield ends(lost[0][0], f"unreadable from row {lost[0][0]} on: {lost[0][2]}")
+
+
+class Lost(NamedTuple):
+    """Rows of a row group that cannot be read."""
+
+    rows: int
+    reason: str
+
+
+def _batches_of(
+    source: pa.NativeFile, file: pq.ParquetFile, uri: str, columns: list[str], batch_rows: int, max_bytes: int | None
+) -> Iterator[tuple[int, pa.RecordBatch | Lost]]:
+    """The rows of each row group with the number of the first; what cannot be read of one is Lost, and the next is tried."""
+    first_row, step = 0, batch_rows
+    if max_bytes is not None:
+        shared, by_few = shared_columns(file.metadata, columns)
+        file = open_parquet(source, shared) if shared else file
+        step = min(batch_rows, max(1, int(max_bytes / _row_bytes(file.metadata))), FEW_ROWS if by_few else batch_rows)
+    for group in range(file.num_row_groups):
+        counted = file.metadata.row_group(group).num_rows
+        end = first_row + counted
+        try:
+            read = file.iter_batches(batch_size=step, row_groups=[group], columns=columns)
+            for batch in read if max_bytes is None else in_pieces(read, batch_rows, max_bytes):
+                yield first_row, batch
+                first_row += batch.num_rows
+            if first_row != end:
+                raise pa.ArrowInvalid(
+                    f"{counted - end + first_row} rows in row group {group}, its footer says {counted}"
+                )
+        except (pa.ArrowException, OSError) as error:
+            yield first_row, Lost(max(0, end - first_row), unreadable(uri, error))
+        first_row = end
 
 
 def normalise_posts(

@@ -34,13 +34,12 @@ _WRAPPERS = ("text", "tag", "name", "hashtag", "element", "item", "array_element
 
 def is_missing(value: Any) -> bool:
     """Whether a value says "none here": None, and what pandas and numpy have for it (NaN, NaT, NA)."""
+    value = _plain_number(value)
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, Decimal):
         return value.is_nan()
-    if isinstance(value, float):
-        return math.isnan(value)
-    return type(value).__name__ == "datetime64" and str(value) == "NaT"
+    return isinstance(value, float) and math.isnan(value)
 
 
 def read_id(name: str, value: Any) -> str | None:
@@ -143,7 +142,14 @@ def read_time(name: str, value: Any, date_format: str | None = None) -> datetime
     except (TypeError, ValueError, OverflowError, AttributeError):
         expected = "an ISO 8601 time" if date_format is None else f"a time as {date_format!r} has it"
         fault = unexpected(name, expected, value)
-        raise fault if date_format else ValueError(f"{fault} {DATE_FLAG}") from None
+        raise fault if date_format else ValueError(f"{fault} {_date_flag(value)}") from None
+
+
+def _date_flag(value: Any) -> str:
+    """The flag that helps; of a number with the unit that it must be in."""
+    size = abs(value) if isinstance(value, int | float) else 0
+    unit = next((name for least, name in ((1e14, "unix_us"), (1e11, "unix_ms"), (1e8, "unix")) if size >= least), None)
+    return f"(--date-format {unit} reads {UNIX_UNITS[unit]} since 1970)" if unit else DATE_FLAG
 
 
 def read_degrees(name: str, value: Any) -> float | None:

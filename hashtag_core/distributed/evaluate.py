@@ -27,9 +27,11 @@ from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
+from hashtag_core.data.hub_folder import SCHEME as HUB
 from hashtag_core.distributed.evaluate_truth import Ranked, Truth, read_truths, slices_of, write_ranked
 from hashtag_core.distributed.features import cache_root, ensure_features, tables_folder
 from hashtag_core.distributed.passes import Pass
+from hashtag_core.distributed.provenance import log_split
 from hashtag_core.distributed.session import connect
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.evaluation.metrics import (
@@ -41,7 +43,7 @@ from hashtag_core.evaluation.metrics import (
     judge,
     post_scores,
 )
-from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_k, rank_models
+from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_figures, main_k, rank_models
 from hashtag_core.evaluation.significance import bootstrap, paired_difference
 from hashtag_core.evaluation.slices import slice_metrics, tag_slices
 from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
@@ -89,7 +91,7 @@ def check_evaluation(dataset_uri: str, models: Sequence[str], recipe: Recipe) ->
         if model.startswith("models:"):
             name, version, _ = find_version(model)
             found.append(f"models:/{name}/{version}")
-        elif storage.exists(storage.join(model, "model.json")):
+        elif model.startswith(HUB) or storage.exists(storage.join(model, "model.json")):
             found.append(model)
         else:
             raise NotFoundError(
@@ -174,7 +176,8 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
 
 
 def log_evaluation(evaluation: Evaluation, dataset: Dataset, recipe: Recipe, texts: Mapping[str, str]) -> str:
-    """A run of its own in MLflow with the figures of all protocols and, on a registered version, a tag that leads to it.
+    """A run in MLflow, below the one that made the model, with the figures of all protocols and, on a registered version, a
+    tag that leads to it.
 
     Returns the run's id.
     """
@@ -189,7 +192,12 @@ def log_evaluation(evaluation: Evaluation, dataset: Dataset, recipe: Recipe, tex
         "dataset_hash": dataset.info.content_hash,
         "split": split,
     }
-    with start_run(recipe.tracking.experiment, f"evaluate {model.name} {model.version}", tags=labels) as run:
+    title = f"evaluate {model.name} {model.version} on {split}"
+    with start_run(recipe.tracking.experiment, title, tags=labels, parent=model.run_id) as run:
+        log_split(run, dataset, split)
+        run.log_metrics(
+            {f"main/{name}": value for name, value in main_figures(row["metrics"], recipe.evaluation.ks).items()}
+        )
         for protocol, name in (("headline", "metrics"), ("papers", "papers"), ("floor", "floor")):
             run.log_metrics({f"{split}_{protocol}.{metric}": value for metric, value in row[name].items()})
         run.log_params({"evaluation": recipe.evaluation.model_dump(mode="json"), "encoders": evaluation.encoders})

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import secrets
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             "num_cpus": num_cpus,
             "_temp_dir": ray_folder(),
         }
+        _ensure_token()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(runtime_env=runtime, **settings)
@@ -101,10 +103,25 @@ def ray_folder() -> str:
     )
 
 
-def _folder_problem(folder: str) -> str | None:
-    """Why Ray cannot keep its sessions in a folder, which is made if it is not there."""
-    if len(os.fsencode(folder)) > MOST_TEMP_CHARACTERS:
-        return f"longer than the {MOST_TEMP_CHARACTERS} bytes that leave room for a socket's name"
+def _ensure_token() -> None:
+    """Ray keeps the token of its local clusters in the home folder; where that cannot be written, this one gets its own, which only
+    processes of this run know."""
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    home = os.path.join(os.path.expanduser("~"), ".ray")
+    if os.access(os.path.join(home, "auth_token"), os.R_OK):
+        return
+    if problem := _folder_problem(home, most=None):
+        logger.warning(
+            "%s cannot be written (%s): Ray gets a token for this run alone; HOME names another folder", home, problem
+        )
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _folder_problem(folder: str, most: int | None = MOST_TEMP_CHARACTERS) -> str | None:
+    """Why Ray cannot keep its sessions (or, of any length with `most` None, a file) in a folder, which is made if it is not there."""
+    if most is not None and len(os.fsencode(folder)) > most:
+        return f"longer than the {most} bytes that leave room for a socket's name"
     try:
         os.makedirs(folder, exist_ok=True)
         probe = os.path.join(folder, f".{uuid.uuid4().hex}")

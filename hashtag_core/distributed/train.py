@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from matplotlib.figure import Figure
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_model
 
@@ -31,27 +30,23 @@ from hashtag_core.data.features import FeatureCache
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.distributed.features import ensure_features, tables_folder
 from hashtag_core.distributed.progress import Watch, start_run_log
+from hashtag_core.distributed.provenance import log_split
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.train_finish import curves, model_info, register_model, save_and_evaluate
 from hashtag_core.distributed.train_plan import TrainPlan, check_base, plan_training
 from hashtag_core.distributed.train_record import RunRecord, new_run_name
-from hashtag_core.distributed.train_thresholds import find_thresholds
 from hashtag_core.distributed.train_worker import (
     BEST,
     PREFIX,
     TrainJob,
-    rank_table,
     train_worker,
-    validation_metrics,
 )
 from hashtag_core.encoders import Encoders, load_encoders
-from hashtag_core.errors import ConfigError, HashtagError, TrainingError
-from hashtag_core.evaluation.metrics import Protocol
+from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
 from hashtag_core.models.base import BuiltOnModel, FittedModel, InputSpec, NeuralModel, TagModel
-from hashtag_core.models.folder import load_model_folder, save_model_folder
 from hashtag_core.models.registry import create_model
-from hashtag_core.recommend.policy import write_thresholds
 from hashtag_core.tracking import runs
-from hashtag_core.tracking.registry import register_model_folder
+from hashtag_core.tracking.provenance import source_tags, system_metrics
 from hashtag_core.training.checkpoint import WEIGHTS, Progress
 from hashtag_core.training.loader import TableFitSource
 
@@ -99,7 +94,13 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         "checkpoints": storage.join(plan.storage, name),
     }
     run_id = plan.resumed.run_id if plan.resumed else None
-    with runs.start_run(recipe.tracking.experiment, name, run_id, labels) as run:
+    with (
+        _resumable(name, storage.join(plan.storage, name)),
+        runs.start_run(
+            recipe.tracking.experiment, name, run_id, {**labels, **source_tags(), "kind": "training"}
+        ) as run,
+        system_metrics(run),
+    ):
         record = RunRecord(
             name, plan.storage, run.run_id, dataset.uri, dataset.info.content_hash, recipe.model_dump(mode="json")
         )
@@ -107,8 +108,10 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         logger.info("run %s (MLflow id %s), checkpoints in %s", name, run.run_id, record.folder)
         run.log_params(record.recipe)
         run.log_json(record.recipe, "recipe.json")
+        for split in ("train", "validation"):
+            log_split(run, dataset, split)
         cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"))
-        job = _job(plan, encoders, cache)
+        job = make_job(plan, encoders, cache)
         identity = encoders.identity
         del encoders
         progress: Progress | None = None
@@ -117,15 +120,11 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
                 model = _fit(plan, job, run)
             else:
                 model, progress = _train_on_ray(plan, job, run, record, resources)
-            info = _info(plan, identity, run.run_id)
+            info = model_info(plan, identity, run.run_id)
             parameters = sum(value.numel() for value in model.state_dict().values())
             run.log_params({"parameters": parameters})
-            metrics = _save_and_evaluate(plan, job, model, Path(folder), info)
-            for protocol, figures in metrics.items():
-                run.log_metrics({f"{PREFIX}{protocol}.{metric}": value for metric, value in figures.items()})
-            version = register_model_folder(
-                run, folder, recipe.tracking.model_name, {**labels, "run_name": name, "k": info["k"]}
-            )
+            metrics = save_and_evaluate(plan, job, model, Path(folder), info)
+            version = register_model(plan, run, Path(folder), metrics, {**labels, "run_name": name, "k": info["k"]})
         summary = TrainSummary(
             run_id=run.run_id,
             run_name=name,
@@ -138,6 +137,15 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         )
         RunRecord(**{**vars(record), "summary": vars(summary)}).save()
     return summary
+
+
+@contextmanager
+def _resumable(name: str, folder: str) -> Iterator[None]:
+    """A training that MLflow or the storage breaks off tells how it goes on."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(f"{error}; what was trained is kept in {folder}: go on with --resume {name}") from error
 
 
 def _resources(recipe: Recipe) -> dict[str, float]:
@@ -155,7 +163,8 @@ def _resources(recipe: Recipe) -> dict[str, float]:
     return {"CPU": share, **({"GPU": 1.0} if use_gpu else {})}
 
 
-def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
+def make_job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
+    """What a worker needs to train or fit; the tables that it reads are marked as used."""
     recipe, dataset = plan.recipe, plan.dataset
     tokenizer = plan.base.tokenizer if plan.base else None
     wanted = None if plan.base else plan.family.tokenizer(plan.options)
@@ -331,53 +340,3 @@ def _interrupts_kept() -> Iterator[None]:
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, handler)
-
-
-def _info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[str, Any]:
-    """What `model.json` tells of the run. The caption rules are the dataset's: posts are cleaned by them at tagging time."""
-    info = plan.dataset.info
-    return {
-        "name": plan.recipe.tracking.model_name,
-        "recipe": plan.recipe.model_dump(mode="json"),
-        "encoders": identity,
-        "captions": info.config.get("captions", plan.recipe.captions.model_dump(mode="json")),
-        "dataset": {"uri": plan.dataset.uri, "content_hash": info.content_hash, "posts": dict(info.posts)},
-        "run_id": run_id,
-        **({"base": {"family": plan.base.family, "version": plan.base.version}} if plan.base else {}),
-    }
-
-
-def _save_and_evaluate(
-    plan: TrainPlan, job: TrainJob, model: TagModel, folder: Path, info: dict[str, Any]
-) -> dict[Protocol, dict[str, float]]:
-    """Write the model folder, judge what can be loaded from it, and write the figures and the K of the best F1 into it;
-    the thresholds of its tags too, where the recipe asks for them."""
-    tokenizer, vocabulary = job.tokenizer(), plan.dataset.vocabulary
-    save_model_folder(folder, model, job.options, vocabulary, tokenizer, info)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model_folder(folder, device)
-    table = job.table("validation")
-    ranked = rank_table(loaded.model, table, job.reading(), max(plan.recipe.evaluation.ks), device)
-    metrics = validation_metrics(ranked, table, job.outside, plan.dataset, plan.recipe)
-    chosen = metrics[plan.recipe.training.select_protocol]
-    info["k"] = max(plan.recipe.evaluation.ks, key=lambda k: chosen[f"f1_at_{k}"])
-    info["metrics"] = metrics["headline"]
-    if plan.recipe.training.tag_thresholds:
-        write_thresholds(folder, find_thresholds(job, loaded.model, device))
-    save_model_folder(folder, loaded.model, job.options, vocabulary, tokenizer, info)
-    return metrics
-
-
-def curves(progress: Progress, select: str) -> Figure:
-    """Loss and the selecting metric over the epochs; the best epoch is marked."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    epochs = [int(row["epoch"]) + 1 for row in progress.history]
-    for name in ("train_loss", f"{PREFIX}loss"):
-        left.plot(epochs, [row[name] for row in progress.history], marker=".", label=name.replace("_", " "))
-    left.set(xlabel="epoch", ylabel="loss")
-    left.legend()
-    right.plot(epochs, [row[select] for row in progress.history], marker=".")
-    right.axvline((progress.best_epoch or 0) + 1, linestyle=":", color="grey")
-    right.set(xlabel="epoch", ylabel=select.replace("_", " "))
-    return figure

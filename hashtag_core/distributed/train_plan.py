@@ -95,7 +95,7 @@ def describe_training(plan: TrainPlan) -> dict[str, Any]:
         "features": cache_root(plan.dataset.uri, plan.recipe.encoders),
         "checkpoints": plan.storage,
         "resume": plan.resumed.name if plan.resumed else None,
-        "tracking": runs.tracking_uri(),
+        "tracking": runs.redact(runs.tracking_uri()),
     }
 
 

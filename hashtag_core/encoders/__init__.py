@@ -7,6 +7,7 @@
 Every output is rounded to float16, whether it goes to the cache or straight to a model: both see the same numbers.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,13 @@ import torch
 
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
+from hashtag_core.encoders import choice, onnx, text_onnx
 from hashtag_core.encoders import image as image_encoders
-from hashtag_core.encoders import onnx
 from hashtag_core.encoders import text as text_encoders
 from hashtag_core.encoders.backbone import ImageCard, LoadedBackbone
 from hashtag_core.encoders.image import ImageEncoder, Pixels2Features, TorchBackend
 from hashtag_core.encoders.regions import grid_boxes
-from hashtag_core.encoders.text import TextCard, TextEncoder
+from hashtag_core.encoders.text import LoadedText, TextBackend, TextCard, TextEncoder, TorchTextBackend
 from hashtag_core.errors import ConfigError
 
 __all__ = ["Encoders", "load_encoders"]
@@ -136,14 +137,17 @@ class Encoders:
 
     @property
     def backends(self) -> dict[str, str]:
-        """How they run here, for a plan or a log: `{"image": "onnx-float32", "text": "torch-bfloat16"}`."""
+        """How they run here, for a plan or a log: `{"image": "onnx-float32", "text": "torch-bfloat16"}`.
+
+        Where that is not settled by the recipe the text encoder is loaded and measured, once a machine (`choice.choose`).
+        """
         found = {}
         for name, card in (("image", self.image), ("image_second", self.image_second)):
             if card:
                 precision = self._image_precision(card)
                 found[name] = onnx.OnnxBackend.name if self._takes_onnx(card) else f"torch-{precision}"
         if self.text:
-            found["text"] = f"torch-{self._precision}"
+            found["text"] = self._text_backend
         return found
 
     @property
@@ -230,14 +234,49 @@ class Encoders:
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
-        return TextEncoder(
-            self.section.text,
-            self._outputs(text_encoders.OUTPUTS),
-            max_tokens=self.section.max_tokens,
-            batch_size=self.section.batch_size,
-            device=self.device,
-            precision=self._precision,
-        )
+        chosen = self._text_backend
+        loaded = text_encoders.load_text(self.section.text, self.section.max_tokens)
+        return self._text_encoder_of(loaded, self._text_backend_of(loaded, chosen))
+
+    def _text_encoder_of(self, loaded: LoadedText, backend: TextBackend) -> TextEncoder:
+        return TextEncoder(loaded, backend, self._outputs(text_encoders.OUTPUTS), self.section.batch_size)
+
+    def _text_backend_of(self, loaded: LoadedText, name: str) -> TextBackend:
+        if name == text_onnx.OnnxTextBackend.name:
+            return text_onnx.OnnxTextBackend(loaded, self._outputs(text_encoders.OUTPUTS), self.threads)
+        precision: Precision = "bfloat16" if name == "torch-bfloat16" else "float32"
+        return TorchTextBackend(loaded.model, self.device, precision)
+
+    @cached_property
+    def _text_backend(self) -> str:
+        """The name of what runs the text encoder."""
+        allowed = self._allowed_text_backends()
+        if len(allowed) == 1:
+            return allowed[0]
+        loaded = text_encoders.load_text(self.section.text, self.section.max_tokens)
+        samples = text_encoders.sample_batches(loaded.card, self.section.batch_size)
+
+        def candidate(name: str) -> Callable[[], Callable[[], object]]:
+            def load() -> Callable[[], object]:
+                backend = self._text_backend_of(loaded, name)
+                return lambda: [backend.run(*batch) for batch in samples]
+
+            return load
+
+        outputs = self._outputs(text_encoders.OUTPUTS)
+        made_of = [loaded.card, outputs, self.section.batch_size, self.threads or torch.get_num_threads()]
+        made_of += [torch.__version__, onnx.runtime_version()]
+        found, _ = choice.choose({name: candidate(name) for name in allowed}, made_of, what=loaded.card.id)
+        return found
+
+    def _allowed_text_backends(self) -> list[str]:
+        """Those that the recipe and the device leave, in order of preference; equal to float32 in eager torch by tests."""
+        by_torch, by_onnx = f"torch-{self._precision}", text_onnx.OnnxTextBackend.name
+        if self.section.backend != "auto":
+            return [by_onnx if self.section.backend == "onnx" else by_torch]
+        if self.device.type != "cpu" or self.section.precision == "bfloat16" or not onnx.can_export():
+            return [by_torch]
+        return [by_torch, by_onnx]
 
     def _takes_onnx(self, card: ImageCard) -> bool:
         """`auto`: for a convolutional network on a CPU, where it is by far the fastest and keeps float32."""
@@ -274,6 +313,10 @@ def load_encoders(
     if section.regions != "grid":
         raise ConfigError(f"encoders.regions: {section.regions!r} is not known; there is 'grid'")
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if section.backend == "onnx" and section.precision == "bfloat16":
+        raise ConfigError(
+            'encoders.precision: "bfloat16" is computed by encoders.backend = "torch" alone; ONNX keeps float32'
+        )
     if section.backend == "onnx" and where.type != "cpu":
         raise ConfigError(f'encoders.backend: "onnx" runs on CPUs, and this is {where}; take "torch" or "auto"')
     if threads is not None:

@@ -96,7 +96,7 @@ def open_posts(
             image_status = "image_unreadable"
         elif key is None:
             try:
-                pixels = decode_image(data, side_px or CHECK_SIDE_PX)
+                pixels = decode_image(data, side_px or CHECK_SIDE_PX, quoted=found is None)
             except ImageError as error:
                 image_status, fault = "image_unreadable", str(error)
         caption = clean_caption(raw, captions)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from hashtag_core.errors import AlreadyExistsError, NotFoundError
+from hashtag_core.redaction import one_line
 from hashtag_core.storage.base import FileInfo, check_size, guard, writing
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def list_files(uri: str) -> Iterator[FileInfo]:
             return
         if not os.path.isdir(root):
             raise FileNotFoundError(root)
-        for folder, _, names in os.walk(root, onerror=_stop):
+        for folder, names in _walk(root, hidden=True):
             for name in names:
                 path = os.path.join(folder, name)
                 with suppress(FileNotFoundError):  # a temporary file of a writer at work
@@ -61,8 +62,7 @@ def walk_folders(uri: str, hidden: bool = False) -> Iterator[tuple[str, list[Fil
     """Every folder (unless `hidden`, those that are not hidden), with all of its files."""
     root = local_path(uri)
     with guard(uri, "listing"):
-        for folder, below, names in os.walk(root, onerror=_stop):
-            below[:] = sorted(name for name in below if hidden or name[:1] not in ("_", "."))
+        for folder, names in _walk(root, hidden):
             relative = os.path.relpath(folder, root)
             found = []
             for name in names:
@@ -70,6 +70,37 @@ def walk_folders(uri: str, hidden: bool = False) -> Iterator[tuple[str, list[Fil
                     path = os.path.join(folder, name)
                     found.append(_info(path, os.path.normpath(os.path.join(relative, name))))
             yield "" if relative == "." else relative, found
+
+
+def _walk(root: str, hidden: bool) -> Iterator[tuple[str, list[str]]]:
+    """Each folder and the names of its files, those in it by name. A folder that is a link (a second disk, a shared mount) is
+    followed, once: not where what it leads to is listed anyway, was followed before, or holds the root itself.
+    """
+    top, followed = os.path.realpath(root), dict[str, str]()
+    for folder, below, names in os.walk(root, onerror=_stop, followlinks=True):
+        below[:] = sorted(name for name in below if hidden or name[:1] not in ("_", "."))
+        for name in [name for name in below if os.path.islink(os.path.join(folder, name))]:
+            path = os.path.join(folder, name)
+            if (why := _not_followed(os.path.realpath(path), top, followed, hidden)) is not None:
+                logger.warning("%s: a link that is not followed: %s", one_line(path), one_line(why))
+                below.remove(name)
+            else:
+                followed[os.path.realpath(path)] = path
+        yield folder, names
+
+
+def _not_followed(target: str, top: str, followed: dict[str, str], hidden: bool) -> str | None:
+    """Why a linked folder is not listed, or None. `followed`: real path -> the link, of those that are."""
+    if os.path.commonpath([target, top]) == target:
+        return f"it leads to {target}, which holds the folder that is listed"
+    if os.path.commonpath([target, top]) == top:
+        steps = os.path.relpath(target, top).split(os.sep)
+        if hidden or not any(step[:1] in ("_", ".") for step in steps):
+            return f"it leads to {target}, which is listed in its own place"
+    for other, link in followed.items():
+        if os.path.commonpath([target, other]) in (target, other):
+            return f"it leads to {target}, which {link} leads to or around"
+    return None
 
 
 def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pyarrow.fs as pafs
 
 from hashtag_core.errors import ConfigError
+from hashtag_core.redaction import one_line, redact
 from hashtag_core.storage.base import guard
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def asked_again(uri: str, get: Callable[[], T], is_broken: Callable[[Exception],
         except Exception as error:
             if attempt == BODY_ATTEMPTS or not is_broken(error):
                 raise
-            logger.warning("%s: asked for again: %s", uri, error)
+            logger.warning("%s: asked for again: %s", one_line(uri), one_line(redact(str(error))))
         time.sleep(random.uniform(0, 0.25 * 2**attempt))
     raise AssertionError("unreachable")
 

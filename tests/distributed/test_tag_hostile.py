@@ -50,7 +50,7 @@ def check(out: Path, summary: TagSummary, parts: dict[str, HostilePart]) -> None
     assert statuses == {name: part.tagged for name, part in parts.items()}
     found: dict[str, list[tuple[int | None, str]]] = {name: [] for name in parts}
     for item in rejected(out):
-        rest = item["rows"] > 1 or item["reason"].startswith("unreadable")
+        rest = item["rows"] > 1 or item["reason"].startswith("unreadable from")
         found[item["part"]].append((None if rest else item["row"], item["reason"]))
     for name, part in parts.items():
         assert [row for row, _ in found[name]] == [row for row, _ in part.rejected], (name, found[name])

@@ -15,7 +15,7 @@ import pytest
 
 from hashtag_core.schema import POST
 
-JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard")
+JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard", "nightly")
 
 FLAGS = {
     "prepare": {"--archive": "{archive}", "--dataset": "{out}"},
@@ -23,6 +23,7 @@ FLAGS = {
     "evaluate": {"--dataset": "{dataset}", "--model": "{model}", "--report": "{out}"},
     "promote": {"--dataset": "{dataset}", "--challenger": "models:/no-such-model/1"},
     "tag": {"--archive": "{archive}", "--model": "{model}", "--out": "{out}"},
+    "nightly": {"--archive": "{archive}", "--dataset": "{out}", "--out": "{out}"},
     "leaderboard": {"--archive": "{archive}", "--out": "{out}", "--families": "popularity"},
 }
 """Flags that make a whole command; `{archive}` is a good one, `{dataset}` and `{model}` do not exist."""
@@ -31,7 +32,8 @@ PROMISED = {
     "prepare": {"--format", "--test-archive"},
     "train": {"--workers", "--resume"},
     "evaluate": {"--report", "--model"},
-    "promote": {"--gates", "--rollback"},
+    "promote": {"--gates", "--rollback", "--force", "--explain"},
+    "nightly": {"--date", "--retrain-days"},
     "tag": {"--top-k", "--chunk-rows"},
     "leaderboard": {"--name", "--split", "--recipes", "--pairs", "--learning-curve", "--publish"},
 }

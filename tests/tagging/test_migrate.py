@@ -97,7 +97,9 @@ def as_old(new: Path, old: Path, *, by_day: bool = False) -> None:
         ):
             stray.parent.mkdir(parents=True)
             pq.write_table(TAGGED.empty_table(), stray)
-    shutil.copy(new / "_state" / "forgotten.json", old / "_state" / "forgotten.json")  # the same salt, for equal user keys
+    shutil.copy(
+        new / "_state" / "forgotten.json", old / "_state" / "forgotten.json"
+    )  # the same salt, for equal user keys
     (old / "_rejected").mkdir(exist_ok=True)
     (old / "_rejected" / "older.jsonl").write_text("{}\n")
 

@@ -590,3 +590,40 @@ def test_a_disk_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", sync)
     with pytest.raises(StorageError, match="Input/output error"):
         storage.write_bytes(str(tmp_path / "x"), b"x")
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A second disk, one of its folders again, a loop there, a link within, one upwards; and a link to a file, as ever."""
+    archive, disk2 = tmp_path / "archive", tmp_path / "disk2"
+    for place in ("archive/day=1/a", "archive/_work/h", "disk2/b", "disk2/in/c", "disk2/.x/d", "elsewhere/e"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(place)
+    (archive / "day=2").symlink_to(disk2)
+    (archive / "day=3").symlink_to(disk2 / "in")
+    (archive / "day=4").symlink_to(archive / "day=1")
+    (archive / "up").symlink_to("..")
+    (archive / "work").symlink_to("_work")
+    (archive / "gone").symlink_to(tmp_path / "nothing")
+    (archive / "file").symlink_to(tmp_path / "elsewhere" / "e")
+    (disk2 / "loop").symlink_to(disk2)
+    (disk2 / "in" / "back").symlink_to(archive)
+    seen = ["day=1/a", "day=2/b", "day=2/in/c", "file", "gone", "work/h"]
+    walked = [(folder, [info.path for info in found]) for folder, found in storage.walk_folders(str(archive))]
+    assert sorted(path for _, found in walked for path in found) == seen
+    assert [folder for folder, _ in walked] == ["", "day=1", "day=2", "day=2/in", "work"]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 5
+    assert all("a link that is not followed: it leads to" in text for text in told)
+    assert {text.partition(":")[0].rpartition("/")[2] for text in told} == {"day=3", "day=4", "up", "loop", "back"}
+    hidden = [*seen[:-1], "_work/h", "day=2/.x/d"]
+    assert paths(str(archive), hidden=True) == sorted(hidden)
+    assert storage.read_bytes(str(archive / "day=2" / "b")) == b"disk2/b"
+    storage.remove_tree(str(archive))
+    assert (disk2 / "b").exists()
+
+
+def test_a_listing_from_within_a_link_is_like_any(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "sub").mkdir(parents=True)
+    (tmp_path / "disk" / "sub" / "x").write_text("x")
+    (tmp_path / "archive").symlink_to(tmp_path / "disk")
+    assert paths(str(tmp_path / "archive")) == ["sub/x"]

@@ -114,6 +114,26 @@ def test_a_folder_for_ray(
         link.unlink()
 
 
+def test_a_home_that_cannot_be_written_gives_ray_a_token_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from hashtag_core.distributed import session
+
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+    (tmp_path / "good").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "good"))
+    session._ensure_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == ""
+    (tmp_path / "bad").write_text("no folder")
+    monkeypatch.setenv("HOME", str(tmp_path / "bad"))
+    with caplog.at_level(logging.WARNING):
+        session._ensure_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert "HOME names another folder" in caplog.text
+    assert os.environ["RAY_AUTH_TOKEN"] not in caplog.text
+
+
 def test_a_long_folder_is_not_taken_for_sockets(ray_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("slurm_jobdir_" + "x" * 60)
     monkeypatch.setenv("TMPDIR", str(long))

@@ -50,7 +50,7 @@ from hashtag_core.data.formats.fields import (
 from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading
-from hashtag_core.data.values import read_degrees, read_id, read_text, read_time, tags_in_text, unexpected
+from hashtag_core.data.values import read_degrees, read_text, read_time, tags_in_text, unexpected
 from hashtag_core.storage import FileInfo
 
 TABLE = re.compile(r".+\.(?:csv|tsv|tab)(?:\.gz)?", re.IGNORECASE)
@@ -85,11 +85,13 @@ class Dialect:
     delimiter: str
     begins: int
     """The byte at which the header begins, after a mark and after `sep=`."""
+    ends: str = "\n"
+    """How lines end; `\\r` alone is what Excel calls the Macintosh's."""
 
     @property
     def reads_bytes(self) -> bool:
-        """Whether lines end at the byte that is a line end."""
-        return not is_wide(self.encoding or "utf-8")
+        """Whether lines end at the byte that is a line feed."""
+        return self.ends == "\n" and not is_wide(self.encoding or "utf-8")
 
 
 def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[ArchivePart], list[str]]:
@@ -139,12 +141,12 @@ def _dialect_of(source: Any, info: FileInfo, reading: Reading) -> Dialect:
     begin = _first_bytes(source, info.path)
     encoding, begins = chosen_encoding(begin, reading.encoding)
     text = begin[begins:].decode(encoding or "latin-1", "replace")
-    first, end, _ = text.partition("\n")
+    ends = "\r" if "\r" in text and "\n" not in text else "\n"
+    first, end, _ = text.partition(ends)
     if named := _NAMED_DELIMITER.fullmatch(first.rstrip("\r")):
-        return Dialect(
-            encoding, reading.delimiter or named[1], begins + len((first + end).encode(encoding or "latin-1"))
-        )
-    return Dialect(encoding, reading.delimiter or _sniffed(first, info.path), begins)
+        begins += len((first + end).encode(encoding or "latin-1"))
+        return Dialect(encoding, reading.delimiter or named[1], begins, ends)
+    return Dialect(encoding, reading.delimiter or _sniffed(first, info.path), begins, ends)
 
 
 def _sniffed(header: str, path: str) -> str:
@@ -217,8 +219,9 @@ def _rows(lines: "_Lines", chosen: dict[str, Any]) -> Iterator[Post | Fault]:
 def _post(cells: dict[str, str], chosen: dict[str, Any]) -> Post:
     """The POST row of one row; ValueError that names field, expected and found."""
     for name in ("post_id", "user_id"):
-        if name in cells:
-            cells[name] = read_id(name, _bytes_or_text(cells[name])) or ""
+        if name in cells and isinstance(_bytes_or_text(cells[name]), bytes):
+            encoding = (chosen["dialect"]["encoding"] or "utf-8").upper()
+            raise ValueError(f"{name}: expected {encoding}, found bytes that are none")
     if not cells.get("post_id", "").strip():
         raise unexpected("post_id", "a non-empty string", cells.get("post_id"))
     post: Post = {
@@ -285,7 +288,16 @@ class _Lines:
         self.dialect = dialect
         self._survey, self._number = survey, 0
         self._encoding = dialect.encoding or "latin-1"
-        self._text = None if dialect.reads_bytes else io.TextIOWrapper(self.file, self._encoding, "replace", newline="")
+        self._text = None if dialect.reads_bytes else self._wrapped()
+
+    def _wrapped(self) -> io.TextIOWrapper:
+        wide = is_wide(self._encoding)
+        return io.TextIOWrapper(
+            self.file,
+            self._encoding,
+            "replace" if wide else "surrogateescape",
+            newline="" if wide else self.dialect.ends,
+        )
 
     def __iter__(self) -> "_Lines":
         return self
@@ -293,7 +305,11 @@ class _Lines:
     def __next__(self) -> str:
         if self._text is not None:
             text = self._text.readline()
-            self.offset += len(text.encode(self._encoding, "surrogatepass"))
+            line = text.encode(self._encoding, "surrogatepass" if is_wide(self._encoding) else "surrogateescape")
+            self.offset += len(line)
+            if self._survey is not None and not is_wide(self._encoding):
+                self._survey.add(line, self._number)
+                self._number += 1
         else:
             line = self.file.readline()
             self.offset += len(line)

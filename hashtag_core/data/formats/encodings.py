@@ -27,6 +27,7 @@ _ALLOWED_INSIDE = set("’‘´`·\u00ad–—\u00a0…ªº°")
 def known_encoding(name: str, flag: str = "archive.encoding") -> str:
     """The codec's own name. ConfigError where Python has none of that name."""
     try:
+        b"x".decode(name, "replace")  # not only looked up: there are codecs that make no text
         return codecs.lookup(name).name
     except LookupError:
         raise ConfigError(
@@ -35,8 +36,18 @@ def known_encoding(name: str, flag: str = "archive.encoding") -> str:
 
 
 def marked(begin: bytes) -> tuple[str, int] | None:
-    """The encoding that a byte order mark tells, and the mark's length."""
-    return next(((name, len(mark)) for mark, name in MARKS if begin.startswith(mark)), None)
+    """The encoding that a byte order mark (or, for UTF-16 without one, the zeros in it) tells, and the mark's length."""
+    found = next(((name, len(mark)) for mark, name in MARKS if begin.startswith(mark)), None)
+    if (
+        found is None and len(begin) >= 8
+    ):  # UTF-16 without a mark: text that begins in ASCII has a zero in every other byte
+        for name, zeros, others in (
+            ("utf-16-le", begin[1:64:2], begin[:64:2]),
+            ("utf-16-be", begin[:64:2], begin[1:64:2]),
+        ):
+            if not any(zeros) and all(others):
+                return name, 0
+    return found
 
 
 def is_wide(encoding: str) -> bool:

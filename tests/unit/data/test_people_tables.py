@@ -80,6 +80,39 @@ def test_one_broken_line_of_many_is_told_and_costs_no_other(tmp_path: Path) -> N
     assert rejected == ["post_id: expected UTF-8, found bytes that are none"]
 
 
+def test_lines_that_are_not_of_the_encoding_that_was_named(tmp_path: Path) -> None:
+    data = "id,text\n東,京\n".encode("shift_jis") + b"\x81,x\nz,\x81 y\n"
+    archive = opened(put(tmp_path, a__csv=data), encoding="shift_jis")
+    posts, rejected = rows_of(archive)
+    assert "2 line(s) hold bytes that are no SHIFT_JIS (byte 0x81 in line 3)" in archive.listing.notes[0]
+    assert [(post["post_id"], post["caption"]) for post in posts] == [("東", "京"), ("z", "\ufffd y")]
+    assert rejected == ["post_id: expected SHIFT_JIS, found bytes that are none"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_line_ends_of_all_systems(ends: str, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hashtag_core.data.formats import csv_table
+
+    monkeypatch.setattr(csv_table, "PART_ROWS", 2)
+    rows = ["post_id,caption", *(f"größe{n},bird {n}" for n in range(5))]
+    archive = opened(put(tmp_path, a__csv="".join(row + ends for row in rows).encode(encoding)))
+    assert len(archive.parts) == 3
+    posts, rejected = rows_of(archive)
+    assert ([post["post_id"] for post in posts], rejected) == ([f"größe{n}" for n in range(5)], [])
+
+
+@pytest.mark.parametrize(
+    ("value", "unit"), [(1577934245, "unix"), (1577934245000, "unix_ms"), (1577934245000000, "unix_us")]
+)
+def test_a_number_for_a_date_names_its_unit(value: int, unit: str, tmp_path: Path) -> None:
+    put(tmp_path, a__jsonl=json.dumps({"post_id": "1", "created_at": value}) + "\n")
+    _, (reason,) = rows_of(opened(tmp_path, format="jsonl"))
+    assert f"(--date-format {unit} reads " in reason
+    (post,), _ = rows_of(opened(tmp_path, format="jsonl", date_format=unit))
+    assert post["created_at"].isoformat() == "2020-01-02T03:04:05+00:00"
+
+
 def test_lines_in_another_encoding(tmp_path: Path) -> None:
     put(tmp_path, a__jsonl='{"post_id": "größe"}\n{"post_id": "2"}\n'.encode("cp1252"))
     posts, rejected = rows_of(opened(tmp_path, format="jsonl"))
@@ -100,6 +133,7 @@ def test_cyrillic_is_never_taken_for_western_text(words: list[str]) -> None:
     [
         ({"map": {"captoin": "text"}}, r"archive\.map: no field 'captoin' \(did you mean 'caption'\?\)"),
         ({"encoding": "utf-99"}, r"archive\.encoding: Python knows no encoding 'utf-99'"),
+        ({"encoding": "base64"}, r"archive\.encoding: Python knows no encoding 'base64'"),
         ({"delimiter": "::"}, r"archive\.delimiter: expected one character, or tab, found '::'"),
     ],
 )
