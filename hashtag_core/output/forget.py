@@ -62,7 +62,7 @@ class Forgotten:
     remaining: int = 0
     """Files that hold anything of them still, by the proof."""
     unknown: int = 0
-    """Tagged posts whose user nobody knows: taken over from an old output without their part, and not in the archive."""
+    """Tagged posts and rejected rows whose user neither the output nor an archive knows."""
 
 
 def forget(
@@ -120,8 +120,8 @@ def _unproven(out: str, result: Forgotten, places: Sequence[str]) -> IntegrityEr
     told = [f"something of them is left in {len(places)} file(s): {'; '.join(places[:SHOWN_PLACES])}"] if places else []
     if result.unknown:
         told.append(
-            f"of {result.unknown} post(s) it cannot be told whose they are: they were taken over without their part; name an "
-            "archive that has them with --archive"
+            f"of {result.unknown} row(s) it cannot be told whose they are: neither the output nor an archive says; name one that "
+            "has them with --archive"
         )
     error = IntegrityError(f"{out}: {' and '.join(told)}")
     error.summary = asdict(result)  # type: ignore[attr-defined]
@@ -193,19 +193,27 @@ def _keyed(posts: pa.Table, forgotten: ForgetList) -> pa.Table:
 
 
 def _unknown(outputs: Sequence[Output], archives: Sequence[Source]) -> int:
-    """Tagged posts without a content hash and a user, which no archive has: of these nobody knows whose they are."""
-    doubtful = [pa.array([], pa.string())]
+    """Rows of which nobody knows whose they are, since neither the output nor an archive says: tagged ones without a content hash
+    and a user (taken over without their part), and rejected ones of a post that is tagged nowhere."""
+    tagged, rejected = [pa.array([], pa.string())], [pa.array([], pa.string())]
     for output in outputs:
         for rows in _rows_of(output.tagged, output, ["post_id", "content", "user_key"]):
             told = pc.or_(rows["content"].is_valid(), rows["user_key"].is_valid())
-            doubtful += rows.filter(pc.invert(told))["post_id"].chunks
-    ids = pa.concat_arrays(doubtful)
-    known = set[str]()
+            tagged += rows.filter(pc.invert(told))["post_id"].chunks
+        for rows in _rows_of(output.rejected, output, ["post_id", "user_key"]):
+            doubtful = pc.and_(rows["post_id"].is_valid(), rows["user_key"].is_null())
+            rejected += rows.filter(doubtful)["post_id"].chunks
+    ids, told_ids, known = pa.concat_arrays(tagged + rejected), pa.concat_arrays(rejected), set[str]()
+    for output in outputs if len(told_ids) else ():
+        for rows in _rows_of(output.tagged, output, ["post_id", "content"]):
+            mine = pc.and_(pc.is_in(rows["post_id"], value_set=told_ids), rows["content"].is_valid())
+            known.update(rows.filter(mine)["post_id"].to_pylist())
     parts = [(source, part) for source in archives for part in source.parts()] if len(ids) else []
     for source, info in parts:
         for batch in source.batches(info, SCAN_ROWS, []):
             here = batch.posts["post_id"]
             known.update(here.filter(pc.is_in(here, value_set=ids)).to_pylist())
+            known.update(item.post_id for item in batch.rejected if item.post_id is not None)
     return sum(post_id not in known for post_id in ids.to_pylist())
 
 

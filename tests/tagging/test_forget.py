@@ -338,6 +338,24 @@ def test_without_the_archive_the_table_knows_whose_posts_are_which(output: Path,
     assert holds(output, theirs) == []
 
 
+def test_rejected_rows_whose_user_nobody_knows(
+    inline: None, popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
+) -> None:
+    """A row that is no post is told with its id alone: as long as no archive has it, nothing is proven."""
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_part(archive / "a.parquet", make_posts(4))
+    bad = pa.table({"post_id": ["theirs"], "user_id": [THEIRS], "caption": pa.array([[1]], pa.list_(pa.int64()))})
+    pq.write_table(bad, archive / "b.parquet")
+    run(archive, out, popularity)
+    archive.rename(tmp_path / "cold")
+    with pytest.raises(IntegrityError, match=r"of 1 row\(s\) it cannot be told whose they are") as caught:
+        forget(str(out), {THEIRS})
+    assert caught.value.summary["unknown"] == 1  # type: ignore[attr-defined]
+    found = forget(str(out), {THEIRS}, archive=str(tmp_path / "cold"))
+    assert (found.rejected, found.remaining, found.unknown) == (1, 0, 0)
+    assert holds(out, {"theirs"}) == []
+
+
 def test_a_model_that_reads_histories(inline: None, archive: Path, tmp_path: Path, make_model_folder: Callable) -> None:
     """Columns, histories and hashes of histories: nothing of the user stays, and nothing but the user's posts is done again."""
     out, model = tmp_path / "out", make_model_folder(tmp_path / "frequency", family="user_frequency")
