@@ -6,6 +6,7 @@ encoder's vector over clip art (4 folds by author, F1@5): squashed .230, centre 
 largest centred square .228, padded with white to a square .238 (but boxes would then be of another picture).
 """
 
+import contextlib
 import hashlib
 import io
 import re
@@ -47,6 +48,17 @@ OTHER_KINDS = {
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
 }
 """Formats that are refused by name: what their content starts with."""
+
+THUMBNAIL_QUALITY = 60
+"""Of WebP, in which a clip-art picture of 160 px is 3 kB."""
+
+ACROSS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_270,
+)
+"""Turns after which width and height have changed places."""
 
 HASH_SIDE_PX = 128
 """Side that a picture is decoded to before it is hashed: 4 times the 32 px the hash is made of."""
@@ -106,6 +118,21 @@ def _decoded(data: bytes, side_px: int, quoted: bool) -> np.ndarray:
         cut = "truncated" in told or isinstance(error, EOFError) or "unrecognized data stream" in told
         raise ImageError(f"{'truncated' if cut else 'broken'} {kind} of {len(data)} bytes: {told}") from None
     return np.asarray(square if turn is None else square.transpose(turn))
+
+
+def thumbnail(data: bytes, side_px: int) -> bytes:
+    """The picture, upright, within a square of `side_px`, its proportions kept and never enlarged, as WebP without any metadata (no
+    place, no camera). Raises ImageError and MachineError as `decode_image`."""
+    square = Image.fromarray(decode_image(data, side_px))
+    width, height = square.size
+    with contextlib.suppress(ImageError):  # a PNG that only its bare chunks could be decoded of stays a square
+        header = _open(data, quoted=True)
+        width, height = header.size[::-1] if _turn(header) in ACROSS else header.size
+    scale = min(1.0, side_px / max(width, height))
+    out = io.BytesIO()
+    small = square.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC)
+    small.save(out, "WEBP", quality=THUMBNAIL_QUALITY, method=2)
+    return out.getvalue()
 
 
 def perceptual_hash(data: bytes) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from hashtag_core import storage
+from hashtag_core.distributed.quiet import quieten_before_start, quieten_workers, terminated_as_interrupted
 from hashtag_core.errors import HashtagError, NotFoundError
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,9 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             "_temp_dir": ray_folder(),
         }
         _ensure_token()
+    told = logger.isEnabledFor(logging.DEBUG)
+    if not told:
+        quieten_before_start()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(runtime_env=runtime, **settings)
@@ -79,8 +83,11 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             logger.warning("Ray did not start in time, trying again: %s", error)
             ray.shutdown()  # what came up of it ends with this process
     _quieten_ray_data()
+    if not told:
+        quieten_workers()
     try:
-        yield
+        with terminated_as_interrupted():
+            yield
     finally:
         ray.shutdown()
 

@@ -79,7 +79,8 @@ def test_a_wheel_carries_recipes_and_sample(repository: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr[-2000:]
     (wheel,) = tmp_path.glob("hashtag_recommender-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder, pattern in (("jobs/recipes", "**/*.toml"), ("jobs/sample", "*.parquet"), ("hashtag_core", "**/*.py")):
+    carried = {"jobs/recipes": "**/*.toml", "jobs/sample": "*.parquet", "jobs/pages": "*", "hashtag_core": "**/*.py"}
+    for folder, pattern in {**carried, "hashtag_core/evaluation/templates": "*"}.items():
         files = [path.relative_to(repository).as_posix() for path in (repository / folder).glob(pattern)]
         assert files
         assert set(files) <= names

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hashtag_core.data import images
-from hashtag_core.data.images import decode_image, image_key, perceptual_hash
+from hashtag_core.data.images import decode_image, image_key, perceptual_hash, thumbnail
 from hashtag_core.errors import ImageError, MachineError, TooLargeImageError
 
 
@@ -314,3 +314,17 @@ def test_a_broken_optional_chunk_does_not_cost_the_picture(name, mode):
     assert np.array_equal(decode_image(data, 32), decode_image(whole, 32))
     with pytest.raises(ImageError, match=rf"^(broken|truncated) PNG of {len(data) - 40} bytes"):
         decode_image(data[:-40], 32)
+
+
+def test_a_thumbnail_keeps_proportions_turns_upright_and_tells_nothing(make_jpeg):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010F] = "maker of the camera"
+    data = thumbnail(make_jpeg(1, width=400, height=200, exif=exif.tobytes()), 100)
+    small = Image.open(io.BytesIO(data))
+    assert (small.format, small.size) == ("WEBP", (50, 100))
+    assert not small.getexif()
+    assert b"maker" not in data
+    assert Image.open(io.BytesIO(thumbnail(make_jpeg(1, width=40, height=20), 100))).size == (40, 20), "never enlarged"
+    with pytest.raises(ImageError, match="truncated"):
+        thumbnail(make_jpeg(1, width=400, height=300)[:2000], 100)
