@@ -22,7 +22,7 @@ Other commands, each with its own --help:
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from hashtag_core.config import nearest
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import NotFoundError, UsageError
 from hashtag_core.tagging.plan import TagPlan, TagRequest
@@ -120,48 +121,51 @@ def _add_selection(parser: JobParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; its exit code."""
-    command, rest = _command(sys.argv[1:] if argv is None else list(argv))
-    parser, work = (_Refusing(command), _tag) if command.startswith("-") else _program(command)
-    return run(parser, work, rest)
-
-
-def _program(command: str) -> tuple[JobParser, Callable[[argparse.Namespace], Mapping[str, Any]]]:
+    given = sys.argv[1:] if argv is None else list(argv)
+    fault = _fault(given)
+    if fault is not None:
+        return run(_Refusing(fault), _tag, given)
+    command, rest = _command(given)
     if command == "run":
-        return build_parser(), _tag
+        return run(build_parser(), _tag, rest)
     build, work = COMMANDS[command]
-    return build(str(SAMPLE_OUT)), work
+    return run(build(str(SAMPLE_OUT)), work, rest)
 
 
 def _command(argv: list[str]) -> tuple[str, list[str]]:
-    """The command and its own arguments: `run` where none is named. A flag that went, or two commands: the flag instead."""
+    """The command and its own arguments: `run` where none is named."""
     if argv and (argv[0] == "run" or argv[0] in COMMANDS):
         return argv[0], argv[1:]
-    found = [(at, flag) for at, item in enumerate(argv) if (flag := item.partition("=")[0]) in SPELLINGS]
-    if gone := [item for item in argv if item.partition("=")[0] in ("--compact", "--target-mb")]:
-        return gone[0].partition("=")[0], argv
-    if not found:
-        return "run", argv
-    if len({flag for _, flag in found}) > 1:
-        return found[1][1], argv
-    at, flag = found[0]
-    name, *before = SPELLINGS[flag]
-    value = argv[at].partition("=")[2]
-    return name, [*argv[:at], *(before and ([f"{before[0]}={value}"] if value else before)), *argv[at + 1 :]]
+    for at, item in enumerate(argv):
+        flag, _, value = item.partition("=")
+        if flag in SPELLINGS:
+            name, *before = SPELLINGS[flag]
+            spelt = [f"{before[0]}={value}"] if before and value else before
+            return name, [*argv[:at], *spelt, *argv[at + 1 :]]
+    return "run", argv
+
+
+def _fault(argv: list[str]) -> str | None:
+    """What is wrong with the choice of a command: none of that name, two of them, one that went."""
+    commands = ["run", *COMMANDS]
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        return f"unknown command {argv[0]!r}{nearest(argv[0], commands)}; there are {', '.join(commands)}"
+    flags = [item.partition("=")[0] for item in argv]
+    for flag in ("--compact", "--target-mb"):
+        if flag in flags:
+            return f"{flag}: there is nothing to merge any more: the table's files are merged as they are committed"
+    return "--verify, --forget and --migrate exclude each other" if len(SPELLINGS.keys() & set(flags)) > 1 else None
 
 
 class _Refusing(JobParser):
     """Says what is wrong with the choice of a command."""
 
-    def __init__(self, flag: str) -> None:
+    def __init__(self, fault: str) -> None:
         super().__init__(prog="tag")
-        self._flag = flag
+        self._fault = fault
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
-        if self._flag in SPELLINGS:
-            raise UsageError("--verify, --forget and --migrate exclude each other (see --help)")
-        raise UsageError(
-            f"{self._flag}: there is nothing to merge any more: the table's files are merged as they are committed (see --help)"
-        )
+        raise UsageError(f"{self._fault} (see --help)")
 
 
 def _tag(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ repeated: a command that was killed is run again. Archives are read and not chan
 looked for.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hashtag_core.data.posts import iter_post_batches, list_parts
+from hashtag_core.data.source import Source
 from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.output.chunk_files import read_chunk
 from hashtag_core.output.forget_list import ForgetList
@@ -61,7 +62,7 @@ class Forgotten:
     remaining: int = 0
     """Files that hold anything of them still, by the proof."""
     unknown: int = 0
-    """Tagged posts whose user nobody knows: taken over from an old output without their part, and not in the archive."""
+    """Tagged posts and rejected rows whose user neither the output nor an archive knows."""
 
 
 def forget(
@@ -119,31 +120,35 @@ def _unproven(out: str, result: Forgotten, places: Sequence[str]) -> IntegrityEr
     told = [f"something of them is left in {len(places)} file(s): {'; '.join(places[:SHOWN_PLACES])}"] if places else []
     if result.unknown:
         told.append(
-            f"of {result.unknown} post(s) it cannot be told whose they are: they were taken over without their part; name an "
-            "archive that has them with --archive"
+            f"of {result.unknown} row(s) it cannot be told whose they are: neither the output nor an archive says; name one that "
+            "has them with --archive"
         )
     error = IntegrityError(f"{out}: {' and '.join(told)}")
     error.summary = asdict(result)  # type: ignore[attr-defined]
     return error
 
 
-def _archives(layouts: Sequence[Layout], archive: str | None) -> list[str]:
+def _archives(layouts: Sequence[Layout], archive: str | None) -> list[Source]:
     """Archives in which ids are looked up: the one that is named, else those that were tagged and are there."""
+    records = [Output.open(layout).records.settings for layout in layouts]
+    sources = {json.dumps([item.archive, item.reading]): item.source(archive) for item in records if item is not None}
     if archive is not None:
-        list_parts(archive)
-        return [archive]
-    settings = [Output.open(layout).records.settings for layout in layouts]
+        sources = {json.dumps(source.section.model_dump()): source for source in sources.values()} or {
+            "": Source(archive)
+        }
     found = []
-    for uri in sorted({item.archive for item in settings if item is not None}):
+    for source in sources.values():
         try:
-            list_parts(uri)
-            found.append(uri)
+            source.parts()
+            found.append(source)
         except HashtagError as error:
+            if archive is not None:
+                raise
             logger.warning("whose posts are which is looked up in the output alone: %s", error)
     return found
 
 
-def _find_posts(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[str]) -> None:
+def _find_posts(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[Source]) -> None:
     """Which ids are the users', and which of these other users have too."""
     users, named = wanted.forgotten.users, set(wanted.posts)
     keys = pa.array(sorted(users), pa.string())
@@ -163,7 +168,7 @@ def _find_posts(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[st
     wanted.posts |= theirs
 
 
-def _owners(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[str]) -> Iterator[pa.Table]:
+def _owners(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[Source]) -> Iterator[pa.Table]:
     """`post_id` and `user_key` of all that is in the tables, in chunks and in the archives."""
     columns = ["post_id", "user_key"]
     for output in outputs:
@@ -174,8 +179,8 @@ def _owners(wanted: Wanted, outputs: Sequence[Output], archives: Sequence[str]) 
                 content = read_chunk(info.uri)
                 yield from (content.rows.select(columns), content.rejected.select(columns))
     for archive in archives:
-        for info in list_parts(archive):
-            for batch in iter_post_batches(info, SCAN_ROWS, ["user_id"]):
+        for info in archive.parts():
+            for batch in archive.batches(info, SCAN_ROWS, ["user_id"]):
                 if batch.posts.num_rows:
                     yield _keyed(batch.posts, wanted.forgotten)
 
@@ -187,19 +192,28 @@ def _keyed(posts: pa.Table, forgotten: ForgetList) -> pa.Table:
     return pa.table({"post_id": posts["post_id"], "user_key": keys})
 
 
-def _unknown(outputs: Sequence[Output], archives: Sequence[str]) -> int:
-    """Tagged posts without a content hash and a user, which no archive has: of these nobody knows whose they are."""
-    doubtful = [pa.array([], pa.string())]
+def _unknown(outputs: Sequence[Output], archives: Sequence[Source]) -> int:
+    """Rows of which nobody knows whose they are, since neither the output nor an archive says: tagged ones without a content hash
+    and a user (taken over without their part), and rejected ones of a post that is tagged nowhere."""
+    tagged, rejected = [pa.array([], pa.string())], [pa.array([], pa.string())]
     for output in outputs:
         for rows in _rows_of(output.tagged, output, ["post_id", "content", "user_key"]):
             told = pc.or_(rows["content"].is_valid(), rows["user_key"].is_valid())
-            doubtful += rows.filter(pc.invert(told))["post_id"].chunks
-    ids = pa.concat_arrays(doubtful)
-    known = set[str]()
-    for info in [info for archive in archives for info in list_parts(archive)] if len(ids) else ():
-        for batch in iter_post_batches(info, SCAN_ROWS, []):
+            tagged += rows.filter(pc.invert(told))["post_id"].chunks
+        for rows in _rows_of(output.rejected, output, ["post_id", "user_key"]):
+            doubtful = pc.and_(rows["post_id"].is_valid(), rows["user_key"].is_null())
+            rejected += rows.filter(doubtful)["post_id"].chunks
+    ids, told_ids, known = pa.concat_arrays(tagged + rejected), pa.concat_arrays(rejected), set[str]()
+    for output in outputs if len(told_ids) else ():
+        for rows in _rows_of(output.tagged, output, ["post_id", "content"]):
+            mine = pc.and_(pc.is_in(rows["post_id"], value_set=told_ids), rows["content"].is_valid())
+            known.update(rows.filter(mine)["post_id"].to_pylist())
+    parts = [(source, part) for source in archives for part in source.parts()] if len(ids) else []
+    for source, info in parts:
+        for batch in source.batches(info, SCAN_ROWS, []):
             here = batch.posts["post_id"]
             known.update(here.filter(pc.is_in(here, value_set=ids)).to_pylist())
+            known.update(item.post_id for item in batch.rejected if item.post_id is not None)
     return sum(post_id not in known for post_id in ids.to_pylist())
 
 

@@ -6,6 +6,7 @@ looks for the ids and the users as they were given, for their hashes as the outp
 
 import io
 import json
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,22 +22,23 @@ from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.forget_state import strings_in
 from hashtag_core.output.forget_wanted import Wanted
 from hashtag_core.output.ids import ENTRY_BYTES, keys_of
+from hashtag_core.output.records import TagSettings
 from hashtag_core.storage import FileInfo
 
 NO_IDS = frozenset(
     {
-        "hashtags",
-        "true_hashtags",
-        "tags",
-        "status",
-        "model",
-        "version",
-        "model_name",
-        "model_version",
-        "partitionValues",
+        *("hashtags", "true_hashtags", "tags", "status", "statuses", "scores", "first_scores", "drift", "kind"),
+        *("model", "version", "model_name", "model_version", "partitionValues", "partitionValues_parsed"),
+        *("commitInfo", "protocol", "metaData", "txn", "settings", "host"),
+        *TagSettings.model_fields,
     }
 )
-"""Columns and keys of JSON whose values may equal an id and are none."""
+"""Columns and keys of JSON whose values are no ids, though a user may be called so: names of tags and models, modes, settings."""
+TOLD = frozenset({"reason", "detail"})
+"""Columns of messages: an id in one of them is quoted."""
+QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+OURS = ("_state/", "_delta_log/", "_rejected/_delta_log/")
+"""Where the keys of JSON are those of this program or of Delta."""
 
 
 def remains(out: str, wanted: Wanted) -> list[str]:
@@ -60,6 +62,7 @@ class _Look:
 
     def __init__(self, wanted: Wanted) -> None:
         self.forgotten = wanted.forgotten
+        self.reads_keys = True
         ids, users = wanted.posts - wanted.shared, wanted.users
         self.keys = set(keys_of(pa.array(sorted(ids), pa.string())).told())
         self.plain = ids | users | set(wanted.forgotten.users)
@@ -71,6 +74,7 @@ class _Look:
 
     def found_in(self, info: FileInfo) -> Iterator[str]:
         """What is found in a file."""
+        self.reads_keys = not info.path.startswith(OURS)
         name = info.path.rpartition("/")[2]
         if name.endswith(".parquet"):
             yield from self._in_parquet(info)
@@ -112,7 +116,11 @@ class _Look:
             yield from self._in_column(name, column.cast(kind.value_type))
         elif pt.is_string(kind) or pt.is_large_string(kind):
             texts = column.cast(pa.string())
-            if pc.any(pc.is_in(texts, value_set=self.names)).as_py():
+            if name in TOLD:
+                quoted = texts.filter(pc.match_substring_regex(texts, "['\"]")).to_pylist()
+                named = (item for text in quoted for pair in QUOTED.findall(text) for item in pair)
+                yield from (f"a name in {name}" for item in named if item in self.plain)
+            elif pc.any(pc.is_in(texts, value_set=self.names)).as_py():
                 yield f"a name in {name}"
             if name == "post_id" and self.forgotten.posts:
                 listed = (
@@ -127,7 +135,7 @@ class _Look:
     def _in_json(self, text: str) -> Iterator[str]:
         """Of JSON, or JSON lines; anything else holds no id."""
         for value in _values(text):
-            for item in strings_in(value, NO_IDS):
+            for item in strings_in(value, NO_IDS, keys=self.reads_keys):
                 if item in self.plain or item in self.keys:
                     yield "a name in JSON"
 

@@ -170,20 +170,22 @@ def _is_half_written(path: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def strings_in(value: Any, unread: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Every string in a JSON value, keys too, and those in strings that are JSON themselves; not below the keys `unread`."""
+def strings_in(value: Any, unread: frozenset[str] = frozenset(), *, keys: bool = True) -> Iterator[str]:
+    """Every string in a JSON value, with `keys` those too, and those in strings that are JSON themselves; not below the keys
+    `unread`."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield key
+            if keys:
+                yield key
             if key not in unread:
-                yield from strings_in(item, unread)
+                yield from strings_in(item, unread, keys=keys)
     elif isinstance(value, list):
         for item in value:
-            yield from strings_in(item, unread)
+            yield from strings_in(item, unread, keys=keys)
     elif isinstance(value, str):
         yield value
         if value[:1] in ("{", "["):
             try:
-                yield from strings_in(json.loads(value), unread)
+                yield from strings_in(json.loads(value), unread, keys=keys)
             except ValueError:
                 return

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hashtag_core import storage
-from hashtag_core.data.posts import list_parts
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.layout import Layout, hive
@@ -39,11 +38,12 @@ from hashtag_core.output.old_layout import (
     old_retag,
     old_settings,
     remove_old_state,
+    vector_folders,
 )
 from hashtag_core.output.output import Output
-from hashtag_core.output.records import PartRecord, RetagRecord, TagSettings, columns_name
+from hashtag_core.output.records import PartRecord, RetagRecord, TagSettings, columns_name, vectors_name
 from hashtag_core.output.table import Change, DataFile
-from hashtag_core.output.versions import versions_of
+from hashtag_core.output.versions import listed, versions_of
 from hashtag_core.schema import REJECTED_TABLE
 from hashtag_core.storage import FileInfo
 
@@ -124,7 +124,7 @@ def _commit(
     """All of a model and version at once. Rows that a killed command committed are replaced."""
     layout, retag = output.layout, old_retag(output.layout)
     tagged, rejected, _ = output.tables()
-    forgotten = ForgetList.ensure(layout.out)
+    forgotten, folders = ForgetList.ensure(layout.out), vector_folders(layout)
     add, lines, records = list[DataFile](), [REJECTED_TABLE.empty_table()], list[PartRecord]()
     for number, part in enumerate(parts, 1):
         info = files.get(part.part)
@@ -144,6 +144,8 @@ def _commit(
         lines.append(told)
         records.append(record.model_copy(update={"rejected": pc.sum(told["rows"]).as_py() or 0}))
         _keep_histories(layout, record)
+        if known and (part.part, part.etag) in folders:
+            _keep_vectors(layout, folders[part.part, part.etag], vectors_name(settings, part.part, record.etag))
     content = pa.concat_tables(lines).sort_by([("part", "ascending"), ("row", "ascending")])
     path = f"{layout.partition}/rejected-{name}.parquet"
     told_files = [rejected.write(path, content, layout.values)] if content.num_rows else []
@@ -173,6 +175,12 @@ def _keep_histories(layout: Layout, record: PartRecord) -> None:
         np.lib.format.write_array(target, np.zeros(0, np.int64), allow_pickle=False)
 
 
+def _keep_vectors(layout: Layout, before: str, now: str) -> None:
+    """The vectors of a part's posts under the name that a run looks for; others go with the next run."""
+    for info in listed(storage.join(layout.vectors, before)):
+        storage.move(info.uri, storage.join(layout.vectors, now, info.path))
+
+
 def _keep_encoders(layout: Layout) -> None:
     """How the encoders ran is what the next run must do too."""
     settings = old_settings(layout)
@@ -195,13 +203,12 @@ def _token(retag: RetagRecord, path: str) -> str:
 def _archive_files(archive: str | None, settings: TagSettings) -> dict[str, FileInfo]:
     """The parts of the archive that is named, else of the one that was tagged; none where that is gone."""
     try:
-        files = list_parts(archive or settings.archive)
+        return {info.path: info for info in settings.source(archive).parts()}
     except HashtagError as error:
         if archive is not None:
             raise
         logger.warning("users and dates of the posts are not known: %s", error)
         return {}
-    return {info.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"): info for info in files}
 
 
 def _are_by_day(layouts: Sequence[Layout]) -> bool:

@@ -28,7 +28,7 @@ from hashtag_core.schema import TAGGED
 logger = logging.getLogger(__name__)
 
 JOURNAL = "rewrite.json"
-STATE = ("plans", "chunks", "rewrites", "history", "vectors")
+STATE = ("plans", "chunks", "rewrites", "history")
 """Folders of the old state; what is of use of it is in the table."""
 STATE_FILES = ("_SUCCESS", "settings.json", "retag.json", "encoders.json")
 
@@ -169,6 +169,17 @@ def tagged_row_numbers(part: OldPart, lines: list[OldLine]) -> np.ndarray:
     if len(rows) != part.tagged:
         raise IntegrityError(f"{part.part}: its counts do not match its rejected rows")
     return rows
+
+
+def vector_folders(layout: Layout) -> dict[tuple[str, str], str]:
+    """Path and version of a part -> the folder of its vectors, for models that read the history, as the last plans say."""
+    found: dict[tuple[str, str], str] = {}
+    for info in listed(storage.join(layout.state, "plans")):
+        if info.path.endswith(".json") and not info.path.startswith("."):
+            for part in storage.read_json(info.uri).get("parts", []):
+                if part.get("content"):
+                    found[part["path"], part["etag"]] = part["content"]
+    return found
 
 
 def remove_old_state(layout: Layout) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from hashtag_core.config import ArchiveSection, Section
+from hashtag_core.data.source import Source
 from hashtag_core.errors import IntegrityError
 from hashtag_core.output.table import Change, DataFile, Table
 from hashtag_core.schema import RECORDS
@@ -46,6 +47,10 @@ class TagSettings(Section):
     max_image_bytes: int = ArchiveSection().max_image_bytes
     reading: dict[str, Any] = {}
     """Layout of the archive and what was said of its columns, where that is not the default."""
+
+    def source(self, archive: str | None = None) -> Source:
+        """The archive that was tagged, or another one, read as it was."""
+        return Source(archive or self.archive, ArchiveSection(**self.reading, max_image_bytes=self.max_image_bytes))
 
     def differing(self, before: "TagSettings") -> list[str]:
         """What was set otherwise before, each as `name was .., now ..`."""

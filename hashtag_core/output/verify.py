@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hashtag_core import storage
+from hashtag_core.data.source import Source
 from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.output.forget_list import FORGOTTEN
 from hashtag_core.output.layout import Layout
@@ -101,7 +102,9 @@ class _Version:
         self._check_records()
         self._check_repeated()
         if archive is not None:
-            self.found.problems += check_archive(self.output, self.parts, archive)
+            settings = self.output.records.settings
+            source = Source(archive) if settings is None else settings.source(archive)
+            self.found.problems += check_archive(self.output, self.parts, source)
 
     def _problem(self, where: str, what: str) -> None:
         self.found.problems.append(f"{where}: {what}")
@@ -219,11 +222,10 @@ class _Version:
                 rows = table.read(file, ["post_id"]) if table is not None else None
             except (HashtagError, pa.ArrowException, OSError):
                 continue  # told already
-            for post_id in (
-                []
-                if rows is None
-                else rows["post_id"].filter(pa.array(np.isin(hashed(rows["post_id"]), suspected))).to_pylist()
-            ):
+            if rows is None:
+                continue
+            twice = rows["post_id"].filter(pa.array(np.isin(hashed(rows["post_id"]), suspected)))
+            for post_id in twice.to_pylist():
                 places.setdefault(post_id, []).append(file.path)
         for post_id, paths in places.items():
             if len(paths) > 1:

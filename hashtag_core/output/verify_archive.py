@@ -10,10 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from hashtag_core import storage
-from hashtag_core.data.posts import is_undated, iter_post_batches, list_parts, part_problem
+from hashtag_core.data.posts import PartFooter, is_undated
+from hashtag_core.data.source import Source
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.output import Output
 from hashtag_core.output.verify_rows import ABSENT, LOST, REFUSED, TAGGED_ROW, PartRows
@@ -37,14 +36,14 @@ class _Archive:
         """Path, and the row of each candidate: kept as int32, since a part has fewer rows than that."""
 
 
-def check_archive(output: Output, parts: Mapping[str, PartRows], archive: str) -> list[str]:
-    """What is wrong, one line each."""
+def check_archive(output: Output, parts: Mapping[str, PartRows], source: Source) -> list[str]:
+    """What is wrong, one line each. NotFoundError or ArchiveError for an archive that is none."""
     problems: list[str] = []
     forgotten = ForgetList.load(output.layout.out)
     found, doubtful, records = _Archive(), list[np.ndarray](), output.records.parts
     names = set()
-    for info in list_parts(archive):
-        name = info.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    for info in source.parts():
+        name = info.path
         names.add(name)
         record = records.get(name)
         if record is None or record.etag != info.etag:
@@ -54,10 +53,10 @@ def check_archive(output: Output, parts: Mapping[str, PartRows], archive: str) -
                 else "has changed in the archive since it was tagged"
             )
             problems.append(f"{name}: {told}")
-            doubtful.append(_ids(info))
+            doubtful.append(_ids(source, info))
         elif record.rows:
-            problems += [f"{name}: {fault}" for fault in _check_part(info, name, parts[name], forgotten, found)]
-        elif record.rejected and part_problem(info) is None and "\ufffd" not in name and _rows(info):
+            problems += [f"{name}: {fault}" for fault in _check_part(source, info, parts[name], forgotten, found)]
+        elif record.rejected and "\ufffd" not in name and _is_readable(source.footer(info)):
             problems.append(f"{name}: is rejected as a whole, and can be read")
     gone = sorted(records.keys() - names)
     if gone:
@@ -65,30 +64,38 @@ def check_archive(output: Output, parts: Mapping[str, PartRows], archive: str) -
     return problems + _check_winners(found, parts, np.concatenate([np.zeros(0, np.uint64), *doubtful]))
 
 
-def _check_part(info: FileInfo, name: str, rows: PartRows, forgotten: ForgetList | None, found: _Archive) -> list[str]:
+def _check_part(
+    source: Source, info: FileInfo, rows: PartRows, forgotten: ForgetList | None, found: _Archive
+) -> list[str]:
     """Hold the rows of a part to what became of them, and keep those that may have a post."""
     wrong: dict[str, list[int]] = {}
     hashes, created, at = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-    for batch in iter_post_batches(info, SCAN_ROWS, [*READ, *_doubtful_image(info)]):
+    for batch in source.batches(info, SCAN_ROWS, [*READ, *_doubtful_image(source, info)]):
+        undated = [item for item in batch.rejected if is_undated(item)]
         faults = [item for item in batch.rejected if item.row is not None and not is_undated(item)]
         bad = np.array([item.row for item in faults], np.int64)
         bad = bad[bad < len(rows.state)]
         _note(wrong, "tagged, and no post", bad[rows.state[bad] == TAGGED_ROW])
         _note(wrong, "neither tagged nor rejected, and no post", bad[rows.state[bad] == ABSENT])
-        if not batch.posts.num_rows:
-            continue
-        here, ids = batch.rows, _hashed(batch.posts["post_id"])
-        state = rows.state[here]
-        gone = np.zeros(len(here), bool) if forgotten is None else forgotten.covers(batch.posts)
+        ids = pa.concat_arrays([
+            *batch.posts["post_id"].chunks, pa.array([item.post_id for item in undated], pa.string())
+        ])  # fmt: skip
+        here = np.concatenate([batch.rows, np.array([item.row for item in undated], np.int64)])
+        times = batch.posts["created_at"].cast(pa.int64()).fill_null(NO_DATE).to_numpy()
+        times = np.concatenate([times, np.full(len(undated), NO_DATE)])
+        gone = np.zeros(len(here), bool)
+        if forgotten is not None and batch.posts.num_rows:
+            gone[: batch.posts.num_rows] = forgotten.covers(batch.posts)
+        hashed, state = _hashed(ids), rows.state[here]
         _note(wrong, "tagged, and to be forgotten", here[gone & (state == TAGGED_ROW)])
-        _note(wrong, "tagged with another post_id", here[(state == TAGGED_ROW) & (rows.hashes[here] != ids)])
+        _note(wrong, "tagged with another post_id", here[(state == TAGGED_ROW) & (rows.hashes[here] != hashed)])
         keep = ~gone & (state != REFUSED)
-        hashes.append(ids[keep])
-        created.append(batch.posts["created_at"].cast(pa.int64()).fill_null(NO_DATE).to_numpy()[keep])
+        hashes.append(hashed[keep])
+        created.append(times[keep])
         at.append(here[keep].astype(np.int32))
     found.hashes.append(np.concatenate(hashes))
     found.created.append(np.concatenate(created))
-    found.parts.append((name, np.concatenate(at)))
+    found.parts.append((info.path, np.concatenate(at)))
     return [f"{len(lines)} row(s) are {what}, the first is {lines[0]}" for what, lines in wrong.items() if lines]
 
 
@@ -133,29 +140,29 @@ def _note(wrong: dict[str, list[int]], what: str, rows: np.ndarray) -> None:
     wrong.setdefault(what, []).extend(rows.tolist())
 
 
-def _ids(info: FileInfo) -> np.ndarray:
-    pieces = [
-        _hashed(batch.posts["post_id"]) for batch in iter_post_batches(info, SCAN_ROWS, []) if batch.posts.num_rows
-    ]
+def _ids(source: Source, info: FileInfo) -> np.ndarray:
+    batches = source.batches(info, SCAN_ROWS, [])
+    pieces = [_hashed(batch.posts["post_id"].combine_chunks()) for batch in batches if batch.posts.num_rows]
     return np.concatenate([np.zeros(0, np.uint64), *pieces])
 
 
-def _doubtful_image(info: FileInfo) -> list[str]:
+def _doubtful_image(source: Source, info: FileInfo) -> list[str]:
     """`image`, where its type makes rows with one no posts: else it need not be read."""
-    with storage.open_input(info.uri) as source:
-        schema = pq.ParquetFile(source, pre_buffer=False).schema_arrow
-    if "image" not in schema.names:
+    schema = source.footer(info).schema
+    name = source.reading.column_of("image", schema.names)
+    if name is None:
         return []
-    kind = schema.field("image").type
+    kind = schema.field(name).type
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
     plain = any(test(kind) for test in tests) or pa.types.is_struct(kind) or pa.types.is_null(kind)
     return [] if plain or pa.types.is_dictionary(kind) else ["image"]
 
 
-def _rows(info: FileInfo) -> int:
-    with storage.open_input(info.uri) as source:
-        return int(pq.ParquetFile(source, pre_buffer=False).metadata.num_rows)
+def _is_readable(footer: PartFooter) -> bool:
+    return footer.problem is None and sum(footer.groups) > 0
 
 
-def _hashed(ids: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(pd.util.hash_array(ids.to_numpy().astype(object), categorize=False), dtype=np.uint64)
+def _hashed(ids: pa.Array) -> np.ndarray:
+    return np.asarray(
+        pd.util.hash_array(ids.to_numpy(zero_copy_only=False).astype(object), categorize=False), dtype=np.uint64
+    )

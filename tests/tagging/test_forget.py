@@ -262,6 +262,9 @@ def test_the_proof_looks_where_the_deed_does_not(output: Path, archive: Path) ->
         "_rejected/old.jsonl": lambda path: path.write_text(
             json.dumps({"post_id": post}) + "\n" + json.dumps({"post_id": "x"}) + "\n"
         ),
+        "_state/counts.jsonl": lambda path: path.write_text(json.dumps({"posts": [[3, post]]}) + "\n"),
+        "counts.json": lambda path: path.write_text(json.dumps({"posts": {THEIRS: 3}})),
+        "told.parquet": lambda path: pq.write_table(pa.table({"reason": [f"post {post!r}: no score"]}), path),
         "notes.txt": lambda path: path.write_text(f"see {post}"),
     }
     for name, write in strays.items():
@@ -273,6 +276,28 @@ def test_the_proof_looks_where_the_deed_does_not(output: Path, archive: Path) ->
         assert caught.value.summary["remaining"] == 1  # type: ignore[attr-defined]
         path.unlink()
     assert forget(str(output), {THEIRS}).remaining == 0
+
+
+def test_words_of_the_files_themselves_are_no_users(output: Path, archive: Path) -> None:
+    """People may be called as anything is called in a log, a record, a column."""
+    words = [
+        "part",
+        "model",
+        "settings",
+        "retag",
+        "auto",
+        "append",
+        "Append",
+        "forgotten",
+        "ok",
+        "done",
+        "toy",
+        "tag001",
+        "path",
+        "rows",
+    ]
+    assert forget(str(output), words, ["1", "0", "popularity", "a"]).remaining == 0
+    assert len(tagged(output)) == 20
 
 
 def test_run_records_name_no_post(output: Path, archive: Path) -> None:
@@ -311,6 +336,24 @@ def test_without_the_archive_the_table_knows_whose_posts_are_which(output: Path,
     found = forget(str(output), {THEIRS})
     assert (found.tagged, found.users_found, found.remaining) == (6, 1, 0)
     assert holds(output, theirs) == []
+
+
+def test_rejected_rows_whose_user_nobody_knows(
+    inline: None, popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
+) -> None:
+    """A row that is no post is told with its id alone: as long as no archive has it, nothing is proven."""
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_part(archive / "a.parquet", make_posts(4))
+    bad = pa.table({"post_id": ["theirs"], "user_id": [THEIRS], "caption": pa.array([[1]], pa.list_(pa.int64()))})
+    pq.write_table(bad, archive / "b.parquet")
+    run(archive, out, popularity)
+    archive.rename(tmp_path / "cold")
+    with pytest.raises(IntegrityError, match=r"of 1 row\(s\) it cannot be told whose they are") as caught:
+        forget(str(out), {THEIRS})
+    assert caught.value.summary["unknown"] == 1  # type: ignore[attr-defined]
+    found = forget(str(out), {THEIRS}, archive=str(tmp_path / "cold"))
+    assert (found.rejected, found.remaining, found.unknown) == (1, 0, 0)
+    assert holds(out, {"theirs"}) == []
 
 
 def test_a_model_that_reads_histories(inline: None, archive: Path, tmp_path: Path, make_model_folder: Callable) -> None:

@@ -17,6 +17,7 @@ from hashtag_core.errors import ConfigError
 from hashtag_core.output.forget import forget
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.migrate import migrate
+from hashtag_core.output.records import vectors_name
 from hashtag_core.output.verify import verify_output
 from hashtag_core.schema import TAGGED
 from jobs.tag import main
@@ -90,7 +91,11 @@ def as_old(new: Path, old: Path, *, by_day: bool = False) -> None:
         _json(state / "settings.json", records.settings.model_dump() | {"format": 1})
         _json(state / "encoders.json", {})
         _json(state / "_SUCCESS", {"plan": "p", "parts": len(records.parts)})
-        _json(state / "plans" / "p.json", {"id": "p"})
+        parts = [
+            {"path": path, "etag": record.etag, "content": f"content-{record.number}"}
+            for path, record in records.parts.items()
+        ]
+        _json(state / "plans" / "p.json", {"id": "p", "parts": parts})
         for stray in (
             state / "chunks" / "c" / "00000.parquet",
             old / layout.partition / "gone.parquet" / "part-x-00000.parquet",
@@ -241,6 +246,20 @@ def test_a_model_that_reads_histories_is_not_tagged_again(
     write_part(archive / "later.parquet", [{**post, "created_at": 2**51} for post in make_posts(3, seed=8)])
     summary = run(archive, old, model)
     assert (summary.tagged, summary.parts) == (3, 1), "no earlier post has another history"
+
+
+def test_vectors_of_histories_are_kept(new: Path, archive: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    as_old(new, old)
+    (output,) = output_of(new)
+    vectors = old / "_state" / output.layout.partition / "vectors"
+    for record in output.records.parts.values():
+        _json(vectors / f"content-{record.number}" / "00000.parquet", record.path)
+    migrate(str(old))
+    (output,) = output_of(old)
+    for path in ("a.parquet", "nested/b.parquet"):
+        name = vectors_name(output.records.settings, path, output.records.parts[path].etag)  # type: ignore[arg-type]
+        assert json.loads((vectors / name / "00000.parquet").read_text()) == path
 
 
 def test_a_list_of_forgotten_users_from_before_is_kept_to(

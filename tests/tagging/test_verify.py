@@ -9,14 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+from hashtag_core.config import ArchiveSection
 from hashtag_core.errors import NotFoundError
 from hashtag_core.output.output import Output
 from hashtag_core.output.table import Change, DataFile
 from hashtag_core.output.verify import verify_output
 from jobs.tag import main
-from tests.tagging.outputs import output_of, run
+from tests.tagging.outputs import RECIPE, output_of, rows_by_table, run
 from tests.unit.data.hostile import HTML
 
 Tagged = tuple[Path, Path]
@@ -235,3 +237,40 @@ def test_a_table_of_which_no_log_is_left(tagged: Tagged) -> None:
         shutil.rmtree(folder / "_delta_log")
     with pytest.raises(NotFoundError):
         verify_output(str(out))
+
+
+def test_an_archive_of_tables_is_looked_through_as_it_was_tagged(
+    inline: None, popularity: Path, tmp_path: Path
+) -> None:
+    """The output knows how its archive is read. A date that is none leaves a post undated, and so later than no other."""
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    lines = [
+        "id;caption;created_at",
+        "1;one;2026-01-01",
+        "2;two;2026-01-02",
+        ";nobody;2026-01-03",
+        "1;one again;2026-02-01",
+    ]
+    (archive / "posts.csv").write_text("\n".join(lines) + "\n")
+    recipe = RECIPE.model_copy(update={"archive": ArchiveSection(format="csv", map={"post_id": "id"})})
+    run(archive, out, popularity, recipe)
+    found = verify_output(str(out), str(archive))
+    assert (found.problems, found.tagged, found.rejected) == ([], 2, 2)
+    (archive / "more.csv").write_text("id;caption;created_at\n9;nine;2026-01-01\n")
+    assert verify_output(str(out), str(archive)).problems == ["more.csv: is in the archive and not tagged"]
+
+
+def test_posts_whose_date_is_none(inline: None, popularity: Path, tmp_path: Path) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    pq.write_table(
+        pa.table({"post_id": ["1", "2"], "caption": ["a", "b"], "created_at": [["x"], ["y"]]}), archive / "a.parquet"
+    )
+    pq.write_table(
+        pa.table({"post_id": ["2"], "caption": ["c"], "created_at": pa.array([5], pa.timestamp("us"))}),
+        archive / "b.parquet",
+    )
+    run(archive, out, popularity)
+    assert verify_output(str(out), str(archive)).problems == []
+    assert {row["post_id"]: row["part"] for row in rows_by_table(out)} == {"1": "a.parquet", "2": "b.parquet"}
