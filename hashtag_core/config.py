@@ -263,9 +263,9 @@ class GatesSection(Section):
     """By how much the expected calibration error may be above the champion's."""
     min_coverage_ratio: float = Field(0.5, ge=0)
     """Share of the champion's coverage of the vocabulary."""
-    min_novelty_ratio: float = Field(0.8, ge=0)
-    min_speed_ratio: float = Field(0.1, ge=0)
-    """Share of the champion's posts a second, from pictures and captions on."""
+    min_novelty_ratio: float = Field(0.5, ge=0)
+    min_speed_ratio: float = Field(0.2, ge=0)
+    """Share of the champion's posts a second, from pictures and captions on; not of a champion that looks into neither."""
     speed_posts: int = Field(48, ge=1)
     """Posts that the speed is measured on."""
     golden_tolerance: float = Field(1e-3, ge=0)

@@ -164,7 +164,7 @@ def _measure(plan: PromotePlan, uses: int) -> _Measured:
     if plan.champion is None:
         speed = measure_speeds([recommender], truth, recipe.gates)
         with judged_floors(challenger, truth, recipe) as floors:
-            ours = contender(challenger, recipe, speed[0], golden)
+            ours = contender(challenger, recipe, speed[0], golden, _encodes(recommender))
             others = [contender(floor, recipe) for floor in floors]
             duels = [duel(challenger, floor, truth, recipe) for floor in floors]
             duels = [replace(found, against=floor.row["model"]) for found, floor in zip(duels, floors, strict=True)]
@@ -174,15 +174,21 @@ def _measure(plan: PromotePlan, uses: int) -> _Measured:
             holder = evaluate_model(plan.uris[1], truth, None, recipe)
         except IntegrityError as error:
             return _Measured([folder, Gate("champion", False, f"the champion cannot be judged: {error}")])
-        speed = measure_speeds([recommender, Recommender.load(str(holder.model.folder))], truth, recipe.gates)
-        ours = contender(challenger, recipe, speed[0], golden)
-        champion = contender(holder, recipe, speed[1])
+        other = Recommender.load(str(holder.model.folder))
+        speed = measure_speeds([recommender, other], truth, recipe.gates)
+        ours = contender(challenger, recipe, speed[0], golden, _encodes(recommender))
+        champion = contender(holder, recipe, speed[1], encodes=_encodes(other))
         duels, others = [duel(challenger, holder, truth, recipe)], [champion]
     protocol = recipe.gates.protocol
     posts = ours.figures[protocol]["posts"]
     gates = judge_challenger(ours, champion, duels, dataset.info.content_hash, posts, uses, recipe.gates)
     figures = {one.uri: _shown_figures(one, recipe) for one in (ours, *others)}
     return _Measured([folder, *gates], duels, figures)
+
+
+def _encodes(recommender: Recommender) -> bool:
+    """Whether a model looks into pictures or captions, which is what takes time."""
+    return bool(recommender.encoders.kinds)
 
 
 def _shown_figures(one: Contender, recipe: Recipe) -> dict[str, float]:

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from hashtag_core.distributed.train_worker import (
 )
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
+from hashtag_core.evaluation.metrics import Protocol
 from hashtag_core.models.base import BuiltOnModel, FittedModel, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model
 from hashtag_core.tracking import runs
@@ -116,17 +117,13 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         identity = encoders.identity
         tag_text = _tag_text(plan, encoders)
         del encoders
-        progress: Progress | None = None
-        with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
-            if resources is None:
-                model = _fit(plan, job, run, tag_text)
-            else:
-                model, progress = _train_on_ray(plan, job, run, record, resources)
-            info = model_info(plan, identity, run.run_id)
-            parameters = sum(value.numel() for value in model.state_dict().values())
-            run.log_params({"parameters": parameters})
-            metrics = save_and_evaluate(plan, job, model, Path(folder), info)
-            version = register_model(plan, run, Path(folder), metrics, {**labels, "run_name": name, "k": info["k"]})
+        if resources is None:
+            model, progress = _fit(plan, job, run, tag_text), None
+        else:
+            model, progress = _train_on_ray(plan, job, run, record, resources)
+        parameters = sum(value.numel() for value in model.state_dict().values())
+        run.log_params({"parameters": parameters})
+        version, metrics = _register(plan, job, model, run, identity, {**labels, "run_name": name})
         summary = TrainSummary(
             run_id=run.run_id,
             run_name=name,
@@ -141,12 +138,27 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
     return summary
 
 
+def _register(
+    plan: TrainPlan, job: TrainJob, model: TagModel, run: runs.Run, identity: dict[str, Any], labels: dict[str, Any]
+) -> tuple[str, dict[Protocol, dict[str, float]]]:
+    """The version's URI, and the figures of the validation split by protocol."""
+    with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
+        info = model_info(plan, identity, run.run_id)
+        metrics = save_and_evaluate(plan, job, model, Path(folder), info)
+        return register_model(plan, run, Path(folder), metrics, {**labels, "k": info["k"]}), metrics
+
+
 @contextmanager
 def _resumable(name: str, folder: str, recipe: Recipe) -> Iterator[None]:
     """An interrupt, and a training that MLflow or the storage breaks off, tell how the run goes on."""
     try:
         yield
     except StorageError as error:
+        saved = False
+        with suppress(HashtagError):
+            saved = storage.exists(storage.join(folder, "run.json"))
+        if not saved:  # it had not begun
+            raise
         raise StorageError(f"{error}; what was trained is kept in {folder}: go on with --resume {name}") from error
     except KeyboardInterrupt:
         where = f" --set training.storage={recipe.training.storage}" if recipe.training.storage else ""

@@ -101,6 +101,15 @@ def test_a_training_that_ends_while_mlflow_is_away_tells_how_it_goes_on(
     assert connect().get_run(summary.run_id).info.status == "FINISHED"
 
 
+def test_a_training_that_never_began_does_not_speak_of_going_on(
+    recipe: Recipe, users_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match="does not answer") as caught:
+        train(recipe, str(users_dataset))
+    assert "--resume" not in str(caught.value)
+
+
 def test_figures_that_are_logged_later_carry_the_time_they_were_measured_at(
     mlflow_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

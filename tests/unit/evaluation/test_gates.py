@@ -102,8 +102,12 @@ def test_a_slice_may_not_be_lost(posts, difference, passed):
 def test_what_may_not_be_lost_elsewhere():
     assert refused(challenger=replace(contender(), calibration=0.11)) == {"calibration"}
     assert refused(challenger=contender(coverage=0.29)) == {"coverage"}
-    assert refused(challenger=contender(novelty=3.9)) == {"novelty"}
-    assert refused(challenger=replace(contender(), posts_per_second=9.0)) == {"speed"}
+    assert refused(challenger=contender(novelty=2.4)) == {"novelty"}
+    slow = replace(contender(), posts_per_second=19.0)
+    assert refused(challenger=slow) == {"speed"}
+    assert refused(challenger=replace(slow, posts_per_second=21.0)) == set()
+    assert refused(challenger=slow, champion=replace(CHAMPION, encodes=False)) == set()
+    assert refused(challenger=replace(slow, encodes=False), champion=replace(CHAMPION, encodes=False)) == {"speed"}
     assert refused(challenger=replace(contender(), golden=0.01)) == {"golden"}
     assert refused(challenger=replace(contender(), golden=0.0)) == set()
     mine, other = {"inputs": ["a"]}, {"inputs": ["b"]}
