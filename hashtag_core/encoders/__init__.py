@@ -7,6 +7,7 @@
 Every output is rounded to float16, whether it goes to the cache or straight to a model: both see the same numbers.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from hashtag_core.encoders import text as text_encoders
 from hashtag_core.encoders.backbone import ImageCard, LoadedBackbone
 from hashtag_core.encoders.image import ImageEncoder, Pixels2Features, TorchBackend
 from hashtag_core.encoders.regions import grid_boxes
+from hashtag_core.encoders.tag_words import TagWords
 from hashtag_core.encoders.text import TextCard, TextEncoder
 from hashtag_core.errors import ConfigError
 
@@ -188,6 +190,11 @@ class Encoders:
             return {}
         found = self._text_encoder.encode(captions)
         return {name: value if value.dtype == bool else _half(value) for name, value in found.items()}
+
+    def encode_tags(self, tags: Sequence[str]) -> np.ndarray:
+        """What tags say, cut into words (`tag_words`), as captions are encoded: `text_vector` [V, D], float16."""
+        words = TagWords(self.text_tokenizer_file)
+        return self.encode_captions([words.split(tag) for tag in tags])["text_vector"]
 
     @property
     def text_folder(self) -> str:
