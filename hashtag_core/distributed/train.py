@@ -216,7 +216,7 @@ def _tag_text(plan: TrainPlan, encoders: Encoders) -> np.ndarray | None:
     """The tags' own words through the text encoder [V, D_t], for a family that reads them."""
     if not plan.fitted or not plan.family.reads_tag_text(plan.options):
         return None
-    return encoders.encode_captions(list(plan.dataset.vocabulary.tags))["text_vector"]
+    return encoders.encode_tags(plan.dataset.vocabulary.tags)
 
 
 def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run, tag_text: np.ndarray | None = None) -> TagModel:

@@ -8,7 +8,7 @@ Every output is rounded to float16, whether it goes to the cache or straight to 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from hashtag_core.encoders import text as text_encoders
 from hashtag_core.encoders.backbone import ImageCard, LoadedBackbone
 from hashtag_core.encoders.image import ImageEncoder, Pixels2Features, TorchBackend
 from hashtag_core.encoders.regions import DETECTOR, PRECOMPUTED, Detector, Precomputed, cells_under, grid_boxes
+from hashtag_core.encoders.tag_words import TagWords
 from hashtag_core.encoders.text import LoadedText, TextBackend, TextCard, TextEncoder, TorchTextBackend
 from hashtag_core.errors import ConfigError
 
@@ -245,6 +246,11 @@ class Encoders:
             return {}
         found = self._text_encoder.encode(captions)
         return {name: value if value.dtype == bool else _half(value) for name, value in found.items()}
+
+    def encode_tags(self, tags: Sequence[str]) -> np.ndarray:
+        """What tags say, cut into words (`tag_words`), as captions are encoded: `text_vector` [V, D], float16."""
+        words = TagWords(self.text_tokenizer_file)
+        return self.encode_captions([words.split(tag) for tag in tags])["text_vector"]
 
     @property
     def text_folder(self) -> str:

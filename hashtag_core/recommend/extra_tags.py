@@ -30,7 +30,6 @@ def with_tags(
     new = [tag for tag in dict.fromkeys(wanted.values()) if tag not in vocabulary.index]
     if not new:
         return loaded, new
-    vectors = encoders.encode_captions(new)["text_vector"]
-    loaded.model.add_tags(torch.from_numpy(vectors).to(device))
+    loaded.model.add_tags(torch.from_numpy(encoders.encode_tags(new)).to(device))
     counts = np.concatenate([vocabulary.counts, np.zeros(len(new), np.int64)])
     return replace(loaded, vocabulary=replace(vocabulary, tags=[*vocabulary.tags, *new], counts=counts)), new
