@@ -162,33 +162,6 @@ def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(["rm", "-rf", str(folder)], check=False)
 
 
-PLACED = """
-import json, ray
-from ray.util.placement_group import placement_group
-from hashtag_core.config import Recipe
-from hashtag_core.distributed.session import connect
-from hashtag_core.distributed.train_resources import worker_resources
-with connect():
-    before = ray.cluster_resources()
-    asked = worker_resources(Recipe.model_validate({"training": {"workers": 2, "gpus": "cluster"}}))
-    ray.get(placement_group([asked] * 2).ready(), timeout=200)
-    print(json.dumps([before, asked, ray.cluster_resources()]))
-"""
-
-
-@pytest.mark.slow
-def test_machines_with_gpus_are_started_for_who_asks(at_rest: str) -> None:
-    """The very first line of a cluster's user: nothing is up, and two machines with a GPU come."""
-    environment = os.environ | {"RAY_ADDRESS": at_rest, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", PLACED]
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 0, done.stderr[-4000:]
-    before, asked, after = json.loads(done.stdout.splitlines()[-1])
-    assert not before.get("CPU")
-    assert asked == {"CPU": 4.0, "GPU": 1.0}
-    assert after["GPU"] == 2
-
-
 @pytest.mark.slow
 def test_features_and_training_scale_from_nothing(at_rest: str, tmp_path: Path, write_archive: Any) -> None:
     words = ("cat", "dog", "sun", "sea")
@@ -221,3 +194,30 @@ def test_features_and_training_scale_from_nothing(at_rest: str, tmp_path: Path, 
     (tmp_path / "recipe.toml").write_text("")
     summary = job("train", "--recipe", str(tmp_path / "recipe.toml"), "--dataset", str(tmp_path / "dataset"), *sets)
     assert summary["epochs"] == 1
+
+
+PLACED = """
+import json, ray
+from ray.util.placement_group import placement_group
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.session import connect
+from hashtag_core.distributed.train_resources import worker_resources
+with connect():
+    before = ray.cluster_resources()
+    asked = worker_resources(Recipe.model_validate({"training": {"workers": 2, "gpus": "cluster"}}))
+    ray.get(placement_group([asked] * 2).ready(), timeout=200)
+    print(json.dumps([before, asked, ray.cluster_resources()]))
+"""
+
+
+@pytest.mark.slow
+def test_machines_with_gpus_are_started_for_who_asks(at_rest: str) -> None:
+    """The very first line of a cluster's user: nothing is up, and two machines with a GPU come."""
+    environment = os.environ | {"RAY_ADDRESS": at_rest, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PLACED]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-4000:]
+    before, asked, after = json.loads(done.stdout.splitlines()[-1])
+    assert not before.get("CPU")
+    assert asked == {"CPU": 4.0, "GPU": 1.0}
+    assert after["GPU"] == 2
