@@ -2,6 +2,7 @@
 
 A caption is a stranger's text. It is cut to MAX_CHARACTERS before anything looks at it, and everything that does takes time in
 proportion to its length: no rule scans one stretch of text from each of its characters, and rounds of rules are counted.
+(Articles by number: docs/models.md.)
 """
 
 import functools

@@ -135,13 +135,15 @@ class FeatureCache:
         table = pa.Table.from_arrays([pa.array(keys, pa.string()), column], schema=schema.features(of.dim, of.rows))
         self._publish(of.folder, table, max(1, ROW_GROUP_BYTES * len(keys) // max(flat.nbytes, 1)))
 
-    def write_unreadable(self, kind: str, reasons: Mapping[str, str]) -> None:
-        """Remember contents (key -> reason) that cannot be encoded, for every kind of the same modality."""
+    def write_unreadable(self, kind: str, reasons: Mapping[str, str], *, alone: bool = False) -> None:
+        """Remember contents (key -> reason) that cannot be encoded, for every kind of the same modality, or for those of
+        `kind`'s own encoder `alone`."""
         if not reasons:
             return
         table = pa.table({"key": list(reasons), "reason": list(reasons.values())}, schema=UNREADABLE)
         modality = self.kinds[kind].of
-        for folder in sorted({other.unreadable_folder for other in self.kinds.values() if other.of == modality}):
+        folders = {other.unreadable_folder for other in self.kinds.values() if other.of == modality}
+        for folder in sorted({self.kinds[kind].unreadable_folder} if alone else folders):
             self._publish(folder, table, len(reasons))
 
     def lookup(self, kind: str, keys: Sequence[str | None]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,12 @@ from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
+from hashtag_core.data.hub_folder import SCHEME as HUB
 from hashtag_core.distributed.evaluate_page import evaluation_page, learning, score_figures
 from hashtag_core.distributed.evaluate_truth import Ranked, Truth, read_truths, slices_of, write_ranked
 from hashtag_core.distributed.features import cache_root, ensure_features, tables_folder
 from hashtag_core.distributed.passes import Pass
+from hashtag_core.distributed.provenance import log_split
 from hashtag_core.distributed.session import connect
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.evaluation.metrics import (
@@ -42,7 +45,7 @@ from hashtag_core.evaluation.metrics import (
     judge,
     post_scores,
 )
-from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_k, rank_models
+from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_figures, main_k, rank_models
 from hashtag_core.evaluation.significance import bootstrap, paired_difference
 from hashtag_core.evaluation.slices import slice_metrics, tag_slices
 from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
@@ -95,7 +98,7 @@ def check_evaluation(dataset_uri: str, models: Sequence[str], recipe: Recipe) ->
         if model.startswith("models:"):
             name, version, _ = find_version(model)
             found.append(f"models:/{name}/{version}")
-        elif storage.exists(storage.join(model, "model.json")):
+        elif model.startswith(HUB) or storage.exists(storage.join(model, "model.json")):
             found.append(model)
         else:
             raise NotFoundError(
@@ -145,16 +148,24 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     started = time.monotonic()
     dataset, settings = truth.dataset, recipe.evaluation
     resolved = resolve_model(model)
-    recommender = Recommender.load(str(resolved.folder), name=resolved.name, version=resolved.version)
+    diversity = recipe.recommend.diversity
+    recommender = Recommender.load(
+        str(resolved.folder), name=resolved.name, version=resolved.version, diversity=diversity
+    )
     cache = _features(dataset, recommender, [truth.split, *([validation.split] if validation else [])])
     width = max(settings.ks)
+    ranking = time.monotonic()
     ranked = _rank(recommender, truth, cache, width, settings.batch_rows, resolved.uri)
+    posts_per_second = len(truth.tags) / max(time.monotonic() - ranking, 1e-6)
     info = recommender.loaded.info
     row: dict[str, Any] = {"model": resolved.uri, "name": resolved.name, "version": resolved.version}
     row["family"] = recommender.loaded.family
     row["options"] = recommender.loaded.options.model_dump(mode="json")
     row["k"] = info.get("k")
+    row["diversity"] = diversity
     row["history"] = asdict(recommender.loaded.history) if recommender.loaded.history else None
+    row["posts_per_second"] = round(posts_per_second, 1)
+    row["megabytes"] = sum(path.stat().st_size for path in Path(resolved.folder).iterdir()) / 1e6
     row["parameters"] = sum(tensor.numel() for tensor in recommender.loaded.model.state_dict().values())
     vocabulary = dataset.vocabulary
     shares = vocabulary.counts / max(vocabulary.posts, 1)
@@ -189,7 +200,8 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
 
 
 def log_evaluation(evaluation: Evaluation, dataset: Dataset, recipe: Recipe, texts: Mapping[str, str]) -> str:
-    """A run of its own in MLflow with the figures of all protocols and, on a registered version, a tag that leads to it.
+    """A run in MLflow, below the one that made the model, with the figures of all protocols and, on a registered version, a
+    tag that leads to it.
 
     Returns the run's id.
     """
@@ -204,7 +216,12 @@ def log_evaluation(evaluation: Evaluation, dataset: Dataset, recipe: Recipe, tex
         "dataset_hash": dataset.info.content_hash,
         "split": split,
     }
-    with start_run(recipe.tracking.experiment, f"evaluate {model.name} {model.version}", tags=labels) as run:
+    title = f"evaluate {model.name} {model.version} on {split}"
+    with start_run(recipe.tracking.experiment, title, tags=labels, parent=model.run_id) as run:
+        log_split(run, dataset, split)
+        run.log_metrics(
+            {f"main/{name}": value for name, value in main_figures(row["metrics"], recipe.evaluation.ks).items()}
+        )
         for protocol, name in (("headline", "metrics"), ("papers", "papers"), ("floor", "floor")):
             run.log_metrics({f"{split}_{protocol}.{metric}": value for metric, value in row[name].items()})
         run.log_params({"evaluation": recipe.evaluation.model_dump(mode="json"), "encoders": evaluation.encoders})

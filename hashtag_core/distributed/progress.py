@@ -6,6 +6,7 @@ MLflow is the driver's affair alone: its credentials are in the driver's environ
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -53,8 +54,8 @@ def start_run_log() -> Any:
 class Watch:
     """Follows a `RunLog` in a thread for the time of a `with` block: each epoch goes to MLflow once, and to stderr.
 
-    `logged` epochs are in MLflow already. An MLflow that fails meanwhile is warned of; `finish` logs what is left and
-    raises.
+    `logged` epochs are in MLflow already. An MLflow that fails meanwhile is warned of once; what is logged later carries
+    the time it was measured at. `finish` logs what is left and raises.
     """
 
     def __init__(self, log: Any, run: Run, epochs: int, select: str, logged: int = 0) -> None:
@@ -63,6 +64,7 @@ class Watch:
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
         self._best: float | None = None
         self._shown = 0
+        self._seen: list[float] = []
         self._bar: Any = None
 
     def __enter__(self) -> Self:
@@ -99,11 +101,14 @@ class Watch:
 
     def _record(self, history: list[Figures]) -> None:
         while self._logged < len(history):
-            row = history[self._logged]
-            self._run.log_metrics({name: value for name, value in row.items() if name != "epoch"}, self._logged + 1)
+            row, seen = history[self._logged], self._seen[self._logged]
+            values = {name: value for name, value in row.items() if name != "epoch"}
+            self._run.log_metrics(values, self._logged + 1, measured_at=seen)
             self._logged += 1
 
     def _show(self, history: list[Figures]) -> None:
+        # When an epoch was seen is when it was measured, however much later MLflow takes it.
+        self._seen += [time.time()] * (len(history) - len(self._seen))
         for row in history[self._shown :]:
             value = row[self._select]
             best = self._best is None or value > self._best

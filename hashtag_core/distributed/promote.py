@@ -1,25 +1,35 @@
 """Challenger against champion: both judged now, on the same posts with the same code; the gates decide; the alias moves."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
-from hashtag_core.distributed.evaluate import Evaluation, check_evaluation, evaluate_model, log_evaluation
+from hashtag_core.distributed.evaluate import check_evaluation, evaluate_model
 from hashtag_core.distributed.evaluate_truth import read_truths
-from hashtag_core.errors import ConfigError, GateRefused, NotFoundError
-from hashtag_core.evaluation.gates import Contender, Gate, check_gates, judge_challenger
+from hashtag_core.distributed.promote_figures import contender, duel, golden_of, judged_floors, measure_speeds
+from hashtag_core.distributed.provenance import log_split
+from hashtag_core.errors import ConfigError, GateRefused, IntegrityError
+from hashtag_core.evaluation.gates import Contender, Duel, Gate, check_gates, judge_challenger
+from hashtag_core.evaluation.promotion_report import promotion_html, promotion_markdown
+from hashtag_core.evaluation.report import main_k
+from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import (
-    CHAMPION,
     champion,
-    champion_line,
     find_version,
     model_uri,
     move_champion,
+    previous_champion,
     rollback,
+    rollback_target,
+    set_challenger,
     set_version_tags,
+    version_run,
 )
+from hashtag_core.tracking.runs import Run, count_runs, current_user, start_run
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +53,7 @@ class PromotePlan:
     def summary(self, promoted: bool, gates: list[Gate]) -> dict[str, Any]:
         """What `jobs/promote.py` prints."""
         holder = self.challenger if promoted else self.champion
-        line = champion_line(self.name)
-        previous = line[-2] if len(line) > 1 else None
+        previous = previous_champion(self.name)
         return {
             "promoted": promoted,
             "champion": None if holder is None else model_uri(self.name, holder),
@@ -70,41 +79,150 @@ def plan_promote(dataset_uri: str, challenger: str, recipe: Recipe) -> PromotePl
     return PromotePlan(dataset, name, version, champion(name), recipe)
 
 
-def promote(plan: PromotePlan) -> dict[str, Any]:
+def promote(plan: PromotePlan, force: str | None = None) -> dict[str, Any]:
     """Judge both, apply the gates, move the alias `champion`; returns the summary.
 
-    A challenger that is champion already changes nothing. Raises GateRefused, with the summary, where a gate says no.
+    Every gate's verdict is in the version's tags, the report in a run of kind `promotion` below the challenger's own. With
+    `force`, the reason why, a challenger is promoted past what refused it; never past a broken folder. A challenger that
+    is champion already changes nothing. Raises GateRefused, with the summary, where a gate says no, StorageError where
+    another process has moved the champion meanwhile.
     """
     if plan.challenger == plan.champion:
         logger.info("%s is the champion already: nothing to do", model_uri(plan.name, plan.challenger))
         return plan.summary(promoted=False, gates=[])
-    recipe, gates = plan.recipe, plan.recipe.gates
-    truth, _ = read_truths(plan.dataset, recipe)
-    evaluations = [evaluate_model(uri, truth, None, recipe) for uri in plan.uris]
-    for evaluation in evaluations:
-        log_evaluation(evaluation, plan.dataset, recipe, {})
-    contenders = [_contender(evaluation) for evaluation in evaluations]
-    dataset_hash = plan.dataset.info.content_hash
-    posts = contenders[0].figures[gates.protocol]["posts"]
-    decisions = judge_challenger(contenders[0], contenders[1] if plan.champion else None, dataset_hash, posts, gates)
-    for gate in decisions:
-        logger.info("gate %s: %s: %s", gate.name, "passed" if gate.passed else "REFUSED", gate.detail)
-    why = {
-        "dataset_hash": dataset_hash,
-        "split": recipe.evaluation.split,
-        "figures": {one.uri: one.figures[gates.protocol][gates.metric] for one in contenders},
-        "gates": [gate.as_json() for gate in decisions],
-    }
-    challenger = contenders[0].uri
-    passed = all(gate.passed for gate in decisions)
-    set_version_tags(plan.name, plan.challenger, {"gates": "passed" if passed else "refused", "gates.detail": why})
-    if not passed:
-        reasons = "; ".join(gate.detail for gate in decisions if not gate.passed)
-        refusal = GateRefused(f"{challenger} is not promoted: {reasons}")
-        refusal.summary = plan.summary(promoted=False, gates=decisions)
+    set_challenger(plan.name, plan.challenger)
+    verdict = _judge(plan, force)
+    if not verdict.may_pass:
+        reasons = "; ".join(f"{gate.name}: {gate.detail}" for gate in verdict.gates if not gate.passed)
+        refusal = GateRefused(f"{model_uri(plan.name, plan.challenger)} is not promoted: {reasons}")
+        refusal.summary = {**plan.summary(promoted=False, gates=verdict.gates), "run_id": verdict.why["run_id"]}
         raise refusal
-    move_champion(plan.name, plan.challenger, why, expected=plan.champion)
-    return plan.summary(promoted=True, gates=decisions)
+    move_champion(plan.name, plan.challenger, verdict.why, expected=plan.champion)
+    forced = {"forced": force} if verdict.forced else {}
+    return {**plan.summary(promoted=True, gates=verdict.gates), "run_id": verdict.why["run_id"], **forced}
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    gates: list[Gate]
+    forced: bool
+    may_pass: bool
+    why: dict[str, Any]
+
+
+def _judge(plan: PromotePlan, force: str | None) -> _Verdict:
+    """Measure and decide, and write down what was decided, in a run of its own."""
+    recipe, dataset = plan.recipe, plan.dataset
+    same_split = {"kind": "promotion", "dataset_hash": dataset.info.content_hash, "split": recipe.evaluation.split}
+    uses = count_runs(recipe.tracking.experiment, same_split)
+    name, version, tags = find_version(model_uri(plan.name, plan.challenger))
+    labels = {
+        **same_split,
+        "dataset": dataset.uri,
+        "model_name": name,
+        "model_version": version,
+        "family": tags.get("family", "unknown"),
+    }
+    title = f"gates {name} {version}" + (f" against {plan.champion}" if plan.champion else " against the floors")
+    with start_run(recipe.tracking.experiment, title, tags=labels, parent=version_run(plan.uris[0])) as run:
+        log_split(run, dataset, recipe.evaluation.split)
+        measured = _measure(plan, uses)
+        passed = all(gate.passed for gate in measured.gates)
+        whole = all(gate.passed for gate in measured.gates if gate.name == "folder")
+        forced = bool(force) and not passed and whole
+        verdict = "passed" if passed else "forced" if forced else "refused"
+        for gate in measured.gates:
+            logger.info("gate %s: %s: %s", gate.name, "passed" if gate.passed else "REFUSED", gate.detail)
+        why = {
+            **{key: same_split[key] for key in ("dataset_hash", "split")},
+            "run_id": run.run_id,
+            "figures": {uri: figures[recipe.gates.metric] for uri, figures in measured.figures.items()},
+            "refused_by": [gate.name for gate in measured.gates if not gate.passed],
+            **({"forced": force} if forced else {}),
+        }
+        _write_down(plan, run, measured, verdict, why)
+    return _Verdict(measured.gates, forced, passed or forced, why)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    gates: list[Gate]
+    duels: Sequence[Duel] = ()
+    figures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def _measure(plan: PromotePlan, uses: int) -> _Measured:
+    recipe, dataset = plan.recipe, plan.dataset
+    truth, _ = read_truths(dataset, recipe)
+    try:
+        challenger = evaluate_model(plan.uris[0], truth, None, recipe)
+    except IntegrityError as error:
+        return _Measured([Gate("folder", False, str(error))])
+    folder = Gate("folder", True, f"every file is what was registered ({challenger.model.content_hash[:12]})")
+    recommender = Recommender.load(str(challenger.model.folder))
+    golden = golden_of(challenger, recommender)
+    if plan.champion is None:
+        speed = measure_speeds([recommender], truth, recipe.gates)
+        with judged_floors(challenger, truth, recipe) as floors:
+            ours = contender(challenger, recipe, speed[0], golden)
+            others = [contender(floor, recipe) for floor in floors]
+            duels = [duel(challenger, floor, truth, recipe) for floor in floors]
+            duels = [replace(found, against=floor.row["model"]) for found, floor in zip(duels, floors, strict=True)]
+        champion = None
+    else:
+        try:
+            holder = evaluate_model(plan.uris[1], truth, None, recipe)
+        except IntegrityError as error:
+            return _Measured([folder, Gate("champion", False, f"the champion cannot be judged: {error}")])
+        speed = measure_speeds([recommender, Recommender.load(str(holder.model.folder))], truth, recipe.gates)
+        ours = contender(challenger, recipe, speed[0], golden)
+        champion = contender(holder, recipe, speed[1])
+        duels, others = [duel(challenger, holder, truth, recipe)], [champion]
+    protocol = recipe.gates.protocol
+    posts = ours.figures[protocol]["posts"]
+    gates = judge_challenger(ours, champion, duels, dataset.info.content_hash, posts, uses, recipe.gates)
+    figures = {one.uri: _shown_figures(one, recipe) for one in (ours, *others)}
+    return _Measured([folder, *gates], duels, figures)
+
+
+def _shown_figures(one: Contender, recipe: Recipe) -> dict[str, float]:
+    """The figures that the report shows, the deciding one first."""
+    figures, k = one.figures[recipe.gates.protocol], main_k(recipe.evaluation.ks)
+    names = (
+        recipe.gates.metric,
+        *(f"{name}_at_{k}" for name in ("precision", "recall", "f1", "ndcg")),
+        "coverage",
+        "novelty",
+    )
+    shown = {name: figures[name] for name in dict.fromkeys(names) if name in figures}
+    extra = {"calibration_error": one.calibration, "posts_per_second": one.posts_per_second}
+    return {**shown, **{name: value for name, value in extra.items() if value}}
+
+
+def _write_down(plan: PromotePlan, run: Run, measured: _Measured, verdict: str, why: Mapping[str, Any]) -> None:
+    """Verdicts as tags of the version, figures and the report as the run's."""
+    recipe = plan.recipe
+    facts = {
+        "challenger": plan.uris[0],
+        "champion": plan.uris[1] if plan.champion else None,
+        "verdict": verdict,
+        "dataset": plan.dataset.uri,
+        "dataset_hash": plan.dataset.info.content_hash,
+        "split": recipe.evaluation.split,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": current_user(),
+        "forced": why.get("forced"),
+        "figures": measured.figures,
+    }
+    markdown = promotion_markdown(facts, measured.gates, measured.duels)
+    run.log_params({"gates": recipe.gates.model_dump(mode="json")})
+    run.log_metrics(measured.figures.get(plan.uris[0], {}))
+    run.log_text(markdown, "promotion.md")
+    run.log_text(promotion_html(markdown, f"{plan.uris[0]}: {verdict}"), "promotion.html")
+    run.log_json({**facts, "gates": [gate.as_json() for gate in measured.gates]}, "promotion.json")
+    run.set_tags({"verdict": verdict, "mlflow.note.content": markdown})
+    told = {f"gate.{gate.name}": f"{'passed' if gate.passed else 'refused'}: {gate.detail}" for gate in measured.gates}
+    set_version_tags(plan.name, plan.challenger, {"gates": verdict, "gates.run": run.run_id, **told})
 
 
 def describe_promotion(plan: PromotePlan) -> dict[str, Any]:
@@ -127,31 +245,27 @@ def describe_promotion(plan: PromotePlan) -> dict[str, Any]:
 
 
 def roll_back(name: str, *, dry_run: bool = False) -> dict[str, Any]:
-    """Give the alias back to the champion before this one; the summary in the form of `promote`.
+    """Give the alias back to the champion before this one; the summary in the form of `promote`, with `rolled_back`.
 
-    NotFoundError where there is none. With `dry_run` nothing moves.
+    NotFoundError where there is none. With `dry_run` nothing moves, and the summary says where it would go.
     """
-    if champion(name) is None:
-        raise NotFoundError(f"model {name!r} has no champion ({CHAMPION} alias) to roll back from")
-    line = champion_line(name)
-    if not dry_run:
-        rollback(name, {"reason": "--rollback"})
-        line = champion_line(name)
-    elif len(line) > 1:
-        line = line[:-1]
-    else:
-        raise NotFoundError(f"no champion before version {line[-1]} of model {name!r}: nothing to roll back to")
+    if dry_run:
+        target = rollback_target(name)
+        return {
+            "promoted": False,
+            "rolled_back": False,
+            "champion": model_uri(name, target),
+            "previous": None,
+            "gates": [],
+            "dry_run": True,
+        }
+    target, taken_off = rollback(name, {"reason": "--rollback"})
+    previous = previous_champion(name)
     return {
-        "promoted": not dry_run,
-        "champion": model_uri(name, line[-1]),
-        "previous": model_uri(name, line[-2]) if len(line) > 1 else None,
+        "promoted": False,
+        "rolled_back": True,
+        "champion": model_uri(name, target),
+        "previous": None if previous is None else model_uri(name, previous),
+        "taken_off": None if taken_off is None else model_uri(name, taken_off),
         "gates": [],
-        "rollback": True,
-        **({"dry_run": True} if dry_run else {}),
     }
-
-
-def _contender(evaluation: Evaluation) -> Contender:
-    row = evaluation.row
-    figures = {"headline": row["metrics"], "papers": row["papers"], "floor": row["floor"]}
-    return Contender(row["model"], figures, evaluation.trained_on)

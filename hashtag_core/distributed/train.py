@@ -19,39 +19,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
-from matplotlib.figure import Figure
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_model
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.features import FeatureCache
-from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.distributed.features import ensure_features, tables_folder
 from hashtag_core.distributed.progress import Watch, start_run_log
-from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.provenance import log_split
+from hashtag_core.distributed.train_check import check_model, input_spec, tokenizer_of
+from hashtag_core.distributed.train_finish import curves, model_info, register_model, save_and_evaluate
 from hashtag_core.distributed.train_plan import TrainPlan, check_base, plan_training
 from hashtag_core.distributed.train_record import RunRecord, new_run_name
-from hashtag_core.distributed.train_thresholds import find_thresholds
+from hashtag_core.distributed.train_resources import grows, set_start_timeout, worker_resources
 from hashtag_core.distributed.train_worker import (
     BEST,
     PREFIX,
     TrainJob,
-    rank_table,
     train_worker,
-    validation_metrics,
 )
 from hashtag_core.encoders import Encoders, load_encoders
-from hashtag_core.errors import ConfigError, HashtagError, TrainingError
-from hashtag_core.evaluation.metrics import Protocol
-from hashtag_core.models.base import BuiltOnModel, FittedModel, InputSpec, NeuralModel, TagModel
-from hashtag_core.models.folder import load_model_folder, save_model_folder
+from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
+from hashtag_core.models.base import BuiltOnModel, FittedModel, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model
-from hashtag_core.recommend.policy import write_thresholds
 from hashtag_core.tracking import runs
-from hashtag_core.tracking.registry import register_model_folder
+from hashtag_core.tracking.provenance import source_tags, system_metrics
 from hashtag_core.training.checkpoint import WEIGHTS, Progress
 from hashtag_core.training.loader import TableFitSource
 
@@ -88,9 +82,10 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         logger.info("run %s is finished already: %s", plan.resumed.name, plan.resumed.summary["model"])
         return TrainSummary(**plan.resumed.summary)
     recipe, dataset = plan.recipe, plan.dataset
-    resources = None if plan.fitted else _resources(recipe)
+    resources = None if plan.fitted else worker_resources(recipe)
     encoders = load_encoders(recipe.encoders, plan.needs, "cpu")
     check_base(plan, encoders.identity)
+    check_model(plan, encoders)
     name = plan.resumed.name if plan.resumed else new_run_name(recipe.model.family)
     labels = {
         "family": recipe.model.family,
@@ -99,7 +94,13 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         "checkpoints": storage.join(plan.storage, name),
     }
     run_id = plan.resumed.run_id if plan.resumed else None
-    with _resumable(name, recipe), runs.start_run(recipe.tracking.experiment, name, run_id, labels) as run:
+    with (
+        _resumable(name, storage.join(plan.storage, name), recipe),
+        runs.start_run(
+            recipe.tracking.experiment, name, run_id, {**labels, **source_tags(), "kind": "training"}
+        ) as run,
+        system_metrics(run),
+    ):
         record = RunRecord(
             name, plan.storage, run.run_id, dataset.uri, dataset.info.content_hash, recipe.model_dump(mode="json")
         )
@@ -107,25 +108,25 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         logger.info("run %s (MLflow id %s), checkpoints in %s", name, run.run_id, record.folder)
         run.log_params(record.recipe)
         run.log_json(record.recipe, "recipe.json")
-        cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"))
-        job = _job(plan, encoders, cache)
+        for split in ("train", "validation"):
+            log_split(run, dataset, split)
+        gpus = recipe.training.workers if resources and "GPU" in resources else None
+        cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"), gpus)
+        job = make_job(plan, encoders, cache)
         identity = encoders.identity
+        tag_text = _tag_text(plan, encoders)
         del encoders
         progress: Progress | None = None
         with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
             if resources is None:
-                model = _fit(plan, job, run)
+                model = _fit(plan, job, run, tag_text)
             else:
                 model, progress = _train_on_ray(plan, job, run, record, resources)
-            info = _info(plan, identity, run.run_id)
+            info = model_info(plan, identity, run.run_id)
             parameters = sum(value.numel() for value in model.state_dict().values())
             run.log_params({"parameters": parameters})
-            metrics = _save_and_evaluate(plan, job, model, Path(folder), info)
-            for protocol, figures in metrics.items():
-                run.log_metrics({f"{PREFIX}{protocol}.{metric}": value for metric, value in figures.items()})
-            version = register_model_folder(
-                run, folder, recipe.tracking.model_name, {**labels, "run_name": name, "k": info["k"]}
-            )
+            metrics = save_and_evaluate(plan, job, model, Path(folder), info)
+            version = register_model(plan, run, Path(folder), metrics, {**labels, "run_name": name, "k": info["k"]})
         summary = TrainSummary(
             run_id=run.run_id,
             run_name=name,
@@ -140,30 +141,22 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
     return summary
 
 
-def _resources(recipe: Recipe) -> dict[str, float]:
-    """What one worker reserves; ConfigError where the cluster cannot hold them all."""
-    settings, cpus, gpus = recipe.training, cluster_cpus(), cluster_gpus()
-    if settings.gpus == "always" and gpus < settings.workers:
-        raise ConfigError(f"training.gpus: 'always' needs {settings.workers} GPUs, the cluster has {gpus:g}")
-    # A worker group that takes every CPU leaves none for anything else and waits for ever: half a machine of two is left.
-    share = settings.worker_cpus or min(1.0, max(cpus - 1, cpus / 2) / settings.workers)
-    if share * settings.workers > cpus:
-        raise ConfigError(
-            f"training.workers: {settings.workers} workers of {share:g} CPUs do not fit the cluster's {cpus:g} CPUs"
-        )
-    use_gpu = settings.gpus != "never" and gpus >= settings.workers
-    return {"CPU": share, **({"GPU": 1.0} if use_gpu else {})}
+@contextmanager
+def _resumable(name: str, folder: str, recipe: Recipe) -> Iterator[None]:
+    """An interrupt, and a training that MLflow or the storage breaks off, tell how the run goes on."""
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(f"{error}; what was trained is kept in {folder}: go on with --resume {name}") from error
+    except KeyboardInterrupt:
+        where = f" --set training.storage={recipe.training.storage}" if recipe.training.storage else ""
+        raise KeyboardInterrupt(f"go on with `python jobs/train.py --resume {name}{where}`") from None
 
 
-def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
+def make_job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
+    """What a worker needs to train or fit; the tables that it reads are marked as used."""
     recipe, dataset = plan.recipe, plan.dataset
-    tokenizer = plan.base.tokenizer if plan.base else None
-    wanted = None if plan.base else plan.family.tokenizer(plan.options)
-    if wanted is not None and wanted.kind == "wordpiece":
-        tokenizer = CaptionTokenizer.from_file(encoders.text_tokenizer_file, wanted.max_tokens)
-    elif wanted is not None:
-        captions = (caption for table in dataset.read("train", ["caption"]) for caption in table["caption"].to_pylist())
-        tokenizer = CaptionTokenizer.build_words(captions, wanted)
+    tokenizer = tokenizer_of(plan, encoders, build=True)
     text = None
     if tokenizer is not None:
         with tempfile.TemporaryDirectory(prefix="hashtag-tokenizer-") as folder:
@@ -179,16 +172,7 @@ def _job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
         recipe=recipe,
         family=recipe.model.family,
         options=plan.options,
-        spec=InputSpec(
-            vocabulary_size=len(vocabulary),
-            image_dim=encoders.image_dim,
-            image_second_dim=encoders.image_second_dim,
-            text_dim=encoders.text_dim,
-            regions=encoders.regions,
-            token_vocabulary_size=tokenizer.size if tokenizer else 0,
-            pad_token_id=tokenizer.pad_id if tokenizer else 0,
-            max_tokens=tokenizer.max_tokens if tokenizer else 0,
-        ),
+        spec=input_spec(plan, encoders, tokenizer),
         needs=plan.needs,
         tokenizer_json=text,
         encoder_folder=encoders.text_folder,
@@ -216,8 +200,17 @@ def _check_disk(job: TrainJob) -> None:
         )
 
 
-def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
-    model = create_model(job.family, job.spec, job.options)
+def _tag_text(plan: TrainPlan, encoders: Encoders) -> np.ndarray | None:
+    """The tags' own words through the text encoder [V, D_t], for a family that reads them."""
+    if not plan.fitted or not plan.family.reads_tag_text(plan.options):
+        return None
+    return encoders.encode_captions(list(plan.dataset.vocabulary.tags))["text_vector"]
+
+
+def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run, tag_text: np.ndarray | None = None) -> TagModel:
+    model = create_model(job.family, job.spec, job.options, plan.dataset.vocabulary.tags)
+    if tag_text is not None:
+        model.take_tag_text(torch.from_numpy(tag_text))
     if not isinstance(model, FittedModel):
         raise TypeError(f"{job.family} is not fitted once")
     seed = plan.recipe.training.seed
@@ -230,6 +223,9 @@ def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
     shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
     logger.info("fitted %s on %d posts in %.1f s  %s", job.family, len(table), time.monotonic() - started, shown)
     run.log_metrics(figures)
+    model.eval()
+    with torch.no_grad():
+        run.log_metrics(model.calibrate(TableFitSource(job.table("validation"), job.reading())))
     return model
 
 
@@ -242,10 +238,9 @@ def _train_on_ray(
 
     settings = plan.recipe.training
     filesystem, path = storage.arrow_filesystem(plan.storage)
-    if not storage.is_remote(plan.storage) and len([node for node in ray.nodes() if node["Alive"]]) > 1:
-        logger.warning("checkpoints go to %s: every node must see that folder (training.storage)", plan.storage)
     log = start_run_log()
-    job = TrainJob(**{**vars(job), "log": log})
+    job = TrainJob(**{**vars(job), "log": log, "record_file": record.file, "run_id": record.run_id})
+    set_start_timeout(settings)
     trainer = _Trainer(
         lambda: train_worker(job),
         scaling_config=ScalingConfig(
@@ -256,7 +251,8 @@ def _train_on_ray(
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(
-                max_failures=settings.max_failures, controller_failure_limit=GROUP_START_FAILURES
+                max_failures=settings.max_failures,
+                controller_failure_limit=GROUP_START_FAILURES if not grows() else 0,
             ),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=BEST, checkpoint_score_order="max"
@@ -270,7 +266,7 @@ def _train_on_ray(
         result = _run_trainer(trainer, settings.max_failures)
     outcome: dict[str, Any] = result.return_value
     if "error" in outcome:
-        raise TrainingError(outcome["error"])
+        raise outcome["error"]
     progress: Progress = outcome["progress"]
     watch.finish(progress.history)
     run.log_figure(curves(progress, select), "curves.png")
@@ -331,63 +327,3 @@ def _interrupts_kept() -> Iterator[None]:
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, handler)
-
-
-@contextmanager
-def _resumable(name: str, recipe: Recipe) -> Iterator[None]:
-    """An interrupt says how the run goes on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        where = f" --set training.storage={recipe.training.storage}" if recipe.training.storage else ""
-        raise KeyboardInterrupt(f"go on with `python jobs/train.py --resume {name}{where}`") from None
-
-
-def _info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[str, Any]:
-    """What `model.json` tells of the run. The caption rules are the dataset's: posts are cleaned by them at tagging time."""
-    info = plan.dataset.info
-    return {
-        "name": plan.recipe.tracking.model_name,
-        "recipe": plan.recipe.model_dump(mode="json"),
-        "encoders": identity,
-        "captions": info.config.get("captions", plan.recipe.captions.model_dump(mode="json")),
-        "dataset": {"uri": plan.dataset.uri, "content_hash": info.content_hash, "posts": dict(info.posts)},
-        "run_id": run_id,
-        **({"base": {"family": plan.base.family, "version": plan.base.version}} if plan.base else {}),
-    }
-
-
-def _save_and_evaluate(
-    plan: TrainPlan, job: TrainJob, model: TagModel, folder: Path, info: dict[str, Any]
-) -> dict[Protocol, dict[str, float]]:
-    """Write the model folder, judge what can be loaded from it, and write the figures and the K of the best F1 into it;
-    the thresholds of its tags too, where the recipe asks for them."""
-    tokenizer, vocabulary = job.tokenizer(), plan.dataset.vocabulary
-    save_model_folder(folder, model, job.options, vocabulary, tokenizer, info)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model_folder(folder, device)
-    table = job.table("validation")
-    ranked = rank_table(loaded.model, table, job.reading(), max(plan.recipe.evaluation.ks), device)
-    metrics = validation_metrics(ranked, table, job.outside, plan.dataset, plan.recipe)
-    chosen = metrics[plan.recipe.training.select_protocol]
-    info["k"] = max(plan.recipe.evaluation.ks, key=lambda k: chosen[f"f1_at_{k}"])
-    info["metrics"] = metrics["headline"]
-    if plan.recipe.training.tag_thresholds:
-        write_thresholds(folder, find_thresholds(job, loaded.model, device))
-    save_model_folder(folder, loaded.model, job.options, vocabulary, tokenizer, info)
-    return metrics
-
-
-def curves(progress: Progress, select: str) -> Figure:
-    """Loss and the selecting metric over the epochs; the best epoch is marked."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    epochs = [int(row["epoch"]) + 1 for row in progress.history]
-    for name in ("train_loss", f"{PREFIX}loss"):
-        left.plot(epochs, [row[name] for row in progress.history], marker=".", label=name.replace("_", " "))
-    left.set(xlabel="epoch", ylabel="loss")
-    left.legend()
-    right.plot(epochs, [row[select] for row in progress.history], marker=".")
-    right.axvline((progress.best_epoch or 0) + 1, linestyle=":", color="grey")
-    right.set(xlabel="epoch", ylabel=select.replace("_", " "))
-    return figure

@@ -26,6 +26,14 @@ def main_k(ks: list[int]) -> int:
     return max((k for k in ks if k <= 5), default=min(ks))
 
 
+def main_figures(metrics: Mapping[str, float], ks: list[int]) -> dict[str, float]:
+    """The ten figures to look at first, the one that models are ranked by at their head."""
+    k = main_k(ks)
+    names = [f"{name}_at_{k}" for name in ("f1", "precision", "recall", "hit_rate", "ndcg")]
+    names += [f"f1_at_{k}_user_macro", "mean_average_precision", "coverage", "novelty", "posts"]
+    return {name: metrics[name] for name in names if name in metrics}
+
+
 def rank_models(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The models, best F1 at `main_k` under protocol headline first; equal ones in the order given."""
     name = f"f1_at_{main_k(report['ks'])}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hashtag_core.evaluation.metrics import Booleans, Judged, Protocol, index_metrics
+from hashtag_core.evaluation.metrics import Booleans, Floats, Judged, Protocol, index_metrics
 
 
 def post_slices(caption_words: ArrayLike, has_image: ArrayLike, history: ArrayLike) -> dict[str, Booleans]:
@@ -84,3 +84,14 @@ def tag_slices(
             figures[f"recall_at_{k}"] = float(hits_NK[:, :k].sum() / uses) if uses else 0.0
         out[name] = figures
     return out
+
+
+def tail_recall(judged: Judged, truth: Sequence[Sequence[int]], counts_V: ArrayLike, k: int) -> Floats:
+    """Each post's share of its true tail tags (`frequency_bands`) that are recommended within `k`; NaN for a post that has
+    none. `truth` is what `judge` was given, distinct tags a post."""
+    tail = np.append(frequency_bands(counts_V)["tail"], False)
+    size = len(tail) - 1
+    uses = np.array([sum(bool(tail[min(tag, size)]) for tag in tags) for tags in truth], dtype=np.float64)
+    ranked_NK = judged.ranked_NK[:, :k]
+    hits = (judged.hits_NK[:, :k] & (ranked_NK >= 0) & tail[np.clip(ranked_NK, 0, size)]).sum(axis=1)
+    return np.where(uses > 0, hits / np.maximum(uses, 1), np.nan)

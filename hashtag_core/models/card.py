@@ -33,7 +33,7 @@ def model_card(described: Mapping[str, Any], paper: str, tags: int, numbers: int
     ]
     lines += [
         f"| {key} | {_short(described[key])} |"
-        for key in ("dataset", "encoders", "captions", "history", "k")
+        for key in ("dataset", "run_id", "code", "encoders", "captions", "history", "k")
         if described.get(key)
     ]
     metrics = described.get("metrics") or {}

@@ -11,7 +11,6 @@
 `model.json` is written last: a folder without it is no model.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,25 +23,31 @@ from safetensors import SafetensorError
 
 from hashtag_core.config import HistorySection
 from hashtag_core.data.history import HistoryRule
+from hashtag_core.data.model_files import (
+    CHECKSUM,
+    DESCRIPTION,
+    check_model_files,
+    content_hash,
+    hash_files,
+    model_version,
+    read_description,
+)
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.data.vocabulary import Vocabulary
-from hashtag_core.errors import HashtagError, IntegrityError, NotFoundError
+from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.models.base import InputSpec, ModelOptions, TagModel
 from hashtag_core.models.card import model_card
 from hashtag_core.models.registry import create_model, parse_options
 
 FORMAT = 1
-WEIGHTS, DESCRIPTION, VOCABULARY, TOKENIZER, EXTRA, CARD = (
+WEIGHTS, VOCABULARY, TOKENIZER, EXTRA, CARD = (
     "weights.safetensors",
-    "model.json",
     "vocabulary.json",
     "tokenizer.json",
     "extra.json",
     "README.md",
 )
-RESERVED = ("format", "family", "options", "spec", "history", "version", "files")
-IDENTITY = ("encoders", "captions")
-"""Keys of `info` that decide what the model sees, and so are part of its version."""
+RESERVED = ("format", "family", "options", "spec", "history", "version", "files", CHECKSUM)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class LoadedModel:
     """First 12 hex digits of the SHA-256 over weights, vocabulary, tokenizer, options, sizes, history, encoders and caption rules."""
     history: HistoryRule | None = None
     """What it reads as a post's history; None where it reads none."""
+    content_hash: str = ""
+    """SHA-256 over every file of the folder, as it was when it was loaded (`data.model_files`)."""
 
 
 def save_model_folder(
@@ -105,11 +112,10 @@ def save_model_folder(
     history = HistoryRule.of(model.needs(options), options, section)
     if history is not None:
         described["history"] = asdict(history)
-    files = {
-        name: _sha256(folder / name) for name in (WEIGHTS, VOCABULARY, TOKENIZER, EXTRA) if (folder / name).is_file()
-    }
-    version = _version(described, files, info)
-    described |= {"version": version, "files": files, **info}
+    here = hash_files(folder)
+    files = {name: here[name] for name in (WEIGHTS, VOCABULARY, TOKENIZER, EXTRA) if name in here}
+    described |= {"files": files, CHECKSUM: content_hash(files), **info}
+    described["version"] = version = model_version(json.loads(json.dumps(described)), files)
     parameters = sum(value.numel() for value in tensors.values())
     (folder / CARD).write_text(model_card(described, model.paper, len(vocabulary), parameters), encoding="utf-8")
     _write_json(folder / DESCRIPTION, described)
@@ -117,33 +123,31 @@ def save_model_folder(
 
 
 def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
-    """The model of a folder, every file checked against its hash.
+    """The model of a folder, every file checked (`data.model_files`) before one is read.
 
-    Raises NotFoundError where there is no `model.json`, IntegrityError naming the file that is missing or not what was
-    saved, ConfigError for a family that this release does not have.
+    Raises NotFoundError where there is no `model.json`, IntegrityError naming the file that is missing, added or not what
+    was saved, ConfigError for a family that this release does not have.
     """
     folder = Path(folder)
-    if not (folder / DESCRIPTION).is_file():
-        raise NotFoundError(f"no model at {folder}: {DESCRIPTION} is not there")
+    described = read_description(folder)
     try:
-        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if described["format"] != FORMAT:
             raise IntegrityError(f"{folder / DESCRIPTION}: format {FORMAT} expected, found {described['format']!r}")
-        name, files, version = str(described["family"]), dict(described["files"]), str(described["version"])
+        name, files = str(described["family"]), dict(described["files"])
         spec, stored_options = InputSpec(**described["spec"]), dict(described["options"])
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{folder / DESCRIPTION}: not a model description: {type(error).__name__}: {error}"
         ) from None
-    for file, expected in files.items():
-        if not (folder / file).is_file():
-            raise IntegrityError(f"{folder / file}: not there, but {DESCRIPTION} lists it")
-        if _sha256(folder / file) != expected:
-            raise IntegrityError(f"{folder / file}: its SHA-256 is not the one in {DESCRIPTION}")
     for file in (WEIGHTS, VOCABULARY):
         if file not in files:
             raise IntegrityError(f"{folder / DESCRIPTION}: lists no {file}")
+    checked = check_model_files(folder)
     vocabulary = Vocabulary.load(str(folder / VOCABULARY))
+    if len(vocabulary) != spec.vocabulary_size:
+        raise IntegrityError(
+            f"{folder / VOCABULARY}: {spec.vocabulary_size} tags expected by {DESCRIPTION}, found {len(vocabulary)}"
+        )
     tokenizer = CaptionTokenizer.from_file(folder / TOKENIZER) if TOKENIZER in files else None
     try:
         options = parse_options(name, stored_options)
@@ -153,7 +157,9 @@ def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") ->
     if EXTRA in files:
         model.load_extra_state(json.loads((folder / EXTRA).read_text(encoding="utf-8")))
     try:
-        model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+        tensors = safetensors.torch.load_file(folder / WEIGHTS)
+        _check_shapes(model, tensors)
+        model.load_state_dict(tensors)
     except (SafetensorError, RuntimeError, AttributeError) as error:
         raise IntegrityError(f"{folder / WEIGHTS}: not the weights of a {name} with these options: {error}") from None
     return LoadedModel(
@@ -164,19 +170,23 @@ def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") ->
         vocabulary=vocabulary,
         tokenizer=tokenizer,
         info={key: value for key, value in described.items() if key not in RESERVED},
-        version=version,
+        version=checked.version,
         history=HistoryRule.from_json(described.get("history")),
+        content_hash=checked.content_hash,
     )
 
 
-def _version(described: Mapping[str, Any], files: Mapping[str, str], info: Mapping[str, Any]) -> str:
-    identity = {**described, "files": files, **{key: info.get(key) for key in IDENTITY}}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+def _check_shapes(model: TagModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    """RuntimeError for a tensor of another shape than a new model of these sizes has.
 
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    A family that stores its train posts takes what the file has: a side that is empty or 1 in a new model is free.
+    """
+    for key, fresh in model.state_dict().items():
+        found = tensors[key].shape if key in tensors else fresh.shape
+        if len(found) != fresh.dim() or any(
+            new > 1 and new != old for new, old in zip(fresh.shape, found, strict=True)
+        ):
+            raise RuntimeError(f"{key} is of shape {list(found)}, {list(fresh.shape)} expected")
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -74,7 +74,7 @@ class Staged:
 class Publisher:
     """Commits finished parts in groups; `take` each as it is finished, `flush` at the end.
 
-    `takers`: part path -> paths of the parts that take posts from it. Such a part is committed only once the rows that
+    `run_id` names its files: each publisher needs one of its own. `takers`: part path -> paths of the parts that take posts from it. Such a part is committed only once the rows that
     its takers keep were read, since its own commit removes them. `on_commit` hears of every part that is in the table.
     """
 
@@ -220,7 +220,7 @@ class Publisher:
         tagged, layout = self.output.tables()[0], self.output.layout
         files: list[DataFile] = []
         for folder, day, piece in _by_day(rows, by_day=bool(self.output.has_days)):
-            name = f"part-{part.key}-{self.run_id[-6:]}-{begin + len(files):05d}.parquet"
+            name = f"part-{part.key}-{self.run_id[-8:]}-{begin + len(files):05d}.parquet"
             if piece.num_rows:
                 values = {**layout.values, **day}
                 files.append(tagged.write(f"{layout.partition}{folder}/{name}", piece, values))

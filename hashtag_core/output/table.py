@@ -250,7 +250,7 @@ def ensure_table(uri: str, schema: pa.Schema, partition_by: Sequence[str], descr
         return found
     try:
         DeltaTable.create(
-            uri,
+            storage.object_store_url(uri),
             schema,
             mode="error",
             partition_by=list(partition_by),
@@ -271,7 +271,9 @@ def ensure_table(uri: str, schema: pa.Schema, partition_by: Sequence[str], descr
 
 
 def _opened(uri: str, options: dict[str, str]) -> DeltaTable:
-    return _asked(uri, "read of the table's log", lambda: DeltaTable(uri, storage_options=options))
+    return _asked(
+        uri, "read of the table's log", lambda: DeltaTable(storage.object_store_url(uri), storage_options=options)
+    )
 
 
 def _is_wanted(name: str) -> bool:

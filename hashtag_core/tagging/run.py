@@ -8,45 +8,42 @@ import json
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from hashtag_core import storage
-from hashtag_core.errors import HashtagError, NotFoundError, StorageError
-from hashtag_core.output.catalog import complete_index
+from hashtag_core.errors import HashtagError, StorageError
 from hashtag_core.output.forget_list import ForgetList
-from hashtag_core.output.ids import Entries, Keys, keys_of
+from hashtag_core.output.ids import IdIndex, keys_of
 from hashtag_core.output.lease import Lease, new_run_id
 from hashtag_core.output.output import Output
 from hashtag_core.output.publish import REPEATED, FinishedPart, Publisher, Staged
-from hashtag_core.output.records import PartRecord
 from hashtag_core.output.removal import drop_parts
 from hashtag_core.output.table import FencedError
 from hashtag_core.schema import REJECTED_TABLE
-from hashtag_core.tagging.archive_columns import save_digests, sweep_columns
+from hashtag_core.tagging.aftermath import bar_rejected, contested, ids_of_plan, save_index
+from hashtag_core.tagging.archive_columns import save_digests
 from hashtag_core.tagging.encode_histories import (
     HOPELESS_CHUNKS,
     Encoding,
     Monitor,
     encode_histories,
     records_of,
-    task_runs,
     vector_key,
 )
-from hashtag_core.tagging.histories import HistoryWork, sweep_history
-from hashtag_core.tagging.plan import PartWork, TagPlan, part_key_prefix
+from hashtag_core.tagging.histories import HistoryWork
+from hashtag_core.tagging.plan import PartWork, TagPlan
 from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tagging.reject_limit import RejectWatch, check_planned
 from hashtag_core.tagging.report import TagFigures, close_lost_runs, drift
+from hashtag_core.tagging.staging import chunks_done, sweep_staging
 from hashtag_core.tagging.stop import StoppedError, StopSignal
-from hashtag_core.tagging.task import Task, Work
-from hashtag_core.tagging.winners import match
-from hashtag_core.tagging.work_list import Cluster, Connect, Progress, TagSummary
+from hashtag_core.tagging.task import Work
+from hashtag_core.tagging.work_list import Cluster, Connect, Progress, TagSummary, waiting_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +66,7 @@ class TagRun:
         self.failures: list[str] = []
         self.record: dict[str, Any] = {}
         self._barred: defaultdict[str, set[str]] = defaultdict(set)
+        self._fresh: IdIndex | None = None
         self._began = time.monotonic()
 
     def execute(self, deadline: datetime | None = None) -> TagSummary:
@@ -106,9 +104,10 @@ class TagRun:
 
     def _rounds(self) -> TagSummary:
         self._prepare()
-        for _ in range(ROUNDS):
-            self._round()
-            if not self._bar() or self.stop.reason is not None:
+        for number in range(ROUNDS):
+            self._round(f"{self.run_id}r{number}")
+            barred, self._barred = self._barred, defaultdict(set)
+            if not bar_rejected(self.plan, barred, f"{self.run_id}r{number}-barred") or self.stop.reason is not None:
                 break
             self.plan = plan_tagging(replace(self.plan.request, selection=replace(self.plan.request.selection, retag=False)),
                                      self.plan.output)  # fmt: skip
@@ -136,13 +135,14 @@ class TagRun:
         }
         self._write_record("running")
 
-    def _round(self) -> None:
+    def _round(self, name: str) -> None:
         """Tag and commit what the plan misses."""
         plan = self.plan
-        self._sweep_chunks()
+        self._fresh = None
+        sweep_staging(plan, self.run_id)
         if plan.sidecar is not None:
             plan.sidecar.write(self._history_folder)
-        done = _chunks_done(plan.layout.chunks)
+        done = chunks_done(plan.layout.chunks)
         chunk_rows = plan.settings.chunk_rows
         works = {work.key: work for work in plan.works}
         waiting = {
@@ -150,7 +150,7 @@ class TagRun:
         }
         self.progress = Progress(works, waiting)
         self.publisher = Publisher(
-            plan.output, self.run_id, plan.takers, self._committed, self._count, plan.request.keep_history_h
+            plan.output, name, plan.takers, self._committed, self._count, plan.request.keep_history_h
         )
         for work in plan.works:
             if not waiting[work.key]:
@@ -167,7 +167,7 @@ class TagRun:
         blocked = self.publisher.flush()
         self.publisher.drop()
         self._tell_failures(blocked)
-        self._save_index()
+        save_index(self.plan)
 
     def _tag(self) -> None:
         """Two rounds on the cluster: the missing chunks in runs, then those that failed, each alone."""
@@ -194,7 +194,7 @@ class TagRun:
                 )
             with self.monitor(total, "tagging") as advance:
                 for chunks_per_task, alone in ((section.chunks_per_task, False), (1, True)):
-                    tasks = list(self._tasks(chunks_per_task, alone=alone))
+                    tasks = list(waiting_tasks(plan, self.progress, chunks_per_task, alone=alone))
                     if not tasks or self.stop.reason is not None:
                         break
                     for outcome in cluster.run(tasks, work):
@@ -232,24 +232,6 @@ class TagRun:
         whole = {retag.tokens.get(file.path, "") for file in self.plan.files}
         token = whole.pop() if len(whole) == 1 else ""
         return f"{settings.backend}-{settings.precision}-{settings.batch_size}-{token or 'first'}"
-
-    def _tasks(self, chunks_per_task: int, *, alone: bool) -> Iterator[Task]:
-        """The waiting chunks as runs of consecutive ones within a row group."""
-        for work in self.plan.works:
-            for run in task_runs(self.progress.missing(work, self.plan.settings.chunk_rows), chunks_per_task):
-                first, end = run[0].first_row, run[-1].first_row + run[-1].rows
-                left_out, expected = work.unwanted_in(first, end), work.expected_in(first, end)
-                yield Task(
-                    work.key,
-                    work.path,
-                    work.file.uri,
-                    work.record.etag,
-                    run,
-                    left_out,
-                    expected,
-                    work.begin,
-                    alone=alone,
-                )
 
     def _take(self, outcome: dict[str, Any]) -> int:
         """What came of a chunk; the posts that came through."""
@@ -309,41 +291,14 @@ class TagRun:
         lines = staged.rejected.select(["post_id", "reason"]).to_pylist()
         ids = [line["post_id"] for line in lines if line["post_id"] and not line["reason"].startswith(REPEATED)]
         if ids:
-            self._barred[path].update(self._contested(keys_of(pa.array(ids, pa.string())), part.record.number).told())
+            keys = keys_of(pa.array(ids, pa.string()))
+            self._fresh = ids_of_plan(self.plan) if self._fresh is None else self._fresh
+            self._barred[path].update(contested(self.plan, self._fresh, keys, part.record.number).told())
         work = self.progress.works[part.key]
         if self.plan.sidecar is not None and self.plan.begins:
             begin = self.plan.begins[path]
             digests = self.plan.sidecar.digests[begin : begin + part.record.rows]
             save_digests(self.plan.layout.columns, work.file, digests)
-
-    def _contested(self, keys: Keys, number: int) -> Keys:
-        """Those of the posts that another part has too."""
-        live = {record.number for record in records_of(self.plan).values()} - {number}
-        found = self.plan.index.find(keys)
-        pieces = [found.keys.take(np.flatnonzero(np.isin(found.number, np.array(sorted(live), np.uint32))))]
-        for scan, work in self._scanned():
-            if work.record.number != number:
-                pieces.append(keys.take(np.flatnonzero(match(scan.sorted().keys, keys) >= 0)))
-        return Keys.concatenate(pieces)
-
-    def _scanned(self) -> Iterator[tuple[Entries, PartWork]]:
-        whole = {work.path: work for work in self.plan.works if work.whole}
-        for scan in self.plan.scans:
-            if scan.file.path in whole:
-                yield scan.entries, whole[scan.file.path]
-
-    def _bar(self) -> bool:
-        """Note that another row is to be tagged in place of those that were rejected; whether there are any."""
-        barred, self._barred = self._barred, defaultdict(set)
-        records = self.plan.output.records.parts
-        changed: list[PartRecord] = []
-        for path, keys in barred.items():
-            if keys and path in records:
-                held = {*records[path].barred, *keys}
-                changed.append(records[path].model_copy(update={"barred": sorted(held)}))
-        if changed:
-            self.plan.output.save(f"{self.run_id}-barred", parts=changed)
-        return bool(changed)
 
     def _count(self, rows: pa.Table) -> None:
         self.figures.add(TagFigures.of(rows))
@@ -361,23 +316,6 @@ class TagRun:
                 self.failures.append(f"{work.path}: {len(told)} chunk(s), {told[0]}")
         if self.stop.reason is None:
             self.failures += [f"{path}: waits for parts that take posts from it" for path in blocked]
-
-    def _save_index(self) -> None:
-        """The index of ids as of what is committed; what could not be saved is made anew by the next run."""
-        output, index = self.plan.output, self.plan.index
-        try:
-            for entries, work in self._scanned():
-                done = output.records.parts.get(work.path)
-                if done is not None and done.number == work.record.number:
-                    numbers = np.full(len(entries), done.number, np.uint32)
-                    index.add(Entries(entries.keys, entries.created_us, numbers), [done.number])
-            complete_index(output, index)
-            output.tables()[0].check()
-            index.save(self.plan.layout.ids, [record.number for record in output.records.parts.values()])
-        except FencedError:
-            raise
-        except HashtagError as error:
-            logger.warning("the index of ids could not be saved, the next run makes it anew: %s", error)
 
     def _finish(self) -> TagSummary:
         self._measure()
@@ -413,20 +351,6 @@ class TagRun:
             f"stopped for {self.stop.reason}: {self.summary.parts} part(s) are committed, {rows} row(s) of "
             f"{len(left)} part(s) are left{failed}; run again to go on"
         )
-
-    def _sweep_chunks(self) -> None:
-        """Remove chunks of parts that are done or changed; parts that wait for another run keep theirs."""
-        plan = self.plan
-        kept = {work.key for work in plan.works}
-        waiting = {part_key_prefix(path) for path in plan.unselected}
-        for info in _listed(plan.layout.chunks):
-            key = info.path.partition("/")[0]
-            if info.uri.endswith(".tmp") or (key not in kept and key.partition("-")[0] not in waiting):
-                storage.remove(info.uri)
-        if plan.finder is not None:
-            keys = {vector_key(plan, record) for record in records_of(plan).values()}
-            sweep_history(plan.layout.histories, plan.layout.vectors, self.run_id, keys)
-            sweep_columns(plan.layout.columns, plan.files)
 
     @property
     def _history_folder(self) -> str:
@@ -464,20 +388,3 @@ class TagRun:
                     self.figures.images_not_fetched,
                 )
         storage.write_json(plan.layout.run(self.run_id), self.record)
-
-
-def _chunks_done(folder: str) -> defaultdict[str, set[int]]:
-    """Part key -> numbers of the chunks that are there."""
-    done: defaultdict[str, set[int]] = defaultdict(set)
-    for info in _listed(folder):
-        key, _, name = info.path.partition("/")
-        if name.endswith(".parquet") and not name.startswith("."):
-            done[key].add(int(name.removesuffix(".parquet")))
-    return done
-
-
-def _listed(uri: str) -> list[storage.FileInfo]:
-    try:
-        return storage.list_files(uri, hidden=True)
-    except NotFoundError:
-        return []

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hashtag_core.config import TaggingSection
-from hashtag_core.tagging.plan import Chunk, PartWork
+from hashtag_core.tagging.encode_histories import task_runs
+from hashtag_core.tagging.plan import Chunk, PartWork, TagPlan
 from hashtag_core.tagging.task import Task, Work
 
 
@@ -62,3 +63,13 @@ class Progress:
         """Chunks of a part that are not there."""
         waiting = self.waiting[work.key]
         return [chunk for chunk in work.chunks(chunk_rows) if chunk.number in waiting]
+
+
+def waiting_tasks(plan: TagPlan, progress: Progress, chunks_per_task: int, *, alone: bool) -> Iterator[Task]:
+    """The waiting chunks as runs of consecutive ones within a row group."""
+    for work in plan.works:
+        for run in task_runs(progress.missing(work, plan.settings.chunk_rows), chunks_per_task):
+            first, end = run[0].first_row, run[-1].first_row + run[-1].rows
+            left_out, expected = work.unwanted_in(first, end), work.expected_in(first, end)
+            uri, version = work.file.uri, work.record.etag
+            yield Task(work.key, work.path, uri, version, run, left_out, expected, work.begin, alone=alone)

@@ -10,6 +10,7 @@ import functools
 import getpass
 import logging
 import os
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -35,6 +36,9 @@ TAG_CHARACTERS = 5000
 """The smallest of MLflow's limits for a tag's value: run tags 8000, tags of a registered model 5000."""
 PARAMS_A_BATCH = 100
 METRICS_A_BATCH = 1000
+
+_PASSWORD = re.compile(r"(://[^/\s:@]*):([^/\s]*)@")
+_SECRET = re.compile(r"((?:password|passwd|pwd|token|secret)=)[^&\s;'\"]+()", re.IGNORECASE)
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -81,6 +85,8 @@ def connect(*, create: bool = True) -> "MlflowClient":
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    # A warning for every retry, of a server that is away for a while; what fails in the end is told by its error.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     uri = tracking_uri()
     database = _sqlite_file(uri)
     if database is not None:
@@ -91,7 +97,7 @@ def connect(*, create: bool = True) -> "MlflowClient":
         _check_reachable(uri)
     from mlflow import MlflowClient
 
-    with mlflow_errors(f"cannot open {uri}"):
+    with mlflow_errors(f"cannot open {redact(uri)}"):
         return MlflowClient(tracking_uri=uri)
 
 
@@ -139,17 +145,29 @@ def _check_database_file(database: Path, *, create: bool) -> None:
             raise StorageError(f"{path}: the MLflow database cannot be written: permission denied")
 
 
+def redact(text: str) -> str:
+    """The text with every password of a URI as `***`."""
+    return _SECRET.sub(r"\1***\2", _PASSWORD.sub(r"\1:***@", text))
+
+
 def _check_reachable(uri: str) -> None:
-    # Any answer will do, a refusal for want of credentials too; a certificate is MLflow's own business.
+    # Any answer will do, a refusal for want of credentials too; a certificate is MLflow's own business. Name and password
+    # in the URI are MLflow's to send: urllib would take them for a part of the host.
     try:
-        with urllib.request.urlopen(uri, timeout=REACH_TIMEOUT_S):  # noqa: S310 - http(s) by the caller's check
+        with urllib.request.urlopen(_without_user(uri), timeout=REACH_TIMEOUT_S):  # noqa: S310 - http(s) by the caller's check
             pass
     except urllib.error.HTTPError:
         pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         if not isinstance(reason, SSLError):
-            raise StorageError(f"MLflow does not answer at {uri}: {reason}") from None
+            raise StorageError(f"MLflow does not answer at {redact(uri)}: {reason}") from None
+
+
+def _without_user(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 @contextmanager
@@ -167,7 +185,10 @@ def mlflow_errors(operation: str) -> Iterator[None]:
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
         cause = str(error).strip().split("\n", 1)[0]
         missing = getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
-        raise (NotFoundError if missing else StorageError)(f"{operation}: {cause}") from error
+        message = redact(f"{operation}: {cause}")
+        raise (NotFoundError if missing else StorageError)(message) from (
+            None if message != f"{operation}: {cause}" else error
+        )
 
 
 def current_user() -> str:
@@ -192,7 +213,7 @@ class Run:
         with mlflow_errors(f"cannot log parameters of run {self.run_id}"):
             from mlflow.entities import Param
 
-            flat = {name: str(value)[:PARAM_CHARACTERS] for name, value in _flatten(values)}
+            flat = {name: redact(str(value))[:PARAM_CHARACTERS] for name, value in _flatten(values)}
             known = self.client.get_run(self.run_id).data.params
             for name in known.keys() & flat.keys():
                 if flat[name] != known[name]:
@@ -203,12 +224,14 @@ class Run:
             for start in range(0, len(params), PARAMS_A_BATCH):
                 self.client.log_batch(self.run_id, params=params[start : start + PARAMS_A_BATCH])
 
-    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Metrics, at a step where there is one."""
+    def log_metrics(
+        self, values: Mapping[str, float], step: int | None = None, measured_at: float | None = None
+    ) -> None:
+        """Metrics, at a step where there is one. `measured_at`: seconds since 1970; None: now."""
         with mlflow_errors(f"cannot log metrics of run {self.run_id}"):
             from mlflow.entities import Metric
 
-            now_ms = int(time.time() * 1000)
+            now_ms = int((measured_at or time.time()) * 1000)
             metrics = [Metric(name, float(value), now_ms, step or 0) for name, value in values.items()]
             for start in range(0, len(metrics), METRICS_A_BATCH):
                 self.client.log_batch(self.run_id, metrics=metrics[start : start + METRICS_A_BATCH])
@@ -222,7 +245,7 @@ class Run:
         """Tags of the run; a value is cut at `TAG_CHARACTERS`."""
         with mlflow_errors(f"cannot tag run {self.run_id}"):
             for name, value in values.items():
-                self.client.set_tag(self.run_id, name, str(value)[:TAG_CHARACTERS])
+                self.client.set_tag(self.run_id, name, redact(str(value))[:TAG_CHARACTERS])
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """A local file, or a local folder with all that is in it, under `folder` of the run's artifacts."""
@@ -242,6 +265,13 @@ class Run:
         with mlflow_errors(f"cannot log {name} to run {self.run_id}"):
             self.client.log_text(self.run_id, text, name)
 
+    def log_output_model(self, model_id: str) -> None:
+        """Tell MLflow that the run made this logged model."""
+        with mlflow_errors(f"cannot log a model of run {self.run_id}"):
+            from mlflow.entities import LoggedModelOutput
+
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
+
     def log_figure(self, figure: "Figure", name: str) -> None:
         """A matplotlib figure; `name` ends in `.png` or `.svg`."""
         with mlflow_errors(f"cannot log {name} to run {self.run_id}"):
@@ -256,11 +286,44 @@ def metric_history(run_id: str, metric: str) -> list[float]:
     return [entry.value for entry in sorted(entries, key=lambda entry: entry.step)]
 
 
+def newest_metric(experiment: str, tags: Mapping[str, str], metric: str) -> float | None:
+    """The metric of the newest run of the experiment that has all these tags; None where that run does not tell it."""
+    client = connect()
+    with mlflow_errors(f"cannot look for runs of experiment {experiment!r}"):
+        found = client.get_experiment_by_name(experiment)
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        order = ["attributes.start_time DESC"]
+        runs = client.search_runs([found.experiment_id], wanted, max_results=1, order_by=order) if found else []
+        return runs[0].data.metrics.get(metric) if runs else None
+
+
+def count_runs(experiment: str, tags: Mapping[str, str]) -> int:
+    """How many runs of the experiment have all these tags; 0 where there is no such experiment."""
+    client = connect()
+    with mlflow_errors(f"cannot count runs of experiment {experiment!r}"):
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return 0
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        count, token = 0, None
+        while True:
+            page = client.search_runs([found.experiment_id], wanted, max_results=1000, page_token=token)
+            count, token = count + len(page), page.token
+            if not token:
+                return count
+
+
 @contextmanager
 def start_run(
-    experiment: str, name: str, run_id: str | None = None, tags: Mapping[str, Any] | None = None
+    experiment: str,
+    name: str,
+    run_id: str | None = None,
+    tags: Mapping[str, Any] | None = None,
+    parent: str | None = None,
 ) -> Iterator[Run]:
     """A new run of the experiment, which is made where it does not exist, or the run `run_id` taken up again.
+
+    `parent`: the id of the run that MLflow shows it below.
 
     The run ends as FINISHED, as KILLED on an interrupt, as FAILED on any other exception. NotFoundError for a `run_id`
     that does not exist.
@@ -268,7 +331,8 @@ def start_run(
     client = connect()
     labels = {
         "mlflow.user": current_user(),
-        **{key: str(value)[:TAG_CHARACTERS] for key, value in (tags or {}).items()},
+        **({"mlflow.parentRunId": parent} if parent else {}),
+        **{key: redact(str(value))[:TAG_CHARACTERS] for key, value in (tags or {}).items()},
     }
     with mlflow_errors(f"no run {run_id}" if run_id else f"cannot start a run of experiment {experiment!r}"):
         if run_id is None:

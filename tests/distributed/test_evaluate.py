@@ -24,7 +24,7 @@ from hashtag_core.models import InputSpec, create_model, parse_options
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import RANKED
-from hashtag_core.tracking.registry import champion, champion_moves, find_version, register_model_folder
+from hashtag_core.tracking.registry import champion, champion_moves, find_version, move_champion, register_model_folder
 from hashtag_core.tracking.runs import connect, start_run
 from jobs import evaluate as evaluate_job
 from jobs import promote as promote_job
@@ -32,6 +32,20 @@ from jobs import promote as promote_job
 KS = [1, 2, 3]
 RECIPE = read_recipe(None, ["evaluation.ks=[1,2,3]", "evaluation.bootstrap_samples=50", "evaluation.batch_rows=7"])
 SET = ["--set", "evaluation.ks=[1,2,3]", "--set", "evaluation.bootstrap_samples=20", "--set", "gates.metric=f1_at_2"]
+GATES = [
+    "folder",
+    "dataset",
+    "posts",
+    "split",
+    "golden",
+    "signature",
+    "gain",
+    "slices",
+    "calibration",
+    "coverage",
+    "novelty",
+    "speed",
+]
 
 
 @pytest.fixture(scope="module")
@@ -315,20 +329,21 @@ def test_the_champions_way(
     code, summary, _ = run_job(promote_job, capfd, *challenge, weak, "--dry-run", *SET)
     assert (code, summary["promoted"], champion(name)) == (0, False, None)
 
-    code, summary, _ = run_job(promote_job, capfd, *challenge, weak, *SET)
-    assert (code, summary["promoted"], summary["champion"], summary["previous"]) == (0, True, weak, None)
-    assert "no champion yet" in summary["gates"][-1]["detail"]
-
+    move_champion(name, "1", {"reason": "by hand"})
     code, summary, _ = run_job(promote_job, capfd, *challenge, strong, *SET)
     assert (code, summary["champion"], summary["previous"]) == (0, strong, weak)
-    assert [set(gate) for gate in summary["gates"]] == [{"name", "passed", "detail"}] * 3
+    assert [gate["name"] for gate in summary["gates"]] == GATES
+    assert all(set(gate) == {"name", "passed", "detail"} and gate["passed"] for gate in summary["gates"])
 
     code, summary, err = run_job(promote_job, capfd, *challenge, weak, *SET)
     assert (code, summary["promoted"], summary["champion"], summary["previous"]) == (3, False, strong, weak)
-    assert [gate["passed"] for gate in summary["gates"]] == [True, True, False]
+    refused = {gate["name"] for gate in summary["gates"] if not gate["passed"]}
+    assert {"gain", "slices"} <= refused
     assert f"{weak} is not promoted" in err
     assert "Traceback" not in err
-    assert find_version(weak)[2]["gates"] == "refused"
+    tags = find_version(weak)[2]
+    assert (tags["gates"], tags["gate.folder"][:6], tags["gate.gain"][:7]) == ("refused", "passed", "refused")
+    assert find_version(f"models:/{name}@challenger")[1] == "1"
 
     code, summary, err = run_job(promote_job, capfd, *challenge, f"models:/{name}@champion", *SET)
     assert (code, summary["promoted"], summary["champion"], summary["gates"]) == (0, False, strong, [])
@@ -336,19 +351,23 @@ def test_the_champions_way(
 
     # gates of a file: less than before is asked for, and --set asks for more again
     gates = tmp_path / "gates.toml"
-    gates.write_text('[gates]\nmin_gain = -1.0\nmetric = "recall_at_3"\nprotocol = "papers"\n')
+    gates.write_text(
+        '[gates]\nmin_gain = -1.0\nmetric = "recall_at_3"\nprotocol = "papers"\nmax_slice_loss = 1.0\n'
+        "max_calibration_loss = 1.0\nmin_coverage_ratio = 0.0\nmin_novelty_ratio = 0.0\n"
+    )
     code, summary, _ = run_job(
         promote_job, capfd, *challenge, weak, "--gates", str(gates), *SET, "--set", "gates.min_gain=0.0"
     )
     assert (code, champion(name)) == (3, "2")
     code, summary, _ = run_job(promote_job, capfd, *challenge, weak, "--gates", str(gates), *SET)
     assert (code, summary["champion"], summary["previous"]) == (0, weak, strong)
-    assert "f1_at_2 (papers)" in summary["gates"][-1]["detail"]
+    assert "f1_at_2 (papers)" in next(gate["detail"] for gate in summary["gates"] if gate["name"] == "gain")
 
     code, summary, _ = run_job(promote_job, capfd, "--rollback", "--dry-run")
     assert (code, summary["champion"], champion(name)) == (0, strong, "1")
     code, summary, _ = run_job(promote_job, capfd, "--rollback")
     assert (code, summary["champion"], summary["previous"]) == (0, strong, weak)
+    assert (summary["promoted"], summary["rolled_back"], summary["taken_off"]) == (False, True, weak)
     code, summary, _ = run_job(promote_job, capfd, "--rollback")
     assert (code, summary["champion"], summary["previous"]) == (0, weak, None)
     code, summary, err = run_job(promote_job, capfd, "--rollback")

@@ -15,7 +15,7 @@ import pytest
 
 from hashtag_core.schema import POST
 
-JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard", "recommend", "playground")
+JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard", "nightly", "recommend", "playground")
 
 FLAGS = {
     "prepare": {"--archive": "{archive}", "--dataset": "{out}"},
@@ -23,6 +23,7 @@ FLAGS = {
     "evaluate": {"--dataset": "{dataset}", "--model": "{model}", "--report": "{out}"},
     "promote": {"--dataset": "{dataset}", "--challenger": "models:/no-such-model/1"},
     "tag": {"--archive": "{archive}", "--model": "{model}", "--out": "{out}"},
+    "nightly": {"--archive": "{archive}", "--dataset": "{out}", "--out": "{out}"},
     "leaderboard": {"--archive": "{archive}", "--out": "{out}", "--families": "popularity"},
     "recommend": {"--caption": "harbour", "--model": "{model}"},
     "playground": {"--model": "{model}"},
@@ -33,7 +34,8 @@ PROMISED = {
     "prepare": {"--format", "--test-archive"},
     "train": {"--workers", "--resume"},
     "evaluate": {"--report", "--model"},
-    "promote": {"--gates", "--rollback"},
+    "promote": {"--gates", "--rollback", "--force", "--explain"},
+    "nightly": {"--date", "--retrain-days"},
     "tag": {"--top-k", "--chunk-rows"},
     "leaderboard": {"--name", "--split", "--recipes", "--pairs", "--learning-curve", "--publish"},
     "recommend": {"--caption", "--user", "--model", "--top-k", "--explain", "--format", "--out"},

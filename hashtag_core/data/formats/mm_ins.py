@@ -8,6 +8,8 @@ the metadata tells users and dates; without it, split `random`. A post that was 
 
 Checked against the authors' page and code (folders, names of files, captions with hashtags in them), not against the data itself.
 The article's selection (picture and text, 1,000 most frequent hashtags, no stop words) is `jobs/recipes/prepare/amnn.toml`.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Versions and the champion, in a real SQLite MLflow."""
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,38 +9,17 @@ from pathlib import Path
 import pytest
 
 from hashtag_core import storage
-from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError, StorageError
+from hashtag_core.config import read_recipe
+from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.tracking.registry import (
     champion,
-    champion_line,
-    champion_moves,
     find_version,
     move_champion,
     register_model_folder,
     resolve_model,
-    rollback,
     set_version_tags,
 )
 from hashtag_core.tracking.runs import connect, start_run
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    path = tmp_path / "linear"
-    (path / "deep").mkdir(parents=True)
-    (path / "model.json").write_text(json.dumps({"name": "linear", "version": "abc123"}))
-    (path / "weights.safetensors").write_bytes(bytes(range(256)))
-    (path / "deep" / "ünï code.txt").write_text("x")
-    return path
-
-
-@pytest.fixture
-def register(mlflow_store, folder):
-    def make(count: int, name: str = "hashtags") -> list[str]:
-        with start_run("e", "r") as run:
-            return [register_model_folder(run, folder, name, {"dataset_hash": "d" * 6000}) for _ in range(count)]
-
-    return make
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -86,28 +65,30 @@ def test_an_alias_becomes_a_version_once(register):
     assert find_version("models:/hashtags@previous")[:2] == ("hashtags", "1")
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ("models:/hashtagz/1", "no registered model 'hashtagz' .did you mean 'hashtags'"),
-        ("models:/hashtags/9", "no version 9; it has 1 to 2"),
-        ("models:/hashtags@champoin", "no alias 'champoin' .did you mean 'champion'.*; it has champion"),
-    ],
-)
-def test_what_is_not_there_is_named_with_the_nearest(register, model, message):
-    register(2)
+def test_what_is_not_there_is_named_with_the_nearest(name_versions):
+    name_versions(2)
     move_champion("hashtags", "1", {})
-    with pytest.raises(NotFoundError, match=message):
-        resolve_model(model)
+    for model, message in (
+        ("models:/hashtagz/1", r"no registered model 'hashtagz' .did you mean 'hashtags'"),
+        ("models:/hashtags/9", "no version 9; it has 1 to 2"),
+        ("models:/hashtags@champoin", r"no alias 'champoin' .did you mean 'champion'.*; it has champion"),
+        ("models:/a@b@c", r"no registered model 'a@b'"),
+    ):
+        with pytest.raises(NotFoundError, match=message):
+            resolve_model(model)
 
 
-@pytest.mark.parametrize(
-    "model", ["models:/hashtags", "models:/hashtags/latest", "models:/hashtags/1/deep", "models:/a@b@c", "models:"]
-)
-def test_other_forms_are_refused(register, model):
-    register(1)
-    with pytest.raises(ConfigError, match="models:/NAME/VERSION or models:/NAME@ALIAS"):
-        resolve_model(model)
+def test_other_forms_are_refused(name_versions):
+    name_versions(1)
+    for end in ("hashtags", "hashtags/latest", "hashtags/1/deep", "hashtags/0", "hashtags/", "@", ""):
+        with pytest.raises(ConfigError, match="models:/NAME/VERSION or models:/NAME@ALIAS"):
+            resolve_model(f"models:/{end}")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:b", " ", "m-1"])
+def test_a_name_that_no_model_can_have_is_refused_before_a_training(name):
+    with pytest.raises(ConfigError, match="model_name"):
+        read_recipe(None, [f"tracking.model_name={name}"])
 
 
 def test_no_database_at_all(tmp_path, monkeypatch):
@@ -120,10 +101,25 @@ def test_no_database_at_all(tmp_path, monkeypatch):
 
 def test_a_version_whose_files_are_gone(register):
     register(1)
-    for file in resolve_model("models:/hashtags/1").folder.glob("*.json"):
-        file.unlink()
-    with pytest.raises(NotFoundError, match="no model folder"):
+    folder = resolve_model("models:/hashtags/1").folder
+    (folder / "model.json").unlink()
+    with pytest.raises(IntegrityError, match=r"models:/hashtags/1: .*registered: model\.json is missing"):
         resolve_model("models:/hashtags/1")
+    shutil.rmtree(folder)
+    with pytest.raises(NotFoundError, match="cannot download models:/hashtags/1"):
+        resolve_model("models:/hashtags/1")
+
+
+def test_a_version_of_an_older_release_is_taken_for_what_it_is(mlflow_store, folder, caplog):
+    with start_run("e", "r") as run:
+        run.log_artifact(folder, "model")
+    client = connect()
+    client.create_registered_model("old")
+    client.create_model_version("old", source=f"runs:/{run.run_id}/model", run_id=run.run_id)
+    resolved = resolve_model("models:/old/1")
+    assert contents(resolved.folder) == contents(folder)
+    assert resolved.content_hash == resolve_model(str(folder)).content_hash
+    assert "registered without a content hash" in caplog.text
 
 
 def test_folders_local_and_remote(folder, s3_bucket, tmp_path):
@@ -146,74 +142,6 @@ def test_folders_that_are_no_models(tmp_path, s3_bucket):
         (tmp_path / "model.json").write_text(text)
         with pytest.raises(IntegrityError, match="names no model"):
             resolve_model(str(tmp_path))
-
-
-def test_promotions_and_rollbacks_walk_one_line(register):
-    register(4)
-    assert champion("hashtags") is None
-    assert champion_line("hashtags") == []
-    with pytest.raises(NotFoundError, match="no champion to roll back"):
-        rollback("hashtags")
-    assert move_champion("hashtags", "1", {"reason": "first"}) is None
-    with pytest.raises(NotFoundError, match="no champion before version 1"):
-        rollback("hashtags")
-    assert move_champion("hashtags", "2", {"f1_at_5": 0.5}, expected="1") == "1"
-    assert move_champion("hashtags", "4", {}, expected="2") == "2"
-    assert champion_line("hashtags") == ["1", "2", "4"]
-    assert rollback("hashtags", {"reason": "worse at night"}) == ("2", "4")
-    assert find_version("models:/hashtags@previous")[1] == "1"
-    assert rollback("hashtags") == ("1", "2")
-    assert champion("hashtags") == "1"
-    with pytest.raises(NotFoundError, match="no alias 'previous'"):
-        find_version("models:/hashtags@previous")
-    with pytest.raises(NotFoundError, match="nothing to roll back to"):
-        rollback("hashtags")
-    move_champion("hashtags", "3", {}, expected="1")
-    assert champion_line("hashtags") == ["1", "3"]
-    moves = champion_moves("hashtags")
-    assert [(move.kind, move.before, move.to) for move in moves] == [
-        ("promote", None, "1"),
-        ("promote", "1", "2"),
-        ("promote", "2", "4"),
-        ("rollback", "4", "2"),
-        ("rollback", "2", "1"),
-        ("promote", "1", "3"),
-    ]
-    assert moves[1].why == {"f1_at_5": 0.5}
-    assert all(move.by and move.at for move in moves)
-    assert [move.at for move in moves] == sorted(move.at for move in moves)
-
-
-def test_a_champion_moved_meanwhile_is_left_alone(register):
-    register(2)
-    move_champion("hashtags", "1", {})
-    with pytest.raises(StorageError, match="from none to version 1 meanwhile"):
-        move_champion("hashtags", "2", {}, expected=None)
-    assert champion("hashtags") == "1"
-
-
-def test_a_champion_that_does_not_exist(register):
-    register(1)
-    with pytest.raises(NotFoundError, match="no version 7"):
-        move_champion("hashtags", "7", {})
-    assert champion_moves("hashtags") == []
-
-
-def test_aliases_moved_by_hand_and_deleted_versions(register):
-    register(4)
-    move_champion("hashtags", "1", {})
-    move_champion("hashtags", "2", {}, expected="1")
-    client = connect()
-    client.set_registered_model_alias("hashtags", "champion", "4")
-    assert champion_line("hashtags") == ["1", "2", "4"]
-    client.delete_model_version("hashtags", "2")
-    assert rollback("hashtags") == ("1", "4")
-
-
-def test_a_long_reason_is_left_out_not_cut(register):
-    register(1)
-    move_champion("hashtags", "1", {"gates": ["x" * 6000]})
-    assert champion_moves("hashtags")[0].why == {"left_out": "longer than a tag may be"}
 
 
 def test_version_tags(register):

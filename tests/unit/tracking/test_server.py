@@ -1,4 +1,4 @@
-"""The same over HTTP, where artifacts go through the server."""
+"""The same over HTTP, where artifacts go through the server: on PostgreSQL and S3 where there is one, else on SQLite."""
 
 import json
 import os
@@ -13,20 +13,34 @@ from pathlib import Path
 
 import pytest
 
-from hashtag_core.tracking.registry import champion, move_champion, register_model_folder, resolve_model
+from hashtag_core.data.model_files import content_hash, hash_files
+from hashtag_core.tracking.registry import (
+    champion,
+    move_champion,
+    register_model_folder,
+    resolve_model,
+    version_signature,
+)
 from hashtag_core.tracking.runs import connect, start_run
 
 
 @pytest.fixture
-def server(mlflow_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def server(request: pytest.FixtureRequest, mlflow_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    try:
+        backend = request.getfixturevalue("postgres")
+    except pytest.skip.Exception:
+        backend = f"sqlite:///{mlflow_store}"
+    served = f"{request.getfixturevalue('s3_bucket')}/served"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder = mlflow_store.parent
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{mlflow_store}", "--artifacts-destination", str(folder / "served")]
+    command += ["--backend-store-uri", backend, "--artifacts-destination", served]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # the server's affair alone
+        monkeypatch.delenv(name)
     uri = f"http://127.0.0.1:{port}"
     try:
         for _ in range(300):
@@ -64,4 +78,6 @@ def test_a_model_goes_through_a_server_and_comes_back(
     assert (resolved.folder / "deep" / "weights").read_bytes() == bytes(range(256)) * 1000
     # a folder of ours, which goes when the process ends
     assert any(part.startswith("hashtag-model-") for part in resolve_model(uri).folder.parts)
+    assert resolve_model(uri).content_hash == content_hash(hash_files(folder))
+    assert version_signature(uri)["inputs"][0]["name"] == "post_id"
     assert capfd.readouterr().out == ""

@@ -1,0 +1,55 @@
+"""What the gates said, as a page: Markdown, and HTML made of it. No post and no user stands in it."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hashtag_core.evaluation.gates import Duel, Gate
+from hashtag_core.evaluation.side_by_side import side_by_side_html
+
+HOW_TO_READ = (
+    "Differences: paired bootstrap over users. A gain must be larger than the margin and beyond chance; a loss counts "
+    "where it is larger than the limit and beyond chance."
+)
+
+
+def promotion_markdown(facts: Mapping[str, Any], gates: Sequence[Gate], duels: Sequence[Duel]) -> str:
+    """`facts`: `challenger`, `champion` (None while there is none), `verdict`, `dataset`, `dataset_hash`, `split`, `at`,
+    `by`, `forced` (the reason, or None) and `figures` (model -> name -> figure)."""
+    against = (
+        f"Against {_text(facts['champion'] or 'the floors: there is no champion yet')}, on the {_text(facts['split'])} split "
+        f"of {_text(facts['dataset'])} ({str(facts['dataset_hash'])[:12]}), {facts['at']}, by {_text(facts['by'])}.\n"
+    )
+    lines = [f"# {_text(facts['challenger'])}: {_text(facts['verdict'])}\n", against]
+    if facts.get("forced"):
+        lines.append(f"**Forced past the gates:** {_text(facts['forced'])}\n")
+    lines += ["## Gates\n", "| gate | verdict | |", "|---|---|---|"]
+    lines += [
+        f"| {gate.name} | {'passed' if gate.passed else '**refused**'} | {_text(gate.detail)} |" for gate in gates
+    ]
+    figures: Mapping[str, Mapping[str, float]] = facts["figures"]
+    if figures:
+        lines += ["", "## Figures\n", f"| | {' | '.join(map(_text, figures))} |", "|---" * (len(figures) + 1) + "|"]
+        names = dict.fromkeys(name for held in figures.values() for name in held)
+        for name in names:
+            cells = (f"{held[name]:.4f}" if name in held else "" for held in figures.values())
+            lines.append(f"| {_text(name)} | {' | '.join(cells)} |")
+    for duel in duels:
+        if duel.slices:
+            lines += ["", f"## Kinds of posts and tags, minus {_text(duel.against)}\n"]
+            lines += ["| slice | posts | difference | 95 % interval | p |", "|---|---|---|---|---|"]
+            lines += [
+                f"| {_text(name)} | {posts} | {found.value:+.4f} | {found.low:+.4f} .. {found.high:+.4f} | {found.p_value:.3f} |"
+                for name, (posts, found) in duel.slices.items()
+            ]
+    lines += ["", HOW_TO_READ]
+    return "\n".join(lines) + "\n"
+
+
+def promotion_html(markdown: str, title: str) -> str:
+    """The page as one HTML file."""
+    return side_by_side_html(markdown, title, {})
+
+
+def _text(value: object) -> str:
+    return html.escape(" ".join(str(value).split()), quote=False).replace("|", "\\|")

@@ -1,0 +1,233 @@
+"""Turns: one process at a time moves the aliases of a registered model, on every store that MLflow has.
+
+MLflow moves an alias by overwriting it: neither the REST API nor a store compares before it sets, so two who looked and
+then set would both win. What every store does refuse is a second registered model of one name (the primary key of its
+table), and the refused call is told. That is the mutex:
+
+    read N, the number of the last finished turn (a tag of the model) -> create the registered model `NAME.turn-(N+1)`
+    -> read N again: where it has moved on, the turn was somebody's who is done: give ours back and begin anew
+    -> look, decide, note what is to be done on the turn, move -> write N+1 -> delete the turn
+
+A number is taken once: to be created again it would have to be finished first, and then the second reading shows it.
+
+A holder that is killed leaves its turn behind. Others know it for dead when its process is gone from the same machine, or
+after `TURN_S`; they take the next number while the dead one still stands, so that of several only one succeeds, and
+finish what the dead one had noted. A holder that was only asleep asks before it moves whether the turn is still its own
+(`Turn.check`). Between that question and the move lies one call: a machine that sleeps longer than `TURN_S` just there is
+what no store without a compare-and-set can rule out.
+"""
+
+import json
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psutil
+
+from hashtag_core.errors import StorageError
+from hashtag_core.tracking.runs import current_user, mlflow_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TURN_S = 60.0
+"""After this time a turn whose holder cannot be looked at is taken for dead."""
+WAIT_S = 90.0
+POLL_S = 0.1
+TRIES = 20
+
+FINISHED = "champion_turn"
+_HOLDER, _INTENT = "holder", "intent"
+_OURS = "turn_of"
+
+T = TypeVar("T")
+
+
+@dataclass
+class Turn:
+    """A turn that is held. `unfinished`: what holders who died had noted, oldest first."""
+
+    client: "MlflowClient"
+    name: str
+    number: int
+    secret: str
+    unfinished: list[dict[str, Any]] = field(default_factory=list)
+    noted: bool = False
+
+    def note(self, intent: Mapping[str, Any]) -> None:
+        """Write down what is going to be done, so that another can finish it; `intent` is JSON-able."""
+        text = json.dumps(intent)
+        patiently(lambda: self.client.set_registered_model_tag(self._claim, _INTENT, text))
+        self.noted = True
+
+    def check(self) -> None:
+        """StorageError if the turn was taken away meanwhile, since this process had slept for too long."""
+        mine = _read(self.client, self._claim)
+        if (
+            mine is None
+            or mine[_HOLDER]["secret"] != self.secret
+            or _read(self.client, _claim(self.name, self.number + 1))
+        ):
+            raise StorageError(
+                f"model {self.name!r}: another process took over after {TURN_S:.0f} s: nothing was moved"
+            )
+
+    def done(self) -> None:
+        """Say that what was noted is done."""
+        self.noted = False
+
+    @property
+    def _claim(self) -> str:
+        return _claim(self.name, self.number)
+
+
+@contextmanager
+def take_turn(client: "MlflowClient", name: str) -> Iterator[Turn]:
+    """Wait for the turn to move aliases of the registered model `name`, and hold it.
+
+    StorageError where another holds it for longer than `WAIT_S`. A holder that fails after `Turn.note` and before
+    `Turn.done` leaves the turn to who comes next.
+    """
+    with mlflow_errors(f"cannot take the turn to move the champion of {name!r}"):
+        turn = _acquire(client, name)
+    try:
+        yield turn
+    finally:
+        if not turn.noted:
+            with mlflow_errors(f"cannot give back the turn to move the champion of {name!r}"):
+                patiently(lambda: client.set_registered_model_tag(name, FINISHED, str(turn.number)))
+                _sweep(client, name, turn.number)
+
+
+def is_turn(tags: Mapping[str, str]) -> bool:
+    """Whether a registered model with these tags is a turn and no model."""
+    return _OURS in tags
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """The call, again where the database is locked by another writer (SQLite gives up after five seconds)."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    for attempt in range(TRIES):
+        try:
+            return call()
+        except (MlflowException, OperationalError) as error:
+            locked = "database is locked" in str(error) or "could not serialize" in str(error)
+            if attempt == TRIES - 1 or not locked:
+                raise
+            time.sleep(random.uniform(POLL_S / 2, 2 * POLL_S))
+    raise AssertionError
+
+
+def _acquire(client: "MlflowClient", name: str) -> Turn:
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        finished = _finished(client, name)
+        dead, number = [], finished + 1
+        holder = _read(client, _claim(name, number))
+        while holder is not None and _is_dead(holder[_HOLDER]):
+            dead.append(holder)
+            number += 1
+            holder = _read(client, _claim(name, number))
+        secret = secrets.token_hex(8)
+        if holder is None and _create(client, name, number, secret):
+            if _finished(client, name) < number:
+                noted = [before[_INTENT] for before in dead if _INTENT in before]
+                return Turn(client, name, number, secret, noted)
+            _delete(client, _claim(name, number))
+        elif time.monotonic() > deadline:
+            told = "" if holder is None else " ({user} on {host}, process {pid})".format_map(holder[_HOLDER])
+            raise StorageError(f"another process is moving the champion of {name!r}{told}: run again later")
+        time.sleep(random.uniform(POLL_S / 2, 2 * POLL_S))
+
+
+def _claim(name: str, number: int) -> str:
+    return f"{name}.turn-{number}"
+
+
+def _finished(client: "MlflowClient", name: str) -> int:
+    tags = patiently(lambda: client.get_registered_model(name)).tags
+    text = tags.get(FINISHED, "0")
+    if not text.isdecimal():
+        raise StorageError(f"model {name!r}: its tag {FINISHED} is no number: {text!r}")
+    return int(text)
+
+
+def _read(client: "MlflowClient", claim: str) -> dict[str, Any] | None:
+    """What stands on a turn; None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = patiently(lambda: client.get_registered_model(claim)).tags
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    if not is_turn(tags):
+        raise StorageError(f"the registered model {claim!r} has the name of a turn and is none: rename it")
+    return {key: json.loads(tags[key]) for key in (_HOLDER, _INTENT) if key in tags}
+
+
+def _create(client: "MlflowClient", name: str, number: int, secret: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    holder = {**_here(), "pid": os.getpid(), "since": time.time(), "secret": secret}
+    tags = {_OURS: name, _HOLDER: json.dumps(holder)}
+    told = f"No model: the champion of {name} is being moved. It goes by itself."
+    try:
+        patiently(lambda: client.create_registered_model(_claim(name, number), tags, told))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return False
+    return True
+
+
+def _delete(client: "MlflowClient", claim: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        patiently(lambda: client.delete_registered_model(claim))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+def _sweep(client: "MlflowClient", name: str, number: int) -> None:
+    """Delete the turns up to `number`, which are finished: the last first, so that what a crash leaves is found here."""
+    left = []
+    while number > 0 and _read(client, _claim(name, number)) is not None:
+        left.append(_claim(name, number))
+        number -= 1
+    for claim in reversed(left):
+        _delete(client, claim)
+
+
+def _here() -> dict[str, str]:
+    """This machine as far as process ids hold: its boot, and the namespace of a container."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        boot = ""
+    return {"host": socket.gethostname(), "boot": boot, "user": current_user()}
+
+
+def _is_dead(holder: Mapping[str, Any]) -> bool:
+    here = _here()
+    if here["boot"] and (here["host"], here["boot"]) == (holder["host"], holder["boot"]):
+        try:
+            if psutil.Process(holder["pid"]).create_time() > holder["since"]:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.AccessDenied:
+            pass
+    return bool(time.time() > holder["since"] + TURN_S)

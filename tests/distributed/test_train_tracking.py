@@ -1,0 +1,119 @@
+"""What a training leaves in MLflow, and what becomes of one that ends while MLflow is away. Closed-form: no Ray."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hashtag_core.config import Recipe, read_recipe
+from hashtag_core.distributed import train as module
+from hashtag_core.distributed.progress import Watch
+from hashtag_core.distributed.train import train
+from hashtag_core.errors import StorageError
+from hashtag_core.tracking.registry import find_version, lineage, lineage_lines, resolve_model
+from hashtag_core.tracking.runs import connect, start_run
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return read_recipe(None, ["model.family=popularity", f"training.storage={tmp_path / 'runs'}"])
+
+
+def test_a_run_says_what_was_read_by_which_code_and_what_came_of_it(
+    recipe: Recipe, users_dataset: Path, mlflow_store: Path, repository: Path
+) -> None:
+    summary = train(recipe, str(users_dataset))
+    client = connect()
+    run = client.get_run(summary.run_id)
+    tags, metrics = run.data.tags, run.data.metrics
+    assert re.fullmatch(r"[0-9a-f]{40}", tags["mlflow.source.git.commit"])
+    assert tags["git.dirty"] in ("true", "false")
+    assert tags["mlflow.source.name"]
+    assert "| f1_at_5 |" in tags["mlflow.note.content"]
+    inputs = {each.dataset.name: each for each in run.inputs.dataset_inputs}
+    assert inputs.keys() == {"dataset.train", "dataset.validation"}
+    read = inputs["dataset.train"].dataset
+    assert (read.digest, json.loads(read.source)) == ("d" * 36, {"uri": str(users_dataset)})
+    assert json.loads(read.profile)["num_rows"] > 100
+    assert [tag.value for tag in inputs["dataset.train"].tags] == ["training"]
+    assert len(run.outputs.model_outputs) == 1
+    assert {name for name in metrics if name.startswith("main/")} == {
+        *(f"main/{name}_at_5" for name in ("f1", "precision", "recall", "hit_rate", "ndcg")),
+        *("main/f1_at_5_user_macro", "main/mean_average_precision", "main/coverage", "main/novelty", "main/posts"),
+    }
+    assert (
+        metrics["main/f1_at_5"] == metrics["validation_headline.f1_at_5"] == pytest.approx(summary.metrics["f1_at_5"])
+    )
+    assert run.data.params["model.family"] == "popularity"
+    kept = {file.path for file in client.list_artifacts(summary.run_id)}
+    assert {"recipe.json", "model"} <= kept  # the card; the model itself is the output of the run
+    version = client.get_model_version("hashtag-recommender", "1")
+    assert "popularity" in version.description
+    assert version.tags["content_hash"] == resolve_model(summary.model).content_hash
+    card = (resolve_model(summary.model).folder / "README.md").read_text()
+    assert tags["mlflow.source.git.commit"] in card
+    assert summary.run_id in card
+
+
+def test_the_chain_from_a_version_to_the_parts_of_the_archive(
+    recipe: Recipe, users_dataset: Path, mlflow_store: Path
+) -> None:
+    summary = train(recipe, str(users_dataset))
+    chain = lineage(summary.model)
+    assert chain["model"]["family"] == "popularity"
+    assert chain["run"]["run_id"] == summary.run_id
+    assert re.fullmatch(r"[0-9a-f]{40}", chain["code"]["commit"])
+    assert chain["recipe"]["model"]["family"] == "popularity"
+    assert chain["dataset"]["content_hash"] == "d" * 64
+    assert (chain["archive"]["uri"], chain["archive"]["parts"], chain["missing"]) == ("here", ["part.parquet"], [])
+    told = "\n".join(lineage_lines(chain))
+    for part in (
+        summary.model,
+        summary.run_id,
+        summary.run_name,
+        chain["code"]["commit"],
+        "dddddddddddd",
+        "part.parquet",
+    ):
+        assert part in told
+    # from the folder alone, and with the run gone
+    folder = resolve_model(summary.model).folder
+    connect().delete_run(summary.run_id)
+    assert lineage(str(folder))["dataset"] == chain["dataset"]
+
+
+def test_a_training_that_ends_while_mlflow_is_away_tells_how_it_goes_on(
+    recipe: Recipe, users_dataset: Path, mlflow_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register = module.register_model
+
+    def away(*_: object) -> str:
+        raise StorageError("MLflow does not answer at http://127.0.0.1:9: refused")
+
+    monkeypatch.setattr(module, "register_model", away)
+    with pytest.raises(StorageError, match=r"does not answer.*: go on with --resume (popularity-\S+)$") as caught:
+        train(recipe, str(users_dataset))
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(module, "register_model", register)
+    summary = train(recipe, None, resume=str(caught.value).rpartition(" ")[2])
+    assert find_version(summary.model)[0] == "hashtag-recommender"
+    assert connect().get_run(summary.run_id).info.status == "FINISHED"
+
+
+def test_figures_that_are_logged_later_carry_the_time_they_were_measured_at(
+    mlflow_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = ("train_loss", "validation_loss", "f", "posts_per_second", "learning_rate", "gradient_norm")
+    history = [{"epoch": n, **dict.fromkeys(figures, 0.5)} for n in range(2)]
+    clock = [1000.0]
+    monkeypatch.setattr("hashtag_core.distributed.progress.time.time", lambda: clock[0])
+    with start_run("e", "r") as run:
+        watch = Watch(None, run, 2, "f")
+        watch._show(history[:1])
+        clock[0] = 2000.0
+        watch._show(history)
+        clock[0] = 9000.0  # MLflow was away until now
+        watch.finish(history)
+    found = connect().get_metric_history(run.run_id, "train_loss")
+    assert [(each.step, each.timestamp) for each in found] == [(1, 1_000_000), (2, 2_000_000)]
