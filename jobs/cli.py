@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "models on posts that none has seen: leaderboard and report",
     "promote": "a challenger becomes champion, if the gates allow it; --rollback",
     "tag": "a whole archive is tagged with Ray, every post once",
+    "nightly": "a night in one: tag what is new, train anew, let the gates decide",
     "leaderboard": "every family on one archive, side by side",
     "demo": "the whole path on the sample archive, in some minutes",
 }

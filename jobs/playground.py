@@ -12,6 +12,7 @@ import binascii
 import json
 import logging
 import secrets
+import signal
 import sys
 import threading
 import time
@@ -97,6 +98,10 @@ def _serve(page: "Starlette", port: int) -> dict[str, Any]:
     address = f"http://{HOST}:{listener.getsockname()[1]}/"
     logger.info("the playground is at %s (Ctrl-C ends it)", address)
     began = time.monotonic()
+    if (
+        threading.current_thread() is threading.main_thread()
+    ):  # uvicorn hears SIGTERM, shuts down and raises it again: then it is old news
+        signal.signal(signal.SIGTERM, lambda *_: logger.info("ended"))
     server = uvicorn.Server(uvicorn.Config(page, log_level="warning", lifespan="off", access_log=False))
     try:
         server.run(sockets=[listener])

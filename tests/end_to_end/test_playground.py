@@ -1,7 +1,13 @@
 """The playground's page and answers, through its own application; no browser (see tests/browser)."""
 
 import base64
+import json
 import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,10 +89,38 @@ def test_the_page_fetches_nothing_from_elsewhere(client: TestClient) -> None:
 
 
 def test_a_port_that_is_taken_is_told(client: TestClient) -> None:
-    import socket
-
     with socket.socket() as taken:
         taken.bind((playground.HOST, 0))
         taken.listen()
         with pytest.raises(playground.UsageError, match="take another one"):
             playground._serve(client.app, taken.getsockname()[1])  # type: ignore[arg-type]
+
+
+SERVED = """
+import json
+from starlette.applications import Starlette
+from jobs.playground import _serve
+import logging
+logging.basicConfig(level=logging.INFO)
+print(json.dumps(_serve(Starlette(), 0)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(number: signal.Signals, repository: Path) -> None:
+    served = subprocess.Popen(
+        [sys.executable, "-c", SERVED], cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert served.stderr is not None
+    address = re.search(r"the playground is at http://127\.0\.0\.1:(\d+)/", served.stderr.readline())
+    assert address
+    while True:  # it is bound, but takes nobody in until it hears signals
+        try:
+            socket.create_connection(("127.0.0.1", int(address[1])), timeout=5).close()
+            break
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    served.send_signal(number)
+    out, err = served.communicate(timeout=60)
+    assert served.returncode == 0, err
+    assert json.loads(out)["address"].startswith("http://127.0.0.1:")
