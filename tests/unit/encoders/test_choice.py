@@ -5,6 +5,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from hashtag_core.config import EncodersSection
 from hashtag_core.encoders import choice, load_encoders, text_onnx
+from hashtag_core.encoders.text import LoadedText, TextCard, Tokens2Features
 from hashtag_core.errors import ConfigError
 
 Load = Callable[[], Callable[[], object]]
@@ -152,3 +154,33 @@ def test_auto_takes_what_is_faster_here_and_gives_the_same_vectors(
     expected = text(backend="torch", precision="float32").encode_captions(captions)["text_vector"]
     assert (found * expected).sum(1).min() > 0.9999
     torch.set_num_threads(before)
+
+
+class Toy(torch.nn.Module):
+    """A model of ten words; `baked` scales by the batch's length as a number in Python, which a tracer keeps as it was."""
+
+    def __init__(self, baked: bool) -> None:
+        super().__init__()
+        self.words = torch.nn.Embedding(10, 8)
+        self.baked = baked
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        states = self.words(input_ids)
+        shift = torch.tensor(float(int(input_ids.shape[1]))) if self.baked else 0.0
+        return SimpleNamespace(last_hidden_state=states + shift)
+
+
+def test_a_graph_that_is_not_the_model_is_refused_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    right = LoadedText(TextCard("right", "1", 8, 32), Toy(baked=False), None)
+    backend = text_onnx.OnnxTextBackend(right, ("text_vector",), 1)
+    tokens, mask = np.array([[1, 2, 3], [4, 5, 0]]), np.array([[1, 1, 1], [1, 1, 0]])
+    with torch.inference_mode():
+        expected = Tokens2Features(right.model)(torch.from_numpy(tokens), torch.from_numpy(mask))[1]
+    assert np.allclose(backend.run(tokens, mask)[1], expected.numpy(), atol=1e-6)
+    kept = list((tmp_path / "hashtag-recommender" / "onnx").iterdir())
+    baked = LoadedText(TextCard("baked", "1", 8, 32), Toy(baked=True), None)
+    with pytest.raises(ConfigError, match=r"baked: its ONNX graph gives other vectors than torch, off by 0\."):
+        text_onnx.OnnxTextBackend(baked, ("text_vector",), 1)
+    assert list((tmp_path / "hashtag-recommender" / "onnx").iterdir()) == kept
