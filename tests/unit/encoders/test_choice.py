@@ -156,6 +156,21 @@ def test_auto_takes_what_is_faster_here_and_gives_the_same_vectors(
     torch.set_num_threads(before)
 
 
+def test_what_a_run_has_pinned_is_taken_and_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(choice, "choose", refuse)
+    needs = frozenset({"text_vector", "image_vector"})
+    for pinned in (
+        {"image": "onnx-float32", "text": "torch-bfloat16"},
+        {"image": "torch-float32", "text": "onnx-float32"},
+    ):
+        assert load_encoders(EncodersSection(), needs, "cpu", backends=pinned).backends == pinned
+    with pytest.raises(ConfigError, match=r"the text encoder cannot run as 'onnx-int8' on cpu; there is torch-float32"):
+        load_encoders(EncodersSection(), needs, "cpu", backends={"text": "onnx-int8"})
+
+
 class Toy(torch.nn.Module):
     """A model of ten words; `baked` scales by the batch's length as a number in Python, which a tracer keeps as it was."""
 
