@@ -99,6 +99,15 @@ def test_a_candidate_that_does_not_run_is_not_chosen_and_the_first_has_to(monkey
         choice.choose({"onnx": broken, **ways}, ["other"], what="x")
 
 
+def test_a_choice_that_cannot_be_written_down_is_taken_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setattr(choice, "cache_folder", lambda name: cache / "a file, not a folder")
+    (cache / "a file, not a folder").write_text("")
+    ways = {"torch": [2.0] * 3, "onnx": [1.0] * 3}
+    assert choice.choose(ticking(monkeypatch, ways), [], what="x")[0] == "onnx"
+
+
 def test_of_two_that_measured_at_once_the_first_that_wrote_decides(
     monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
