@@ -127,6 +127,7 @@ class EncodersSection(Section):
     """Word pieces of a caption that the text encoder sees, special tokens included."""
     batch_size: int = Field(64, ge=1)
     backend: Literal["auto", "torch", "onnx"] = "auto"
+    """`auto`, on a CPU: ONNX Runtime for a convolutional network; for the text encoder what is faster there, measured once a machine."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of transformers; a convolutional network stays in float32."""
     cache: str | None = None

@@ -8,7 +8,7 @@ Every output is rounded to float16, whether it goes to the cache or straight to 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +46,12 @@ class Encoders:
     """
 
     def __init__(
-        self, section: EncodersSection, needs: frozenset[str], device: torch.device, threads: int | None = None
+        self,
+        section: EncodersSection,
+        needs: frozenset[str],
+        device: torch.device,
+        threads: int | None = None,
+        pinned: Mapping[str, str] | None = None,
     ) -> None:
         self.section = section
         if needs & REGIONS and section.regions != "grid":
@@ -54,6 +59,7 @@ class Encoders:
         self.needs = needs
         self.device = device
         self.threads = threads
+        self.pinned = pinned or {}
 
     @cached_property
     def image(self) -> ImageCard | None:
@@ -178,8 +184,7 @@ class Encoders:
         found = {}
         for name, card in (("image", self.image), ("image_second", self.image_second)):
             if card:
-                precision = self._image_precision(card)
-                found[name] = onnx.OnnxBackend.name if self._takes_onnx(card) else f"torch-{precision}"
+                found[name] = self._image_backend(card, name)
         if self.text:
             found["text"] = self._text_backend
         return found
@@ -282,21 +287,22 @@ class Encoders:
 
     @cached_property
     def _image_encoder(self) -> ImageEncoder:
-        return self._image_encoder_of(self._backbone, self._image_outputs)
+        return self._image_encoder_of(self._backbone, self._image_outputs, "image")
 
     @cached_property
     def _image_encoder_second(self) -> ImageEncoder:
-        return self._image_encoder_of(self._backbone_second, ("image_vector",))
+        return self._image_encoder_of(self._backbone_second, ("image_vector",), "image_second")
 
-    def _image_encoder_of(self, backbone: LoadedBackbone, outputs: tuple[str, ...]) -> ImageEncoder:
+    def _image_encoder_of(self, backbone: LoadedBackbone, outputs: tuple[str, ...], which: str) -> ImageEncoder:
         # Under a detector's boxes lie the cells themselves, and no pooled ones.
         side = image_encoders.map_side(backbone.network) if self.detector else self.section.grid_side
         module = Pixels2Features(backbone.network, outputs, side).eval()
         backend: image_encoders.ImageBackend
-        if self._takes_onnx(backbone.card):
+        name = self._image_backend(backbone.card, which)
+        if name == onnx.OnnxBackend.name:
             backend = onnx.OnnxBackend(module, backbone, self.threads)
         else:
-            backend = TorchBackend(module, self.device, self._image_precision(backbone.card))
+            backend = TorchBackend(module, self.device, "bfloat16" if name == "torch-bfloat16" else "float32")
         return ImageEncoder(backend, outputs, backbone.card.side_px, self.section.batch_size)
 
     @cached_property
@@ -317,6 +323,8 @@ class Encoders:
     @cached_property
     def _text_backend(self) -> str:
         """The name of what runs the text encoder."""
+        if "text" in self.pinned:
+            return self.pinned["text"]
         allowed = self._allowed_text_backends()
         if len(allowed) == 1:
             return allowed[0]
@@ -345,6 +353,12 @@ class Encoders:
             return [by_torch]
         return [by_torch, by_onnx]
 
+    def _image_backend(self, card: ImageCard, which: str) -> str:
+        """The name of what runs that image encoder."""
+        if which in self.pinned:
+            return self.pinned[which]
+        return onnx.OnnxBackend.name if self._takes_onnx(card) else f"torch-{self._image_precision(card)}"
+
     def _takes_onnx(self, card: ImageCard) -> bool:
         """`auto`: for a convolutional network on a CPU, where it is by far the fastest and keeps float32."""
         if self.section.backend != "auto":
@@ -368,12 +382,18 @@ class Encoders:
 
 
 def load_encoders(
-    section: EncodersSection, needs: frozenset[str], device: str = "auto", *, threads: int | None = None
+    section: EncodersSection,
+    needs: frozenset[str],
+    device: str = "auto",
+    *,
+    threads: int | None = None,
+    backends: Mapping[str, str] | None = None,
 ) -> Encoders:
     """The encoders that `needs` (names of `batches.FEATURES`) asks for.
 
     `device`: a torch device, or `auto` for the first GPU, else the CPU. `threads`: CPU threads of this process's
-    encoders; None leaves the library's choice (an actor that shares a machine passes its own share).
+    encoders; None leaves the library's choice (an actor that shares a machine passes its own share). `backends`: how they
+    have to run, as `Encoders.backends` told it in another process of the run; None: as the section says, `auto` as measured here.
     NotFoundError where weights are missing, IntegrityError where they are not the pinned ones, ConfigError where the
     section asks for what cannot be.
     """
@@ -390,9 +410,13 @@ def load_encoders(
         )
     if section.backend == "onnx" and where.type != "cpu":
         raise ConfigError(f'encoders.backend: "onnx" runs on CPUs, and this is {where}; take "torch" or "auto"')
+    known = ["torch-float32", "torch-bfloat16", *([onnx.OnnxBackend.name] if where.type == "cpu" else [])]
+    for which, name in (backends or {}).items():
+        if name not in known:
+            raise ConfigError(f"the {which} encoder cannot run as {name!r} on {where}; there is {', '.join(known)}")
     if threads is not None:
         torch.set_num_threads(threads)
-    encoders = Encoders(section, needs, where, threads)
+    encoders = Encoders(section, needs, where, threads, backends)
     first, second, _ = encoders.image, encoders.image_second, encoders.text  # what is missing or broken is said now
     _ = encoders.detector, encoders.image_dim
     if first and second and first.side_px != second.side_px:

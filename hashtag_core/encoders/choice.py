@@ -59,7 +59,10 @@ def choose(
     for name in others:
         if seconds[name] * MARGIN <= seconds[best]:
             best = name
-    _write(file, {"backend": best, "seconds": seconds, "what": what})
+    try:
+        _write(file, {"backend": best, "seconds": seconds, "what": what})
+    except OSError as error:  # a full or a read-only disk: measured again next time
+        logger.warning("which backend runs %s could not be written down: %s", what, error)
     logger.info(
         "%s runs as %s here; CPU seconds measured: %s", what, best, {k: round(v, 4) for k, v in seconds.items()}
     )

@@ -10,7 +10,7 @@ import logging
 import os
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,14 @@ def export_graph(
     dynamic_axes: dict[str, dict[int, str]],
     made_of: list[Any],
     name: str,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """The ONNX graph of a module, made now unless one that was `made_of` the same is in the cache folder.
 
     Any number of processes may ask at once: each writes a file of its own and renames it, the last one stays.
-    `example` are inputs that the tracer follows, `name` is what a message calls the module. NotFoundError where a package is
-    missing, ConfigError where torch cannot trace the module.
+    `example` are inputs that the tracer follows, `name` is what a message calls the module; `check` raises where the graph that
+    was made is not right, which is then not kept. NotFoundError where a package is missing, ConfigError where torch cannot trace
+    the module.
     """
     if not can_export():
         raise NotFoundError(
@@ -126,6 +128,8 @@ def export_graph(
                 opset_version=OPSET,
                 dynamo=False,
             )
+        if check is not None:
+            check(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(graph)

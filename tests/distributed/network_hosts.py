@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-SUBNET = "10.77.43"
+SUBNET = f"10.77.{os.getpid() % 250 + 1}"
+"""Another one for each process of tests, since bridges of one subnet would take each other's packets."""
 
 
 def why_not() -> str | None:

@@ -1,6 +1,6 @@
 """Several hosts for real: a Ray head and two Ray nodes, each with an address of its own, S3 on a fourth; the public command lines.
 
-Long, hence in `make soak` alone. Nothing lies on a disk that two of them see.
+The jobs are long, hence in `make soak` alone. Nothing lies on a disk that two of them see.
 """
 
 import json
@@ -27,11 +27,6 @@ S3_PORT = 9000
 RAY = Path(sys.executable).with_name("ray")
 NODE_LOST_S = 90
 """After which a node that was cut off is no longer one of the cluster; with the settings below it takes some ten seconds."""
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif("SOAK_KILLS" not in os.environ, reason="long: make soak"),
-]
 
 
 def wait_for(what: Callable[[], Any], timeout_s: float, said: Callable[[], str] = str) -> Any:
@@ -143,6 +138,38 @@ def tagged(filesystem: pafs.FileSystem, out: str) -> pa.Table:
     return ds.dataset(files, filesystem=filesystem).to_table(["post_id", "hashtags", "scores"]).sort_by("post_id")
 
 
+def test_hosts_have_their_own_address_name_and_folders_and_a_link_that_can_be_cut(tmp_path: Path) -> None:
+    if reason := why_not():
+        pytest.skip(reason)
+    network = Network(tmp_path, ["one", "two"], {"GREETING": "hello"})
+    try:
+        one, two = network.hosts["one"], network.hosts["two"]
+        told = one.start("sh", "-c", 'hostname; getent hosts two; echo "$GREETING $HOME"', stdout=subprocess.PIPE)
+        printed, _ = told.communicate(timeout=30)
+        assert printed.split() == ["one", f"{SUBNET}.2", "two", "hello", str(one.folder / "home")]
+
+        two.start(sys.executable, "-m", "http.server", "8000")
+        asking = "import urllib.request as u; print(u.urlopen('http://two:8000', timeout=1).status)"
+
+        def heard() -> bool:
+            return one.start(sys.executable, "-c", asking).wait(timeout=30) == 0
+
+        wait_for(heard, 30, two.said)
+        two.cut()
+        assert not heard()
+        two.mend()
+        wait_for(heard, 30, two.said)
+        assert two.pids()
+        two.kill()
+        assert two.pids() == []
+    finally:
+        network.close()
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert network.prefix not in listed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SOAK_KILLS" not in os.environ, reason="long: make soak")
 def test_jobs_on_three_hosts_with_everything_on_s3_and_a_link_that_is_cut(
     cluster: Cluster, make_posts: Callable[..., Any], write_archive: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -75,6 +75,8 @@ def test_it_is_small_and_has_nothing_of_development(image: str) -> None:
     assert {"ray", "torch", "mlflow", "onnxruntime"} <= names
     assert not names & {"pytest", "mypy", "moto", "ruff", "triton"}
     assert not [name for name in names if name.startswith("nvidia")]
+    in_a_login_shell = docker("run", "--rm", *RESTRICTED, image, "bash", "-lc", "which ray python")
+    assert in_a_login_shell.split() == ["/opt/venv/bin/ray", "/opt/venv/bin/python"]
 
 
 def test_it_trains_on_the_sample_and_tags_it(container: Callable[..., str]) -> None:

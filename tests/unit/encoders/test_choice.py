@@ -5,6 +5,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from hashtag_core.config import EncodersSection
 from hashtag_core.encoders import choice, load_encoders, text_onnx
+from hashtag_core.encoders.text import LoadedText, TextCard, Tokens2Features
 from hashtag_core.errors import ConfigError
 
 Load = Callable[[], Callable[[], object]]
@@ -97,6 +99,15 @@ def test_a_candidate_that_does_not_run_is_not_chosen_and_the_first_has_to(monkey
         choice.choose({"onnx": broken, **ways}, ["other"], what="x")
 
 
+def test_a_choice_that_cannot_be_written_down_is_taken_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    monkeypatch.setattr(choice, "cache_folder", lambda name: cache / "a file, not a folder")
+    (cache / "a file, not a folder").write_text("")
+    ways = {"torch": [2.0] * 3, "onnx": [1.0] * 3}
+    assert choice.choose(ticking(monkeypatch, ways), [], what="x")[0] == "onnx"
+
+
 def test_of_two_that_measured_at_once_the_first_that_wrote_decides(
     monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
@@ -152,3 +163,48 @@ def test_auto_takes_what_is_faster_here_and_gives_the_same_vectors(
     expected = text(backend="torch", precision="float32").encode_captions(captions)["text_vector"]
     assert (found * expected).sum(1).min() > 0.9999
     torch.set_num_threads(before)
+
+
+def test_what_a_run_has_pinned_is_taken_and_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(choice, "choose", refuse)
+    needs = frozenset({"text_vector", "image_vector"})
+    for pinned in (
+        {"image": "onnx-float32", "text": "torch-bfloat16"},
+        {"image": "torch-float32", "text": "onnx-float32"},
+    ):
+        assert load_encoders(EncodersSection(), needs, "cpu", backends=pinned).backends == pinned
+    with pytest.raises(ConfigError, match=r"the text encoder cannot run as 'onnx-int8' on cpu; there is torch-float32"):
+        load_encoders(EncodersSection(), needs, "cpu", backends={"text": "onnx-int8"})
+
+
+class Toy(torch.nn.Module):
+    """A model of ten words; `baked` scales by the batch's length as a number in Python, which a tracer keeps as it was."""
+
+    def __init__(self, baked: bool) -> None:
+        super().__init__()
+        self.words = torch.nn.Embedding(10, 8)
+        self.baked = baked
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        states = self.words(input_ids)
+        shift = torch.tensor(float(int(input_ids.shape[1]))) if self.baked else 0.0
+        return SimpleNamespace(last_hidden_state=states + shift)
+
+
+def test_a_graph_that_is_not_the_model_is_refused_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    right = LoadedText(TextCard("right", "1", 8, 32), Toy(baked=False), None)
+    backend = text_onnx.OnnxTextBackend(right, ("text_vector",), 1)
+    tokens, mask = np.array([[1, 2, 3], [4, 5, 0]]), np.array([[1, 1, 1], [1, 1, 0]])
+    with torch.inference_mode():
+        expected = Tokens2Features(right.model)(torch.from_numpy(tokens), torch.from_numpy(mask))[1]
+    assert np.allclose(backend.run(tokens, mask)[1], expected.numpy(), atol=1e-6)
+    kept = list((tmp_path / "hashtag-recommender" / "onnx").iterdir())
+    baked = LoadedText(TextCard("baked", "1", 8, 32), Toy(baked=True), None)
+    with pytest.raises(ConfigError, match=r"baked: its ONNX graph gives other vectors than torch, off by 0\."):
+        text_onnx.OnnxTextBackend(baked, ("text_vector",), 1)
+    assert list((tmp_path / "hashtag-recommender" / "onnx").iterdir()) == kept
