@@ -8,27 +8,52 @@ from hashtag_core.errors import StorageError
 from hashtag_core.storage.base import check_size, guard
 from hashtag_core.storage.s3_client import READ_TIMEOUT_S, asked_again, client, split
 
+TAIL_BYTES = 64 << 10
+"""Asked for when a file is opened: what Parquet's readers want first, and small files whole."""
+
 
 def get_object(
     uri: str, span: tuple[int, int] | None = None, max_bytes: int | None = None, timeout_s: int = READ_TIMEOUT_S
 ) -> tuple[bytes, str]:
     """Content (or `size` bytes from `start` on, `span`) and ETag, asked for again where the body breaks off."""
+    wanted = None if span is None else f"bytes={span[0]}-{span[0] + span[1] - 1}"
+    return _get(uri, wanted, max_bytes, timeout_s)[:2]
+
+
+def _get(uri: str, wanted: str | None, max_bytes: int | None, timeout_s: int) -> tuple[bytes, str, int]:
+    """Content, ETag and the size of the whole object."""
     from botocore.exceptions import BotoCoreError
 
     bucket, key = split(uri)
-    options = {} if span is None else {"Range": f"bytes={span[0]}-{span[0] + span[1] - 1}"}
+    options = {} if wanted is None else {"Range": wanted}
     began = False
 
-    def get() -> tuple[bytes, str]:
+    def get() -> tuple[bytes, str, int]:
         nonlocal began
         began = False
         answer = client(timeout_s).get_object(Bucket=bucket, Key=key, **options)
         with closing(answer["Body"]) as body:
             check_size(uri, answer["ContentLength"], max_bytes)
             began = True
-            return cast(bytes, body.read()), cast(str, answer.get("ETag", ""))
+            data = cast(bytes, body.read())
+        whole = answer.get("ContentRange", "").rpartition("/")[2]
+        return data, cast(str, answer.get("ETag", "")), int(whole) if whole.isdigit() else len(data)
 
     return asked_again(uri, get, lambda error: is_reset(error) or (began and isinstance(error, BotoCoreError)))
+
+
+def _tail(uri: str) -> tuple[bytes, str, int]:
+    """The last bytes of an object, its ETag and its size, by one request."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return _get(uri, f"bytes=-{TAIL_BYTES}", None, READ_TIMEOUT_S)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") not in ("InvalidRange", "416"):
+            raise
+    bucket, key = split(uri)  # of an empty object there is no range
+    head = client().head_object(Bucket=bucket, Key=key)
+    return b"", head.get("ETag", ""), int(head["ContentLength"])
 
 
 def is_reset(error: Exception) -> bool:
@@ -49,9 +74,7 @@ class RangedFile(io.RawIOBase):
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        bucket, key = split(uri)
-        head = client().head_object(Bucket=bucket, Key=key)
-        self._size, self._etag = int(head["ContentLength"]), head.get("ETag", "")
+        self._tail, self._etag, self._size = _tail(uri)
         self._position = 0
 
     def readable(self) -> bool:
@@ -74,6 +97,9 @@ class RangedFile(io.RawIOBase):
         wanted = left if size is None or size < 0 else min(size, left)
         if not wanted:
             return b""
+        if (begin := self._position - (self._size - len(self._tail))) >= 0:
+            self._position += wanted
+            return self._tail[begin : begin + wanted]
         with guard(self._uri, "read"):
             data, etag = get_object(self._uri, (self._position, wanted))
         if etag != self._etag or len(data) != wanted:
