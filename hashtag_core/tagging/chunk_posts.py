@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hashtag_core import storage
+from hashtag_core.data.pieces import FEW_ROWS, in_pieces, shared_columns
 from hashtag_core.data.posts import Rejected, is_undated, normalise_posts, open_parquet, unreadable
 from hashtag_core.data.reading import Reading
 from hashtag_core.data.source import Source
@@ -142,8 +143,12 @@ def _batches(source: Source, task: Task, first: Chunk) -> Iterator[tuple[int, in
         names = file.schema_arrow.names
         columns = [column for name in COLUMNS.names if (column := source.reading.column_of(name, names))]
         rows = max(1, min(READ_ROWS, READ_BYTES * group.num_rows // max(1, group.total_byte_size)))
+        shared, by_few = shared_columns(file.metadata, columns)
+        file = open_parquet(opened, shared) if shared else file
+        rows = min(rows, FEW_ROWS) if by_few else rows
         begin = at = first.first_row - first.offset
-        for batch in file.iter_batches(batch_size=rows, row_groups=[first.group], columns=list(dict.fromkeys(columns))):
+        read = file.iter_batches(batch_size=rows, row_groups=[first.group], columns=list(dict.fromkeys(columns)))
+        for batch in in_pieces(read, rows, READ_BYTES):
             yield at, batch.num_rows, partial(_read, batch, at, task.path, source.reading)
             at += batch.num_rows
         if at - begin != group.num_rows:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from hashtag_core.data.posts import is_undated
+from hashtag_core.data.posts import PartFooter, is_undated
 from hashtag_core.data.source import Source
 from hashtag_core.errors import StorageError
 from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
@@ -61,8 +61,9 @@ def scan_parts(source: Source, files: Sequence[FileInfo], forgotten: ForgetList 
 
 def scan_part(source: Source, file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     """Look through the ids of a part; one that cannot be read has no groups and a reason."""
-    footer = source.footer(file)
-    problem = _path_problem(file.path) or footer.problem
+    problem = _path_problem(file.path)  # first: a name that is no UTF-8 cannot even be opened
+    footer = PartFooter(problem, [], pa.schema([])) if problem else source.footer(file)
+    problem = problem or footer.problem
     if problem:
         nothing = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
         return Scan(file, [], [LeftOut(None, None, problem)], Entries.none(), *nothing)
