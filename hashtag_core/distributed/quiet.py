@@ -1,7 +1,9 @@
 """Ray's own messages, kept from the console where they tell its developers something and a user nothing.
 
 Nothing is lost: what workers write is in Ray's log folder all the same (`/tmp/ray/session_latest/logs`, or below TMPDIR), and with
-`--verbose` it is on the console. What our own code says in a worker passes always.
+`--verbose` it is on the console. What our own code says in a worker passes always. What Ray's C++ side writes in this process itself
+(a line on restarts of actors where Ray Data starts a pool) is not held back: it goes past Python, and a pipe in its way would swallow
+the last words of a process that Ray ends.
 """
 
 import functools
