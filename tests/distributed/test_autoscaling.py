@@ -121,7 +121,12 @@ def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "max_workers": 8,
         "idle_timeout_minutes": 10,
         "upscaling_speed": 1.0,
-        "provider": {"type": "fake_multinode", "gcs_address": address},
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
         "head_node_type": "ray.head.default",
         "available_node_types": types,
         "docker": {},
