@@ -5,11 +5,14 @@
 #   make leaderboard  every family trained and judged on the archives beside the clone, or on ARCHIVE=folder; resumable
 #   make ablations  the same with what was taken away from AMNN; what `make leaderboard` did stays
 #   make test      lint and all tests
-#   make soak      thirty kills over 20,000 posts, the faults of a machine, posts at the edge through every family; long
+#   make soak      thirty kills over 20,000 posts, the faults of a machine, posts at the edge through every family, hosts in network
+#                  namespaces, the image where a Docker daemon is; long
+#   make mutants   wrong equations put in, one after another: each has to fail its family's tests; by hand, minutes
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
 #   make bench     the benchmarks in tests/benchmarks
-#   make lock      rewrite requirements.lock for a changed pyproject.toml; pins stay, delete the lines that are to move
+#   make docs      the documentation as a site in ./site; a broken link fails it
+#   make lock      rewrite both locks for a changed pyproject.toml; pins stay, delete the lines that are to move
 #   make clean     remove .venv, caches and what the demo wrote
 #
 # PYTHON chooses the interpreter (3.11 or newer).
@@ -21,7 +24,7 @@
 # left out. On a node with GPUs, for example, `make setup TORCH="torch==2.13.0 --index-url <the index of your CUDA build>"`.
 
 .NOTPARALLEL:
-.PHONY: setup demo leaderboard ablations test soak lint format bench lock clean help
+.PHONY: setup demo leaderboard ablations test soak mutants lint format bench docs lock clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
@@ -86,18 +89,28 @@ ablations: setup
 # a Ray of its own, run beside it and yield to it.
 KILLS := tests/distributed/test_tag_kills.py
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit $(KILLS)
+QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit tests/tagging tests/browser $(KILLS)
 
 test: setup
-	@echo "Side by side: lint, tests/models, tests/unit and $(KILLS), which are shown at the end, and the tests on Ray:"
+	@echo "Side by side: lint, tests/models, tests/unit, tests/tagging, tests/browser and $(KILLS), which are shown at the end, and the tests on Ray:"
 	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; trap 'kill $$quick' INT TERM; \
 	  $(BIN)/python -m pytest tests/distributed tests/end_to_end --ignore=$(KILLS); ray=$$?; \
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
 
-SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts,tests/distributed/$(name).py)
+SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts test_hosts test_image,tests/distributed/$(name).py)
+
+# A Ceph gateway of one's own, where Debian's packages and the script that starts it are there: SOAK_CEPH=1 and a gateway at
+# SOAK_CEPH_URL do the same.
+CEPH := ../shared/tools/ceph_s3.sh
 
 soak: setup
+	@if [ -x $(CEPH) ] && command -v radosgw > /dev/null; then folder=$$(mktemp -d) && $(CEPH) start $$folder > /dev/null \
+	  && SOAK_CEPH=1 $(BIN)/python -m pytest -v -s tests/distributed/test_tag_ceph.py tests/unit/test_storage_ceph.py; \
+	  code=$$?; $(CEPH) stop $$folder; rm -rf $$folder; exit $$code; else echo "no Ceph here: its tests are skipped"; fi
 	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) $(SOAKED)
+
+mutants: setup
+	nice -n 10 $(BIN)/python tests/mutants/run.py
 
 lint: setup
 	$(LINT)
@@ -109,16 +122,24 @@ format: setup
 bench: setup
 	$(BIN)/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks
 
-# Local version labels (+cpu) and CUDA's own packages are left out: they belong to one machine's build of PyTorch.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Local version labels (+cpu) and CUDA's own packages are left out: they belong to one machine's build of PyTorch. What nodes and
+# images need is installed first and frozen, then what development needs on top of it: one lock is a part of the other.
+FREEZE = $(VENV)-lock/bin/python -m pip freeze --all \
+	| grep -Ev '^(pip|hashtag-recommender|nvidia-|cuda-|triton)\b' | sed 's/+[a-z0-9.]*$$//'
+
 lock:
 	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m $(PIP) install -qq --no-compile pip==$(PIP_VERSION)
-	$(VENV)-lock/bin/python -m $(PIP) install -q --no-compile -c requirements.lock '.[dev]'
-	{ echo "# Exact versions of everything, for Python 3.11 (make lock)."; \
-	  $(VENV)-lock/bin/python -m pip freeze --all \
-	  | grep -Ev '^(pip|hashtag-recommender|nvidia-|cuda-|triton)\b' | sed 's/+[a-z0-9.]*$$//'; } > $(VENV)-lock/requirements.lock
-	mv $(VENV)-lock/requirements.lock requirements.lock
+	$(VENV)-lock/bin/python -m $(PIP) install -q --no-compile -c requirements.lock '.[encoders]'
+	{ echo "# What the jobs need and nothing else, for nodes and images: a part of requirements.lock (make lock)."; $(FREEZE); } \
+	  > $(VENV)-lock/requirements-runtime.lock
+	$(VENV)-lock/bin/python -m $(PIP) install -q --no-compile -c requirements.lock -c $(VENV)-lock/requirements-runtime.lock '.[dev]'
+	{ echo "# Exact versions of everything, for Python 3.11 (make lock)."; $(FREEZE); } > $(VENV)-lock/requirements.lock
+	mv $(VENV)-lock/requirements.lock $(VENV)-lock/requirements-runtime.lock .
 	rm -rf $(VENV)-lock build *.egg-info
 
 clean:

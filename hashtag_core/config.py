@@ -6,6 +6,8 @@ does not exist is refused and the nearest name offered; the string "null" is nul
 
 The `[model]` section holds `family` and that family's own options, which `hashtag_core.models.registry` validates by
 the same rules: this module knows no model.
+
+(Articles by number: docs/models.md.)
 """
 
 import difflib
@@ -41,6 +43,18 @@ class ArchiveSection(Section):
     format: str = "posts"
     batch_rows: int = Field(512, ge=1, le=100_000)
     max_image_bytes: int = Field(50_000_000, ge=1)
+    map: dict[str, str] = {}
+    """Field of a post -> the column or key that holds it, where it has another name (`{caption = "text"}`)."""
+    date_format: str | None = None
+    """How dates are written, as strptime has it (`%d.%m.%Y %H:%M`), or `unix`, `unix_ms`, `unix_us`; null: ISO 8601."""
+    encoding: str | None = None
+    """Of tables and lines; null: as the file says (a byte order mark, UTF-8, Windows-1252 where it is certain)."""
+    delimiter: str | None = None
+    """Of tables; null: as the header says (comma, semicolon, tab, `|`)."""
+    hashtag_rules: Literal["instagram", "twitter"] = "instagram"
+    """Whether `#love#nature` in a caption is two hashtags or none."""
+    max_missing_images: float | None = Field(None, ge=0, le=1)
+    """Share of the pictures that posts name and that are not there above which `prepare` stops; null: never, it warns."""
     require: list[Literal["image", "caption", "hashtags"]] = []
     """Posts without one of these (a picture that can be decoded, a word left in the cleaned caption, a hashtag) are left
     out (article 003: image and caption; article 004: caption and hashtags)."""
@@ -105,8 +119,10 @@ class EncodersSection(Section):
     image_second: str | None = None
     """A second image encoder, for families that read two vectors of a picture (`vgg_object_scene`); null: none."""
     regions: str = "grid"
-    """`grid` (6x6 cells of the image encoder's feature map), `detector:<hf name or folder>`, or `precomputed:<URI>`."""
+    """`grid` (cells of the image encoder's feature map), `detector:<hf name or folder>` (the most confident boxes of a
+    transformers detection model) or `precomputed:<URI>` (Parquet: post_id, boxes, features); see `encoders.regions`."""
     grid_side: int = Field(6, ge=1, le=32)
+    """Its square is how many regions there are, from whichever source."""
     max_tokens: int = Field(64, ge=1, le=512)
     """Word pieces of a caption that the text encoder sees, special tokens included."""
     batch_size: int = Field(64, ge=1)
@@ -137,8 +153,20 @@ class ModelSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+RETIRED: Mapping[str, tuple[Any, ...]] = {"finetune_encoders": (False,), "streaming": ("auto", "never")}
+"""Keys of `[training]` that no release acted on, and the values that recipes of runs and models hold."""
+
+
 class TrainingSection(Section):
     """The training loop; closed-form families read `seed`, `train_share` and `tag_thresholds` alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_retired(cls, values: Any) -> Any:
+        """A recipe that was saved with a model is read for ever."""
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if value not in RETIRED.get(key, ())}
 
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -149,12 +177,20 @@ class TrainingSection(Section):
     encoder_learning_rate: float | None = Field(None, gt=0)
     """For parameters that came pretrained; null: the same rate."""
     weight_decay: float = Field(0.01, ge=0)
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    weight_decay_of: Literal["matrices", "all"] = "matrices"
+    """`matrices`: biases, norms, other vectors and the embeddings of absence are spared (BERT's practice); `all`: what an
+    optimizer's own weight decay does (article 004)."""
+    optimizer: Literal["adamw", "adam", "bert_adam"] = "adamw"
+    """`bert_adam`: AdamW without bias correction, each parameter's gradient clipped at norm 1 by itself (Devlin et al. 2019)."""
     schedule: Literal["constant", "linear", "cosine", "cosine_restarts"] = "linear"
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of all steps."""
     restart_epochs: int = Field(5, ge=1)
     gradient_clip_norm: float | None = Field(1.0, gt=0)
+    """Of all parameters together; null: not clipped."""
+    output_bias_start: Literal["tag_frequencies", "as_drawn"] = "tag_frequencies"
+    """Where the biases of the layers begin that give the tags' logits: at how often the train posts have each tag (ours), or as
+    the family draws them."""
     weight_average: float | None = Field(None, gt=0, lt=1)
     """Decay, a step, of an exponential moving average of the weights, which is judged and kept in place of the last step's;
     null: no average."""
@@ -162,28 +198,31 @@ class TrainingSection(Section):
     """`auto`: bfloat16 autocast where the device computes it faster, else float32."""
     modality_dropout: float = Field(0.0, ge=0, lt=1)
     """Chance that a post's image, and independently its caption, is hidden in a step, so that the embeddings of absence are trained."""
-    finetune_encoders: bool = False
     train_share: float = Field(1.0, gt=0, le=1)
     """Share of the train posts that is learned from, for learning curves; a smaller one is part of a larger one."""
     label_order: Literal["written", "shuffled", "frequent_first"] = "written"
     max_tags: int = Field(30, ge=1)
     """Tags of one post that a sequence family is taught, at most."""
     select_metric: str = "f1_at_5"
+    """What tells the best epoch on validation. `best_f1`: the F1 at the list length where it is highest (article 002)."""
     select_protocol: Literal["headline", "papers", "floor"] = "floor"
     early_stopping_epochs: int | None = Field(5, ge=1)
     """Epochs without a better validation figure after which training stops; null: never."""
     seed: int = 0
     workers: int = Field(1, ge=1)
     worker_cpus: float | None = Field(None, gt=0)
-    """CPUs a worker reserves; null: what fits beside the controller on the smallest layout."""
-    gpus: Literal["auto", "never", "always"] = "auto"
+    """CPUs a worker reserves, asked of a cluster as they are. Null: on a cluster 4 beside a GPU, else 2; on a single machine
+    what it has, shared."""
+    gpus: Literal["auto", "never", "always", "cluster"] = "auto"
+    """Whether each worker has a GPU. `auto`: where so many are up. `always`: a single machine without them is refused, a
+    cluster is asked to start some. `cluster`: a cluster is asked to start some, a single machine is taken as it is."""
+    start_timeout_s: int = Field(1200, ge=10)
+    """How long a cluster may take to start machines for the workers; then the run fails."""
     max_failures: int = Field(3, ge=0)
     checkpoint_steps: int | None = Field(None, ge=1)
     """Optimizer steps after which a checkpoint is written within an epoch too; null: after each epoch alone."""
     storage: str | None = None
     """Where checkpoints go (local or `s3://`); null: `runs/` in the working folder."""
-    streaming: Literal["auto", "never", "always"] = "auto"
-    """`always`: features come through Ray Data in order; `never`: memory-mapped from node-local disk; `auto`: by free disk."""
     tag_thresholds: bool = False
     """Whether the model gets a `thresholds.json`, which tagging heeds: for each tag that validation posts have, the score of its
     best F1 there (two more passes over the validation split, by the finished model). See `evaluation.tag_thresholds`."""
@@ -199,6 +238,8 @@ class EvaluationSection(Section):
     batch_rows: int = Field(512, ge=1)
     bootstrap_samples: int = Field(1000, ge=0)
     seed: int = 0
+    gallery_posts: int = Field(5000, ge=0, le=5000)
+    """Posts that `report.html` shows with picture and caption; 0: figures alone, for a report that leaves the house."""
 
 
 class GatesSection(Section):
@@ -231,6 +272,13 @@ class GatesSection(Section):
     """By how much a score may differ from what the model gave when it was registered."""
     max_split_uses: int | None = Field(None, ge=1)
     """Challengers that one split may judge; null: it is counted and told."""
+
+
+class RecommendSection(Section):
+    """How a model's scores become a list."""
+
+    diversity: float = Field(0.0, ge=0, le=1)
+    """From popular (0: the scores as they are) to specific (1): see `recommend.ranking.less_popular`."""
 
 
 class TaggingSection(Section):
@@ -286,6 +334,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     gates: GatesSection = GatesSection()
+    recommend: RecommendSection = RecommendSection()
     tagging: TaggingSection = TaggingSection()
     tracking: TrackingSection = TrackingSection()
 

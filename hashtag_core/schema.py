@@ -48,6 +48,24 @@ TAGGED = pa.schema(
 )
 """One tagged post: hashtags best first, scores in [0, 1] and not increasing, `detail` null when `status` is `ok`."""
 
+PROVENANCE = pa.schema(
+    [
+        pa.field("created_at", TIMESTAMP),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("part_version", pa.string(), nullable=False),
+        pa.field("part_row", pa.int64(), nullable=False),
+        pa.field("content", pa.int64()),
+        pa.field("history", pa.int64()),
+        pa.field("user_key", pa.string()),
+    ]
+)
+"""Where a tagged post came from: part, version and row of the archive. `content` is a hash of what was tagged and `history`
+one of the posts that its tags were given with (null without a history): equal ones are not tagged again. `user_key` is the
+salted hash of the user id by which users are forgotten."""
+
+TABLE = pa.schema([*TAGGED, *PROVENANCE])
+"""A row of the output table, but for its partition columns."""
+
 STATUSES = ("ok", "image_missing", "image_unreadable", "caption_missing", "empty")
 """What `status` may hold. `empty`: neither a usable image nor a caption."""
 
@@ -73,6 +91,30 @@ REJECTED = pa.schema(
     ]
 )
 """A row (or, with `row` null, a whole part) that is no post. Written as JSON lines."""
+
+
+REJECTED_TABLE = pa.schema(
+    [
+        *REJECTED,
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("part_version", pa.string(), nullable=False),
+        pa.field("created_at", TIMESTAMP),
+        pa.field("user_key", pa.string()),
+    ]
+)
+"""A line of the table of rejected rows, but for its partition columns. It stands for `rows` rows from `row` on, more than one
+where they could not even be read; `row` null: the whole part, `rows` then 1 or what its footer counts."""
+
+RECORDS = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("sequence", pa.int64(), nullable=False),
+        pa.field("value", pa.string()),
+    ]
+)
+"""A record of the output's state, but for its partition columns: the one with the greatest `sequence` counts; `value` is
+JSON, null where the record was removed."""
 
 
 def features(dim: int, rows: int | None = None) -> pa.Schema:

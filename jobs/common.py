@@ -7,16 +7,21 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from hashtag_core.config import Recipe, nearest, read_recipe
-from hashtag_core.errors import HashtagError, UsageError
+from hashtag_core.errors import HashtagError, NotFoundError, UsageError
+from hashtag_core.redaction import one_line, redact
 
 logger = logging.getLogger("hashtag_core.jobs")
 
 DONE, FAILED, USAGE = 0, 1, 2
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 class JobParser(argparse.ArgumentParser):
@@ -29,17 +34,72 @@ class JobParser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
-            self.error(f"unknown argument {unknown[0]!r}{nearest(unknown[0].split('=')[0], known)}")
+            self.error(f"unknown argument {unknown[0]!r}{_meant(unknown[0].partition('=')[0], known)}")
         return parsed
 
     def error(self, message: str) -> Any:
         raise UsageError(f"{message} (see --help)")
 
 
+MEANT = {
+    "lr": "learning_rate",
+    "rate": "learning_rate",
+    "epoch": "epochs",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "batch": "batch_size",
+    "num_workers": "workers",
+    "gpu": "gpus",
+    "n_gpus": "gpus",
+    "family": "model.family",
+    "patience": "early_stopping_epochs",
+    "name": "model_name",
+    "topk": "top_k",
+    "k": "top_k",
+    "threshold": "min_score",
+    "blocklist": "deny",
+    "experiment_name": "experiment",
+}
+"""Other words for a recipe key."""
+
+OTHER_FLAGS = {
+    "--output": ("--out", "--report", "--dataset"),
+    "--output-dir": ("--out", "--report", "--dataset"),
+    "--input": ("--archive", "--dataset"),
+    "--data": ("--dataset", "--archive"),
+    "--config": ("--recipe",),
+    "--checkpoint": ("--resume",),
+    "--continue": ("--resume",),
+    "--debug": ("--verbose",),
+    "--silent": ("--quiet",),
+    "--models": ("--model",),
+}
+"""Other words for a flag; the first that the job has is meant."""
+
+SECTIONS_FIRST = ("training", "tagging", "evaluation")
+
+
+def _meant(flag: str, known: Sequence[str]) -> str:
+    """What an unknown flag is likely to mean: a flag by another word, a key of the recipe, else the nearest spelling."""
+    word = flag.lstrip("-").replace("-", "_").lower()
+    other = next((item for item in OTHER_FLAGS.get(flag, ()) if item in known), None)
+    if other:
+        return f" (did you mean {other!r}?)"
+    key = MEANT.get(word, word)
+    if key == "model.family":
+        return f" (did you mean --set {key}=...?)"
+    sections = [*SECTIONS_FIRST, *(name for name in Recipe.model_fields if name not in SECTIONS_FIRST)]
+    for name in sections:
+        fields = getattr(Recipe.model_fields[name].annotation, "model_fields", {})
+        if key in fields and flag not in known:
+            return f" (did you mean --set {name}.{key}=...?)"
+    return nearest(flag, known)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--recipe`, `--set`, `--dry-run`, `--verbose`, `--log-format`: alike for every job."""
+    """`--recipe`, `--set`, `--dry-run`, `--verbose`, `--quiet`, `--log-format`: alike for every job."""
     parser.add_argument(
-        "--recipe", metavar="FILE", help="TOML recipe; without one, the defaults of hashtag_core.config"
+        "--recipe", metavar="FILE", help="TOML recipe, or the name of one in jobs/recipes; without one, the defaults"
     )
     parser.add_argument(
         "--set",
@@ -54,6 +114,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--verbose", action="store_true", help="debug messages and stack traces on stderr")
     parser.add_argument(
+        "--quiet", action="store_true", help="no progress on stderr: warnings, errors and the result alone"
+    )
+    parser.add_argument(
         "--log-format",
         choices=("text", "json"),
         default="text",
@@ -62,39 +125,100 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def recipe_of(arguments: argparse.Namespace, default: str | None = None) -> Recipe:
-    """The recipe that the flags describe; `default` is the file taken where none is named."""
-    return read_recipe(arguments.recipe or default, arguments.overrides)
+    """The recipe that the flags describe; `default` is the file taken where none is named. A bare name (`linear`, `amnn_small`) is
+    that of a recipe that comes with the jobs."""
+    return read_recipe(recipe_file(arguments.recipe) or default, arguments.overrides)
+
+
+def recipe_file(named: str | None) -> str | None:
+    """The file that `--recipe` names; NotFoundError for a bare name that is neither a file nor one of ours."""
+    if named is None or Path(named).suffix or "/" in named or Path(named).exists():
+        return named
+    ours = {path.stem: path for path in RECIPES.glob("*.toml")}
+    if named not in ours:
+        raise NotFoundError(
+            f"no recipe {named!r}{nearest(named, ours)}: name a TOML file, or one of {', '.join(sorted(ours))}"
+        )
+    return str(ours[named])
 
 
 def run(
-    parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any]], argv: Sequence[str] | None = None
+    parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any] | str], argv: Sequence[str] | None = None
 ) -> int:
-    """Parse, run `main`, print its summary as one JSON line on stdout, return the exit code.
+    """Parse, run `main`, print its summary as one JSON line on stdout (a text as it is), return the exit code.
 
     Everything else that any library or child process prints to file descriptor 1 goes to stderr: Ray's messages would
     otherwise land behind the summary. A `GateRefused` with a `summary` still prints it.
     """
+    if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+        told = f"{parser.prog}: this Python takes names of files for {sys.getfilesystemencoding()}: set PYTHONUTF8=1"
+        print(f"{told} (or LC_ALL=C.UTF-8)", file=sys.stderr)
+        return USAGE
+    _open_closed_streams()
     given = sys.argv if argv is None else argv
     verbose = "--verbose" in given
     json_lines = "--log-format=json" in given or ("--log-format", "json") in pairwise(given)
-    _log_to_stderr(verbose, json_lines)
+    _log_to_stderr(logging.DEBUG if verbose else logging.WARNING if "--quiet" in given else logging.INFO, json_lines)
     code, arguments = _attempt(
-        parser.prog, verbose, json_lines, lambda: parser.parse_args(argv)
+        parser.prog, verbose, json_lines, lambda: _parsed(parser, argv)
     )  # before the redirection: --help
     if arguments is None:
         return code
-    sys.stdout.flush()
-    saved = os.dup(1)
-    os.dup2(2, 1)
+    saved = _saved_stdout()
     try:
         code, summary = _attempt(parser.prog, verbose, json_lines, lambda: main(arguments))
         sys.stdout.flush()
         if summary is not None:
-            os.write(saved, (json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            line = (
+                summary if isinstance(summary, str) else json.dumps(summary, ensure_ascii=False, allow_nan=False) + "\n"
+            )
+            _write_summary(parser.prog, saved, line)
         return code
     finally:
         os.dup2(saved, 1)
         os.close(saved)
+
+
+def _open_closed_streams() -> None:
+    """Where a job is started without stdout or stderr (`>&-`), they lead nowhere: else the next file that is opened would get
+    their descriptor, and all that is printed would land in it."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+def _parsed(parser: JobParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. `--help` into a pipe that nobody reads any more (`| head -1`) ends quietly, as other programs do."""
+    try:
+        return parser.parse_args(argv)
+    except SystemExit:
+        with suppress(BrokenPipeError):
+            sys.stdout.flush()
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer, else told at the end of the process
+        raise
+
+
+def _saved_stdout() -> int:
+    """A copy of descriptor 1 for the summary; 1 itself leads to stderr from now on."""
+    sys.stdout.flush()
+    saved = os.dup(1)
+    os.dup2(2, 1)
+    return saved
+
+
+def _write_summary(prog: str, descriptor: int, line: str) -> None:
+    """All of it; where nobody reads stdout any more, the work is done all the same and stderr has the summary."""
+    data = line.encode("utf-8", "replace")
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError as error:
+        print(f"{prog}: stdout cannot be written ({error.strerror}); the summary: {line}", end="", file=sys.stderr)
 
 
 class JsonLines(logging.Formatter):
@@ -106,18 +230,30 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": redact(record.getMessage()),
         }
         if record.exc_info:
-            told["exception"] = self.formatException(record.exc_info)
+            told["exception"] = redact(self.formatException(record.exc_info))
         return json.dumps(told, ensure_ascii=False)
 
 
-def _log_to_stderr(verbose: bool, json_lines: bool) -> None:
+class TextLines(logging.Formatter):
+    """A line a message, whatever is in it, and the trace below it if there is one; no secret in either."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        """Time, level and message."""
+        return one_line(redact(super().formatMessage(record)))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """The trace."""
+        return redact(super().formatException(ei))
+
+
+def _log_to_stderr(level: int, json_lines: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(JsonLines() if json_lines else TextLines("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("hashtag_core").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("hashtag_core").setLevel(level)
     for noisy in (
         "botocore",
         "s3fs",
@@ -126,6 +262,7 @@ def _log_to_stderr(verbose: bool, json_lines: bool) -> None:
         "alembic",
         "mlflow.store.db.utils",
         "matplotlib",
+        "mlflow",
         "PIL",
         "faiss",
     ):
@@ -138,16 +275,16 @@ def _attempt(prog: str, verbose: bool, json_lines: bool, work: Callable[[], Any]
             logger.error("%s: %s", prog, message, exc_info=trace)
             return
         if trace:
-            traceback.print_exc()
-        print(f"{prog}: {message}", file=sys.stderr)
+            print(redact(traceback.format_exc()), end="", file=sys.stderr)
+        print(one_line(redact(f"{prog}: {message}")), file=sys.stderr)
 
     try:
         return DONE, work()
     except HashtagError as error:
         tell(str(error), trace=verbose)
         return error.exit_code, getattr(error, "summary", None)
-    except KeyboardInterrupt:
-        tell("interrupted")
+    except KeyboardInterrupt as interrupt:
+        tell(f"interrupted: {interrupt}" if str(interrupt) else "interrupted")
         return FAILED, None
     except Exception as error:  # noqa: BLE001  the one place that turns a bug into an exit code, with its whole trace
         tell(f"{type(error).__name__}: {error}", trace=True)

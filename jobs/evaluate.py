@@ -3,7 +3,8 @@
     python jobs/evaluate.py --dataset URI --model MODEL [--model MODEL ...] --report DIR
 
 MODEL is models:/NAME/VERSION, models:/NAME@ALIAS or a model folder. The report folder (local or s3://) gets
-leaderboard.md, leaderboard.json and, for every model, each post's ranked list as Parquet.
+report.html to look at (figures, curves, and the posts with what each model gives them), leaderboard.md, leaderboard.json and, for every
+model, each post's ranked list as Parquet. --set evaluation.gallery_posts=0 leaves the posts out of the page.
 """
 
 import argparse
@@ -16,7 +17,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hashtag_core.distributed.evaluate import check_evaluation, evaluate
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 
 logger = logging.getLogger("hashtag_core.jobs")
@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = recipe_of(arguments)
+    from hashtag_core.distributed.evaluate import check_evaluation, evaluate  # torch and Ray: seconds to import
+
     if not arguments.dry_run:
         return evaluate(arguments.dataset, arguments.models, arguments.report, recipe)
     dataset, models = check_evaluation(arguments.dataset, arguments.models, recipe)

@@ -25,6 +25,8 @@ from jobs.prepare import SAMPLE_ARCHIVE
 RECIPES = ROOT / "jobs" / "recipes"
 PAIRS = ROOT / "jobs" / "leaderboard.toml"
 OUT = Path("leaderboard")
+HISTORY_POSTS = 50
+"""A user's posts that all families see alike: who sees more of them is not the better for it."""
 
 
 def build_parser() -> JobParser:
@@ -46,6 +48,14 @@ def build_parser() -> JobParser:
     )
     parser.add_argument(
         "--learning-curve", metavar="A,B", default="", help="these systems from a quarter and half of the posts too"
+    )
+    parser.add_argument("--seeds", metavar="N", type=int, default=1, help="train each system with N seeds (default: 1)")
+    parser.add_argument(
+        "--history-posts",
+        metavar="N",
+        type=int,
+        default=HISTORY_POSTS,
+        help=f"posts of a user that every family reads that reads any; 0: as its recipe says (default: {HISTORY_POSTS})",
     )
     parser.add_argument("--publish", metavar="DIR", help="copy report.md, report.json and the pictures there too")
     add_common_arguments(parser)
@@ -77,6 +87,8 @@ def _leaderboard(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str
         arguments.publish,
         shlex.join(["python", "jobs/leaderboard.py", *argv]),
         [part for part in arguments.learning_curve.split(",") if part],
+        arguments.seeds,
+        arguments.history_posts or None,
     )
     if arguments.dry_run:
         return describe_leaderboard(plan)

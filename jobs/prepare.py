@@ -1,6 +1,7 @@
 """Archive -> dataset: clean posts, vocabulary, splits.
 
     python jobs/prepare.py --archive URI --dataset URI [--format posts] [--test-archive URI] [--recipe FILE]
+    python jobs/prepare.py --archive URI --format csv --convert OUT     # the same posts as Parquet parts
 
 With no argument the sample archive becomes ./demo/dataset. A second run with the same archive and recipe changes nothing.
 """
@@ -16,8 +17,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hashtag_core.config import Recipe
+from hashtag_core.config import Recipe, validate_section
 from hashtag_core.distributed.prepare_plan import PreparePlan, plan_prepare
+from hashtag_core.distributed.prepare_report import files_of
+from hashtag_core.errors import UsageError
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 
 logger = logging.getLogger("hashtag_core.jobs")
@@ -39,6 +42,31 @@ def build_parser() -> JobParser:
     parser.add_argument(
         "--test-archive", metavar="URI", help="archive whose every post is test; the other gives train and validation"
     )
+    parser.add_argument(
+        "--map",
+        dest="columns",
+        action="append",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="a field of a post and the column or key that holds it (caption=text, image_uri=filename)",
+    )
+    for flag, told in {
+        "--encoding": "of tables and lines (cp1252, shift_jis, ...); by default each file's own",
+        "--delimiter": "of tables: one character, or tab; by default each header's own",
+        "--date-format": "how dates are written, as strptime has it ('%%d.%%m.%%Y %%H:%%M'), or unix, unix_ms, unix_us",
+    }.items():
+        parser.add_argument(flag, metavar="TEXT", help=f"{told}; [archive] {flag[2:].replace('-', '_')} of a recipe")
+    parser.add_argument(
+        "--max-missing-images",
+        metavar="SHARE",
+        type=float,
+        help="stop where more than this share (0 to 1) of the pictures that posts name is not there",
+    )
+    parser.add_argument(
+        "--convert",
+        metavar="OUT",
+        help="write the archive as Parquet parts in the POST schema to this folder, and make no dataset",
+    )
     add_common_arguments(parser)
     return parser
 
@@ -49,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.format is not None:
-        arguments.overrides.append(f"archive.format={arguments.format!r}")
-    recipe = recipe_of(arguments)
+    recipe = _recipe(arguments)
+    if arguments.convert is not None:
+        return _convert(arguments, recipe)
     archive, dataset = _places(arguments)
     plan = plan_prepare(recipe, archive, dataset, arguments.test_archive)
     if arguments.dry_run:
@@ -70,10 +98,49 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         "vocabulary": info.vocabulary,
         "rejected": info.rejected,
         "left_out": info.left_out,
+        "rows": info.rows,
+        "pictures": info.pictures,
+        "captions": info.captions,
+        "pictures_missing": info.pictures_missing,
+        "pictures_unreadable": info.pictures_unreadable,
+        "files": info.archive_files,
         "content_hash": info.content_hash,
         "unchanged": plan.finished is not None,
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe, with what flags say of the archive."""
+    flags: dict[str, Any] = {
+        name: getattr(arguments, name)
+        for name in ("format", "encoding", "delimiter", "date_format", "max_missing_images")
+        if getattr(arguments, name) is not None
+    }
+    named = dict(_mapped(text) for text in arguments.columns)
+    recipe = recipe_of(arguments)
+    if named:
+        flags["map"] = {**recipe.archive.map, **named}
+    if not flags:
+        return recipe
+    section = validate_section(type(recipe.archive), {**recipe.archive.model_dump(), **flags}, "archive")
+    return recipe.model_copy(update={"archive": section})
+
+
+def _mapped(text: str) -> tuple[str, str]:
+    field, equals, column = text.partition("=")
+    if not (equals and field.strip() and column):
+        raise UsageError(f"--map {text!r}: expected FIELD=COLUMN, e.g. caption=text")
+    return field.strip(), column
+
+
+def _convert(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    if arguments.dataset is not None or arguments.test_archive is not None:
+        build_parser().error("--convert writes posts and no dataset: leave --dataset and --test-archive out")
+    from hashtag_core.distributed.prepare_convert import convert, plan_conversion
+
+    plan = plan_conversion(arguments.archive or str(SAMPLE_ARCHIVE), arguments.convert, recipe)
+    return plan.described() if arguments.dry_run else convert(plan)
 
 
 def _places(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -87,12 +154,15 @@ def _places(arguments: argparse.Namespace) -> tuple[str, str]:
 def _dry_run(plan: PreparePlan, recipe: Recipe) -> dict[str, Any]:
     megabytes = sum(part.size for part in plan.parts) / 1e6
     told = "is there already" if plan.is_done else f"would be written, split {recipe.split.kind}"
+    for opened in plan.archives:
+        opened.tell()
     logger.info("%d part(s) of %.1f MB; %s %s", len(plan.parts), megabytes, plan.dataset, told)
     return {
         "dataset": plan.dataset,
         "dry_run": True,
         "parts": len(plan.parts),
         "bytes": sum(part.size for part in plan.parts),
+        "files": files_of(plan.archives),
         "unchanged": plan.is_done,
     }
 

@@ -1,6 +1,6 @@
-"""Champion + archive -> Parquet of ranked hashtags.
+"""Champion + archive -> a Delta table of ranked hashtags, whose Parquet files any reader can glob.
 
-    python jobs/tag.py --archive URI --out URI --model MODEL [--top-k 10] [--chunk-rows N]
+    python jobs/tag.py [run] --archive URI --out URI --model MODEL [--top-k 10] [--chunk-rows N]
     MODEL = models:/NAME/VERSION | models:/NAME@ALIAS | a model folder
 
 With no argument the champion tags the sample archive into ./demo/tagged. Read the result with DuckDB:
@@ -8,12 +8,15 @@ With no argument the champion tags the sample archive into ./demo/tagged. Read t
     SELECT * FROM read_parquet('demo/tagged/model=*/version=*/**/part-*.parquet')
 
 A second run tags only what is missing: new parts, changed parts, and what a killed run left. SIGTERM, Ctrl-C (once) and
---deadline end the chunks in hand, publish the parts that are whole and end with exit code 1; run again to go on.
+--deadline end the chunks in hand, commit the parts that are whole and end with exit code 1; run again to go on.
 
-    python jobs/tag.py --verify --out URI [--archive URI]      re-reads an output; exit code 1 if anything is wrong with it
-    python jobs/tag.py --forget USERS_FILE --out URI           deletes the posts of users (ids, one a line), and proves it
-    python jobs/tag.py --compact --out URI [--target-mb N]     merges the files of each part into files of about N MiB
-    python jobs/tag.py --compact --by-day --out URI [--archive URI]   and puts them into folders by the day of created_at
+Other commands, each with its own --help:
+
+    python jobs/tag.py verify  --out URI [--archive URI]      re-reads an output; exit code 1 if anything is wrong with it
+    python jobs/tag.py forget  --out URI --users FILE | --posts FILE   deletes posts (ids, one a line), and proves it
+    python jobs/tag.py migrate --out URI [--archive URI]      takes an output from before the table over; tags nothing again
+
+--verify, --forget FILE and --migrate are other spellings of them.
 """
 
 import argparse
@@ -28,39 +31,74 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hashtag_core.distributed.forget_list import read_users
+from hashtag_core.config import nearest
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_by_day import partition
-from hashtag_core.distributed.tag_compact import TARGET_BYTES, compact
-from hashtag_core.distributed.tag_forget import forget
-from hashtag_core.distributed.tag_job import TagJob, last_rate, plan_tagging
-from hashtag_core.distributed.tag_orders import parse_deadline
-from hashtag_core.distributed.tag_report import report
-from hashtag_core.distributed.tag_select import Selection, parse_since
-from hashtag_core.distributed.tag_verify import SHOWN_PROBLEMS, verify_output
-from hashtag_core.errors import IntegrityError, NotFoundError
+from hashtag_core.errors import NotFoundError, UsageError
+from hashtag_core.tagging.plan import TagPlan, TagRequest
+from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.report import last_rate, report
+from hashtag_core.tagging.select import Selection, parse_since
+from hashtag_core.tagging.stop import parse_deadline
 from hashtag_core.tracking.registry import ResolvedModel, resolve_model
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
+from jobs.tag_commands import COMMANDS
 
 logger = logging.getLogger("hashtag_core.jobs")
 
 SAMPLE_ARCHIVE = ROOT / "jobs" / "sample"
 SAMPLE_OUT = Path("demo") / "tagged"
+SPELLINGS = {"--verify": ["verify"], "--migrate": ["migrate"], "--forget": ["forget", "--users"]}
+"""Flags that stand for a command; what is behind the command's name takes the flag's place."""
 
 
 def build_parser() -> JobParser:
-    """The flags of this job."""
-    parser = JobParser(prog="tag", description=__doc__)
+    """The flags of `run`."""
+    parser = JobParser(prog="tag", description=__doc__, usage="tag.py [run | verify | forget | migrate] [flags]")
     parser.add_argument("--archive", metavar="URI", help="folder of Parquet parts (default: the sample archive)")
     parser.add_argument("--out", metavar="URI", help="folder to write (default: ./demo/tagged, for the sample only)")
     parser.add_argument("--model", metavar="MODEL", help="what tags (default: the champion)")
     parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
-    parser.add_argument("--chunk-rows", metavar="N", help="rows a file; the same as --set tagging.chunk_rows=N")
+    parser.add_argument("--chunk-rows", metavar="N", help="rows a chunk; the same as --set tagging.chunk_rows=N")
     parser.add_argument(
         "--max-rejected",
         metavar="SHARE",
         help="stop with exit code 1 when more of the rows are rejected; the same as --set tagging.max_rejected=SHARE",
     )
+    _add_selection(parser)
+    parser.add_argument(
+        "--deadline",
+        metavar="WHEN",
+        help="begin no chunk after it: minutes from now, HH:MM by the local clock, or 2026-01-31T06:00",
+    )
+    parser.add_argument(
+        "--by-day",
+        action="store_true",
+        help="data files in folders day=2026-01-31 by created_at (UTC; without one: hive's null); the first run into an output decides",
+    )
+    parser.add_argument(
+        "--drop-gone",
+        action="store_true",
+        help="remove the rows of parts that are no longer in the archive (else they stay, and the run says how many parts)",
+    )
+    parser.add_argument(
+        "--max-gone",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="refuse --drop-gone with exit code 3 where more of the tagged rows would go (default: 0.5)",
+    )
+    parser.add_argument(
+        "--keep-history",
+        type=float,
+        default=0.0,
+        metavar="HOURS",
+        help="keep data files that a commit removed for so long, for time travel; a glob reads them too, a Delta reader does not",
+    )
+    add_common_arguments(parser)
+    return parser
+
+
+def _add_selection(parser: JobParser) -> None:
     parser.add_argument(
         "--parts",
         nargs="+",
@@ -79,97 +117,91 @@ def build_parser() -> JobParser:
         help="tag what is tagged already again, all or what --parts and --since select; all of it may have other settings "
         "than before. --dry-run says what it costs; killed, the same command goes on",
     )
-    parser.add_argument(
-        "--deadline",
-        metavar="WHEN",
-        help="begin no chunk after it: minutes from now, HH:MM by the local clock, or 2026-01-31T06:00",
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="tag nothing: re-read --out and prove it whole; with --archive, look for every one of its posts",
-    )
-    parser.add_argument(
-        "--forget",
-        metavar="USERS_FILE",
-        help="tag nothing: delete these users' posts (ids, one a line) from --out, of all models, and tag none of them again; "
-        "--archive: where to look up whose posts are which, if not in the archive that was tagged (it is not changed)",
-    )
-    parser.add_argument(
-        "--compact", action="store_true", help="tag nothing: merge the many files of each part in --out"
-    )
-    parser.add_argument(
-        "--by-day",
-        action="store_true",
-        help="with --compact: the files of each part into folders day=2026-01-31 by created_at (UTC; without one: hive's null); "
-        "--archive: where to look that up, if not in the archive that was tagged. Parts that are tagged later are not by day "
-        "before this is run again, and a glob over both needs hive_partitioning=false",
-    )
-    parser.add_argument("--target-mb", type=int, metavar="N", help="size of a merged file in MiB (default: 128)")
-    add_common_arguments(parser)
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job; its exit code."""
-    return run(build_parser(), _tag, argv)
+    given = sys.argv[1:] if argv is None else list(argv)
+    fault = _fault(given)
+    if fault is not None:
+        return run(_Refusing(fault), _tag, given)
+    command, rest = _command(given)
+    if command == "run":
+        return run(build_parser(), _tag, rest)
+    build, work = COMMANDS[command]
+    return run(build(str(SAMPLE_OUT)), work, rest)
+
+
+def _command(argv: list[str]) -> tuple[str, list[str]]:
+    """The command and its own arguments: `run` where none is named."""
+    if argv and (argv[0] == "run" or argv[0] in COMMANDS):
+        return argv[0], argv[1:]
+    for at, item in enumerate(argv):
+        flag, _, value = item.partition("=")
+        if flag in SPELLINGS:
+            name, *before = SPELLINGS[flag]
+            spelt = [f"{before[0]}={value}"] if before and value else before
+            return name, [*argv[:at], *spelt, *argv[at + 1 :]]
+    return "run", argv
+
+
+def _fault(argv: list[str]) -> str | None:
+    """What is wrong with the choice of a command: none of that name, two of them, one that went."""
+    commands = ["run", *COMMANDS]
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        return f"unknown command {argv[0]!r}{nearest(argv[0], commands)}; there are {', '.join(commands)}"
+    flags = [item.partition("=")[0] for item in argv]
+    for flag in ("--compact", "--target-mb"):
+        if flag in flags:
+            return f"{flag}: there is nothing to merge any more: the table's files are merged as they are committed"
+    return "--verify, --forget and --migrate exclude each other" if len(SPELLINGS.keys() & set(flags)) > 1 else None
+
+
+class _Refusing(JobParser):
+    """Says what is wrong with the choice of a command."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(prog="tag")
+        self._fault = fault
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        raise UsageError(f"{self._fault} (see --help)")
 
 
 def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.verify + arguments.compact + (arguments.forget is not None) > 1:
-        build_parser().error("--verify, --forget and --compact exclude each other")
-    if arguments.target_mb is not None and not (arguments.compact and arguments.target_mb > 0):
-        build_parser().error(f"--target-mb {arguments.target_mb}: a number of MiB above 0, and only with --compact")
-    if arguments.by_day and not arguments.compact:
-        build_parser().error("--by-day: only with --compact")
-    if arguments.verify:
-        return _verify(arguments)
-    if arguments.compact:
-        target = TARGET_BYTES if arguments.target_mb is None else arguments.target_mb << 20
-        if arguments.by_day:
-            return asdict(partition(_out(arguments), arguments.archive, target, dry_run=arguments.dry_run))
-        return asdict(compact(_out(arguments), target, dry_run=arguments.dry_run))
-    if arguments.forget is not None:
-        return asdict(
-            forget(_out(arguments), read_users(arguments.forget), arguments.archive, dry_run=arguments.dry_run)
-        )
     for key in ("top_k", "chunk_rows", "max_rejected"):
         if getattr(arguments, key) is not None:
             arguments.overrides.append(f"tagging.{key}={getattr(arguments, key)}")
+    if not 0 <= arguments.max_gone <= 1:
+        build_parser().error(f"--max-gone {arguments.max_gone:g}: expected a share from 0 to 1")
+    if not 0 <= arguments.keep_history < float("inf"):
+        build_parser().error(f"--keep-history {arguments.keep_history:g}: expected hours, 0 or more")
     recipe = recipe_of(arguments)
     deadline = None if arguments.deadline is None else parse_deadline(arguments.deadline, datetime.now(UTC))
     archive, out = _places(arguments)
     model = _model(arguments.model, recipe.tracking.model_name)
     since = None if arguments.since is None else parse_since(arguments.since)
-    job = plan_tagging(recipe, archive, out, model, Selection(arguments.parts, since, arguments.retag))
-    logger.info("%s %s tags %s into %s", model.name, model.version, archive, job.layout.tagged)
+    request = TagRequest(
+        recipe,
+        archive,
+        out,
+        model,
+        Selection(arguments.parts, since, arguments.retag),
+        by_day=arguments.by_day,
+        drop_gone=arguments.drop_gone,
+        max_gone=arguments.max_gone,
+        keep_history_h=arguments.keep_history,
+    )
+    plan = plan_tagging(request)
+    logger.info("%s %s tags %s into %s", model.name, model.version, archive, plan.layout.tagged)
     if arguments.dry_run:
-        return _dry_run(job)
-    if job.is_done:
-        done = len(job.plan.parts) - len(job.unselected)
-        logger.info("nothing to do: %d part(s) are tagged already, %d not selected", done, len(job.unselected))
-    summary = tag(job, deadline)
-    if summary.run is not None and summary.tagged:
-        report(job.layout.out, summary.run, recipe.tracking.experiment)
+        return _dry_run(plan)
+    if plan.is_done:
+        logger.info("nothing to do: %d part(s) are tagged already, %d not selected", plan.skipped, len(plan.unselected))
+    summary = tag(plan, deadline)
+    if summary.run is not None and summary.posts:
+        report(plan.layout.out, summary.run, recipe.tracking.experiment)
     return asdict(summary)
-
-
-def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
-    found = verify_output(arguments.out or str(SAMPLE_OUT), arguments.archive)
-    for problem in found.problems[:SHOWN_PROBLEMS]:
-        logger.error("%s", problem)
-    summary = {"verified": not found.problems, **asdict(found), "problems": len(found.problems)}
-    if found.problems:
-        error = IntegrityError(f"{len(found.problems)} fault(s) in the output: {found.problems[0]}")
-        error.summary = {**summary, "found": found.problems[:SHOWN_PROBLEMS]}  # type: ignore[attr-defined]
-        raise error
-    return summary
-
-
-def _out(arguments: argparse.Namespace) -> str:
-    if arguments.out is None:
-        build_parser().error("--out is missing: the tagged output to change")
-    return str(arguments.out)
 
 
 def _places(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -192,32 +224,36 @@ def _model(model: str | None, name: str) -> ResolvedModel:
         ) from None
 
 
-def _dry_run(job: TagJob) -> dict[str, Any]:
-    repeated = sum(len(part.left_out) for part in job.missing)
+def _dry_run(plan: TagPlan) -> dict[str, Any]:
+    left_out = sum(len(work.left_out) for work in plan.works)
     logger.info(
-        "would tag %d row(s) of %d part(s); %d row(s) or part(s) are left out by the plan",
-        job.rows,
-        len(job.missing),
-        repeated,
+        "would tag %d row(s) of %d part(s), those whose content is tagged already excepted; %d row(s) or part(s) are left out",
+        plan.rows,
+        len(plan.works),
+        left_out,
     )
-    for part in job.missing[:20]:
-        logger.info("  %s: %d row(s)", part.path, part.rows)
-    rate = last_rate(job.layout)
+    for work in plan.works[:20]:
+        logger.info("  %s: %d row(s)", work.path, len(work.wanted))
+    if plan.dropped:
+        logger.info(
+            "would remove the rows of %d part(s) that are gone: %s", len(plan.dropped), ", ".join(plan.dropped[:3])
+        )
+    rate = last_rate(plan.layout)
     if rate is not None:
-        minutes = job.rows / rate / 60
-        logger.info("at the %g posts/s of the last run, that takes %.1f minute(s)", rate, minutes)
+        logger.info("at the %g posts/s of the last run, that takes %.1f minute(s)", rate, plan.rows / rate / 60)
     return {
         "dry_run": True,
-        "posts": job.rows,
+        "posts": plan.rows,
         "tagged": 0,
         "rejected": 0,
-        "parts": len(job.missing),
-        "skipped_parts": len(job.plan.parts) - len(job.missing) - len(job.unselected),
-        "model_version": job.model.version,
+        "parts": len(plan.works),
+        "skipped_parts": plan.skipped,
+        "gone_parts": len(plan.gone),
+        "model_version": plan.request.model.version,
         "seconds": 0.0,
         "posts_per_second": 0.0,
-        "unselected_parts": len(job.unselected),
-        "estimated_seconds": None if rate is None else round(job.rows / rate, 1),
+        "unselected_parts": len(plan.unselected),
+        "estimated_seconds": None if rate is None else round(plan.rows / rate, 1),
     }
 
 

@@ -1,4 +1,5 @@
-"""A proxy before an S3 server that fails a share of the requests, as real stores and networks do."""
+"""A proxy before an S3 server that makes of it what real stores and networks are: one that fails a share of the requests,
+or one that makes something else of conditions on writes."""
 
 import http.client
 import random
@@ -15,15 +16,22 @@ WAYS = ("500", "503", "SlowDown", "reset before", "reset after", "half a body")
 """An error in S3's words; the connection reset before the server heard of the request, or after it did and before its
 answer; an answer that breaks off."""
 
+CONDITIONS = ("honoured", "bare etags", "ignored", "501", "only creation")
+"""What the store makes of `If-None-Match` and `If-Match` on writes: as Amazon; as Ceph 16, which refuses an etag in quotes;
+nothing; an error; or an error to `If-Match` alone."""
+
 _ERRORS = {"500": (500, "InternalError"), "503": (503, "ServiceUnavailable"), "SlowDown": (503, "SlowDown")}
 _OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 class FaultyS3:
-    """`share` of the requests fail: which, a seed says; how, each of `ways` in turn, so that each occurs."""
+    """`share` of the requests fail: which, a seed says; how, each of `ways` in turn, so that each occurs. `conditions`: one
+    of CONDITIONS."""
 
-    def __init__(self, server: str, share: float, seed: int, ways: tuple[str, ...] = WAYS) -> None:
-        self.share, self.ways = share, ways
+    def __init__(
+        self, server: str, share: float, seed: int, ways: tuple[str, ...] = WAYS, conditions: str = CONDITIONS[0]
+    ) -> None:
+        self.share, self.ways, self.conditions = share, ways, conditions
         self.requests = 0
         self.failed: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()
@@ -36,7 +44,10 @@ class FaultyS3:
             def respond(self) -> None:
                 body = self._body()
                 way = outer._next_way(self.command)
-                if way in _ERRORS:
+                refusal = None if self.command in ("GET", "HEAD") else self._condition()
+                if refusal is not None:
+                    self._refuse(*refusal)
+                elif way in _ERRORS:
                     self._refuse(*_ERRORS[way])
                 elif way == "reset before":
                     self._reset()
@@ -67,6 +78,23 @@ class FaultyS3:
                     self._reset()
                 else:
                     self.wfile.write(content)
+
+            def _condition(self) -> tuple[int, str] | None:
+                """The refusal of a condition, or None, the headers made what the server behind understands."""
+                match, none = self.headers.get("If-Match"), self.headers.get("If-None-Match")
+                if outer.conditions == "501" and (match or none):
+                    return 501, "NotImplemented"
+                if outer.conditions == "only creation" and match:
+                    return 501, "NotImplemented"
+                if (
+                    outer.conditions == "ignored" or self.command == "DELETE"
+                ):  # conditional removal is new even at Amazon
+                    del self.headers["If-Match"], self.headers["If-None-Match"]
+                elif outer.conditions == "bare etags" and match:
+                    if match.startswith('"'):
+                        return 412, "PreconditionFailed"
+                    self.headers.replace_header("If-Match", f'"{match}"')
+                return None
 
             do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = respond
 
@@ -124,9 +152,11 @@ class FaultyS3:
 
 
 @contextmanager
-def faulty_s3(server: str, share: float = 0.05, seed: int = 0, ways: tuple[str, ...] = WAYS) -> Iterator[FaultyS3]:
+def faulty_s3(
+    server: str, share: float = 0.05, seed: int = 0, ways: tuple[str, ...] = WAYS, conditions: str = CONDITIONS[0]
+) -> Iterator[FaultyS3]:
     """The proxy, answering at its `address` for the time of the block."""
-    proxy = FaultyS3(server, share, seed, ways)
+    proxy = FaultyS3(server, share, seed, ways, conditions)
     thread = threading.Thread(target=proxy._server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -45,6 +45,20 @@ class DatasetInfo(Section):
     fingerprint: str
     notes: list[str] = []
     files: list[DatasetFile]
+    pictures: int | None = None
+    """Posts whose picture can be decoded; None in datasets that were made before it was counted, as below."""
+    captions: int | None = None
+    """Posts with a word left in the cleaned caption."""
+    pictures_missing: int | None = None
+    """Posts of the archive that name a picture that could not be had."""
+    pictures_unreadable: int | None = None
+    """Posts of the archive whose picture is there and cannot be decoded or is too large."""
+    rows: int | None = None
+    """Rows of the archive: in a split, left out, or rejected as a row."""
+    archive_files: dict[str, Any] | None = None
+    """Files of the archive: how many are there, read, beside, left out and why."""
+    former_content_hashes: list[str] = []
+    """Of what the dataset held before posts were taken out of it: models that were trained on that name one of these."""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,10 @@ class _Index:
         return np.where(self.digests[at] == wanted, at, -1)
 
 
+DIED = "the process that encoded it died"
+"""Why a content counts as unreadable that ended its process each time it was encoded alone: for one run."""
+
+
 class FeatureCache:
     """The cache below `root` of the given kinds (name -> kind). `boxes`: float32 [R, 4] where all images share them.
 
@@ -116,6 +120,17 @@ class FeatureCache:
             }
         return self._unreadable[folder]
 
+    def forget_deaths(self) -> None:
+        """Take back what is known of contents as DIED alone: whether they or the machine's want of memory ended the process,
+        the next run finds out. What a decoder said of a content stays."""
+        for folder in sorted({kind.unreadable_folder for kind in self.kinds.values()}):
+            for uri in self._files(folder):
+                with storage.open_input(uri) as file:
+                    reasons = pq.read_table(file, columns=["reason"])["reason"]
+                if set(reasons.to_pylist()) == {DIED}:
+                    storage.remove(uri)
+        self.refresh()
+
     def write(self, kind: str, keys: Sequence[str], values: np.ndarray, lengths: np.ndarray | None = None) -> None:
         """Add values: float16 [n, ...], or for a ragged kind [n, S, D], of which each row's first `lengths` are kept."""
         if not keys:
@@ -135,13 +150,15 @@ class FeatureCache:
         table = pa.Table.from_arrays([pa.array(keys, pa.string()), column], schema=schema.features(of.dim, of.rows))
         self._publish(of.folder, table, max(1, ROW_GROUP_BYTES * len(keys) // max(flat.nbytes, 1)))
 
-    def write_unreadable(self, kind: str, reasons: Mapping[str, str]) -> None:
-        """Remember contents (key -> reason) that cannot be encoded, for every kind of the same modality."""
+    def write_unreadable(self, kind: str, reasons: Mapping[str, str], *, alone: bool = False) -> None:
+        """Remember contents (key -> reason) that cannot be encoded, for every kind of the same modality, or for those of
+        `kind`'s own encoder `alone`."""
         if not reasons:
             return
         table = pa.table({"key": list(reasons), "reason": list(reasons.values())}, schema=UNREADABLE)
         modality = self.kinds[kind].of
-        for folder in sorted({other.unreadable_folder for other in self.kinds.values() if other.of == modality}):
+        folders = {other.unreadable_folder for other in self.kinds.values() if other.of == modality}
+        for folder in sorted({self.kinds[kind].unreadable_folder} if alone else folders):
             self._publish(folder, table, len(reasons))
 
     def lookup(self, kind: str, keys: Sequence[str | None]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

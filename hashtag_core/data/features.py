@@ -84,7 +84,9 @@ class FeatureTable:
         self.image_present = self._array("image_present")
         self.text_present = self._array("text_present")
         self.tags = TagRows(self._array("tag_offsets"), self._array("tag_indices"))
-        self.boxes = self._array("boxes") if "boxes" in info["files"] else None
+        shared = "boxes" in info["files"] and "boxes" not in self.kinds
+        self.boxes = self._array("boxes") if shared else None
+        """Of the regions of every image; None where each has its own."""
         self.history: _Histories | None = None
         """Where the rows come with the history of each post: what gives it."""
         self._rows = {kind: self._array(f"{kind}_rows") for kind in self.kinds}
@@ -189,7 +191,8 @@ def build_feature_table(
     """
     if storage.is_remote(str(folder)):
         raise ConfigError(f"{folder}: a feature table is memory-mapped and needs a local folder")
-    kinds = {name: cache.kinds[name] for name in sorted(needs & cache.kinds.keys())}
+    wanted = needs | ({"boxes"} if "image_grid" in needs else frozenset())
+    kinds = {name: cache.kinds[name] for name in sorted(wanted & cache.kinds.keys())}
     described = {
         "format": FORMAT,
         "dataset": dataset.info.content_hash,

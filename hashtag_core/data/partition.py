@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,9 +96,11 @@ def partition_posts(
         return np.asarray(rows[~lost])
 
     too_short = index["words"].to_numpy() < min_words
-    main = leave_out(main, superseded_ids(columns.take(main)), REPEATED_ID)
-    test = leave_out(test, superseded_ids(columns.take(test)), REPEATED_ID)
+    main = leave_out(main, superseded_ids(columns, main), REPEATED_ID)
+    test = leave_out(test, superseded_ids(columns, test), REPEATED_ID)
     for why in ("lacks_required", "other_letters"):
+        if index["unfit"].null_count == len(columns):
+            break
         unfit = pc.fill_null(pc.equal(index["unfit"], why), False).to_numpy()
         main, test = leave_out(main, unfit[main], why), leave_out(test, unfit[test], why)
     main = leave_out(main, too_short[main], "caption_too_short")
@@ -111,6 +113,7 @@ def partition_posts(
     main = leave_out(main, _shared_with(columns, repeats, main, test), "in_test_archive")
     test = leave_out(test, later_ones(repeats[test], rank[test]), "near_duplicate")
     main = leave_out(main, later_ones(repeats[main], rank[main]), "near_duplicate")
+    del rank, both
 
     held = columns.take(main)
     shares = wanted_sides(split, test_is_given=bool(from_test.any()))
@@ -127,7 +130,7 @@ def partition_posts(
         train = leave_out(train, _tag_counts(tags, train) < vocabulary.min_tags_per_post, "too_few_hashtags")
     built = build_vocabulary(_lists(tags, train), vocabulary, deny)
     if vocabulary.min_tags_counted == "after_cut" and vocabulary.min_tags_per_post:
-        known = np.array([len(built.encode(row)) for row in _lists(tags, train)], dtype=np.int64)
+        known = np.fromiter((len(built.encode(row)) for row in _lists(tags, train)), np.int64, len(train))
         train = leave_out(train, known < vocabulary.min_tags_per_post, "too_few_hashtags")
         built = _recounted(built, _lists(tags, train))
     side[(side == TRAIN) & (reason != KEPT)] = OUT
@@ -140,15 +143,23 @@ def content_hash(index: pa.Table, side: np.ndarray, config: Mapping[str, Any]) -
     """SHA-256 (hex) of the configuration and of (split, id, hashtags, caption, image) of every post kept, sorted: equal for
     equal content, whatever the machine, the parts and their order."""
     kept = np.flatnonzero(side != OUT)
-    held = index.take(pa.array(kept)).append_column("side", pa.array(side[kept]))
-    order = pc.sort_indices(held.select(["side", "post_id"]), [("side", "ascending"), ("post_id", "ascending")])
+    whole = index if len(kept) == len(side) else index.select(["post_id"]).take(pa.array(kept))
+    keys = pa.table({"side": side[kept], "post_id": whole["post_id"]})
+    order = kept[pc.sort_indices(keys, [("side", "ascending"), ("post_id", "ascending")]).to_numpy()]
+    del whole, keys
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=False).encode())
-    names = ["side", "post_id", "user_id", "created_at", "hashtags", "caption_key", "image_key"]
-    for batch in held.select(names).take(order).cast(_HASHED).to_batches(max_chunksize=65_536):
+    names = ["post_id", "user_id", "created_at", "hashtags", "caption_key", "image_key"]
+    held = index.select(names)
+    for begin in range(0, len(order), SOME):
+        rows = order[begin : begin + SOME]
+        batch = held.take(pa.array(rows)).add_column(0, "side", pa.array(side[rows])).cast(_HASHED)
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             digest.update(repr(row).encode())
     return digest.hexdigest()
 
+
+SOME = 65_536
+"""Posts that are Python objects at once."""
 
 _HASHED = pa.schema(
     [
@@ -165,6 +176,8 @@ _HASHED = pa.schema(
 
 def _shared_with(columns: PostColumns, repeats: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """bool for each of `rows`: whether one of `others` has its id, image or caption, or is a near-duplicate of it."""
+    if not len(others):
+        return np.zeros(len(rows), dtype=bool)
     shared = np.isin(repeats[rows], repeats[others])
     for codes in (columns.image, columns.caption):
         shared |= np.isin(codes[rows], codes[others][codes[others] != NONE])
@@ -173,17 +186,25 @@ def _shared_with(columns: PostColumns, repeats: np.ndarray, rows: np.ndarray, ot
 
 
 def _tag_counts(tags: pa.ChunkedArray, rows: np.ndarray) -> np.ndarray:
-    return np.asarray(pc.list_value_length(tags.take(pa.array(rows))), dtype=np.int64)
+    lengths = np.asarray(pc.list_value_length(tags), dtype=np.int32)
+    return np.asarray(lengths[rows])
 
 
-def _lists(tags: pa.ChunkedArray, rows: np.ndarray) -> list[list[str]]:
-    return [row for chunk in tags.take(pa.array(rows)).chunks for row in chunk.to_pylist()]
+def _lists(tags: pa.ChunkedArray, rows: np.ndarray) -> Iterator[list[str]]:
+    """The hashtags of those rows, which ascend; of which Python holds some at a time."""
+    begin = 0
+    for chunk in tags.chunks:
+        for start in range(0, len(chunk), SOME):
+            piece = chunk.slice(start, SOME)
+            here = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, begin + len(piece))] - begin
+            yield from piece.take(pa.array(here)).to_pylist()
+            begin += len(piece)
 
 
-def _recounted(vocabulary: Vocabulary, train_tags: list[list[str]]) -> Vocabulary:
+def _recounted(vocabulary: Vocabulary, train_tags: Iterable[list[str]]) -> Vocabulary:
     """The same tags, counted again in the posts that stayed; a tag that none of them has is dropped."""
     keep = VocabularySection(min_count=1, max_size=max(1, len(vocabulary)))
-    known = [[tag for tag in tags if tag in vocabulary.index] for tags in train_tags]
+    known = ([tag for tag in tags if tag in vocabulary.index] for tags in train_tags)
     built = build_vocabulary(known, keep)
     return Vocabulary(built.tags, built.counts, built.posts, vocabulary.config)
 

@@ -13,7 +13,7 @@ from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, CaptionsSection
 from hashtag_core.data.captions import clean_caption, count_words, has_english_letters, normalised_caption
 from hashtag_core.data.dataset import ROW_GROUP_ROWS
-from hashtag_core.data.hashtags import find_hashtags
+from hashtag_core.data.hashtags import find_hashtags, normalise_hashtags
 from hashtag_core.data.images import image_key, perceptual_hash
 from hashtag_core.data.vocabulary import TagRules
 from hashtag_core.schema import POST, PREPARED, TIMESTAMP
@@ -36,11 +36,12 @@ INDEX = pa.schema(
         pa.field("image_key", pa.binary(32)),
         pa.field("image_hash", pa.uint64()),
         pa.field("image_too_large", pa.bool_(), nullable=False),
+        pa.field("image_missing", pa.bool_(), nullable=False),
         pa.field("content_hash", pa.binary(32), nullable=False),
     ]
 )
 """One post without its image: `words` of the cleaned caption; `unfit` is why `[archive]` leaves it out; `caption_hash` (8 bytes of SHA-256) and `caption_words` of the
-normalised one; the keys are SHA-256. About 300 bytes a post, which is what the driver holds."""
+normalised one; the keys are SHA-256; `image_missing`: a picture is named and could not be had. About 300 bytes a post, which is what the driver holds."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,32 @@ class PostRules:
 
     def hashtags_of(self, written: list[str] | None, caption: str | None) -> list[str]:
         """The column's hashtags, or where it has none those in the caption; normalised, synonyms replaced."""
-        return self.tags.apply(written or find_hashtags(caption or ""))
+        return self.tags.apply(written or find_hashtags(caption or "", self.archive.hashtag_rules))
+
+    def caption_of(self, caption: str | None, written: list[str] | None) -> str | None:
+        """The caption as a model reads it: none of the post's hashtags is left in it."""
+        return clean_caption(caption, self.captions, normalise_hashtags(written or []))
+
+
+def lean_index(table: pa.Table) -> pa.Table:
+    """The index of a part as the driver holds it: of keys that most posts may lack no room for those that are absent, and of
+    the hash that orders posts of one id 16 bytes."""
+    keys = {name: _without_room(table[name]) for name in ("caption_key", "image_key")}
+    keys["content_hash"] = pc.binary_slice(table["content_hash"], 0, 16).cast(pa.binary(16))
+    for name, column in keys.items():
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    return table
+
+
+def _without_room(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    """As binary of any length; a cast alone keeps 32 bytes for what is absent."""
+    return pa.chunked_array(
+        [
+            pa.array(chunk.to_pylist(), pa.binary()) if chunk.null_count else chunk.cast(pa.binary())
+            for chunk in keys.chunks
+        ],
+        pa.binary(),
+    )
 
 
 def index_posts(posts: pa.Table, rows: pa.Array, part: int, rules: PostRules) -> pa.Table:
@@ -73,7 +99,7 @@ _COMPUTED = frozenset(INDEX.names) - {"part", "row", "post_id", "user_id", "crea
 
 def _index_post(post: dict[str, Any], rules: PostRules) -> dict[str, Any]:
     tags = rules.hashtags_of(post["hashtags"], post["caption"])
-    cleaned = clean_caption(post["caption"], rules.captions)
+    cleaned = rules.caption_of(post["caption"], post["hashtags"])
     normalised = normalised_caption(post["caption"])
     too_large = post["image"] is not None and len(post["image"]) > rules.archive.max_image_bytes
     image = None if too_large else post["image"]
@@ -92,6 +118,7 @@ def _index_post(post: dict[str, Any], rules: PostRules) -> dict[str, Any]:
         "image_key": key,
         "image_hash": image_hash,
         "image_too_large": too_large,
+        "image_missing": post["image"] is None and bool((post["image_uri"] or "").strip()),
         "content_hash": hashlib.sha256(repr((others, key)).encode()).digest(),
     }
 
@@ -110,7 +137,7 @@ def prepare_posts(posts: pa.Table, rows: list[int], part_path: str, rules: PostR
     """PREPARED rows of posts (POST schema); `rows` are their numbers in the part."""
     captions = posts["caption"].to_pylist()
     written = posts["hashtags"].to_pylist()
-    cleaned = [clean_caption(caption, rules.captions) for caption in captions]
+    cleaned = [rules.caption_of(caption, tags) for caption, tags in zip(captions, written, strict=True)]
     small = pc.less_equal(pc.binary_length(posts["image"]), rules.archive.max_image_bytes)
     images = pc.if_else(pc.fill_null(small, False), posts["image"], pa.scalar(None, pa.binary()))
     computed = {

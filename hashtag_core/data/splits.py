@@ -6,7 +6,7 @@ the same splits on every machine, in every order of parts.
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -27,6 +27,11 @@ OUT = -1
 REPOST_WORDS = 5
 """Posts without an image are one if they share a caption of at least this many words."""
 
+RARE_CAPTION_USERS = 10
+RARE_SHORT_CAPTION_USERS = 3
+"""Users who may share a caption (of REPOST_WORDS words, or shorter) and be held together by it. What more of them write is a
+greeting or a slogan: through a few of these, half of an archive's users would become one group."""
+
 NONE = -1
 """Code of an absent value."""
 
@@ -37,7 +42,9 @@ UNDATED = np.iinfo(np.int64).max
 class PostColumns:
     """What the decisions read, row-aligned. Codes are arbitrary non-negative integers, equal for equal values; NONE: absent."""
 
-    post_ids: pa.Array
+    post_ids: pa.ChunkedArray
+    post: np.ndarray
+    """uint64, a hash of the id: equal for equal ids, and now and then for others."""
     user: np.ndarray
     created_us: np.ndarray
     """Microseconds since 1970; UNDATED without a date."""
@@ -50,31 +57,36 @@ class PostColumns:
     """uint64, the perceptual hash."""
     image_hashed: np.ndarray
     """bool: whether there is one."""
-    content: pa.Array
+    content: pa.ChunkedArray
     """Hash of everything in the post, to order posts that share id and date."""
-    users: pa.Array
+    users: pa.ChunkedArray
 
     @classmethod
     def of(cls, index: pa.Table) -> "PostColumns":
         """From a table in the INDEX schema of `hashtag_core.data.preparing`."""
 
         def codes(name: str) -> np.ndarray:
-            encoded = pc.dictionary_encode(_one(index[name]))
-            return np.asarray(pc.fill_null(encoded.indices, NONE), dtype=np.int64)
+            if index[name].null_count == len(index):
+                return np.full(len(index), NONE, dtype=np.int64)
+            encoded = pc.dictionary_encode(index[name])
+            return np.concatenate([np.asarray(pc.fill_null(chunk.indices, NONE), np.int64) for chunk in encoded.chunks])
 
         hashed = index["image_hash"].is_valid()
+        captioned = index["caption_hash"].is_valid().to_numpy()
+        hashes = pc.fill_null(index["caption_hash"], 0).to_numpy()
         created = pc.fill_null(index["created_at"].cast(pa.int64()), UNDATED)
         return cls(
-            post_ids=_one(index["post_id"].cast(pa.large_string())),
+            post_ids=index["post_id"],
+            post=_id_hashes(index["post_id"]),
             user=codes("user_id"),
             created_us=created.to_numpy(),
-            image=codes("image_key"),
-            caption=codes("caption_hash"),
+            image=_digest_codes(index["image_key"]),
+            caption=np.where(captioned, hashes & _POSITIVE, NONE),
             caption_words=index["caption_words"].to_numpy(),
             image_hash=pc.fill_null(index["image_hash"], pa.scalar(0, pa.uint64())).to_numpy(),
             image_hashed=hashed.to_numpy(),
-            content=_one(index["content_hash"]),
-            users=_one(index["user_id"].cast(pa.large_string())),
+            content=index["content_hash"],
+            users=index["user_id"],
         )
 
     def __len__(self) -> int:
@@ -82,6 +94,8 @@ class PostColumns:
 
     def take(self, rows: np.ndarray) -> "PostColumns":
         """Those rows, in that order."""
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
+            return self
         held = {item.name: getattr(self, item.name) for item in fields(self)}
         places = pa.array(rows)
         return PostColumns(**{k: v[rows] if isinstance(v, np.ndarray) else v.take(places) for k, v in held.items()})
@@ -107,19 +121,26 @@ class Sides:
     notes: list[str] = field(default_factory=list)
 
 
-def superseded_ids(columns: PostColumns) -> np.ndarray:
-    """bool: posts whose id occurs again in a post that wins: the latest, undated before dated, then by content hash."""
-    created = np.where(columns.created_us == UNDATED, np.iinfo(np.int64).min, columns.created_us)
+def superseded_ids(columns: PostColumns, rows: np.ndarray) -> np.ndarray:
+    """bool for each of `rows`: posts whose id occurs again in a post that wins: the latest, undated before dated, then by
+    content hash."""
+    lost = np.zeros(len(rows), dtype=bool)
+    hashes = np.sort(columns.post[rows])
+    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    repeated = np.flatnonzero(np.isin(columns.post[rows], twice)) if len(twice) else twice
+    if not len(repeated):
+        return lost
+    among = rows[repeated]
+    created = columns.created_us[among]
     frame = pd.DataFrame(
         {
-            "id": pc.dictionary_encode(columns.post_ids).indices.to_numpy(),
-            "created": created,
-            "content": pc.rank(columns.content, "ascending", tiebreaker="dense").to_numpy(),
+            "id": pc.dictionary_encode(columns.post_ids.take(pa.array(among)).combine_chunks()).indices.to_numpy(),
+            "created": np.where(created == UNDATED, np.iinfo(np.int64).min, created),
+            "content": pc.rank(columns.content.take(pa.array(among)), "ascending", tiebreaker="dense").to_numpy(),
         }
     )
     ordered = frame.sort_values(["id", "created", "content"], kind="stable")
-    lost = np.zeros(len(frame), dtype=bool)
-    lost[ordered.index[ordered.duplicated("id", keep="last")]] = True
+    lost[repeated[ordered.index[ordered.duplicated("id", keep="last")]]] = True
     return lost
 
 
@@ -140,9 +161,20 @@ def near_duplicate_labels(columns: PostColumns, bits: int) -> np.ndarray:
 
 def group_labels(columns: PostColumns, near_duplicates: np.ndarray, *, by_user: bool) -> np.ndarray:
     """Equal labels for posts that no border may part: near-duplicates, a shared image, a shared normalised caption and,
-    `by_user`, one user."""
-    codes = [near_duplicates, columns.image, columns.caption, *([columns.user] if by_user else [])]
+    `by_user`, one user. Where users are held together a caption holds only if it is rare (RARE_CAPTION_USERS)."""
+    codes = [near_duplicates, columns.image, columns.caption]
+    if by_user:
+        codes = [near_duplicates, columns.image, np.where(_is_rare(columns), columns.caption, NONE), columns.user]
     return _components(len(columns), [_links(code[None], code != NONE) for code in codes])
+
+
+def _is_rare(columns: PostColumns) -> np.ndarray:
+    """bool: posts whose caption few users have; a post without a user counts as one."""
+    alone = columns.user == NONE
+    author = np.where(alone, -2 - np.arange(len(columns)), columns.user)
+    users = pd.Series(author).groupby(columns.caption).transform("nunique").to_numpy()
+    most = np.where(columns.caption_words >= REPOST_WORDS, RARE_CAPTION_USERS, RARE_SHORT_CAPTION_USERS)
+    return np.asarray((columns.caption != NONE) & (users <= most))
 
 
 def later_ones(labels: np.ndarray, rank: np.ndarray) -> np.ndarray:
@@ -167,8 +199,10 @@ def cut_by_hash(columns: PostColumns, labels: np.ndarray, split: SplitSection, s
     The key is the user (`by_user`, where there is one) or the post id. A group larger than the share of a side would decide its
     figure alone and goes to train. A side that nothing falls to gets the group whose size is nearest to its share, but never the largest one.
     """
-    labels = np.unique(labels, return_inverse=True)[1]
     sizes = np.bincount(labels)
+    if not sizes.all():  # else they are numbered without a gap already
+        labels = np.unique(labels, return_inverse=True)[1]
+        sizes = np.bincount(labels)
     position = _positions(_smallest_keys(columns, labels, by_user=split.kind == "by_user"), split.seed)
     side = np.full(len(sizes), TRAIN, dtype=np.int8)
     begin, notes = 0.0, []
@@ -185,7 +219,9 @@ def cut_by_hash(columns: PostColumns, labels: np.ndarray, split: SplitSection, s
     for place in (TEST, VALIDATION):
         free = np.flatnonzero(side == TRAIN)
         if place in shares and not (side == place).any() and len(free) > 1:
-            free = np.delete(free, np.argmax(sizes[free]))
+            free = np.delete(
+                free, np.lexsort((position[free], -sizes[free]))[0]
+            )  # of equal ones not the first that came
             chosen = free[np.lexsort((position[free], np.abs(sizes[free] - shares[place] * len(columns))))[0]]
             side[chosen] = place
             notes.append(
@@ -231,20 +267,42 @@ def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, f
     return Sides(side, stray, notes)
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    held = column.combine_chunks()
-    return held.combine_chunks() if isinstance(held, pa.ChunkedArray) else held
+_POSITIVE = np.int64(np.iinfo(np.int64).max)
+
+
+def _id_hashes(ids: pa.ChunkedArray) -> np.ndarray:
+    """uint64 of each; in place of codes, for which every id would be held twice."""
+    pieces = [pd.util.hash_array(chunk.to_numpy(zero_copy_only=False), categorize=False) for chunk in ids.chunks]
+    return np.concatenate([np.zeros(0, np.uint64), *pieces])
+
+
+def _digest_codes(digests: pa.ChunkedArray) -> np.ndarray:
+    """63 bits of each SHA-256, NONE where there is none: two of 10,000,000 are alike once in 200,000 archives."""
+    codes = np.full(len(digests), NONE, dtype=np.int64)
+    begin = 0
+    for chunk in digests.chunks:
+        if chunk.null_count < len(chunk):
+            first = pc.binary_slice(chunk.drop_null(), 0, 8).cast(pa.binary(8)).buffers()[1]
+            valid = chunk.is_valid().to_numpy(zero_copy_only=False)
+            codes[begin : begin + len(chunk)][valid] = np.frombuffer(first, np.int64, int(valid.sum())) & _POSITIVE
+        begin += len(chunk)
+    return codes
 
 
 def _links(keys: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Pairs (row, first row with the same keys) for the rows `among`, int64 [2, m]; keys are [k, n]."""
+    """Pairs (row, first row with the same keys) for the rows `among` but those that are the first, int64 [2, m]; keys are [k, n]."""
     rows = np.flatnonzero(among)
     if not len(rows):
         return np.empty((2, 0), dtype=np.int64)
-    group = pd.DataFrame(keys[:, rows].T).groupby(list(range(len(keys))), sort=False).ngroup().to_numpy()
-    first = np.full(group.max() + 1, -1, dtype=np.int64)
-    first[group[::-1]] = rows[::-1]
-    return np.stack([rows, first[group]])
+    order = rows[np.lexsort([key[rows] for key in keys])]  # stable: of equal keys the first row comes first
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = False
+    for key in keys:
+        new[1:] |= key[order[1:]] != key[order[:-1]]
+    if new.all():
+        return np.empty((2, 0), dtype=np.int64)
+    first = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
+    return np.stack([order[~new], first[~new]])
 
 
 def _close_hashes(columns: PostColumns, rows: np.ndarray, bits: int) -> np.ndarray:
@@ -252,6 +310,8 @@ def _close_hashes(columns: PostColumns, rows: np.ndarray, bits: int) -> np.ndarr
     import faiss  # it tells at length how it was loaded: only to those who search
 
     pairs: list[np.ndarray] = [np.empty((2, 0), dtype=np.int64)]
+    _, of_caption, counts = np.unique(columns.caption[rows], return_inverse=True, return_counts=True)
+    rows = rows[counts[of_caption] > 1]
     for _, same in pd.Series(rows).groupby(columns.caption[rows], sort=False):
         hashes, first = np.unique(columns.image_hash[same.to_numpy()], return_index=True)
         if len(hashes) < 2:
@@ -275,12 +335,12 @@ def _smallest_keys(columns: PostColumns, labels: np.ndarray, *, by_user: bool) -
     """uint64 of each group: the smallest hash of a key in it."""
     keys = np.zeros(len(columns), dtype=np.uint64)
     with_user = (columns.user != NONE) & by_user
-    keys[~with_user] = _hashes(
-        f"post:{post_id}" for post_id in columns.post_ids.filter(pa.array(~with_user)).to_pylist()
-    )
+    posts = columns.post_ids if not with_user.any() else columns.post_ids.filter(pa.array(~with_user))
+    keys[~with_user] = _hashes((f"post:{post_id}" for post_id in _texts(posts)), len(posts))
     if with_user.any():
-        users = pc.dictionary_encode(columns.users.filter(pa.array(with_user)))
-        keys[with_user] = _hashes(f"user:{user}" for user in users.dictionary.to_pylist())[users.indices.to_numpy()]
+        users = pc.dictionary_encode(columns.users.filter(pa.array(with_user)).combine_chunks())
+        of_users = _hashes((f"user:{user}" for user in _texts(users.dictionary)), len(users.dictionary))
+        keys[with_user] = of_users[users.indices.to_numpy()]
     smallest = np.full(labels.max(initial=-1) + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(smallest, labels, keys)
     return smallest
@@ -288,9 +348,18 @@ def _smallest_keys(columns: PostColumns, labels: np.ndarray, *, by_user: bool) -
 
 def _positions(keys: np.ndarray, seed: int) -> np.ndarray:
     """Place of each key in [0, 1), uniform over seeds."""
-    return _hashes(f"{seed}:{key:016x}" for key in keys.tolist()) / 2.0**64
+    return _hashes((f"{seed}:{int(key):016x}" for key in keys), len(keys)) / 2.0**64
 
 
-def _hashes(texts: Iterable[str]) -> np.ndarray:
-    digests = b"".join(hashlib.sha256(text.encode()).digest()[:8] for text in texts)
-    return np.frombuffer(digests, dtype=">u8").astype(np.uint64)
+def _texts(array: pa.Array | pa.ChunkedArray) -> Iterator[str]:
+    """The values, of which Python holds some at a time."""
+    for begin in range(0, len(array), _SOME):
+        yield from array.slice(begin, _SOME).to_pylist()
+
+
+_SOME = 65_536
+
+
+def _hashes(texts: Iterable[str], count: int) -> np.ndarray:
+    digests = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") for text in texts)
+    return np.fromiter(digests, dtype=np.uint64, count=count)

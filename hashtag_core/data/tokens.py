@@ -2,6 +2,8 @@
 
 One file format for both kinds, the `tokenizer.json` of the `tokenizers` library: `wordpiece` is the text encoder's own
 file, `words` is built here on the train captions. The file also holds the truncation length.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections import Counter

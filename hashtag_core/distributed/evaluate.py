@@ -5,8 +5,8 @@
 Posts are read and ranked a batch at a time in this process; what stays is a few numbers a post. Ray is used where
 features are missing from the cache, and started only then.
 
-The report folder: `ranked/<model>.parquet` (every post's list, scores and hits), `leaderboard.md`, `leaderboard.json`
-(written last).
+The report folder: `ranked/<model>.parquet` (every post's list, scores and hits), `leaderboard.md`, `report.html` (for people:
+figures, curves, a gallery of posts), `leaderboard.json` (written last).
 """
 
 import logging
@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.hub_folder import SCHEME as HUB
+from hashtag_core.distributed.evaluate_page import evaluation_page, learning, score_figures
 from hashtag_core.distributed.evaluate_truth import Ranked, Truth, read_truths, slices_of, write_ranked
 from hashtag_core.distributed.features import cache_root, ensure_features, tables_folder
 from hashtag_core.distributed.passes import Pass
@@ -55,6 +57,11 @@ from hashtag_core.tracking.runs import start_run
 logger = logging.getLogger(__name__)
 
 DEFAULT_BLEU_K = 5
+NARROW = 80
+"""Width of what is printed where there is no terminal."""
+
+MOST_LOGGED_CHARACTERS = 8_000_000
+"""Size of `report.html` up to which every model's run in MLflow gets a copy."""
 
 ENCODED_IN_PLACE = 256
 """Posts without cached features that are encoded by the evaluating process itself."""
@@ -107,7 +114,7 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
     is computed, IntegrityError for a broken model, StorageError where the report or MLflow cannot be written.
     """
     dataset, uris = check_evaluation(dataset_uri, models, recipe)
-    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else NARROW)
     evaluations = []
     used: set[str] = set()
     truth, validation = read_truths(dataset, recipe)
@@ -118,11 +125,18 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
         write_ranked(storage.join(report_uri, "ranked", f"{name}.parquet"), evaluation.ranked, truth)
     report = _report(evaluations, truth, recipe)
     markdown = leaderboard_markdown(report)
+    by_uri = {evaluation.row["model"]: evaluation.ranked for evaluation in evaluations}
+    page = evaluation_page(report, by_uri, truth, recipe)
     for evaluation in evaluations:
-        log_evaluation(evaluation, dataset, recipe, {"leaderboard.md": markdown})
+        texts = {"leaderboard.md": markdown, "report.html": page}
+        if len(page) > MOST_LOGGED_CHARACTERS and evaluation is not evaluations[0]:
+            del texts["report.html"]  # one copy of a large page is enough
+        log_evaluation(evaluation, dataset, recipe, texts)
     storage.write_bytes(storage.join(report_uri, "leaderboard.md"), markdown.encode())
+    storage.write_bytes(storage.join(report_uri, "report.html"), page.encode("utf-8", "replace"))
     storage.write_json(storage.join(report_uri, "leaderboard.json"), report)
-    console.print(leaderboard_table(report))
+    console.print(leaderboard_table(report, console.width))
+    logger.info("figures, curves and posts to look at: %s", storage.join(report_uri, "report.html"))
     rows = [
         {name: evaluation.row[name] for name in ("model", "metrics", "papers", "floor")} for evaluation in evaluations
     ]
@@ -134,16 +148,24 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     started = time.monotonic()
     dataset, settings = truth.dataset, recipe.evaluation
     resolved = resolve_model(model)
-    recommender = Recommender.load(str(resolved.folder), name=resolved.name, version=resolved.version)
+    diversity = recipe.recommend.diversity
+    recommender = Recommender.load(
+        str(resolved.folder), name=resolved.name, version=resolved.version, diversity=diversity
+    )
     cache = _features(dataset, recommender, [truth.split, *([validation.split] if validation else [])])
     width = max(settings.ks)
+    ranking = time.monotonic()
     ranked = _rank(recommender, truth, cache, width, settings.batch_rows, resolved.uri)
+    posts_per_second = len(truth.tags) / max(time.monotonic() - ranking, 1e-6)
     info = recommender.loaded.info
     row: dict[str, Any] = {"model": resolved.uri, "name": resolved.name, "version": resolved.version}
     row["family"] = recommender.loaded.family
     row["options"] = recommender.loaded.options.model_dump(mode="json")
     row["k"] = info.get("k")
+    row["diversity"] = diversity
     row["history"] = asdict(recommender.loaded.history) if recommender.loaded.history else None
+    row["posts_per_second"] = round(posts_per_second, 1)
+    row["megabytes"] = sum(path.stat().st_size for path in Path(resolved.folder).iterdir()) / 1e6
     row["parameters"] = sum(tensor.numel() for tensor in recommender.loaded.model.state_dict().values())
     vocabulary = dataset.vocabulary
     shares = vocabulary.counts / max(vocabulary.posts, 1)
@@ -161,6 +183,8 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
         threshold = choose_threshold(trial.judged, trial.scores_NK, "headline")
         cut = threshold_metrics(ranked.judged, ranked.scores_NK, threshold, "headline")
         row["thresholded"] = {"protocol": "headline", **asdict(cut)}
+    row |= score_figures(ranked, truth, main_k(settings.ks))
+    row["learning"] = learning(resolved)
     row["statuses"] = dict(Counter(ranked.statuses))
     row["seconds"] = round(time.monotonic() - started, 2)
     trained_on = info.get("dataset", {}).get("content_hash")

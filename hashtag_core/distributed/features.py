@@ -28,12 +28,13 @@ from ray.data import ActorPoolStrategy, DataContext
 from hashtag_core import storage
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
-from hashtag_core.data.feature_cache import FeatureCache
+from hashtag_core.data.feature_cache import DIED, FeatureCache
 from hashtag_core.data.features import build_feature_table
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import READ_BUFFER_BYTES
 from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.train_resources import grows
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import HashtagError, ImageError
 
@@ -49,6 +50,9 @@ RETRY_CHUNK_POSTS = (16, 1)
 
 ACTOR_CPUS = 0.5
 """What an actor reserves: it uses a whole CPU, and leaves room for the tasks that feed it."""
+
+AT_REST_ACTORS = 8
+"""Asked of a cluster of which little or nothing is up: it starts machines for them."""
 
 READ_ROWS = 128
 NO_PROGRESS_TIMEOUT_S = 1800
@@ -68,6 +72,8 @@ class _Content:
     """What a chunk holds, read and decoded."""
 
     image_keys: list[str] = field(default_factory=list)
+    image_posts: list[str] = field(default_factory=list)
+    """The posts that these images are of."""
     pixels: list[np.ndarray] = field(default_factory=list)
     caption_keys: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
@@ -95,17 +101,23 @@ def tables_folder() -> Path:
 
 
 def ensure_features(
-    dataset: Dataset, section: EncodersSection, needs: frozenset[str], splits: Sequence[Split] = SPLITS
+    dataset: Dataset,
+    section: EncodersSection,
+    needs: frozenset[str],
+    splits: Sequence[Split] = SPLITS,
+    gpus: int | None = None,
 ) -> FeatureCache:
     """The cache, complete for those splits: every image and caption is in it, or known as unreadable with the reason.
 
-    Only what is missing is computed; where nothing is, no Ray task runs. Raises HashtagError (the first of the errors
+    Only what is missing is computed; where nothing is, no Ray task runs. `gpus`: how many the cluster is asked for, beside those
+    that are up (it starts the machines). Raises HashtagError (the first of the errors
     in its message) where chunks failed for a reason that is not their content.
     """
     encoders = load_encoders(section, needs, "cpu")
     kinds, side_px = encoders.kinds, encoders.image_side_px
     cache = encoders.open_cache(cache_root(dataset.uri, section))
     del encoders
+    cache.forget_deaths()
     before = 0
     for chunk_posts in (None, *RETRY_CHUNK_POSTS):
         cache.refresh()
@@ -117,7 +129,8 @@ def ensure_features(
             raise HashtagError(f"the processes that encode keep dying (memory?): {posts} of {before} posts are left")
         before = posts
         logger.info("encoding %d posts into %s: %s", posts, cache.root, ", ".join(sorted(lacking)))
-        actors = max(1, int(cluster_gpus() or cluster_cpus()))
+        on_gpus = max(int(cluster_gpus()), gpus or 0)
+        actors = on_gpus or max(AT_REST_ACTORS if grows() else 1, int(cluster_cpus()))
         size = chunk_posts or int(np.clip(posts // (8 * actors), *CHUNK_POSTS))
         chunks = list(_cut(slices, size))
         shared: dict[str, Any] = {
@@ -125,12 +138,12 @@ def ensure_features(
             "lacking": frozenset(lacking),
             "cache": FeatureCache(cache.root, kinds),
         }
-        _run(chunks, shared, side_px, min(actors, len(chunks)), posts)
+        _run(chunks, shared, side_px, min(actors, len(chunks)), posts, on_gpus > 0)
     cache.refresh()
     _, slices = _missing(dataset, splits, cache)
     for kind, keys in _keys_of(slices, cache).items():
-        logger.warning("%d contents killed the process that encoded them; they count as unreadable", len(keys))
-        cache.write_unreadable(kind, dict.fromkeys(keys, "the process that encoded it died"))
+        logger.warning("%d contents killed the process that encoded them; they count as unreadable for now", len(keys))
+        cache.write_unreadable(kind, dict.fromkeys(keys, DIED))
     cache.refresh()
     return cache
 
@@ -195,13 +208,12 @@ def _cut(slices: Slices, size: int) -> Iterator[Slices]:
         yield chunk
 
 
-def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int, posts: int) -> None:
+def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int, posts: int, gpus: bool) -> None:
     """One round over the chunks, with a progress bar on stderr."""
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    gpus = cluster_gpus() > 0
     with DataContext.current(context):
         rows = ray.data.from_items([{"chunk": json.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
         if gpus:
@@ -262,6 +274,8 @@ class _Encode:
         ]
         for kind in images[0] if images else []:
             self.cache.write(kind, content.image_keys, np.concatenate([part[kind] for part in images]))
+        if self.encoders.precomputed and content.image_keys:
+            self._write_precomputed(content)
         captions = self.encoders.encode_captions(content.captions) if content.captions else {}
         for kind in captions.keys() & self.cache.kinds.keys():
             mask = captions.get(f"{kind}_mask")
@@ -270,13 +284,28 @@ class _Encode:
         if content.unreadable:
             self.cache.write_unreadable(image_kinds[0], content.unreadable)
 
+    def _write_precomputed(self, content: _Content) -> None:
+        """Regions by the posts' ids. A post that has none counts as one without an image for who reads regions."""
+        found, values = self.encoders.precomputed_regions(content.image_posts)
+        for kind in values.keys() & self.cache.kinds.keys():
+            keys = [key for key, here in zip(content.image_keys, found, strict=True) if here]
+            self.cache.write(kind, keys, values[kind][found])
+        absent = {
+            key: f"{self.encoders.section.regions} has no row of post {post!r}"
+            for key, post, here in zip(content.image_keys, content.image_posts, found, strict=True)
+            if not here
+        }
+        if absent:
+            logger.warning("%d posts with an image have no precomputed regions: %s", len(absent), min(absent.values()))
+            self.cache.write_unreadable("image_grid", absent, alone=True)
+
 
 def _read(chunk: Slices, side_px: int) -> _Content:
     """Read the rows of a chunk and decode their images; a row group is streamed, never held whole."""
     content = _Content(posts=sum(len({*images, *captions}) for *_, images, captions in chunk))
     for uri, group, images, captions in chunk:
         columns = [name for name, rows in (("image", images), ("caption", captions)) if rows]
-        columns = [column for name in columns for column in (name, f"{name}_key")]
+        columns = ["post_id", *(column for name in columns for column in (name, f"{name}_key"))]
         with storage.open_input(uri) as source:
             file = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
             start, last = 0, max([*images, *captions])
@@ -292,8 +321,10 @@ def _take(content: _Content, batch: pa.RecordBatch, images: list[int], captions:
     for row in (row for row in images if 0 <= row < batch.num_rows):
         key = batch["image_key"][row].as_py()
         try:
-            content.pixels.append(decode_image(batch["image"][row].as_py(), side_px))
+            if side_px:  # else no encoder looks at it
+                content.pixels.append(decode_image(batch["image"][row].as_py(), side_px))
             content.image_keys.append(key)
+            content.image_posts.append(batch["post_id"][row].as_py())
         except ImageError as error:
             content.unreadable[key] = str(error)
     for row in (row for row in captions if 0 <= row < batch.num_rows):
@@ -320,5 +351,6 @@ def _unpack(row: dict[str, Any]) -> _Content:
     if "error" in rest:
         raise HashtagError(rest["error"])
     side_px = rest.pop("side_px")
-    pixels = np.frombuffer(row["pixels"], np.uint8).reshape(len(rest["image_keys"]), side_px, side_px, 3)
+    images = len(rest["image_keys"]) if side_px else 0
+    pixels = np.frombuffer(row["pixels"], np.uint8).reshape(images, side_px, side_px, 3)
     return _Content(**rest, pixels=list(pixels))

@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from hashtag_core import storage
-from hashtag_core.config import HistorySection, Recipe, Section, TrackingSection, nearest, read_recipe, validate_section
+from hashtag_core.config import (
+    HistorySection,
+    ModelSection,
+    Recipe,
+    RecommendSection,
+    Section,
+    TrackingSection,
+    nearest,
+    read_recipe,
+    validate_section,
+)
 from hashtag_core.distributed.prepare_plan import PreparePlan, plan_prepare
 from hashtag_core.distributed.train_record import FREE_KEYS
 from hashtag_core.errors import ConfigError, NotFoundError
@@ -20,12 +30,12 @@ from hashtag_core.evaluation.metrics import Protocol, judge, post_scores, with_f
 from hashtag_core.evaluation.slices import post_slices
 from hashtag_core.models import list_models
 from hashtag_core.models.base import ModelOptions
-from hashtag_core.models.registry import parse_options
+from hashtag_core.models.registry import family, parse_options
 
 EXPERIMENT = "leaderboard"
 SHARES = (0.25, 0.5)
 """Shares of the train posts that a learning curve is drawn at, besides all of them."""
-COMMON = ("archive", "captions", "vocabulary", "split", "history", "evaluation")
+COMMON = ("archive", "captions", "vocabulary", "split", "history", "recommend", "evaluation")
 """Sections that all systems take from one recipe: they are of the data and of the judging."""
 NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagging", "tracking"}
 """Sections that a state does not depend on: the dataset's hash stands for the first ones."""
@@ -34,12 +44,13 @@ NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagg
 @dataclass(frozen=True)
 class Entry:
     """A system that takes part. `source` is its recipe's file name; `curve_of` the system that it is a point of the
-    learning curve of, taught by a share of the posts."""
+    learning curve of, taught by a share of the posts; `seed_of` the system that it is, with another seed."""
 
     name: str
     recipe: Recipe
     source: str
     curve_of: str | None = None
+    seed_of: str | None = None
 
     @cached_property
     def options(self) -> ModelOptions:
@@ -87,7 +98,7 @@ class LeaderboardPlan:
 
     def lender(self, entry: Entry) -> Entry | None:
         """The first entry of the family that this one borrows from."""
-        lenders = (other for other in self.entries if not other.curve_of)
+        lenders = (other for other in self.entries if not other.curve_of and not other.seed_of)
         return next((other for other in lenders if other.recipe.model.family == entry.borrows), None)
 
     @property
@@ -102,6 +113,8 @@ class LeaderboardPlan:
     def key(self, entry: Entry, dataset_hash: str) -> str:
         """What the entry's result depends on, as a hash: the data, the recipe, and whose features it borrows."""
         settings = entry.recipe.model_dump(mode="json", exclude=NOT_OF_THE_MODEL)
+        if self.recipe.recommend == RecommendSection():  # as it was before there was a choice
+            del settings["recommend"]
         for name in FREE_KEYS:
             settings["training"].pop(name.removeprefix("training."), None)
         lender = self.lender(entry)
@@ -126,12 +139,15 @@ def plan_leaderboard(
     publish: str | None = None,
     command: str = "",
     curves: Sequence[str] = (),
+    seeds: int = 1,
+    history_posts: int | None = None,
 ) -> LeaderboardPlan:
     """Check everything that can be known before a post is read.
 
     `recipe` says how the archive is prepared and judged; `recipes` are files of systems, one each (see
     `family_recipes`), a file that is named twice counts once. `curves` are names of systems that are taught by `SHARES`
-    of the posts too. Where `recipe` has no [history], it is of earlier posts with a split by time, else of other ones.
+    of the posts too; each system is trained with `seeds` seeds, from that of its recipe on. `history_posts` is how many posts of a
+    user every family reads that reads any (None: each as its recipe says). Where `recipe` has no [history], it is of earlier posts with a split by time, else of other ones.
     Raises UsageError for what is wrong in any of them.
     """
     if "history" not in recipe.model_fields_set:
@@ -146,6 +162,7 @@ def plan_leaderboard(
         entry = _entry(path, name, out, recipe, overrides)
         if entry.name in entries:
             raise ConfigError(f"{path}: there is a system {entry.name!r} already, of {entries[entry.name].source}")
+        entry = entry if history_posts is None else _at_history(entry, history_posts)
         _ = entry.options
         entries[entry.name] = entry
     for curve in dict.fromkeys(curves):
@@ -154,6 +171,12 @@ def plan_leaderboard(
         for share in SHARES:
             point = _at_share(entries[curve], share)
             entries[point.name] = point
+    if seeds < 1:
+        raise ConfigError(f"seeds: expected at least 1, found {seeds}")
+    for entry in [entry for entry in entries.values() if not entry.curve_of]:
+        for number in range(1, seeds):
+            again = _at_seed(entry, number)
+            entries[again.name] = again
     if not entries:
         raise ConfigError("no system to train: name a family or a recipe")
     plan = LeaderboardPlan(
@@ -205,14 +228,14 @@ def describe_leaderboard(plan: LeaderboardPlan) -> dict[str, Any]:
 def _entry(path: Path, board: str, out: str, common: Recipe, overrides: Sequence[str]) -> Entry:
     """A recipe file as a system: named like its family where it is the family's own recipe, else like the file."""
     recipe = read_recipe(path, overrides)
-    family = recipe.model.family
+    named = recipe.model.family
     training = recipe.training
     if training.storage is None:
         training = training.model_copy(update={"storage": _runs(out)})
     tracking = TrackingSection(experiment=EXPERIMENT, model_name=f"{EXPERIMENT}-{board}")
     shared = {name: getattr(common, name) for name in COMMON}
     recipe = recipe.model_copy(update={**shared, "training": training, "tracking": tracking})
-    name = family if path.stem in (family, f"{family}_small") else path.stem
+    name = named if path.stem in (named, f"{named}_small") else path.stem
     return Entry(name, recipe, path.name)
 
 
@@ -224,6 +247,21 @@ def _at_share(entry: Entry, share: float) -> Entry:
     training = entry.recipe.training.model_copy(update={"train_share": share})
     recipe = entry.recipe.model_copy(update={"training": training})
     return replace(entry, name=f"{entry.name}-{share:.0%}".rstrip("%"), recipe=recipe, curve_of=entry.name)
+
+
+def _at_seed(entry: Entry, number: int) -> Entry:
+    training = entry.recipe.training.model_copy(update={"seed": entry.recipe.training.seed + number})
+    recipe = entry.recipe.model_copy(update={"training": training})
+    return replace(entry, name=f"{entry.name}-seed{number}", recipe=recipe, seed_of=entry.name)
+
+
+def _at_history(entry: Entry, posts: int) -> Entry:
+    """The entry with that length of history; itself for a family that reads none."""
+    cls = family(entry.recipe.model.family)
+    if "history_posts" not in cls.Options.model_fields or "history" not in cls.needs(entry.options):
+        return entry
+    model = ModelSection(**{**entry.recipe.model.model_dump(), "history_posts": posts})
+    return replace(entry, recipe=entry.recipe.model_copy(update={"model": model}))
 
 
 def _read_pairs(path: str, ks: Sequence[int]) -> list[Pair]:

@@ -16,10 +16,10 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ import ray.data
 from ray.data import DataContext, TaskPoolStrategy
 
 from hashtag_core import storage
+from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import (
     FORMAT,
     INFO_NAME,
@@ -41,10 +42,13 @@ from hashtag_core.data.dataset import (
 from hashtag_core.data.formats.base import ArchiveFormat, ArchivePart
 from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition, content_hash, partition_posts
 from hashtag_core.data.posts import Rejected
-from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
+from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, lean_index, prepare_posts
 from hashtag_core.data.splits import OUT
 from hashtag_core.distributed.passes import Pass
-from hashtag_core.distributed.prepare_plan import WORK, PreparePlan
+from hashtag_core.distributed.prepare_claim import WORK, Claim, remove_leftovers
+from hashtag_core.distributed.prepare_pictures import Pictures, places_of
+from hashtag_core.distributed.prepare_plan import PreparePlan, finished_dataset
+from hashtag_core.distributed.prepare_report import check_pictures, counted, files_of, named_pictures, tell_rejected
 from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.storage import FileInfo
@@ -67,8 +71,11 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
     """
     if plan.finished is not None and plan.is_done:
         return plan.finished.info
-    with connect(), _cleaned_up(plan):
-        storage.write_json(storage.join(plan.dataset, WORK, "started.json"), plan.config)
+    with connect(), _cleaned_up(plan) as claim:
+        if (meanwhile := _made_meanwhile(plan)) is not None:
+            return meanwhile
+        for opened in plan.archives:
+            opened.tell()
         index, rejected = _read_archive(plan)
         # The model has to find hashtags in archives by the same map, where `synonyms_file` may not be.
         section = plan.recipe.vocabulary.model_copy(update={"synonyms": plan.rules.tags.synonyms})
@@ -86,63 +93,61 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
                 f"{plan.dataset} holds a dataset of other posts ({held.archive} as it was then, content "
                 f"{held.content_hash[:12]}; now {digest[:12]}): take another --dataset, or remove that one"
             )
-        return _write_dataset(plan, index, partition, rejected, digest)
+        return _write_dataset(plan, index, partition, rejected, digest, claim)
+
+
+def _made_meanwhile(plan: PreparePlan) -> DatasetInfo | None:
+    """The dataset that another run has made since this one was planned; ConfigError if it is of other posts."""
+    if plan.finished is not None or (held := finished_dataset(plan.dataset, plan.config)) is None:
+        return None
+    if held.info.fingerprint == plan.fingerprint:
+        return held.info
+    raise ConfigError(f"{plan.dataset}: another run has made it meanwhile, of other parts: run again")
 
 
 def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected]]:
-    tasks = [{"part": number, **_of(part)} for number, part in enumerate(plan.parts)]
-    _over_parts(_index_part, tasks, plan, "reading parts")
-    tables, rejected = [], []
+    tasks = [_task(plan, number) for number in range(len(plan.parts))]
+    missing = [told for answer in _over_parts(_index_part, tasks, plan, "reading parts") for told in answer["missing"]]
+    rejected: list[Rejected] = []
     for number in range(len(plan.parts)):
-        tables.append(_read_table(_work(plan.dataset, "index", number)))
         rejected += [Rejected(**row) for row in _read_table(_work(plan.dataset, "rejected", number)).to_pylist()]
-    index = pa.concat_tables(tables)
+    index = pa.concat_tables(
+        lean_index(_read_table(_work(plan.dataset, "index", number))) for number in range(len(plan.parts))
+    )
     if not index.num_rows:
         first = f": {rejected[0].part}: {rejected[0].reason}" if rejected else ""
         raise ArchiveError(f"{plan.archive}: not one row is a post{first}")
     logger.info("%d posts in %d parts, %d rejected", index.num_rows, len(plan.parts), len(rejected))
+    tell_rejected(rejected, {plan.parts[number].path for number in pc.unique(index["part"]).to_pylist()})
+    check_pictures(*named_pictures(index), missing, plan.recipe.archive.max_missing_images)
     return index, rejected
 
 
 def _write_dataset(
-    plan: PreparePlan, index: pa.Table, partition: Partition, rejected: list[Rejected], digest: str
+    plan: PreparePlan, index: pa.Table, partition: Partition, rejected: list[Rejected], digest: str, claim: Claim
 ) -> DatasetInfo:
     in_part = index["part"].to_numpy()
     tasks = []
-    for number, part in enumerate(plan.parts):
-        of_part = np.flatnonzero(in_part == number)
+    for number in range(len(plan.parts)):
+        of_part = np.arange(*np.searchsorted(in_part, [number, number + 1]))  # parts come one after the other
         kept = of_part[partition.side[of_part] != OUT]
         if len(kept):
             table = pa.table({"row": index["row"].take(pa.array(kept)), "side": partition.side[kept]})
             _write_table(table, _work(plan.dataset, "sides", number))
-            tasks.append({"part": number, "digest": digest, **_of(part)})
+            tasks.append({"digest": digest, **_task(plan, number)})
     files = [file for written in _over_parts(_write_part, tasks, plan, "writing parts") for file in written]
     too_large = pc.sum(index["image_too_large"]).as_py()
     notes = [*partition.notes, *([f"{too_large} image(s) over archive.max_image_bytes left out"] if too_large else [])]
     for note in notes:
         logger.info(note)
-    gone = np.flatnonzero(partition.reason != "")
-    told = index.select(["part", "row", "post_id"]).take(pa.array(gone)).to_pylist()
-    records: dict[str, list[Rejected]] = {REJECTED: list(rejected), LEFT_OUT: []}
-    for row, why in zip(told, partition.reason[gone], strict=True):
-        reason = (
-            f"{why}: {REASONS[why]}" if why in REASONS else f"{REPEATED_ID} {row['post_id']!r}: a later post has it"
-        )
-        records[LEFT_OUT if why in REASONS else REJECTED].append(
-            Rejected(plan.parts[row["part"]].path, row["row"], row["post_id"], reason)
-        )
-    for folder, items in records.items():
-        if items:
-            items.sort(key=lambda item: (item.part, item.row is None, item.row or 0))
-            lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
-            storage.write_bytes(storage.join(plan.dataset, folder, "rows.jsonl"), lines.encode())
+    rejected_rows = _write_records(plan, index, partition, rejected)
     partition.vocabulary.save(storage.join(plan.dataset, VOCABULARY_NAME))
     info = DatasetInfo(
         format=FORMAT,
         content_hash=digest,
         posts=partition.posts,
         vocabulary=len(partition.vocabulary),
-        rejected=len(records[REJECTED]),
+        rejected=rejected_rows,
         left_out=partition.left_out,
         config=plan.config,
         archive=plan.archive,
@@ -152,22 +157,61 @@ def _write_dataset(
         files=sorted(
             (DatasetFile(**file) for file in files), key=lambda file: (SPLITS.index(_split_of(file)), file.path)
         ),
+        **counted(index, partition.side != OUT),
+        rows=index.num_rows + sum(item.row is not None for item in rejected),
+        archive_files=files_of(plan.archives),
     )
+    claim.require()
     storage.write_json(storage.join(plan.dataset, INFO_NAME), info.model_dump())
     return info
 
 
+def _write_records(plan: PreparePlan, index: pa.Table, partition: Partition, rejected: list[Rejected]) -> int:
+    """Write the rows that are no posts, and the posts that are in no split, with the reason; returns how many are rejected.
+
+    Part by part in the order of their names: of all of them nothing but the index is in memory.
+    """
+    of_part: dict[str, list[Rejected]] = {}
+    for item in rejected:
+        of_part.setdefault(item.part, []).append(item)
+    in_part = index["part"].to_numpy()
+    counts = {REJECTED: 0, LEFT_OUT: 0}
+    with ExitStack() as stack:
+        files: dict[str, BinaryIO] = {}
+        for number, part in sorted(enumerate(plan.parts), key=lambda item: item[1].path):
+            begin, end = np.searchsorted(in_part, [number, number + 1])
+            gone = begin + np.flatnonzero(partition.reason[begin:end] != "")
+            told = index.select(["row", "post_id"]).take(pa.array(gone)).to_pylist()
+            records: dict[str, list[Rejected]] = {REJECTED: of_part.pop(part.path, []), LEFT_OUT: []}
+            for row, why in zip(told, partition.reason[gone], strict=True):
+                left_out = why in REASONS
+                reason = (
+                    f"{why}: {REASONS[why]}" if left_out else f"{REPEATED_ID} {row['post_id']!r}: a later post has it"
+                )
+                records[LEFT_OUT if left_out else REJECTED].append(
+                    Rejected(part.path, row["row"], row["post_id"], reason)
+                )
+            for folder, items in records.items():
+                if items and folder not in files:
+                    uri = storage.join(plan.dataset, folder, "rows.jsonl")
+                    files[folder] = stack.enter_context(storage.open_output(uri))
+                for item in sorted(items, key=lambda item: (item.row is None, item.row or 0)):
+                    files[folder].write((json.dumps(asdict(item), ensure_ascii=False) + "\n").encode())
+                counts[folder] += len(items)
+    return counts[REJECTED]
+
+
 def _over_parts(work: Callable[..., Any], tasks: Sequence[dict[str, Any]], plan: PreparePlan, told: str) -> list[Any]:
     """What `work` gives for each task, in the order of the tasks; HashtagError with the part if one failed."""
+
+    layout, recipe, rules = plan.layout, plan.recipe, plan.rules
 
     def guarded(batch: pa.Table) -> pa.Table:
         """An exception in here would end the run without saying at which part, so it becomes a row."""
         task = json.loads(batch["task"][0].as_py())
         answer: dict[str, Any] = {"part": task["part"], "result": None, "error": None}
         try:
-            answer["result"] = json.dumps(
-                work(task, plan.dataset, plan.recipe.archive.batch_rows, plan.layout, plan.rules)
-            )
+            answer["result"] = json.dumps(work(task, plan.dataset, layout, recipe, rules))
         except Exception as error:  # noqa: BLE001
             cause = str(error) if isinstance(error, HashtagError) else f"{type(error).__name__}: {error}"
             answer["error"] = f"{task['path']}: {cause}"
@@ -205,24 +249,25 @@ _ANSWER = pa.schema([("part", pa.int32()), ("result", pa.string()), ("error", pa
 _REJECTED = pa.schema([("part", pa.string()), ("row", pa.int64()), ("post_id", pa.string()), ("reason", pa.string())])
 
 
-def _index_part(task: dict[str, Any], dataset: str, batch_rows: int, layout: ArchiveFormat, rules: PostRules) -> int:
+def _index_part(
+    task: dict[str, Any], dataset: str, layout: ArchiveFormat, recipe: Recipe, rules: PostRules
+) -> dict[str, Any]:
     """Pass 1 over one part: its index and its rejected rows."""
     rejected: list[Rejected] = []
-    posts = 0
+    pictures = _pictures_of(task, recipe)
     where = _work(dataset, "index", task["part"])
     with storage.open_output(where) as sink, pq.ParquetWriter(sink, INDEX, compression="zstd") as writer:
-        for batch in layout.read(_file_of(task), batch_rows):
+        for batch in pictures.fetched(layout.read(_file_of(task), recipe.archive.batch_rows)):
             rejected += batch.rejected
             if batch.posts.num_rows:
                 writer.write_table(index_posts(batch.posts, pa.array(batch.rows), task["part"], rules))
-                posts += batch.posts.num_rows
     rows = [asdict(item) for item in rejected]
     _write_table(pa.Table.from_pylist(rows, schema=_REJECTED), _work(dataset, "rejected", task["part"]))
-    return posts
+    return {"missing": pictures.missing}
 
 
 def _write_part(
-    task: dict[str, Any], dataset: str, batch_rows: int, layout: ArchiveFormat, rules: PostRules
+    task: dict[str, Any], dataset: str, layout: ArchiveFormat, recipe: Recipe, rules: PostRules
 ) -> list[dict[str, Any]]:
     """Pass 2 over one part: its posts, in their splits. The files written, as `dataset.json` lists them."""
     part = _file_of(task)
@@ -235,7 +280,7 @@ def _write_part(
         for place, name in enumerate(SPLITS)
     }
     try:
-        for batch in layout.read(part, batch_rows):
+        for batch in _pictures_of(task, recipe).fetched(layout.read(part, recipe.archive.batch_rows)):
             chosen = np.searchsorted(kept, batch.rows)
             chosen[chosen == len(kept)] = 0
             found = kept[chosen] == batch.rows
@@ -256,32 +301,33 @@ def _write_part(
 
 
 @contextmanager
-def _cleaned_up(plan: PreparePlan) -> Iterator[None]:
-    """Remove a killed run's leftovers before, `_work/` after; and, where the block fails, all that it wrote."""
+def _cleaned_up(plan: PreparePlan) -> Iterator[Claim]:
+    """Claim the folder; remove a killed run's leftovers before, `_work/` after; and, where the block fails, all that it wrote.
+
+    Nothing is removed of a dataset that is whole, nor after another run took over.
+    """
     began = time.monotonic()
     made = [] if storage.is_remote(plan.dataset) else _folders_to_be_made(plan.dataset)
-    if plan.finished is None:
-        _remove_leftovers(plan.dataset)
-    done = plan.finished is not None
+    claim = Claim(plan.dataset, {"config": plan.config})
+    claim.take()
+    whole = storage.exists(storage.join(plan.dataset, INFO_NAME))
     try:
-        yield
-        done = True
+        with claim.renewed():
+            if not whole:
+                remove_leftovers(plan.dataset, but_the_claim=True)
+            yield claim
+        whole = True
         logger.info("prepared in %.1f s", time.monotonic() - began)
     finally:
-        if done:
+        if not claim.is_held():
+            logger.warning("%s: another run took it over: nothing is removed", plan.dataset)
+        elif whole:
             storage.remove_tree(storage.join(plan.dataset, WORK))
         else:
-            _remove_leftovers(plan.dataset)
+            remove_leftovers(plan.dataset)
             for folder in made:
                 if os.path.isdir(folder) and not os.listdir(folder):
                     os.rmdir(folder)
-
-
-def _remove_leftovers(dataset: str) -> None:
-    storage.remove(storage.join(dataset, INFO_NAME))
-    storage.remove(storage.join(dataset, VOCABULARY_NAME))
-    for folder in (*SPLITS, REJECTED, LEFT_OUT, WORK):
-        storage.remove_tree(storage.join(dataset, folder))
 
 
 def _folders_to_be_made(path: str) -> list[str]:
@@ -292,9 +338,17 @@ def _folders_to_be_made(path: str) -> list[str]:
     return folders
 
 
-def _of(part: FileInfo) -> dict[str, Any]:
+def _task(plan: PreparePlan, number: int) -> dict[str, Any]:
+    """What a task is told of a part: all that reading it needs."""
+    part: FileInfo = plan.parts[number]
+    root = plan.archives[int(plan.from_test[number])].root
     selection = part.selection if isinstance(part, ArchivePart) else ""
-    return {"uri": part.uri, "path": part.path, "size": part.size, "etag": part.etag, "selection": selection}
+    held = {"uri": part.uri, "path": part.path, "size": part.size, "etag": part.etag, "selection": selection}
+    return {"part": number, "root": root, **held}
+
+
+def _pictures_of(task: dict[str, Any], recipe: Recipe) -> Pictures:
+    return Pictures(places_of(task["root"], recipe.tagging.image_prefixes, recipe.archive.max_image_bytes))
 
 
 def _file_of(task: dict[str, Any]) -> ArchivePart:

@@ -10,15 +10,14 @@ import numpy as np
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
+from hashtag_core.data.archive import Archive, open_archive
 from hashtag_core.data.dataset import Dataset
-from hashtag_core.data.formats import ArchiveFormat, archive_format
+from hashtag_core.data.formats import ArchiveFormat
 from hashtag_core.data.preparing import PostRules
 from hashtag_core.data.vocabulary import read_tag_rules
-from hashtag_core.errors import ArchiveError, ConfigError, NotFoundError
+from hashtag_core.distributed.prepare_claim import WORK, foreign_files
+from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.storage import FileInfo
-
-WORK = "_work"
-"""Below the dataset while it is made; what a killed run leaves behind is known by it."""
 
 TEST_PREFIX = "test-archive/"
 """Before the path of a part of the test archive, in `source` and in the records of rejected rows."""
@@ -27,6 +26,11 @@ TEST_PREFIX = "test-archive/"
 LATER_OPTIONS: tuple[tuple[str, str, Any], ...] = (
     ("archive", "require", []),
     ("archive", "letters", "any"),
+    ("archive", "map", {}),
+    ("archive", "date_format", None),
+    ("archive", "encoding", None),
+    ("archive", "delimiter", None),
+    ("archive", "hashtag_rules", "instagram"),
     ("captions", "stop_words", "keep"),
 )
 """Options that came after datasets had been made: not recorded at their default, so that those stay what they are."""
@@ -40,7 +44,8 @@ class PreparePlan:
     archive: str
     test_archive: str | None
     dataset: str
-    layout: ArchiveFormat
+    archives: list[Archive]
+    """The archive and, where there is one, the test archive, listed."""
     parts: list[FileInfo]
     """Of both archives, those of the test archive last, their paths with TEST_PREFIX."""
     rules: PostRules
@@ -48,6 +53,11 @@ class PreparePlan:
     """What `dataset.json` records, and a second run must have."""
     finished: Dataset | None
     """The dataset that is there already, of the same configuration."""
+
+    @property
+    def layout(self) -> ArchiveFormat:
+        """Of both archives."""
+        return self.archives[0].layout
 
     @property
     def from_test(self) -> np.ndarray:
@@ -72,9 +82,8 @@ def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str |
     NotFoundError for an archive that is not there; ArchiveError for one without a part or with no part that could hold a
     post; ConfigError for a dataset folder that holds another configuration or something else.
     """
-    archive, dataset = _absolute(archive), _absolute(dataset)
-    test_archive = test_archive and _absolute(test_archive)
-    layout = archive_format(recipe.archive.format)
+    archive, dataset = absolute(archive), absolute(dataset)
+    test_archive = test_archive and absolute(test_archive)
     for read in filter(None, (archive, test_archive)):
         if f"{dataset}/".startswith(f"{read}/") or f"{read}/".startswith(f"{dataset}/"):
             raise ConfigError(f"the dataset {dataset} and the archive {read} lie in one another")
@@ -82,20 +91,25 @@ def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str |
         raise ConfigError(f"the test archive is the archive itself: {archive}")
     rules = PostRules(recipe.captions, read_tag_rules(recipe.vocabulary), recipe.archive)
     config = _configuration(recipe, test_archive is not None)
-    finished = _finished(dataset, config)
-    parts = _parts_of(layout, archive)
-    if test_archive:
-        parts += [replace(part, path=TEST_PREFIX + part.path) for part in _parts_of(layout, test_archive)]
-    return PreparePlan(recipe, archive, test_archive, dataset, layout, parts, rules, config, finished)
+    finished = finished_dataset(dataset, config)
+    archives = [open_archive(uri, recipe.archive) for uri in filter(None, (archive, test_archive))]
+    for opened in archives:
+        opened.first_readable()
+    parts = list(archives[0].parts)
+    parts += [replace(part, path=TEST_PREFIX + part.path) for opened in archives[1:] for part in opened.parts]
+    return PreparePlan(recipe, archive, test_archive, dataset, archives, parts, rules, config, finished)
 
 
-def _finished(dataset: str, config: dict[str, Any]) -> Dataset | None:
+def finished_dataset(dataset: str, config: dict[str, Any]) -> Dataset | None:
     """The dataset there, once its configuration is seen to be this one; None where nothing is, or a killed run's leftovers."""
     try:
         held = Dataset.open(dataset)
     except NotFoundError:
-        if storage.exists(dataset) and not storage.exists(storage.join(dataset, WORK)):
-            others = [info.path for info in storage.list_files(dataset, hidden=True)]
+        if storage.exists(dataset):
+            ours = storage.exists(storage.join(dataset, WORK))  # what a killed run left behind
+            others = (
+                foreign_files(dataset) if ours else [info.path for info in storage.list_files(dataset, hidden=True)]
+            )
             if others:
                 raise ConfigError(f"{dataset} is not empty and holds no dataset: {others[0]} is there") from None
         return None
@@ -123,7 +137,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, Any]:
     """What the result depends on besides the posts: the sections but for `batch_rows`, files by their content."""
     config = recipe.model_dump(include={"archive", "captions", "vocabulary", "split"})
-    del config["archive"]["batch_rows"]
+    del config["archive"]["batch_rows"], config["archive"]["max_missing_images"]
     for section, key, default in LATER_OPTIONS:
         if config[section][key] == default:
             del config[section][key]
@@ -134,18 +148,6 @@ def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, Any]:
     return config
 
 
-def _parts_of(layout: ArchiveFormat, archive: str) -> list[FileInfo]:
-    """The parts, once one of them could hold a post."""
-    parts = list(layout.list_parts(archive))
-    first = ""
-    for part in parts:
-        problem = layout.problem(part)
-        if problem is None:
-            return parts
-        first = first or f"{part.path}: {problem}"
-    raise ArchiveError(f"{archive}: none of {len(parts)} part(s) can be read as posts; {first}")
-
-
-def _absolute(uri: str) -> str:
+def absolute(uri: str) -> str:
     """The same place for every process, whatever its working folder."""
     return uri.rstrip("/") if storage.is_remote(uri) else os.path.realpath(storage.local_path(uri))

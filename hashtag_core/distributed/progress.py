@@ -127,7 +127,7 @@ class Watch:
             self._shown += 1
 
     def _step(self, epoch: int, step: int, steps: int) -> None:
-        if not sys.stderr.isatty() or not steps:
+        if not sys.stderr.isatty() or not steps or not logger.isEnabledFor(logging.INFO):
             return
         if self._bar is None or self._bar.total != steps:
             self._bar = tqdm(total=steps, unit="step", file=sys.stderr, leave=False)

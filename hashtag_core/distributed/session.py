@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import secrets
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +13,16 @@ from typing import Any
 import ray
 
 from hashtag_core import storage
+from hashtag_core.distributed.quiet import quieten_before_start, quieten_workers, terminated_as_interrupted
 from hashtag_core.errors import HashtagError, NotFoundError
 
 logger = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
 """Enough for the blocks in flight: features go through files, images through row groups."""
+
+MOST_TEMP_CHARACTERS = 40
+"""Of the folder in which Ray makes its sessions: below it lie sockets whose whole path may have 107 bytes (AF_UNIX)."""
 
 START_ATTEMPTS = 3
 """For a local Ray, which gives its own processes half a minute to start: less than a machine under load takes."""
@@ -56,7 +62,12 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": LOCAL_OBJECT_STORE_BYTES,
             "num_cpus": num_cpus,
+            "_temp_dir": ray_folder(),
         }
+        _ensure_token()
+    told = logger.isEnabledFor(logging.DEBUG)
+    if not told:
+        quieten_before_start()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(runtime_env=runtime, **settings)
@@ -72,10 +83,60 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             logger.warning("Ray did not start in time, trying again: %s", error)
             ray.shutdown()  # what came up of it ends with this process
     _quieten_ray_data()
+    if not told:
+        quieten_workers()
     try:
-        yield
+        with terminated_as_interrupted():
+            yield
     finally:
         ray.shutdown()
+
+
+def ray_folder() -> str:
+    """The folder for Ray's sessions on this machine: `ray` in RAY_TMPDIR or TMPDIR, as Ray has it; where that path is too long for
+    sockets, or belongs to somebody else, one of the user's own in /tmp. HashtagError, naming the variable, where none can be had."""
+    usual = os.path.join(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")  # noqa: S108
+    own = f"/tmp/ray-{os.getuid()}"  # noqa: S108
+    told = []
+    for folder in (usual, own):
+        if problem := _folder_problem(folder):
+            told.append(f"{folder}: {problem}")
+            continue
+        if told:
+            logger.warning("Ray's files go to %s (%s); RAY_TMPDIR names another folder", folder, told[0])
+        return folder
+    raise HashtagError(
+        f"no folder for Ray's files: {'; '.join(told)}: set RAY_TMPDIR to a short path that you may write to"
+    )
+
+
+def _ensure_token() -> None:
+    """Ray keeps the token of its local clusters in the home folder; where that cannot be written, this one gets its own, which only
+    processes of this run know."""
+    if any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    home = os.path.join(os.path.expanduser("~"), ".ray")
+    if os.access(os.path.join(home, "auth_token"), os.R_OK):
+        return
+    if problem := _folder_problem(home, most=None):
+        logger.warning(
+            "%s cannot be written (%s): Ray gets a token for this run alone; HOME names another folder", home, problem
+        )
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _folder_problem(folder: str, most: int | None = MOST_TEMP_CHARACTERS) -> str | None:
+    """Why Ray cannot keep its sessions (or, of any length with `most` None, a file) in a folder, which is made if it is not there."""
+    if most is not None and len(os.fsencode(folder)) > most:
+        return f"longer than the {most} bytes that leave room for a socket's name"
+    try:
+        os.makedirs(folder, exist_ok=True)
+        probe = os.path.join(folder, f".{uuid.uuid4().hex}")
+        os.mkdir(probe)
+        os.rmdir(probe)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _quieten_ray_data() -> None:

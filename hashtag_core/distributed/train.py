@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_model
@@ -27,14 +26,14 @@ from safetensors.torch import load_model
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.features import FeatureCache
-from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.distributed.features import ensure_features, tables_folder
 from hashtag_core.distributed.progress import Watch, start_run_log
 from hashtag_core.distributed.provenance import log_split
-from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.train_check import check_model, input_spec, tokenizer_of
 from hashtag_core.distributed.train_finish import curves, model_info, register_model, save_and_evaluate
 from hashtag_core.distributed.train_plan import TrainPlan, check_base, plan_training
 from hashtag_core.distributed.train_record import RunRecord, new_run_name
+from hashtag_core.distributed.train_resources import grows, set_start_timeout, worker_resources
 from hashtag_core.distributed.train_worker import (
     BEST,
     PREFIX,
@@ -44,7 +43,7 @@ from hashtag_core.distributed.train_worker import (
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol
-from hashtag_core.models.base import BuiltOnModel, FittedModel, InputSpec, NeuralModel, TagModel
+from hashtag_core.models.base import BuiltOnModel, FittedModel, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.provenance import source_tags, system_metrics
@@ -84,9 +83,10 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         logger.info("run %s is finished already: %s", plan.resumed.name, plan.resumed.summary["model"])
         return TrainSummary(**plan.resumed.summary)
     recipe, dataset = plan.recipe, plan.dataset
-    resources = None if plan.fitted else _resources(recipe)
+    resources = None if plan.fitted else worker_resources(recipe)
     encoders = load_encoders(recipe.encoders, plan.needs, "cpu")
     check_base(plan, encoders.identity)
+    check_model(plan, encoders)
     name = plan.resumed.name if plan.resumed else new_run_name(recipe.model.family)
     labels = {
         "family": recipe.model.family,
@@ -96,7 +96,7 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
     }
     run_id = plan.resumed.run_id if plan.resumed else None
     with (
-        _resumable(name, storage.join(plan.storage, name)),
+        _resumable(name, storage.join(plan.storage, name), recipe),
         runs.start_run(
             recipe.tracking.experiment, name, run_id, {**labels, **source_tags(), "kind": "training"}
         ) as run,
@@ -111,12 +111,14 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         run.log_json(record.recipe, "recipe.json")
         for split in ("train", "validation"):
             log_split(run, dataset, split)
-        cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"))
+        gpus = recipe.training.workers if resources and "GPU" in resources else None
+        cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"), gpus)
         job = make_job(plan, encoders, cache)
         identity = encoders.identity
+        tag_text = _tag_text(plan, encoders)
         del encoders
         if resources is None:
-            model, progress = _fit(plan, job, run), None
+            model, progress = _fit(plan, job, run, tag_text), None
         else:
             model, progress = _train_on_ray(plan, job, run, record, resources)
         parameters = sum(value.numel() for value in model.state_dict().values())
@@ -147,8 +149,8 @@ def _register(
 
 
 @contextmanager
-def _resumable(name: str, folder: str) -> Iterator[None]:
-    """A training that MLflow or the storage breaks off tells how it goes on."""
+def _resumable(name: str, folder: str, recipe: Recipe) -> Iterator[None]:
+    """An interrupt, and a training that MLflow or the storage breaks off, tell how the run goes on."""
     try:
         yield
     except StorageError as error:
@@ -158,33 +160,15 @@ def _resumable(name: str, folder: str) -> Iterator[None]:
         if not saved:  # it had not begun
             raise
         raise StorageError(f"{error}; what was trained is kept in {folder}: go on with --resume {name}") from error
-
-
-def _resources(recipe: Recipe) -> dict[str, float]:
-    """What one worker reserves; ConfigError where the cluster cannot hold them all."""
-    settings, cpus, gpus = recipe.training, cluster_cpus(), cluster_gpus()
-    if settings.gpus == "always" and gpus < settings.workers:
-        raise ConfigError(f"training.gpus: 'always' needs {settings.workers} GPUs, the cluster has {gpus:g}")
-    # A worker group that takes every CPU leaves none for anything else and waits for ever: half a machine of two is left.
-    share = settings.worker_cpus or min(1.0, max(cpus - 1, cpus / 2) / settings.workers)
-    if share * settings.workers > cpus:
-        raise ConfigError(
-            f"training.workers: {settings.workers} workers of {share:g} CPUs do not fit the cluster's {cpus:g} CPUs"
-        )
-    use_gpu = settings.gpus != "never" and gpus >= settings.workers
-    return {"CPU": share, **({"GPU": 1.0} if use_gpu else {})}
+    except KeyboardInterrupt:
+        where = f" --set training.storage={recipe.training.storage}" if recipe.training.storage else ""
+        raise KeyboardInterrupt(f"go on with `python jobs/train.py --resume {name}{where}`") from None
 
 
 def make_job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
     """What a worker needs to train or fit; the tables that it reads are marked as used."""
     recipe, dataset = plan.recipe, plan.dataset
-    tokenizer = plan.base.tokenizer if plan.base else None
-    wanted = None if plan.base else plan.family.tokenizer(plan.options)
-    if wanted is not None and wanted.kind == "wordpiece":
-        tokenizer = CaptionTokenizer.from_file(encoders.text_tokenizer_file, wanted.max_tokens)
-    elif wanted is not None:
-        captions = (caption for table in dataset.read("train", ["caption"]) for caption in table["caption"].to_pylist())
-        tokenizer = CaptionTokenizer.build_words(captions, wanted)
+    tokenizer = tokenizer_of(plan, encoders, build=True)
     text = None
     if tokenizer is not None:
         with tempfile.TemporaryDirectory(prefix="hashtag-tokenizer-") as folder:
@@ -200,16 +184,7 @@ def make_job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJ
         recipe=recipe,
         family=recipe.model.family,
         options=plan.options,
-        spec=InputSpec(
-            vocabulary_size=len(vocabulary),
-            image_dim=encoders.image_dim,
-            image_second_dim=encoders.image_second_dim,
-            text_dim=encoders.text_dim,
-            regions=encoders.regions,
-            token_vocabulary_size=tokenizer.size if tokenizer else 0,
-            pad_token_id=tokenizer.pad_id if tokenizer else 0,
-            max_tokens=tokenizer.max_tokens if tokenizer else 0,
-        ),
+        spec=input_spec(plan, encoders, tokenizer),
         needs=plan.needs,
         tokenizer_json=text,
         encoder_folder=encoders.text_folder,
@@ -237,8 +212,17 @@ def _check_disk(job: TrainJob) -> None:
         )
 
 
-def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
-    model = create_model(job.family, job.spec, job.options)
+def _tag_text(plan: TrainPlan, encoders: Encoders) -> np.ndarray | None:
+    """The tags' own words through the text encoder [V, D_t], for a family that reads them."""
+    if not plan.fitted or not plan.family.reads_tag_text(plan.options):
+        return None
+    return encoders.encode_captions(list(plan.dataset.vocabulary.tags))["text_vector"]
+
+
+def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run, tag_text: np.ndarray | None = None) -> TagModel:
+    model = create_model(job.family, job.spec, job.options, plan.dataset.vocabulary.tags)
+    if tag_text is not None:
+        model.take_tag_text(torch.from_numpy(tag_text))
     if not isinstance(model, FittedModel):
         raise TypeError(f"{job.family} is not fitted once")
     seed = plan.recipe.training.seed
@@ -251,6 +235,9 @@ def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run) -> TagModel:
     shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
     logger.info("fitted %s on %d posts in %.1f s  %s", job.family, len(table), time.monotonic() - started, shown)
     run.log_metrics(figures)
+    model.eval()
+    with torch.no_grad():
+        run.log_metrics(model.calibrate(TableFitSource(job.table("validation"), job.reading())))
     return model
 
 
@@ -263,10 +250,9 @@ def _train_on_ray(
 
     settings = plan.recipe.training
     filesystem, path = storage.arrow_filesystem(plan.storage)
-    if not storage.is_remote(plan.storage) and len([node for node in ray.nodes() if node["Alive"]]) > 1:
-        logger.warning("checkpoints go to %s: every node must see that folder (training.storage)", plan.storage)
     log = start_run_log()
-    job = TrainJob(**{**vars(job), "log": log})
+    job = TrainJob(**{**vars(job), "log": log, "record_file": record.file, "run_id": record.run_id})
+    set_start_timeout(settings)
     trainer = _Trainer(
         lambda: train_worker(job),
         scaling_config=ScalingConfig(
@@ -277,7 +263,8 @@ def _train_on_ray(
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(
-                max_failures=settings.max_failures, controller_failure_limit=GROUP_START_FAILURES
+                max_failures=settings.max_failures,
+                controller_failure_limit=GROUP_START_FAILURES if not grows() else 0,
             ),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=BEST, checkpoint_score_order="max"
@@ -291,7 +278,7 @@ def _train_on_ray(
         result = _run_trainer(trainer, settings.max_failures)
     outcome: dict[str, Any] = result.return_value
     if "error" in outcome:
-        raise TrainingError(outcome["error"])
+        raise outcome["error"]
     progress: Progress = outcome["progress"]
     watch.finish(progress.history)
     run.log_figure(curves(progress, select), "curves.png")

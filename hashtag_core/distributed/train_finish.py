@@ -16,9 +16,10 @@ from hashtag_core.models.folder import CARD, load_model_folder, save_model_folde
 from hashtag_core.recommend.policy import write_thresholds
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.recommend.served import golden_outputs
+from hashtag_core.redaction import redact
 from hashtag_core.tracking.provenance import commit_of, source_tags
 from hashtag_core.tracking.registry import register_model_folder
-from hashtag_core.tracking.runs import Run, redact
+from hashtag_core.tracking.runs import Run
 from hashtag_core.training.checkpoint import Progress
 
 

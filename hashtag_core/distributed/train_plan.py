@@ -12,14 +12,17 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.features import cache_root
 from hashtag_core.distributed.session import home_folder
+from hashtag_core.distributed.train_check import check_model
+from hashtag_core.distributed.train_paths import resolve_paths
 from hashtag_core.distributed.train_record import RunRecord
-from hashtag_core.distributed.train_worker import epoch_ks
+from hashtag_core.distributed.train_worker import BEST_F1, epoch_ks
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, NotFoundError, TrainingError
 from hashtag_core.evaluation.metrics import index_metrics, judge
 from hashtag_core.models.base import BuiltOnModel, FittedModel, ModelOptions, TagModel
 from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.models.registry import family, parse_options
+from hashtag_core.redaction import redact
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import resolve_model
 
@@ -52,12 +55,12 @@ def plan_training(recipe: Recipe | None, dataset_uri: str | None, resume: str | 
     With `resume` (a run's name or its MLflow id) recipe and dataset may be None: the run's own are taken. Raises
     ConfigError, NotFoundError or TrainingError (a dataset that nothing can be learned from).
     """
-    asked = recipe or Recipe()
+    asked = resolve_paths(recipe or Recipe())
     root = asked.training.storage or str(home_folder() / "runs")
     root = root if storage.is_remote(root) else os.path.abspath(storage.local_path(root))
     record = RunRecord.find(root, resume) if resume else None
     if record is not None:
-        asked = recipe or Recipe.model_validate(record.recipe)
+        asked = asked if recipe else Recipe.model_validate(record.recipe)
         dataset_uri = dataset_uri or record.dataset
     if dataset_uri is None:
         raise ConfigError("no dataset is named")
@@ -79,9 +82,11 @@ def plan_training(recipe: Recipe | None, dataset_uri: str | None, resume: str | 
 
 
 def describe_training(plan: TrainPlan) -> dict[str, Any]:
-    """What `--dry-run` prints; encoders are loaded and MLflow is asked, nothing is written."""
+    """What `--dry-run` prints; encoders are loaded, the model is built without memory, every file that it starts from is opened
+    and MLflow is asked. Nothing is written."""
     encoders = load_encoders(plan.recipe.encoders, plan.needs, "cpu")
     check_base(plan, encoders.identity)
+    parameters = check_model(plan, encoders)
     with suppress(NotFoundError):
         runs.connect(create=False)
     return {
@@ -91,11 +96,12 @@ def describe_training(plan: TrainPlan) -> dict[str, Any]:
         "posts": dict(plan.dataset.info.posts),
         "vocabulary": len(plan.dataset.vocabulary),
         "needs": sorted(plan.needs),
+        "parameters": parameters,
         "encoders": encoders.identity,
         "features": cache_root(plan.dataset.uri, plan.recipe.encoders),
         "checkpoints": plan.storage,
         "resume": plan.resumed.name if plan.resumed else None,
-        "tracking": runs.redact(runs.tracking_uri()),
+        "tracking": redact(runs.tracking_uri()),
     }
 
 
@@ -110,11 +116,28 @@ def _check_data(plan: TrainPlan) -> None:
             f"{uri}: the vocabulary is empty: no tag of the {posts['train']} train posts is used "
             f"{config.get('min_count', 'often enough')} times (vocabulary.min_count)"
         )
+    _check_modalities(plan)
     for section in ("captions", "vocabulary", "split"):
         asked, prepared = getattr(plan.recipe, section), plan.dataset.info.config.get(section)
         # What the dataset records leaves out keys that came later and have their default.
         if section in plan.recipe.model_fields_set and (prepared is None or type(asked)(**prepared) != asked):
             logger.warning("[%s] of the recipe is not what %s was prepared with: the dataset's is used", section, uri)
+
+
+def _check_modalities(plan: TrainPlan) -> None:
+    """ConfigError for a model that reads pictures of a dataset that has none though they were meant to be there: named and not
+    had, or all that the model reads. An archive of captions alone is no mistake, but is told."""
+    info, uri, family_name = plan.dataset.info, plan.dataset.uri, plan.recipe.model.family
+    images = {name for name in plan.needs if name.startswith("image")}
+    if not images or info.pictures != 0:
+        return
+    named = f" ({info.pictures_missing} are named and could not be had)" if info.pictures_missing else ""
+    told = f"{uri}: no post has a picture that can be decoded{named}, and {family_name} reads pictures"
+    if info.pictures_missing or images == plan.needs:
+        raise ConfigError(
+            f"{told}: prepare the archive with its pictures, or choose a family or `model` options that read captions alone"
+        )
+    logger.warning("%s: it learns from captions alone", told)
 
 
 def check_base(plan: TrainPlan, identity: Mapping[str, Any]) -> None:
@@ -135,12 +158,6 @@ def _check_settings(plan: TrainPlan) -> None:
     settings = plan.recipe.training
     if plan.fitted:
         return
-    if settings.finetune_encoders:
-        raise ConfigError(
-            "training.finetune_encoders: encoders are frozen and pictures are not augmented in this release; leave it false"
-        )
-    if settings.streaming == "always":
-        raise ConfigError("training.streaming: 'always' is not in this release; features are memory-mapped ('auto')")
     if settings.batch_size < settings.workers:
         raise ConfigError(
             f"training.batch_size: {settings.batch_size} posts cannot be shared by {settings.workers} workers"
@@ -148,7 +165,7 @@ def _check_settings(plan: TrainPlan) -> None:
     posts = plan.dataset.info.posts["train"]
     if posts < settings.workers:
         raise TrainingError(f"{plan.dataset.uri}: {posts} train posts cannot be spread over {settings.workers} workers")
-    known = index_metrics(judge([[0]], [[0]], 1), epoch_ks(plan.recipe), settings.select_protocol)
+    known = {BEST_F1, *index_metrics(judge([[0]], [[0]], 1), epoch_ks(plan.recipe), settings.select_protocol)}
     if settings.select_metric not in known:
         shown = ", ".join(sorted(name.replace(f"_at_{epoch_ks(plan.recipe)[0]}", "_at_<k>") for name in known))
         raise ConfigError(f"training.select_metric: no metric {settings.select_metric!r}; there are {shown}")

@@ -14,12 +14,13 @@ from typing import Any, Self
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
+from hashtag_core.distributed.train_paths import resolve_paths
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 
 FREE_KEYS = frozenset(
     f"training.{key}"
     for key in (
-        *("workers", "worker_cpus", "gpus", "max_failures", "storage", "checkpoint_steps"),
+        *("workers", "worker_cpus", "gpus", "start_timeout_s", "max_failures", "storage", "checkpoint_steps"),
         *("tag_thresholds", "tag_thresholds_fbr"),
     )
 )
@@ -44,9 +45,14 @@ class RunRecord:
         """Where the run's checkpoints are."""
         return storage.join(self.storage, self.name)
 
+    @property
+    def file(self) -> str:
+        """Where it is written."""
+        return storage.join(self.folder, "run.json")
+
     def save(self) -> None:
         """Write the record and its id. StorageError where the storage cannot be written."""
-        storage.write_json(storage.join(self.folder, "run.json"), dataclasses.asdict(self))
+        storage.write_json(self.file, dataclasses.asdict(self))
         storage.write_json(_id_file(self.storage, self.run_id), {"name": self.name})
 
     @classmethod
@@ -67,7 +73,9 @@ class RunRecord:
 
     def check_same(self, recipe: Recipe, dataset_uri: str, content_hash: str) -> None:
         """ConfigError naming what differs, if the run was started with another recipe or dataset."""
-        before, now = (dict(_flatten(value)) for value in (self.recipe, recipe.model_dump(mode="json")))
+        # A run of an older release has its paths as they were typed.
+        mine = resolve_paths(Recipe.model_validate(self.recipe)).model_dump(mode="json")
+        before, now = (dict(_flatten(value)) for value in (mine, recipe.model_dump(mode="json")))
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())

@@ -24,7 +24,8 @@ from hashtag_core.data.features import FeatureCache, FeatureTable, build_feature
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.tokens import CaptionTokenizer
-from hashtag_core.errors import TrainingError
+from hashtag_core.distributed.train_resources import check_storage
+from hashtag_core.errors import HashtagError, StorageError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol, index_metrics, judge
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model
@@ -36,6 +37,7 @@ from hashtag_core.training.loop import TrainingLoop, gather, rank, sum_over_rank
 STEP_REPORT_S = 0.5
 SCORE_POSTS = 64
 PREFIX = "validation_"
+BEST_F1 = "best_f1"
 BEST = "best_epoch_or_minus_one"
 """What Ray Train orders checkpoints by: the epoch where it is the best so far, else -1, so that the highest is ours."""
 
@@ -58,6 +60,9 @@ class TrainJob:
     """Folder on each node's own disk."""
     outside: np.ndarray
     """True tags outside the vocabulary of each validation post."""
+    record_file: str = ""
+    """`run.json` of the run, beside its checkpoints, and the run's id: what a worker knows the folder by."""
+    run_id: str = ""
     log: Any = None
     """A `progress.RunLog`."""
 
@@ -94,53 +99,73 @@ class TrainJob:
 def train_worker(job: TrainJob) -> dict[str, Any]:
     """The training function of Ray Train.
 
-    Returns {"progress": ...} or, for a TrainingError, which all ranks meet alike, {"error": message}: raised, it would be
-    taken for a lost worker and tried again.
+    Returns {"progress": ...} or, for an error that a fresh worker would meet again, {"error": ...}: raised, it would be
+    taken for a lost worker and tried again. All ranks return alike, since none may wait for one that has gone.
     """
     # Ray Train tells every report through the root logger; the driver shows the epochs.
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("hashtag_core").setLevel(logging.INFO)
+    loop: TrainingLoop | None = None
+    fault: HashtagError | None = None
+    try:
+        loop = _make_loop(job)
+    except StorageError:
+        raise  # it may answer the next worker
+    except HashtagError as error:
+        fault = error
+    faults = [found for found in gather(fault) if found is not None]
+    if faults or loop is None:
+        return {"error": faults[0]}
+    try:
+        return {"progress": loop.run()}
+    except TrainingError as error:
+        return {"error": error}
+
+
+def _make_loop(job: TrainJob) -> TrainingLoop:
+    """Tables, model and optimizer of this worker, at the position of the last checkpoint."""
     context = ray.train.get_context()
+    check_storage(job.record_file, job.run_id)
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     device = ray.train.torch.get_device()
     settings = job.recipe.training
     reading = job.reading()
-    try:
-        table = job.train_table()
-        loader = BatchLoader(
-            table,
-            reading,
-            settings,
-            rank=context.get_world_rank(),
-            world=context.get_world_size(),
-            pin_memory=device.type == "cuda",
-        )
-        torch.manual_seed(settings.seed)
-        model = create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)
-        if not isinstance(model, NeuralModel):
-            raise TypeError(f"{job.family} is not trained by gradient")
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            model.initialise(job.encoder_folder, job.tokenizer())
-            model.begin_with(tag_counts(table.tags, len(job.dataset.vocabulary)), len(table))
-            if context.get_world_rank() == 0:
-                model.prepare(TableFitSource(table, reading), seed=settings.seed)
-        loop = TrainingLoop(
-            model,
-            settings,
-            loader,
-            Validation(job, job.table("validation"), reading),
-            PREFIX + settings.select_metric,
-            device=device,
-            on_checkpoint=lambda loop: _report(job, loop),
-            on_step=_StepReport(job) if context.get_world_rank() == 0 else None,
-        )
-        if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
-                loop.restore(Path(folder))
-        return {"progress": loop.run()}
-    except TrainingError as error:
-        return {"error": str(error)}
+    table = job.train_table()
+    loader = BatchLoader(
+        table,
+        reading,
+        settings,
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        pin_memory=device.type == "cuda",
+    )
+    torch.manual_seed(settings.seed)
+    model = create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)
+    if not isinstance(model, NeuralModel):
+        raise TypeError(f"{job.family} is not trained by gradient")
+    checkpoint = ray.train.get_checkpoint()
+    counts_V = tag_counts(table.tags, len(job.dataset.vocabulary))
+    model.learn_counts(counts_V, len(table))
+    if checkpoint is None:
+        model.initialise(job.encoder_folder, job.tokenizer())
+        if settings.output_bias_start == "tag_frequencies":
+            model.begin_with(counts_V, len(table))
+        if context.get_world_rank() == 0:
+            model.prepare(TableFitSource(table, reading), seed=settings.seed)
+    loop = TrainingLoop(
+        model,
+        settings,
+        loader,
+        Validation(job, job.table("validation"), reading),
+        PREFIX + settings.select_metric,
+        device=device,
+        on_checkpoint=lambda loop: _report(job, loop),
+        on_step=_StepReport(job) if context.get_world_rank() == 0 else None,
+    )
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            loop.restore(Path(folder))
+    return loop
 
 
 def tag_counts(tags: Sequence[Sequence[int]], vocabulary_size: int) -> torch.Tensor:
@@ -177,6 +202,7 @@ class Validation:
         figures = index_metrics(
             judge(ranked, tags, self.reading.vocabulary_size, self.outside), self.ks, self.settings.select_protocol
         )
+        figures[BEST_F1] = max(figures[f"f1_at_{k}"] for k in self.ks)
         wanted = [name for name in figures if re.search(rf"^(precision|recall|f1|hit_rate)_at_{max(self.ks)}$", name)]
         return {
             f"{PREFIX}loss": sum_over_ranks(loss, loop.device) / len(self.table),
@@ -185,8 +211,10 @@ class Validation:
 
 
 def epoch_ks(recipe: Recipe) -> list[int]:
-    """The list lengths that are looked at after each epoch: the one of `select_metric`, or the largest for one that has
-    no k in its name."""
+    """The list lengths that are looked at after each epoch: the one of `select_metric`, all for `best_f1`, or the largest for
+    one that has no k in its name."""
+    if recipe.training.select_metric == BEST_F1:
+        return list(recipe.evaluation.ks)
     named = re.search(r"_at_(\d+)", recipe.training.select_metric)
     return [int(named[1])] if named else [max(recipe.evaluation.ks)]
 

@@ -7,6 +7,8 @@
 Every output is rounded to float16, whether it goes to the cache or straight to a model: both see the same numbers.
 """
 
+import math
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +18,20 @@ import torch
 
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
+from hashtag_core.encoders import choice, huggingface, onnx, text_onnx
 from hashtag_core.encoders import image as image_encoders
-from hashtag_core.encoders import onnx
 from hashtag_core.encoders import text as text_encoders
 from hashtag_core.encoders.backbone import ImageCard, LoadedBackbone
 from hashtag_core.encoders.image import ImageEncoder, Pixels2Features, TorchBackend
-from hashtag_core.encoders.regions import grid_boxes
-from hashtag_core.encoders.text import TextCard, TextEncoder
+from hashtag_core.encoders.regions import DETECTOR, PRECOMPUTED, Detector, Precomputed, cells_under, grid_boxes
+from hashtag_core.encoders.text import LoadedText, TextBackend, TextCard, TextEncoder, TorchTextBackend
 from hashtag_core.errors import ConfigError
 
 __all__ = ["Encoders", "load_encoders"]
 
 Precision = Literal["float32", "bfloat16"]
+
+REGIONS = frozenset({"image_grid", "boxes"})
 
 SECOND = "image_vector_second"
 """What the second image encoder gives."""
@@ -44,6 +48,8 @@ class Encoders:
         self, section: EncodersSection, needs: frozenset[str], device: torch.device, threads: int | None = None
     ) -> None:
         self.section = section
+        if needs & REGIONS and section.regions != "grid":
+            needs = needs | REGIONS  # boxes are each image's own, and cached like the features
         self.needs = needs
         self.device = device
         self.threads = threads
@@ -51,7 +57,7 @@ class Encoders:
     @cached_property
     def image(self) -> ImageCard | None:
         """What the image encoder is, None where no image is needed."""
-        if not self._outputs(image_encoders.OUTPUTS):
+        if not self._image_outputs:
             return None
         known = image_encoders.packaged_card(self.section.image)
         return known or self._backbone.card
@@ -74,10 +80,32 @@ class Encoders:
         known = text_encoders.packaged_card(self.section.text, self.section.max_tokens)
         return known or self._text_encoder.card
 
+    @cached_property
+    def precomputed(self) -> Precomputed | None:
+        """Where regions come from a file: what finds them by a post's id."""
+        if not (self.needs & REGIONS and self.section.regions.startswith(PRECOMPUTED)):
+            return None
+        return Precomputed(self.section.regions.removeprefix(PRECOMPUTED), self.regions)
+
+    @cached_property
+    def detector(self) -> Detector | None:
+        """Where regions are those of a detection model: that model."""
+        if not (self.needs & REGIONS and self.section.regions.startswith(DETECTOR)):
+            return None
+        source = huggingface.source_of(f"hf:{self.section.regions.removeprefix(DETECTOR)}", "encoders.regions")
+        return Detector(source, self.regions, self.device)
+
     @property
     def image_dim(self) -> int:
-        """D of `image_vector` and `image_grid`."""
-        return self.image.dim if self.image else 0
+        """D of `image_vector` and `image_grid`; ConfigError where precomputed regions make two of it."""
+        vector = self.image.dim if self.image else 0
+        grid = self.precomputed.dim if self.precomputed else vector
+        if grid and vector and grid != vector:
+            raise ConfigError(
+                f"encoders.regions: {self.section.regions} has {grid} features a region, {self.section.image} gives vectors "
+                f"of {vector}, and this model reads both; name an image encoder of {grid} features"
+            )
+        return grid or vector
 
     @property
     def image_second_dim(self) -> int:
@@ -95,9 +123,9 @@ class Encoders:
         return self.section.grid_side**2
 
     @cached_property
-    def boxes(self) -> np.ndarray:
-        """float32 [R, 4]: x0, y0, x1, y1 of each region in [0, 1]."""
-        return grid_boxes(self.section.grid_side)
+    def boxes(self) -> np.ndarray | None:
+        """float32 [R, 4]: x0, y0, x1, y1 of each region in [0, 1]; None where each image has its own."""
+        return grid_boxes(self.section.grid_side) if self.section.regions == "grid" else None
 
     @property
     def image_side_px(self) -> int:
@@ -118,6 +146,12 @@ class Encoders:
                 "regions": self.regions,
                 "region_source": self.section.regions,
             }
+        if self.detector:
+            found["regions"] = {"id": self.section.regions, "revision": self.detector.revision}
+        if self.precomputed:
+            # Files are added for new posts, so that their content is no part of it.
+            regions = {"id": self.section.regions, "dim": self.precomputed.dim, "regions": self.regions}
+            found["regions"] = regions
         if self.image_second:
             found["image_second"] = {
                 "id": self.image_second.id,
@@ -136,26 +170,39 @@ class Encoders:
 
     @property
     def backends(self) -> dict[str, str]:
-        """How they run here, for a plan or a log: `{"image": "onnx-float32", "text": "torch-bfloat16"}`."""
+        """How they run here, for a plan or a log: `{"image": "onnx-float32", "text": "torch-bfloat16"}`.
+
+        Where that is not settled by the recipe the text encoder is loaded and measured, once a machine (`choice.choose`).
+        """
         found = {}
         for name, card in (("image", self.image), ("image_second", self.image_second)):
             if card:
                 precision = self._image_precision(card)
                 found[name] = onnx.OnnxBackend.name if self._takes_onnx(card) else f"torch-{precision}"
         if self.text:
-            found["text"] = f"torch-{self._precision}"
+            found["text"] = self._text_backend
         return found
 
     @property
     def kinds(self) -> dict[str, FeatureKind]:
         """The outputs, with the folder of the cache that each is kept in."""
-        found = {}
+        found: dict[str, FeatureKind] = {}
         if self.image:
             folder = f"{_file_name(self.image.id)}/{self.image.revision}"
             side_px = self.image.side_px
             found["image_vector"] = FeatureKind("image", f"{folder}/image_vector-{side_px}px", self.image.dim)
             grid = f"{folder}/image_grid-{side_px}px-{self.section.grid_side}x{self.section.grid_side}"
+            if self.detector:
+                source = f"{_file_name(self.section.regions)}/{self.detector.revision}"
+                grid = f"{folder}/image_regions-{side_px}px-{self.regions}-{_file_name(source)}"
+                boxes = f"{source}/boxes-{side_px}px-{self.regions}"
+                found["boxes"] = FeatureKind("image", boxes, 4, rows=self.regions)
             found["image_grid"] = FeatureKind("image", grid, self.image.dim, rows=self.regions)
+        if self.precomputed:
+            folder = f"{_file_name(self.section.regions)}/{self.precomputed.revision}"
+            features = f"{folder}/image_grid-{self.regions}"
+            found["image_grid"] = FeatureKind("image", features, self.precomputed.dim, rows=self.regions)
+            found["boxes"] = FeatureKind("image", f"{folder}/boxes-{self.regions}", 4, rows=self.regions)
         if self.image_second:
             folder = f"{_file_name(self.image_second.id)}/{self.image_second.revision}"
             vector = f"{folder}/image_vector-{self.image_second.side_px}px"
@@ -173,11 +220,21 @@ class Encoders:
         """The cache below `root` of what these encoders give."""
         return FeatureCache(root, self.kinds, self.boxes if "image_grid" in self.kinds else None)
 
+    def precomputed_regions(self, post_ids: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Which posts have regions [n], and theirs: `image_grid` and `boxes`, float16; of `precomputed:` regions alone."""
+        assert self.precomputed is not None
+        return self.precomputed.find(post_ids)
+
     def encode_images(self, images: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """uint8 [side, side, 3] each -> `image_vector`, `image_grid` and `image_vector_second`, float16, as far as needed."""
+        """uint8 [side, side, 3] each -> `image_vector`, `image_grid`, `boxes` (a detector's) and `image_vector_second`, float16,
+        as far as needed. Precomputed regions are no encoder's: see `precomputed_regions`."""
         side = self.image_side_px
         stacked = np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
         found = self._image_encoder.encode(stacked) if self.image else {}
+        if self.detector and "image_grid" in found:
+            found["boxes"] = self.detector.boxes(stacked, self.section.batch_size)
+            cells = math.isqrt(found["image_grid"].shape[1])
+            found["image_grid"] = cells_under(found["boxes"], cells, cells) @ found["image_grid"]
         if self.image_second:
             found[SECOND] = self._image_encoder_second.encode(stacked)["image_vector"]
         return {name: _half(value) for name, value in found.items()}
@@ -202,6 +259,12 @@ class Encoders:
     def _outputs(self, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if name in self.needs)
 
+    @property
+    def _image_outputs(self) -> tuple[str, ...]:
+        """What the image encoder is to give: precomputed regions are not its own."""
+        wanted = self._outputs(image_encoders.OUTPUTS)
+        return tuple(name for name in wanted if name != "image_grid" or self.precomputed is None)
+
     @cached_property
     def _backbone(self) -> LoadedBackbone:
         return image_encoders.load_backbone(self.section.image)
@@ -213,14 +276,16 @@ class Encoders:
 
     @cached_property
     def _image_encoder(self) -> ImageEncoder:
-        return self._image_encoder_of(self._backbone, self._outputs(image_encoders.OUTPUTS))
+        return self._image_encoder_of(self._backbone, self._image_outputs)
 
     @cached_property
     def _image_encoder_second(self) -> ImageEncoder:
         return self._image_encoder_of(self._backbone_second, ("image_vector",))
 
     def _image_encoder_of(self, backbone: LoadedBackbone, outputs: tuple[str, ...]) -> ImageEncoder:
-        module = Pixels2Features(backbone.network, outputs, self.section.grid_side).eval()
+        # Under a detector's boxes lie the cells themselves, and no pooled ones.
+        side = image_encoders.map_side(backbone.network) if self.detector else self.section.grid_side
+        module = Pixels2Features(backbone.network, outputs, side).eval()
         backend: image_encoders.ImageBackend
         if self._takes_onnx(backbone.card):
             backend = onnx.OnnxBackend(module, backbone, self.threads)
@@ -230,14 +295,49 @@ class Encoders:
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
-        return TextEncoder(
-            self.section.text,
-            self._outputs(text_encoders.OUTPUTS),
-            max_tokens=self.section.max_tokens,
-            batch_size=self.section.batch_size,
-            device=self.device,
-            precision=self._precision,
-        )
+        chosen = self._text_backend
+        loaded = text_encoders.load_text(self.section.text, self.section.max_tokens)
+        return self._text_encoder_of(loaded, self._text_backend_of(loaded, chosen))
+
+    def _text_encoder_of(self, loaded: LoadedText, backend: TextBackend) -> TextEncoder:
+        return TextEncoder(loaded, backend, self._outputs(text_encoders.OUTPUTS), self.section.batch_size)
+
+    def _text_backend_of(self, loaded: LoadedText, name: str) -> TextBackend:
+        if name == text_onnx.OnnxTextBackend.name:
+            return text_onnx.OnnxTextBackend(loaded, self._outputs(text_encoders.OUTPUTS), self.threads)
+        precision: Precision = "bfloat16" if name == "torch-bfloat16" else "float32"
+        return TorchTextBackend(loaded.model, self.device, precision)
+
+    @cached_property
+    def _text_backend(self) -> str:
+        """The name of what runs the text encoder."""
+        allowed = self._allowed_text_backends()
+        if len(allowed) == 1:
+            return allowed[0]
+        loaded = text_encoders.load_text(self.section.text, self.section.max_tokens)
+        samples = text_encoders.sample_batches(loaded.card, self.section.batch_size)
+
+        def candidate(name: str) -> Callable[[], Callable[[], object]]:
+            def load() -> Callable[[], object]:
+                backend = self._text_backend_of(loaded, name)
+                return lambda: [backend.run(*batch) for batch in samples]
+
+            return load
+
+        outputs = self._outputs(text_encoders.OUTPUTS)
+        made_of = [loaded.card, outputs, self.section.batch_size, self.threads or torch.get_num_threads()]
+        made_of += [torch.__version__, onnx.runtime_version()]
+        found, _ = choice.choose({name: candidate(name) for name in allowed}, made_of, what=loaded.card.id)
+        return found
+
+    def _allowed_text_backends(self) -> list[str]:
+        """Those that the recipe and the device leave, in order of preference; equal to float32 in eager torch by tests."""
+        by_torch, by_onnx = f"torch-{self._precision}", text_onnx.OnnxTextBackend.name
+        if self.section.backend != "auto":
+            return [by_onnx if self.section.backend == "onnx" else by_torch]
+        if self.device.type != "cpu" or self.section.precision == "bfloat16" or not onnx.can_export():
+            return [by_torch]
+        return [by_torch, by_onnx]
 
     def _takes_onnx(self, card: ImageCard) -> bool:
         """`auto`: for a convolutional network on a CPU, where it is by far the fastest and keeps float32."""
@@ -271,15 +371,24 @@ def load_encoders(
     NotFoundError where weights are missing, IntegrityError where they are not the pinned ones, ConfigError where the
     section asks for what cannot be.
     """
-    if section.regions != "grid":
-        raise ConfigError(f"encoders.regions: {section.regions!r} is not known; there is 'grid'")
+    kind, colon, name = section.regions.partition(":")
+    if section.regions != "grid" and not (f"{kind}{colon}" in (DETECTOR, PRECOMPUTED) and name):
+        raise ConfigError(
+            f"encoders.regions: {section.regions!r} is not known; there are 'grid', 'detector:<hf name or folder>' and "
+            "'precomputed:<URI>'"
+        )
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if section.backend == "onnx" and section.precision == "bfloat16":
+        raise ConfigError(
+            'encoders.precision: "bfloat16" is computed by encoders.backend = "torch" alone; ONNX keeps float32'
+        )
     if section.backend == "onnx" and where.type != "cpu":
         raise ConfigError(f'encoders.backend: "onnx" runs on CPUs, and this is {where}; take "torch" or "auto"')
     if threads is not None:
         torch.set_num_threads(threads)
     encoders = Encoders(section, needs, where, threads)
     first, second, _ = encoders.image, encoders.image_second, encoders.text  # what is missing or broken is said now
+    _ = encoders.detector, encoders.image_dim
     if first and second and first.side_px != second.side_px:
         raise ConfigError(
             f"encoders.image_second: {second.id} reads pictures of {second.side_px} px and {first.id} of {first.side_px} px; "

@@ -4,8 +4,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from hashtag_core.encoders.packaged import file_sha256
-from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +27,12 @@ def source_of(encoder: str, section_key: str) -> str:
     return source
 
 
-def load_model(source: str) -> tuple[Any, set[str]]:
-    """The bare model in eval mode, and the names of parameters that the checkpoint lacks (randomly initialised).
+def load_model(source: str, cls: Any = None) -> tuple[Any, set[str]]:
+    """The bare model (or one of the class `cls`) in eval mode, and the names of parameters that the checkpoint lacks (randomly initialised).
 
     A dual model (CLIP, SigLIP) and an encoder-decoder come whole: the caller takes its half.
-    NotFoundError where there is no such model, or no safe weights file (pickled weights are not loaded).
+    NotFoundError where there is no such model, or no safe weights file (pickled weights are not loaded), IntegrityError
+    for a file that is cut or of other shapes than its configuration.
     """
     from transformers import AutoModel
     from transformers.utils import logging as transformers_logging
@@ -37,9 +40,11 @@ def load_model(source: str) -> tuple[Any, set[str]]:
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model, report = AutoModel.from_pretrained(source, output_loading_info=True, use_safetensors=True)
+        model, report = (cls or AutoModel).from_pretrained(source, output_loading_info=True, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise NotFoundError(f"{PREFIX}{source}: cannot be loaded: {_first_line(error)}") from None
+    except (SafetensorError, RuntimeError) as error:
+        raise IntegrityError(f"{PREFIX}{source}: its weights cannot be read: {_first_line(error)}") from None
     finally:
         if shown:
             transformers_logging.enable_progress_bar()

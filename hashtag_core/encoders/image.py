@@ -125,6 +125,15 @@ def load_backbone(encoder: str) -> LoadedBackbone:
     return LoadedBackbone(card, network)
 
 
+def map_side(network: Backbone) -> int:
+    """Cells on a side of the network's last feature map; ConfigError where it is no square."""
+    with torch.inference_mode():
+        _, map_BDHW = network(torch.zeros(1, 3, network.side_px, network.side_px))
+    if map_BDHW.shape[2] != map_BDHW.shape[3]:
+        raise ConfigError(f"encoders.image: a map of {map_BDHW.shape[2]} x {map_BDHW.shape[3]} cells is no square")
+    return int(map_BDHW.shape[2])
+
+
 class Pixels2Features(nn.Module):
     """uint8 [n, side, side, 3] -> the named outputs, in that order, float32: what each backend runs whole."""
 

@@ -1,6 +1,7 @@
-"""Image encoders in ONNX Runtime: on CPUs several times the speed of eager torch for convolutional networks, in float32.
+"""Encoders in ONNX Runtime: on CPUs several times the speed of eager torch for convolutional networks, up to twice for
+transformers, in float32.
 
-The graph is exported once per weights and outputs into the user's cache folder.
+A graph is exported once per weights and outputs into the user's cache folder.
 """
 
 import hashlib
@@ -9,10 +10,14 @@ import logging
 import os
 import uuid
 import warnings
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from hashtag_core.encoders.backbone import LoadedBackbone
 from hashtag_core.encoders.image import Pixels2Features
@@ -22,7 +27,7 @@ from hashtag_core.errors import ConfigError, NotFoundError
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""To be raised when `Pixels2Features` computes something else."""
+"""To be raised when `Pixels2Features` or `Tokens2Features` computes something else."""
 
 OPSET = 17
 
@@ -36,15 +41,7 @@ class OnnxBackend:
     name = "onnx-float32"
 
     def __init__(self, module: Pixels2Features, backbone: LoadedBackbone, threads: int | None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = export(module, backbone)
-        self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self.session = open_session(export(module, backbone), threads)
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         pieces = [pixels[start : start + RUN_IMAGES] for start in range(0, max(1, len(pixels)), RUN_IMAGES)]
@@ -52,49 +49,90 @@ class OnnxBackend:
         return [np.concatenate(outputs) for outputs in zip(*found, strict=True)]
 
 
+def open_session(graph: Path, threads: int | None) -> Any:
+    """An ONNX Runtime session of a graph on this CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def runtime_version() -> str:
+    """Of ONNX Runtime; the empty string where it is not installed."""
+    try:
+        return metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 def can_export() -> bool:
-    """Whether the packages that make and run a graph are installed (`onnx` comes with the `sample` extra)."""
+    """Whether the packages that make and run a graph are installed (`onnx` comes with the `encoders` extra)."""
     return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxruntime"))
 
 
 def export(module: Pixels2Features, backbone: LoadedBackbone) -> Path:
-    """The graph of those weights and outputs, made now if it is not there.
+    """The graph of those weights and outputs, made now if it is not there; errors as of `export_graph`."""
+    network, side_px = backbone.network, backbone.card.side_px
+    return export_graph(
+        module,
+        (torch.zeros(1, side_px, side_px, 3, dtype=torch.uint8),),
+        inputs=["pixels"],
+        outputs=module.outputs,
+        dynamic_axes={name: {0: "n"} for name in ("pixels", *module.outputs)},
+        made_of=[backbone.card, network.mean, network.std, module.outputs, tuple(module.pooling_RC.shape)],
+        name=backbone.card.id,
+    )
+
+
+def export_graph(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_axes: dict[str, dict[int, str]],
+    made_of: list[Any],
+    name: str,
+) -> Path:
+    """The ONNX graph of a module, made now unless one that was `made_of` the same is in the cache folder.
 
     Any number of processes may ask at once: each writes a file of its own and renames it, the last one stays.
-    NotFoundError where a package is missing, ConfigError where torch cannot trace the network.
+    `example` are inputs that the tracer follows, `name` is what a message calls the module. NotFoundError where a package is
+    missing, ConfigError where torch cannot trace the module.
     """
     if not can_export():
         raise NotFoundError(
             'encoders.backend = "onnx" needs the package onnx: pip install "hashtag-recommender[sample]"'
         )
-    network = backbone.network
-    made_of = [FORMAT, OPSET, torch.__version__, backbone.card, network.mean, network.std]
-    made_of += [module.outputs, tuple(module.pooling_RC.shape)]
-    graph = cache_folder("onnx") / f"{hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]}.onnx"
+    key = hashlib.sha256(repr([FORMAT, OPSET, torch.__version__, *made_of]).encode()).hexdigest()[:24]
+    graph = cache_folder("onnx") / f"{key}.onnx"
     if graph.exists():
         return graph
-    side_px = backbone.card.side_px
     temporary = graph.with_suffix(f".{uuid.uuid4().hex}.tmp")
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # the tracer warns of every shape that it takes as fixed
             torch.onnx.export(
-                module,
-                (torch.zeros(1, side_px, side_px, 3, dtype=torch.uint8),),
+                module.eval(),  # the exporter gives a module back in the mode that it had, its parts with it
+                example,
                 str(temporary),
-                input_names=["pixels"],
-                output_names=list(module.outputs),
-                dynamic_axes={name: {0: "n"} for name in ("pixels", *module.outputs)},
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_axes=dynamic_axes,
                 opset_version=OPSET,
                 dynamo=False,
             )
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(graph)
-    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+    except (RuntimeError, TypeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f'encoders.backend = "onnx": {backbone.card.id} cannot be exported: {told}') from None
+        raise ConfigError(f'encoders.backend = "onnx": {name} cannot be exported: {told}') from None
     finally:
         temporary.unlink(missing_ok=True)
-    logger.info("exported %s to %s", backbone.card.id, graph)
+    logger.info("exported %s to %s", name, graph)
     return graph

@@ -43,6 +43,8 @@ def report_figures(report: Report) -> dict[str, str]:
             drawn["systems.svg"] = _systems(report, done)
             drawn["curves.svg"] = _over_k(report, done)
             drawn["slices.svg"] = _slices(report, done)
+        if len(done) > 1:
+            drawn["cost.svg"] = _cost(report, done)
         learned = [entry for entry in done if len(entry["history"].get("train_loss", ())) > 1]
         if learned:
             drawn["learning.svg"] = _learning(learned)
@@ -70,6 +72,20 @@ def _styles(done: Sequence[Entry]) -> Iterator[tuple[Entry, dict[str, Any]]]:
         marker = MARKERS[place // len(colours) % len(MARKERS)]
         yield entry, {"color": colours[place % len(colours)], "marker": marker, "markersize": 4, "linewidth": 1.1}
         place += 1
+
+
+def _cost(report: Report, done: Sequence[Entry]) -> Figure:
+    """F1 over the seconds of training, a mark and a name for each system."""
+    key = f"f1_at_{main_k(report['ks'])}"
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    panel = figure.subplots()
+    for entry in done:
+        at = max(entry["train_seconds"], 0.5), entry["metrics"]["headline"][key]
+        panel.plot(*at, marker="o", color="black" if entry["kind"] == "fitted" else "#0a58ca", markersize=4)
+        panel.annotate(entry["name"], at, xytext=(4, 3), textcoords="offset points", fontsize=7)
+    panel.set_xscale("log")
+    panel.set(xlabel="seconds of training (black: fitted once, blue: by gradient)", ylabel=f"F1@{main_k(report['ks'])}")
+    return figure
 
 
 def _over_k(report: Report, done: Sequence[Entry]) -> Figure:

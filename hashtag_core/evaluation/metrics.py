@@ -27,6 +27,8 @@ Names and formulas, per post, then the mean over posts:
     novelty                  mean over recommended places of -log2(share of train posts with that tag)
 
 Without a post that counts every figure is 0 and `posts` says so.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Iterable, Mapping, Sequence

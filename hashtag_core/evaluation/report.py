@@ -15,6 +15,9 @@ PROTOCOL_TEXT: dict[Protocol, str] = {
     "papers": "posts with a true tag in the vocabulary; only those tags count",
     "floor": "posts with a true tag in the vocabulary; all true tags count",
 }
+WIDE = 135
+"""Columns of a terminal that the whole table needs."""
+
 TEXT_COLUMNS = ("model", "family", "version")
 
 
@@ -37,15 +40,24 @@ def rank_models(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(report["models"], key=lambda model: -model["metrics"][name])
 
 
-def leaderboard_table(report: Mapping[str, Any]) -> Table:
-    """For the terminal: families and versions stand for the models' full names."""
+def leaderboard_table(report: Mapping[str, Any], width: int = WIDE) -> Table:
+    """For the terminal: families and versions stand for the models' full names. Below `WIDE` columns of width it has the main
+    figures alone; no figure and no name is cut in either."""
     header, rows = _rows(report)
-    table = Table(title=_title(report), title_justify="left")
-    for name in header[1:]:
-        table.add_column(name, justify="left" if name in TEXT_COLUMNS else "right")
+    wide = width >= WIDE
+    shown = range(1, len(header)) if wide else [place for place, name in enumerate(header) if name in _narrow(report)]
+    table = Table(title=_title(report), title_justify="left", padding=(0, 1) if wide else (0, 0), pad_edge=wide)
+    for place in shown:
+        text = header[place] in TEXT_COLUMNS
+        table.add_column(header[place], justify="left" if text else "right", overflow="fold", no_wrap=not text and wide)
     for row in rows:
-        table.add_row(*row[1:])
+        table.add_row(*(row[place] for place in shown))
     return table
+
+
+def _narrow(report: Mapping[str, Any]) -> set[str]:
+    k = main_k(report["ks"])
+    return {"family", "version", f"F1@{k}", "95 % interval", f"P@{k}", f"R@{k}", f"hit@{k}", f"nDCG@{k}"}
 
 
 def leaderboard_markdown(report: Mapping[str, Any]) -> str:

@@ -11,12 +11,15 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from statistics import mean, stdev
 from typing import Any
 
 from markdown_it import MarkdownIt
+from markupsafe import Markup
 from rich.table import Table
 
 from hashtag_core.evaluation.metrics import PROTOCOLS
+from hashtag_core.evaluation.pages import render
 from hashtag_core.evaluation.report import PROTOCOL_TEXT, main_k
 
 METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "hit_rate": "hit rate"}
@@ -33,8 +36,12 @@ Report = Mapping[str, Any]
 def done_entries(report: Report) -> list[Entry]:
     """What was trained on all posts and judged, best F1 at `main_k` (protocol headline) first."""
     key = f"f1_at_{main_k(report['ks'])}"
-    done = [entry for entry in report["entries"] if entry["status"] == "done" and not entry["curve_of"]]
+    done = [entry for entry in report["entries"] if entry["status"] == "done" and not _of_another(entry)]
     return sorted(done, key=lambda entry: -entry["metrics"]["headline"][key])
+
+
+def _of_another(entry: Entry) -> bool:
+    return bool(entry["curve_of"] or entry.get("seed_of"))
 
 
 def learning_curves(report: Report) -> dict[str, list[Entry]]:
@@ -71,6 +78,9 @@ def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
         picture("systems.svg", f"F1@{k} of every system with its interval"),
         f"\n## Against the floors (F1@{k}, protocol headline, paired)\n",
         _against_floors(report),
+        "\n## The first against every other (F1, protocol headline, paired, Holm's correction)\n",
+        _against_all(report),
+        _seeds(report),
         f"\n## Over K = {min(report['ks'])} .. {max(report['ks'])}\n",
         picture("curves.svg", "precision, recall, F1 and hit rate over K"),
         _over_k(report),
@@ -80,6 +90,7 @@ def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
         _bands(report),
         "\n## What it costs\n",
         _cost(report),
+        picture("cost.svg", f"F1@{k} over the seconds of training"),
         picture("learning.svg", "loss and validation figure over the epochs"),
         _shares(report),
         picture("shares.svg", f"F1@{k} over the number of train posts"),
@@ -92,7 +103,7 @@ def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
         *[f"- protocol `{name}`: {text}" for name, text in PROTOCOL_TEXT.items()],
         "- F1 is the harmonic mean of mean precision and mean recall; an empty place in a list is a miss",
         f"- intervals: 95 %, bootstrap over users, {report['bootstrap_samples']} draws; differences on the same draws",
-        "- each system is trained once (training.seed): what another seed would change is in no interval",
+        "- a system that is not in *Over seeds* is trained once (training.seed): what another seed would change is in no interval",
         f"- made by `{report['command']}`",
     ]
     return "\n".join(part for part in parts if part) + "\n"
@@ -129,21 +140,10 @@ def side_by_side_html(markdown: str, title: str, figures: Mapping[str, str]) -> 
         return f'src="data:image/svg+xml;base64,{data}"' if data else match[0]
 
     body = re.sub(r'src="([^":]+\.svg)"', inlined, body)
-    body = body.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
-    return f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}</body></html>\n'
-
-
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1.2rem;color:#1b1f24;background:#fff}
-h1{font-size:1.7rem}h2{margin-top:2.6rem;border-bottom:1px solid #d8dee4;padding-bottom:.25rem;font-size:1.25rem}
-.wide{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:13px}
-th,td{padding:.28rem .6rem;border-bottom:1px solid #e6eaef;text-align:right;white-space:nowrap;vertical-align:top}
-th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
-th{background:#f6f8fa;font-weight:600}th:first-child{background:#f6f8fa}tr:hover td{background:#f6f8fa}
-td.left,th.left{text-align:left;white-space:normal}sub{color:#68717b;font-size:11px;vertical-align:baseline}
-img{max-width:100%;height:auto;margin:.6rem 0}code{background:#f2f4f7;padding:.1rem .3rem;border-radius:3px;font-size:.92em}
-details{margin:.5rem 0}summary{cursor:pointer;color:#0a58ca}
-"""
+    region = '<div class="wide" tabindex="0" role="region" aria-label="table {}"><table>'
+    parts = body.split("<table>")
+    body = parts[0] + "".join(region.format(place) + part for place, part in enumerate(parts[1:], 1))
+    return render("board.html", title=title, body=Markup(body.replace("</table>", "</table></div>")))  # noqa: S704  ours, from Markdown
 
 
 def _facts(report: Report) -> str:
@@ -178,9 +178,14 @@ def _overview(report: Report) -> str:
                 _number(figures["coverage"]),
             ]
         )
-    return (
-        _table(header, rows) + "\nProtocol headline where no other is named; K of validation: where F1 is best there.\n"
-    )
+    most = report.get("ceiling", {})
+    if most:
+        figures = [f"**{_number(most[f'{name}_at_{k}'])}**" for name in ("f1", "precision", "recall")]
+        rows.append(["*the most that the vocabulary allows*", *figures, *[""] * (len(header) - 4)])
+    told = "Protocol headline where no other is named; K of validation: where F1 is best there."
+    if most:
+        told += " The last row is no system: all true tags that are in the vocabulary, first."
+    return _table(header, rows) + f"\n{told}\n"
 
 
 def _against_floors(report: Report) -> str:
@@ -195,6 +200,42 @@ def _against_floors(report: Report) -> str:
             behind.append(f"`{entry['name']}` ({found[-1]['value']:+.3f})")
     told = ", ".join(behind) if behind else "none"
     return _table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {told}.\n"
+
+
+def _against_all(report: Report) -> str:
+    """The first system less every other one, at each K that all pairs were compared at; any other two are in report.json."""
+    done = [entry["name"] for entry in done_entries(report)]
+    found = {(row["first"], row["second"], row["k"]): row for row in report.get("comparisons", ())}
+    if len(done) < 2 or not found:
+        return "There is no other one.\n"
+    ks = sorted({k for _, _, k in found})
+    rows = [[name, *[_corrected(found.get((done[0], name, k))) for k in ks]] for name in done[1:]]
+    told = (
+        f"`{done[0]}` less each; p is corrected for all {len(done) * (len(done) - 1) // 2} pairs of systems at that K "
+        "(Holm 1979). Any two systems: `comparisons` in `report.json`."
+    )
+    return _table(["system", *[f"K = {k}" for k in ks]], rows) + f"\n{told}\n"
+
+
+def _corrected(row: Mapping[str, float] | None) -> str:
+    return f"{_difference(row)}<br><sub>p {row['p_holm']:.3f}</sub>" if row else ""
+
+
+def _seeds(report: Report) -> str:
+    """Mean and spread over seeds, for the systems that were trained with several."""
+    key = f"f1_at_{main_k(report['ks'])}"
+    rows = []
+    for entry in done_entries(report):
+        others = [e for e in report["entries"] if e.get("seed_of") == entry["name"] and e["status"] == "done"]
+        figures = [float(each["metrics"]["headline"][key]) for each in (entry, *others)]
+        if others:
+            spread = [_number(mean(figures)), f"{stdev(figures):.4f}", _number(min(figures)), _number(max(figures))]
+            rows.append([entry["name"], str(len(figures)), *spread])
+    if not rows:
+        return ""
+    header = ["system", "seeds", f"mean F1@{main_k(report['ks'])}", "standard deviation", "least", "most"]
+    told = "Where a system is compared with another above, it is the mean over its seeds.\n"
+    return "\n## Over seeds\n\n" + _table(header, rows) + f"\n{told}"
 
 
 def _over_k(report: Report) -> str:
@@ -236,17 +277,21 @@ def _bands(report: Report) -> str:
 
 
 def _cost(report: Report) -> str:
-    header = ["system", "parameters", "epochs", "best epoch", "training, s", "judging, s", "reads here", "recipe"]
+    header = ["system", "parameters", "epochs", "best epoch", "training, s", "posts/s ranked", "model, MB", "history"]
+    header += ["reads here", "recipe"]
     rows = []
     for entry in done_entries(report):
         epochs = [str(entry[name]) if entry[name] else "fitted once" for name in ("epochs", "best_epoch")]
-        times = [f"{entry[name]:.0f}" for name in ("train_seconds", "judge_seconds")]
+        speed, size = entry.get("posts_per_second"), entry.get("megabytes")
+        costs = [f"{entry['train_seconds']:.0f}", f"{speed:.0f}" if speed else "", f"{size:.1f}" if size else ""]
+        costs.append(str(entry.get("history_posts") or ""))
         rows.append(
-            [entry["name"], f"{entry['parameters']:,}", *epochs, *times, ", ".join(entry["reads"]), entry["recipe"]]
+            [entry["name"], f"{entry['parameters']:,}", *epochs, *costs, ", ".join(entry["reads"]), entry["recipe"]]
         )
     return (
         _table(header, rows)
-        + "\nTraining includes the start of the workers; encoding, done once for all, is not in it.\n"
+        + "\nTraining includes the start of the workers; encoding, done once for all, is in neither. Ranking is of the test posts"
+        " from cached features, on the machine that made this report; history: posts of the user that are read, at most.\n"
     )
 
 

@@ -6,6 +6,7 @@ recall, as the metric is. Two models are compared on the same draws (the paired 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from hashtag_core.evaluation.metrics import Booleans, Floats, user_codes, user_sums, with_f1
 
 DRAWS_AT_ONCE = 64
+DRAWS_A_PAIR = 50
+"""The least p-value of n draws is 2 / (n + 1), and Holm's correction multiplies it by the number of pairs: .04 then."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,45 @@ def paired_difference(
     return {
         name: _difference(one[0][name] - other[0][name], one[1][name] - other[1][name], confidence) for name in one[1]
     }
+
+
+def every_pair(
+    scores: Mapping[str, Mapping[str, Floats]],
+    users: Sequence[str | None],
+    metric: str,
+    samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[tuple[str, str], Difference]:
+    """The difference of one metric for every two systems, (first, second) in the order given, all on the same draws.
+
+    `scores`: of each system what `metrics.post_scores` gives, on the same posts. At least `DRAWS_A_PAIR` draws a pair are
+    taken, so that a p-value can pass `holm` however many pairs there are.
+    """
+    pairs = list(combinations(scores, 2))
+    if samples < 1 or not len(users) or not pairs:
+        return {}
+    draws = max(samples, DRAWS_A_PAIR * len(pairs))
+    found = dict(zip(scores, _resampled([(held, None) for held in scores.values()], users, draws, seed), strict=True))
+    return {
+        (one, two): _difference(
+            found[one][0][metric] - found[two][0][metric], found[one][1][metric] - found[two][1][metric], confidence
+        )
+        for one, two in pairs
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted for having asked so often (Holm 1979): those below a level are significant together at it.
+
+    The i-th smallest of m, from 1 on, is multiplied by m - i + 1; none is below a smaller one's, none above 1.
+    """
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = least
+    return adjusted
 
 
 def slice_contrast(

@@ -1,6 +1,8 @@
 """Lists cut by confidence instead of length (article 002): every tag whose score reaches a threshold is recommended.
 
 The threshold is chosen where the model is selected, on validation, and used as it stands on the test split.
+
+(Articles by number: docs/models.md.)
 """
 
 from dataclasses import dataclass

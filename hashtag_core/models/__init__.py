@@ -13,6 +13,7 @@ from hashtag_core.models import (  # noqa: F401
     nic,
     okboomer,
     popularity,
+    regression_kriging,
     resnet_multilabel,
     show_attend_tell,
     svm,

@@ -17,19 +17,20 @@ What differs here, or is left open there:
 - (7), (8) `attention = "literal"`: softmax over a step's units, one number a step, so X_f has as many numbers as the LSTM
   has steps (`image_steps`, d in the article) of the repeated pooled vector. `"grid"`: one step a region, softmax over the regions, X_f = sum_i p_i h_i.
 - (10), (11): softmax over the tokens for each unit, T_f = sum_t p_t . h_t.
+- A ReLU after the text's dense layer is ours (`text_activation = "relu"`, the default); the paper recipe has "none".
 - (12) W_e goes to the width that x_all is brought to (`decoder_input_size`). `context = "every"` adds x_all to each step's input, as
   the published code does; `feedback = "none"` leaves the tags out and gives x_all at each step (the article's prose).
 - `merge = "add"`: the published code's way, both brought to 128.
 - Weights begin as `layers.initialise_glorot` draws them: the article does not say how its own do.
 - A missing image or caption is a learned X_f or T_f. A model of one modality has no other branch.
 - END is a sign of the decoder; it is taught and never recommended. `decoding = "beam"` and `ranking = "marginal"` are ours.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -37,10 +38,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from hashtag_core.data.batches import PostBatch
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
-from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.models.base import InputSpec, Modality, ModelOptions
 from hashtag_core.models.layers import initialise_glorot
 from hashtag_core.models.objectives import Output
+from hashtag_core.models.pretrained import check_word_vectors, copy_word_vectors
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceModel, SequenceOptions
 
@@ -77,6 +78,8 @@ class AmnnOptions(SequenceOptions):
     text_hidden: int = Field(128, ge=1)
     """Of each direction."""
     text_dense: int = Field(128, ge=1)
+    text_activation: Literal["relu", "none"] = "relu"
+    """After that dense layer: `relu` is ours, the article names none."""
     merge: Literal["concat", "add"] = "concat"
     decoder_hidden: int = Field(256, ge=1)
     decoder_input_size: int = Field(256, ge=1)
@@ -148,6 +151,7 @@ class TextEncoder(nn.Module):
         self.lstm = nn.LSTM(size, options.text_hidden, batch_first=True, bidirectional=True)
         self.project = nn.Linear(width, width)
         self.dense = nn.Linear(width, options.text_dense)
+        self.activate = nn.ReLU() if options.text_activation == "relu" else nn.Identity()
         self.dropout = nn.Dropout(options.dropout)
         self.absent_D = nn.Parameter(torch.randn(options.text_dense) * 0.02)
 
@@ -171,7 +175,7 @@ class TextEncoder(nn.Module):
             self.dropout(inputs_BTE), lengths_B.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
         )
         states_BTH, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=mask_BT.shape[1])
-        text_BE = self.dense(self.attention(states_BTH, mask_BT)).relu()
+        text_BE = self.activate(self.dense(self.attention(states_BTH, mask_BT)))
         return torch.where((lengths_B > 0)[:, None], text_BE, self.absent_D)
 
 
@@ -246,6 +250,11 @@ class Amnn(SequenceModel):
             return None
         return TokenizerSpec("words", options.max_tokens, min_count=options.min_word_count, stop_words=True)
 
+    def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        """Whether `word_vectors` is a file of vectors of the right size."""
+        if self.settings.word_vectors and self.text is not None:
+            check_word_vectors(self.settings.word_vectors, self.settings.embedding)
+
     def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Read `word_vectors` for the words of the tokenizer; words that the file lacks stay as drawn."""
         path = self.settings.word_vectors
@@ -275,26 +284,3 @@ class Amnn(SequenceModel):
             inputs_BE = inputs_BE + tag_BE if self.settings.context == "every" else tag_BE
         hidden_BH = self.cell(inputs_BE, state.hidden_BH)
         return self.output(self.dropout(hidden_BH)), DecoderState(state.merged_BE, hidden_BH)
-
-
-def copy_word_vectors(weight_WE: Tensor, path: str, words: dict[str, int]) -> int:
-    """Rows of `weight_WE` from a text file of word vectors (GloVe, fastText and word2vec text formats); returns how many.
-
-    NotFoundError for a file that is not there, ConfigError for vectors of another size.
-    """
-    if not Path(path).is_file():
-        raise NotFoundError(f"model.word_vectors: no file at {path}")
-    copied = 0
-    size = weight_WE.shape[1]
-    with Path(path).open(encoding="utf-8", errors="replace") as lines, torch.no_grad():
-        for number, line in enumerate(lines, 1):
-            word, *values = line.rstrip().split(" ")
-            if word not in words or len(values) == 1:  # a fastText header is two numbers
-                continue
-            if len(values) != size:
-                raise ConfigError(
-                    f"{path}: line {number}: {size} numbers expected (model.embedding), found {len(values)}"
-                )
-            weight_WE[words[word]] = torch.from_numpy(np.array(values, dtype=np.float32))
-            copied += 1
-    return copied

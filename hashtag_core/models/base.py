@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hashtag_core.config import Section
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
+from hashtag_core.models.explanation import Explanation
 from hashtag_core.models.objectives import Output, prior_logits
 
 __all__ = [
@@ -74,6 +75,8 @@ class TagModel(nn.Module):
     paper: ClassVar[str]
     """Citation and what differs here in a line."""
     Options: ClassVar[type[ModelOptions]] = ModelOptions
+    explains: ClassVar[bool] = False
+    """Whether `explain` says where a tag's score comes from."""
     examples: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
     """Options of tiny instances, by a short name: one for each path through the family. `tests/models` runs its whole suite on each."""
 
@@ -96,12 +99,45 @@ class TagModel(nn.Module):
     def score(self, batch: PostBatch) -> Tensor:
         """scores_BV in [0, 1], float32. Called in eval mode without gradients."""
 
+    def explain(self, batch: PostBatch, tags_BT: Tensor) -> Explanation:
+        """Where the scores of those tags of each post come from, exactly. Called as `score` is, where `explains` is True."""
+        raise NotImplementedError(f"{self.name} does not explain its scores")
+
     def name_tags(self, tags: Sequence[str]) -> None:
         """Learn what the tags are called (the vocabulary, in its order); called once, before the model is taught.
 
         A model that is loaded is not told again: what it learned here belongs into `extra_state`.
         """
         return
+
+    @classmethod
+    def reads_tag_text(cls, options: ModelOptions) -> bool:
+        """Whether `take_tag_text` wants to be called."""
+        return False
+
+    def take_tag_text(self, vectors_VD: Tensor) -> None:
+        """Learn what the tags say: their words through the text encoder, pooled, in the order of the vocabulary.
+
+        Called once, before the model is fitted, for a family that asks for it; what is kept belongs into the weights.
+        """
+        return
+
+    def calibrate(self, source: "FitSource") -> dict[str, float]:
+        """Choose on the validation split what the train posts do not teach (a weight between two rankings, how sure the
+        model may be), once, with the weights of the best epoch, before the model is saved; returns figures worth logging.
+
+        Called in eval mode without gradients, on the device of the model (the batches are not there yet). What it sets
+        are buffers.
+        """
+        return {}
+
+    def add_tags(self, vectors_UD: Tensor) -> None:
+        """Rank U tags more, of which nothing but their words are known, after those of the vocabulary; for a family whose
+        `reads_tag_text` is True, once it is fitted.
+
+        From here on `score` gives U columns more, and tag indices of histories may name them.
+        """
+        raise NotImplementedError(f"{self.name} does not know tags by their words")
 
     def extra_state(self) -> dict[str, Any]:
         """State that is no tensor (the words of a vectoriser, user ids): JSON-able, saved as `extra.json`."""
@@ -129,6 +165,13 @@ class NeuralModel(TagModel):
         """Names of parameters that start pretrained (they take `encoder_learning_rate`)."""
         return set()
 
+    def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        """Refuse now whatever `initialise`, with the same arguments, would refuse in a worker.
+
+        The model may be on the meta device; files are opened, nothing is copied.
+        """
+        return
+
     def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Copy pretrained weights in, once, before training starts (never when a model folder is loaded).
 
@@ -149,6 +192,14 @@ class NeuralModel(TagModel):
             with torch.no_grad():
                 layer.bias.copy_(prior_logits(output, counts_V, posts))
 
+    def learn_counts(self, counts_V: Tensor, posts: int) -> None:
+        """Take how many of the train posts have each tag, for a loss that weighs tags; called before each start of training,
+        a resumed one too."""
+        for module in self.children():
+            learn = getattr(module, "learn_counts", None)
+            if callable(learn):
+                learn(counts_V, posts)
+
     def prepare(self, source: "FitSource", *, seed: int) -> None:
         """Fit what is not taught by gradient (a topic model), once, before training starts, on one worker alone.
 
@@ -156,15 +207,6 @@ class NeuralModel(TagModel):
         DistributedDataParallel sends them to the other workers.
         """
         return
-
-    def calibrate(self, source: "FitSource") -> dict[str, float]:
-        """Choose on the validation split what no gradient teaches (a weight between two rankings), once, with the
-        weights of the best epoch, before the model is saved; returns figures worth logging.
-
-        Called in eval mode without gradients, on the device of the model (the batches are not there yet). What it sets
-        are buffers.
-        """
-        return {}
 
 
 class FitSource(Protocol):

@@ -11,6 +11,11 @@ LIMITS = (
     "The figures hold for the data set named here and its split; figures of other data sets are not comparable.",
 )
 
+FIGURES_OF = (
+    "Of the **validation split** (protocol headline: posts with a true tag, all true tags count), on which the best epoch and K were "
+    "chosen: a little too good. `jobs/evaluate.py` has those of the test split."
+)
+
 
 def model_card(described: Mapping[str, Any], paper: str, tags: int, numbers: int) -> str:
     """Markdown, from the content of `model.json`; `numbers` counts parameters and buffers."""
@@ -33,7 +38,7 @@ def model_card(described: Mapping[str, Any], paper: str, tags: int, numbers: int
     ]
     metrics = described.get("metrics") or {}
     if metrics:
-        lines += ["", "## Figures", "", "| metric | value |", "|---|---|"]
+        lines += ["", "## Figures", "", FIGURES_OF, "", "| metric | value |", "|---|---|"]
         lines += [f"| `{key}` | {_figure(value)} |" for key, value in sorted(metrics.items())]
     lines += [
         "",

@@ -13,6 +13,8 @@ What differs here: `(+)` is a sum (`joining = "sum"`, default). Read as a concat
 adds the same number to the score of every region and the softmax cancels it: each attention is then blind to the other
 modality. A missing image or caption is a learned vector. `loss = "bce"` judges each tag alone.
 `text_input = "encoder"` reads the frozen text encoder's token vectors as x_j (ours).
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence
@@ -26,13 +28,14 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, absent_embedding, masked_softmax
-from hashtag_core.models.objectives import Output, multi_label_loss, softmax_loss
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
+from hashtag_core.models.objectives import Output, softmax_loss
 from hashtag_core.models.registry import register
 
 TINY = {"embedding": 16, "hidden": 16, "attention_units": 8, "dropout": 0.1}
 
 
-class CoAttentionOptions(CaptionOptions):
+class CoAttentionOptions(CaptionOptions, LongTailOptions):
     reads: ClassVar = frozenset({"image", "caption"})
 
     embedding: int = Field(200, ge=1)
@@ -97,6 +100,7 @@ class CoAttention(NeuralModel):
         self.textual = GuidedAttention(size, units, options.joining) if reads else None
         self.dropout = nn.Dropout(options.dropout)
         self.classify = nn.Linear(options.hidden, spec.vocabulary_size)
+        self.judge = MultiLabelLoss(options, spec.vocabulary_size)
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
@@ -129,8 +133,9 @@ class CoAttention(NeuralModel):
         return logits_BV
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        objective = multi_label_loss if self._bce else softmax_loss
-        return objective(self.logits(batch), targets.labels_BV)
+        objective = self.judge if self._bce else softmax_loss
+        loss: Tensor = objective(self.logits(batch), targets.labels_BV)
+        return loss
 
     def score(self, batch: PostBatch) -> Tensor:
         """Share of the softmax, or with `bce` the probability of each tag."""

@@ -2,6 +2,8 @@
 
 U = V + 1 signs: `batches.END` and the tags. A family gives a `Step`; what the state holds is its own affair (beam search needs
 posts as the first axis of every tensor in it).
+
+(Articles by number: docs/models.md.)
 """
 
 import dataclasses

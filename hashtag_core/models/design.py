@@ -21,8 +21,10 @@ the form of b, and the discount d are ours; a post's tags share its weight b_h. 
 k is written at all (a tag counts less the likelier the list has ended) for g_k. An earlier post comes with one pooled
 vector for each modality: one word, one region (LayerNorm brings token and pooled vector to one length), and both kinds of
 posts move the statistics of BatchNorm together. A missing image, caption or history is a learned region, word or habit.
-Both heads' biases start at how often the train posts have each tag (`NeuralModel.begin_with`). `visual` says which grid
+`visual` says which grid
 `encoders.image` gives, `vgg16` or the base model of `vit`, and is checked by its width; null: any.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence
@@ -37,14 +39,17 @@ from hashtag_core.errors import ConfigError
 from hashtag_core.models.base import FitSource, InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.decoding import search
 from hashtag_core.models.layers import masked_softmax
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
 from hashtag_core.models.macon import Habit, PostReader, history_needs
-from hashtag_core.models.objectives import Output, multi_label_loss, sequence_loss
+from hashtag_core.models.objectives import Output, sequence_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceOptions, SignEmbedding, decode_scores, teach
 
 VISUAL_DIMS = {"vgg16": 512, "vit": 768}
 MERGE_SHARES = 21
 """Values of lambda that are tried, from 0 to 1."""
+MERGE_KS = 10
+"""Longest list that is looked at for `merge_k = null`."""
 CALIBRATION_POSTS = 256
 TINY = {
     "hidden": 16,
@@ -56,7 +61,7 @@ TINY = {
 }
 
 
-class DesignOptions(SequenceOptions):
+class DesignOptions(SequenceOptions, LongTailOptions):
     fusion: Literal["sum", "weighted"] = "weighted"
     visual: Literal["vgg16", "vit"] | None = None
     heads: Literal["classify", "generate", "both"] = "both"
@@ -75,8 +80,8 @@ class DesignOptions(SequenceOptions):
     """Of [p ; m], and of the generator's output."""
     discount: float = Field(0.9, gt=0, le=1)
     """d: what each step of the generator takes off the probability of what is written."""
-    merge_k: int = Field(5, ge=1)
-    """Length of the lists whose F1 on validation chooses lambda."""
+    merge_k: int | None = Field(5, ge=1)
+    """Length of the lists whose F1 on validation chooses lambda; null: the one of 1 to 10 where it is highest, chosen with it."""
 
 
 class WordAttention(nn.Module):
@@ -188,6 +193,7 @@ class Design(NeuralModel):
         self.fusion = WeightedFusion(hidden, options.fusion_hidden) if options.fusion == "weighted" else None
         self.habit = Habit(hidden, tags, hidden, "history" in options.inputs)
         self.dropout = nn.Dropout(options.dropout)
+        self.judge = MultiLabelLoss(options, tags)
         self.classifier = nn.Linear(2 * hidden, tags) if options.heads != "generate" else None
         self.generator = Generator(2 * hidden, options, tags) if options.heads != "classify" else None
         self.register_buffer("merge_share", torch.tensor(0.5))
@@ -227,7 +233,7 @@ class Design(NeuralModel):
         post_BF = self.dropout(self.posts(batch))
         loss: Tensor = post_BF.new_zeros((), dtype=torch.float32)
         if self.classifier is not None:
-            loss = loss + multi_label_loss(self.classifier(post_BF), targets.labels_BV)
+            loss = loss + self.judge(self.classifier(post_BF), targets.labels_BV)
         if self.generator is not None:
             logits_BLU, _ = teach(self.generator.step, self.generator.start(post_BF), targets.sequence_BL)
             loss = loss + sequence_loss(logits_BLU, targets.sequence_BL)
@@ -265,22 +271,25 @@ class Design(NeuralModel):
         """Choose lambda by F1 at `merge_k` over the posts that have a tag, the smallest of those that are equal."""
         if self.classifier is None or self.generator is None:
             return {}
-        shares = torch.linspace(0, 1, MERGE_SHARES)
-        k, sums, posts = min(self.settings.merge_k, self.spec.vocabulary_size), torch.zeros(MERGE_SHARES, 2), 0
-        for batch, tags in source.batches(CALIBRATION_POSTS):
+        shares, tags = torch.linspace(0, 1, MERGE_SHARES), self.spec.vocabulary_size
+        ks = [min(self.settings.merge_k, tags)] if self.settings.merge_k else range(1, min(MERGE_KS, tags) + 1)
+        sums, posts = torch.zeros(len(ks), MERGE_SHARES, 2), 0
+        for batch, true_tags in source.batches(CALIBRATION_POSTS):
             post_BF = self.posts(batch.to(self.merge_share.device))
             classified_BV, generated_BV = self.classified(post_BF), self.generated(post_BF)
             true_BV = torch.zeros_like(classified_BV, dtype=torch.bool)
-            for b, row in enumerate(tags):
+            for b, row in enumerate(true_tags):
                 true_BV[b, row] = True
             count_B = true_BV.sum(1)
             for n, share in enumerate(shares.tolist()):
-                best_BK = torch.lerp(classified_BV, generated_BV, share).topk(k, dim=1).indices
-                hits_B = true_BV.gather(1, best_BK).sum(1)
-                sums[n] += torch.stack([(hits_B / k).sum(), (hits_B / count_B.clamp(min=1)).sum()]).cpu()
+                best_BK = torch.lerp(classified_BV, generated_BV, share).topk(max(ks), dim=1).indices
+                hits_BK = true_BV.gather(1, best_BK).cumsum(1)
+                for i, k in enumerate(ks):
+                    hits_B = hits_BK[:, k - 1]
+                    sums[i, n] += torch.stack([(hits_B / k).sum(), (hits_B / count_B.clamp(min=1)).sum()]).cpu()
             posts += int((count_B > 0).sum())
-        precision, recall = (sums / max(posts, 1)).unbind(1)
+        precision, recall = (sums / max(posts, 1)).unbind(2)
         f1 = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-        best = int(f1.argmax())
+        k_at, best = divmod(int(f1.argmax()), MERGE_SHARES)
         self.merge_share.fill_(shares[best])
-        return {"merge_share": float(shares[best]), f"merge_f1_at_{k}": float(f1[best])}
+        return {"merge_share": float(shares[best]), f"merge_f1_at_{ks[k_at]}": float(f1[k_at, best])}

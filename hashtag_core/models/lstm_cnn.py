@@ -8,6 +8,8 @@ to the same dimension and concatenated for hashtag prediction.
 What differs here: the article gives no size; all sizes are ours. The LSTM's vector is its output after the last word. A
 missing caption or image is a learned vector. The loss is article 001's, binary cross-entropy summed over the tags.
 `text_input = "encoder"` reads the frozen text encoder's token vectors in place of words of its own (ours).
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence
@@ -21,13 +23,14 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, ImageVector
-from hashtag_core.models.objectives import Output, multi_label_loss
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
+from hashtag_core.models.objectives import Output
 from hashtag_core.models.registry import register
 
 TINY = {"embedding": 16, "hidden": 16, "projection": 16, "dropout": 0.1}
 
 
-class LstmCnnOptions(CaptionOptions):
+class LstmCnnOptions(CaptionOptions, LongTailOptions):
     reads: ClassVar = frozenset({"image", "caption"})
 
     embedding: int = Field(300, ge=1)
@@ -59,6 +62,7 @@ class LstmCnn(NeuralModel):
         self.image = ImageVector(spec, options.projection, "image" in options.inputs)
         self.dropout = nn.Dropout(options.dropout)
         self.classify = nn.Linear(2 * options.projection, spec.vocabulary_size)
+        self.judge = MultiLabelLoss(options, spec.vocabulary_size)
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
@@ -80,7 +84,8 @@ class LstmCnn(NeuralModel):
         return logits_BV
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        return multi_label_loss(self.logits(batch), targets.labels_BV)
+        loss: Tensor = self.judge(self.logits(batch), targets.labels_BV)
+        return loss
 
     def score(self, batch: PostBatch) -> Tensor:
         """The probability of each tag."""

@@ -14,7 +14,8 @@ What differs here, or is left open there:
   regions are not 2048 wide, their projection starts anew. `start = "text_encoder"` (ours, for small models): embeddings and language layers are those
   of the frozen text encoder's BERT. `start = "none"`: nothing is pretrained. Everything is fine-tuned in each case.
 - A missing image is one learned region, all others masked; a missing caption is one learned word in the place of [CLS].
-- The output's bias starts at how often the train posts have each tag, as in every family here (`NeuralModel.begin_with`).
+
+(Articles by number: docs/models.md.)
 """
 
 import logging
@@ -27,12 +28,19 @@ from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
-from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.errors import ConfigError
 from hashtag_core.models.base import InputSpec, Modality, ModelOptions, NeuralModel
-from hashtag_core.models.objectives import Output, multi_label_loss
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
+from hashtag_core.models.objectives import Output
+from hashtag_core.models.pretrained import read_transformers, require_same, require_same_words
 from hashtag_core.models.registry import register
 
 logger = logging.getLogger(__name__)
+
+REGION_PROJECTION = "encoder.visn_fc.visn_fc."
+REGION_WIDTH = f"{REGION_PROJECTION}weight"
+"""Of W_F: the one matrix that may have another width than the source's."""
+LANGUAGE = ("embeddings.", "encoder.layer.")
 
 TINY = {
     "hidden": 16,
@@ -45,7 +53,7 @@ TINY = {
 }
 
 
-class Lxmert4HashtagOptions(ModelOptions):
+class Lxmert4HashtagOptions(LongTailOptions):
     reads: ClassVar[frozenset[Modality]] = frozenset({"image", "caption"})
     hidden: int = Field(768, ge=1)
     heads: int = Field(12, ge=1)
@@ -108,6 +116,7 @@ class Lxmert4Hashtag(NeuralModel):
         self.absent_region_D = nn.Parameter(torch.randn(spec.image_dim))
         self.absent_caption_D = nn.Parameter(torch.randn(hidden) * 0.02)
         output = nn.Linear(2 * hidden, spec.vocabulary_size)
+        self.judge = MultiLabelLoss(options, spec.vocabulary_size)
         dropout = nn.Dropout(options.head_dropout)
         self.head = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.LayerNorm(2 * hidden), dropout, output)
         for name, parameter in self.lxmert.named_parameters():
@@ -134,61 +143,53 @@ class Lxmert4Hashtag(NeuralModel):
         if self.settings.start == "none":
             return set()
         if self.settings.start == "text_encoder":
-            return {name for name in names if name.startswith(("lxmert.embeddings.", "lxmert.encoder.layer."))}
-        return {name for name in names if not name.startswith("lxmert.encoder.visn_fc.visn_fc.")}
+            return {name for name in names if name.removeprefix("lxmert.").startswith(LANGUAGE)}
+        return {name for name in names if not name.startswith(f"lxmert.{REGION_PROJECTION}")}
+
+    def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        self._start(encoder_folder, tokenizer)
 
     def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
-        """Copy the weights that `start` names."""
+        """Copy the weights that `start` names, all of them."""
+        own = self.lxmert.state_dict()
+        for key, value in self._start(encoder_folder, tokenizer).items():
+            own[key].copy_(value)
+
+    def _start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None) -> dict[str, Tensor]:
+        """The weights to start from, under their names in `self.lxmert`; NotFoundError, ConfigError or IntegrityError where
+        they are not those of such a model."""
         match self.settings.start:
             case "none":
-                return
+                return {}
             case "text_encoder":
                 if encoder_folder is None:
                     raise ConfigError("model.start = 'text_encoder': the text encoder has no folder of weights")
-                self._copy_language(encoder_folder)
+                return self._language(encoder_folder)
             case name:
-                self._copy_lxmert(name.removeprefix("hf:"))
+                return self._whole(name.removeprefix("hf:"), tokenizer)
 
-    def _copy_lxmert(self, name: str) -> None:
+    def _whole(self, name: str, tokenizer: CaptionTokenizer | None) -> dict[str, Tensor]:
         from transformers import LxmertModel
 
-        try:
-            source = LxmertModel.from_pretrained(name)
-        except OSError as error:
-            raise NotFoundError(f"model.start: no LXMERT at {name!r}: {str(error).splitlines()[0]}") from None
-        own, skipped = self.lxmert.state_dict(), []
-        for key, value in source.state_dict().items():
-            if key in own and own[key].shape == value.shape:
-                own[key].copy_(value)
-            else:
-                skipped.append(key)
-        wrong = [key for key in skipped if not key.startswith("encoder.visn_fc.visn_fc.")]
-        if wrong:
-            raise ConfigError(
-                f"model.start: {name!r} has other sizes or layers than the options: {', '.join(wrong[:3])}"
-            )
-        if skipped:
+        source = read_transformers(LxmertModel, name, "lxmert", "model.start")
+        require_same_words(tokenizer, name, "model.start")
+        own = self.lxmert.state_dict()
+        keys = require_same(own, source, f"model.start: {name!r}", lambda key: key == REGION_WIDTH)
+        if REGION_WIDTH not in keys:
             logger.info("regions are not as wide as in %s: their projection starts anew", name)
+            keys = [key for key in keys if not key.startswith(REGION_PROJECTION)]
+        return {key: source[key] for key in keys}
 
-    def _copy_language(self, folder: str) -> None:
+    def _language(self, folder: str) -> dict[str, Tensor]:
         from transformers import AutoConfig, BertModel
 
-        kind = AutoConfig.from_pretrained(folder).model_type
-        if kind != "bert":
-            raise ConfigError(f"model.start = 'text_encoder': a BERT expected, found {kind!r} in {folder}")
-        source = BertModel.from_pretrained(folder)
-        layers = self.settings.language_layers
-        if source.config.num_hidden_layers < layers:
-            raise ConfigError(
-                f"model.language_layers: {folder!r} has {source.config.num_hidden_layers} layers, found {layers}"
-            )
-        own, theirs = self.lxmert.state_dict(), source.state_dict()
-        for key, value in own.items():
-            if not key.startswith(("embeddings.", "encoder.layer.")):
-                continue
-            if key not in theirs or theirs[key].shape != value.shape:
-                raise ConfigError(f"model.start: {folder!r} has another {key} than the options ask for")
-            value.copy_(theirs[key])
+        theirs = read_transformers(BertModel, folder, "bert", "model.start = 'text_encoder'")
+        layers, found = self.settings.language_layers, AutoConfig.from_pretrained(folder).num_hidden_layers
+        if found < layers:
+            raise ConfigError(f"model.language_layers: {folder!r} has {found} layers, found {layers}")
+        own = {key: value for key, value in self.lxmert.state_dict().items() if key.startswith(LANGUAGE)}
+        source = {key: value for key, value in theirs.items() if key in own}
+        return {key: source[key] for key in require_same(own, source, f"model.start: {folder!r}", lambda _: False)}
 
     def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
         return [(cast(nn.Linear, self.head[-1]), "each")]
@@ -221,7 +222,8 @@ class Lxmert4Hashtag(NeuralModel):
         return logits_BV
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        return multi_label_loss(self.logits(batch), targets.labels_BV)
+        loss: Tensor = self.judge(self.logits(batch), targets.labels_BV)
+        return loss
 
     def score(self, batch: PostBatch) -> Tensor:
         return torch.sigmoid(self.logits(batch).float())

@@ -19,6 +19,8 @@ a post of many tags does not drown the others. Words are the frozen text encoder
 comes with a pooled vector for each modality: one word, one region. Hence LayerNorm before the projections: a pooled
 vector is not as long as a token. Earlier posts without a tag of the vocabulary say nothing of the habit and are passed
 over. A missing image, caption or history is a learned region, word or habit. `loss = "bce"` judges each tag alone.
+
+(Articles by number: docs/models.md.)
 """
 
 import math
@@ -32,13 +34,14 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import HistoryBatch, PostBatch, Targets
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import absent_embedding, masked_softmax
-from hashtag_core.models.objectives import Output, multi_label_loss, softmax_loss
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
+from hashtag_core.models.objectives import Output, softmax_loss
 from hashtag_core.models.registry import register
 
 TINY = {"hidden": 16, "attention_units": 8, "dropout": 0.1}
 
 
-class MaconOptions(ModelOptions):
+class MaconOptions(LongTailOptions):
     hidden: int = Field(512, ge=1)
     """Of a word, a region, a post and a tag: D."""
     attention_units: int = Field(512, ge=1)
@@ -225,6 +228,7 @@ class Macon(NeuralModel):
         self.habit = Habit(hidden, spec.vocabulary_size, hidden, "history" in options.inputs)
         self.dropout = nn.Dropout(options.dropout)
         self.classify = nn.Linear(2 * hidden, spec.vocabulary_size)
+        self.judge = MultiLabelLoss(options, spec.vocabulary_size)
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
@@ -244,8 +248,9 @@ class Macon(NeuralModel):
         return logits_BV
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        objective = multi_label_loss if self._bce else softmax_loss
-        return objective(self.logits(batch), targets.labels_BV)
+        objective = self.judge if self._bce else softmax_loss
+        loss: Tensor = objective(self.logits(batch), targets.labels_BV)
+        return loss
 
     def score(self, batch: PostBatch) -> Tensor:
         """Share of the softmax, or with `bce` the probability of each tag."""

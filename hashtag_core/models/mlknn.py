@@ -12,6 +12,8 @@ is that number for the post at hand.
 
 What differs here: neighbours are by cosine (`post_vectors`). c is counted over at most `counted_posts` train posts,
 drawn at random; their neighbours are sought among all. A post of which nothing is known scores P(H_1).
+
+(Articles by number: docs/models.md.)
 """
 
 from typing import ClassVar

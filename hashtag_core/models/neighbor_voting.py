@@ -8,6 +8,8 @@ Multimedia 11(7), 2009. A baseline of article 003, there on image features of AM
 
 What differs here: neighbours are by cosine (`post_vectors`), of which a user may give several. The score is
 (relevance / k + 1) / 2. With fewer than k neighbours those count; a post without any (no image) takes the prior itself.
+
+(Articles by number: docs/models.md.)
 """
 
 from typing import ClassVar

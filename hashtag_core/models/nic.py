@@ -9,7 +9,10 @@ https://arxiv.org/abs/1411.4555. A baseline of article 003.
     L       = - sum_t log p_t(S_t)        (13)
 
 What differs here: S_t are hashtags, S_0 a start sign; a list has no tag twice, and is searched greedily unless
-`decoding = "beam"` asks for the paper's beam (of 20); one model, no ensemble. A missing image is a learned vector.
+`decoding = "beam"` asks for the paper's beam (of 20); one model, no ensemble. The network is frozen, its
+vector cached; article 003 trains end to end. A missing image is a learned vector.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""The losses that families are taught by. Each is a sum over a post's tags or steps and a mean over the posts."""
+"""The losses that families are taught by. Each is a sum over a post's tags or steps and a mean over the posts.
+
+(Articles by number: docs/models.md.)
+"""
 
 from typing import Literal
 

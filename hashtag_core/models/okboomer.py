@@ -10,12 +10,15 @@ Pradyumna Tambwekar, Sameer Dharur: #okboomer: A multi-modal approach towards ge
 
 Taught by cross-entropy, each step shown the true tag before it with the chance 0.5, else the model's own; Xavier
 initialisation. What differs here: hidden size, dropout and this fusion are ours (the article draws the parts and leaves
-how they join open). Word vectors are learned, or read from a file of GloVe's text format and then trained on; with
+how they join open). Word vectors, of the caption's words and of the tags that the decoder reads, are learned, or read
+from a file of GloVe's text format (the article's are GloVe's) and then trained on; with
 `text_input = "encoder"` (ours) w_t are the frozen text encoder's token vectors. The article's augmentation (flips, random
 crops) is left out: the encoder is frozen, and each picture is encoded once.
 
 `decoder = "subwords"` (ours) writes pieces of tags in place of tags (`spelling`). It shares pieces between tags, and can
 spell only those of the vocabulary: a model here scores a vocabulary, in which an unseen tag has no place.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence
@@ -28,10 +31,10 @@ from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
-from hashtag_core.models.amnn import copy_word_vectors
 from hashtag_core.models.base import InputSpec, ModelOptions
 from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, absent_embedding
 from hashtag_core.models.objectives import Output, sequence_loss
+from hashtag_core.models.pretrained import check_word_vectors, copy_word_vectors
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceModel, SequenceOptions, SignEmbedding, decode_scores, teach
 from hashtag_core.models.spelling import BYTES, Spelling
@@ -120,6 +123,7 @@ class Okboomer(SequenceModel):
         super().__init__(options, spec)
         self.forcing = options.teacher_forcing
         self.settings = options
+        self._tags: list[str] = []
         embedded, hidden = options.embedding, options.hidden
         self.image = NormalisedImage(spec, embedded, "image" in options.inputs)
         own = embedded if options.text_input == "words" else None
@@ -142,14 +146,23 @@ class Okboomer(SequenceModel):
         assert isinstance(options, OkboomerOptions)
         return options.words()
 
+    def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
+        """Whether `word_vectors` is a file of vectors of the right size."""
+        if self.settings.word_vectors:
+            check_word_vectors(self.settings.word_vectors, self.settings.embedding)
+
     def initialise(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
-        """Copy the word vectors in; words that the file has not keep their random ones."""
+        """Copy the word vectors in, of the caption's words and of the tags that the decoder reads; what the file does not
+        have keeps its random ones."""
         path, embedding = self.settings.word_vectors, self.caption.embedding
         if path and tokenizer is not None and embedding is not None:
             copy_word_vectors(embedding.weight, path, tokenizer.words())
+        if path and self.spelling is None and self._tags:
+            copy_word_vectors(self.signs.weight, path, {tag: sign + 1 for sign, tag in enumerate(self._tags)}, "tags")
 
     def name_tags(self, tags: Sequence[str]) -> None:
-        """Learn the pieces of the tags."""
+        """Learn the pieces of the tags, and which word each is."""
+        self._tags = list(tags)
         if self.spelling is not None:
             self.spelling.learn(tags, self.settings.pieces)
 

@@ -6,6 +6,8 @@
 
 A modality that a post lacks is a block of zeros: it adds nothing to an inner product, and the same to every distance.
 AMNN has a learned vector for it.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Iterator

@@ -8,6 +8,8 @@ He et al.: Deep Residual Learning for Image Recognition, CVPR 2016. The loss is 
 
 What differs here: the encoder is frozen (its features are cached), so only the head is taught; the article trains end to
 end. A missing image is a learned vector.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence
@@ -21,13 +23,14 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.models.amnn import AmnnOptions, ImageEncoder
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import absent_embedding
-from hashtag_core.models.objectives import Output, multi_label_loss
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
+from hashtag_core.models.objectives import Output
 from hashtag_core.models.registry import register
 
 TINY = {"image_dense": 32, "image_hidden": 32, "image_steps": 16, "dropout": 0.0}
 
 
-class ResnetMultilabelOptions(ModelOptions):
+class ResnetMultilabelOptions(LongTailOptions):
     reads: ClassVar = frozenset({"image"})
 
     head_on: Literal["resnet", "amnn"] = "resnet"
@@ -72,6 +75,7 @@ class ResnetMultilabel(NeuralModel):
         )
         self.dropout = nn.Dropout(options.dropout)
         self.classify = nn.Linear(self.image.out, spec.vocabulary_size)
+        self.judge = MultiLabelLoss(options, spec.vocabulary_size)
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
@@ -88,7 +92,8 @@ class ResnetMultilabel(NeuralModel):
         return logits_BV
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        return multi_label_loss(self.logits(batch), targets.labels_BV)
+        loss: Tensor = self.judge(self.logits(batch), targets.labels_BV)
+        return loss
 
     def score(self, batch: PostBatch) -> Tensor:
         """The probability of each tag."""

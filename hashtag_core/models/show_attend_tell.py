@@ -15,6 +15,8 @@ baseline of article 003. The soft (deterministic) attention:
 What differs here: y are hashtags, none twice, searched greedily unless `decoding = "beam"`; the annotations a_i are the
 frozen encoder's regions, and one learned vector all over where there is no image. The paper names no sizes: these are those of
 the implementation that article 003 ran, lambda the paper's.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence

@@ -12,6 +12,7 @@ Shapes beside those of `batches`: P signs (END, STOP, pieces), S signs of the lo
 N rows of the trie's beam, E edges of the trie.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TypeVar
@@ -80,7 +81,7 @@ class Spelling(nn.Module):
             "table_US": [row + [PADDING] * (longest - len(row)) for row in rows],
             "lengths_U": [len(row) for row in rows],
             "fan_N": fans,
-            "first_edge_N": [0, *torch.tensor(fans).cumsum(0).tolist()[:-1]],
+            "first_edge_N": [0, *itertools.accumulate(fans[:-1])],
             "edge_sign_E": [sign for sign, _ in edges],
             "edge_node_E": [node for _, node in edges],
             "edge_tag_E": [ends[node] for _, node in edges],

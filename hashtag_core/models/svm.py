@@ -7,12 +7,15 @@ article 003, there "multi-class classification with LibSVM" on features of AMNN.
              value of tag i = its votes (f_ij > 0) + c_i / (3 (|c_i| + 1)), c_i = sum_j f_ij; score = (value + 1/3) / (C - 1/3)
     linear   value of tag v = w_v . x + b_v, of all posts with the tag against those without; score = sigmoid(value)
 
-What differs here, or is left open there: a post with several tags is one training example a tag (`libsvm`). At most
+What differs here, or is left open there: gamma is scikit-learn's `scale` unless `gamma = "libsvm"` asks for LibSVM's own
+default, as the paper recipe does; a post with several tags is one training example a tag (`libsvm`). At most
 `fit_examples` examples (`linear`: posts), drawn at random, are fitted on; a tag that none of them carries scores 0, or
 with `linear` its share of the posts. scikit-learn fits; what it found is kept as arrays.
+
+(Articles by number: docs/models.md.)
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,12 +33,17 @@ PAIR_NUMBERS = 1 << 24
 """Values of pairs that are held at once when posts are scored: 64 MB."""
 
 
+GAMMAS: dict[float | str | None, str] = {None: "scale", "libsvm": "auto"}
+"""scikit-learn's names."""
+
+
 class SvmOptions(VectorOptions):
     machine: Literal["libsvm", "linear"] = "linear"
     kernel: Literal["rbf", "linear"] = "rbf"
     """Of `libsvm`, whose default is `rbf`."""
-    gamma: float | None = Field(None, gt=0)
-    """Of `rbf`; null: 1 / (numbers of a vector * their variance), scikit-learn's `scale`."""
+    gamma: Annotated[float, Field(gt=0)] | Literal["libsvm"] | None = None
+    """Of `rbf`; `libsvm`: 1 / numbers of a vector, LibSVM's default; null: 1 / (numbers of a vector * their variance),
+    scikit-learn's `scale`."""
     cost: float = Field(1.0, gt=0)
     """C."""
     fit_examples: int = Field(20_000, ge=1)
@@ -73,7 +81,9 @@ class PairwiseMachine(nn.Module):
             return
         from sklearn.svm import SVC  # here: scikit-learn takes two seconds to import
 
-        machine = SVC(C=options.cost, kernel=self.kernel, gamma=options.gamma or "scale").fit(vectors_ND, tags_N)
+        machine = SVC(C=options.cost, kernel=self.kernel, gamma=GAMMAS.get(options.gamma, options.gamma)).fit(
+            vectors_ND, tags_N
+        )
         sign = -1 if len(machine.classes_) == 2 else 1  # of two classes scikit-learn turns the sign
         self.classes_C = torch.from_numpy(machine.classes_)
         self.counts_C = torch.from_numpy(machine.n_support_).long()

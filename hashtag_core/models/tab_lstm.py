@@ -12,6 +12,8 @@ https://aclanthology.org/C16-1284. A baseline of articles 000 and 001.
 What differs here: LDA is scikit-learn's online variational Bayes on this family's own tokens, words in a tenth of all
 captions or more left out. A missing caption is a learned vector. `loss = "bce"` judges each tag alone.
 `text_input = "encoder"` reads the frozen text encoder's token vectors as x_j (ours); the topics keep the words.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence
@@ -25,14 +27,15 @@ from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import FitSource, InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, masked_softmax
-from hashtag_core.models.objectives import Output, multi_label_loss, softmax_loss
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
+from hashtag_core.models.objectives import Output, softmax_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.topics import TopicModel
 
 TINY = {"embedding": 16, "hidden": 16, "topics": 3, "topic_passes": 1, "topic_max_share": 1.0, "dropout": 0.1}
 
 
-class TabLstmOptions(CaptionOptions):
+class TabLstmOptions(CaptionOptions, LongTailOptions):
     reads: ClassVar = frozenset({"caption"})
 
     embedding: int = Field(300, ge=1)
@@ -83,6 +86,7 @@ class TabLstm(NeuralModel):
         self.attention = TopicalAttention(options.topics, options.hidden)
         self.dropout = nn.Dropout(options.dropout)
         self.classify = nn.Linear(options.hidden, spec.vocabulary_size)
+        self.judge = MultiLabelLoss(options, spec.vocabulary_size)
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
@@ -113,8 +117,9 @@ class TabLstm(NeuralModel):
         return logits_BV
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        objective = multi_label_loss if self.settings.loss == "bce" else softmax_loss
-        return objective(self.logits(batch), targets.labels_BV)
+        objective = self.judge if self.settings.loss == "bce" else softmax_loss
+        loss: Tensor = objective(self.logits(batch), targets.labels_BV)
+        return loss
 
     def score(self, batch: PostBatch) -> Tensor:
         """Share of the softmax, or with `bce` the probability of each tag."""

@@ -32,14 +32,15 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import HistoryBatch, PostBatch, Targets
 from hashtag_core.models.base import FitSource, InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import absent_embedding, masked_softmax
-from hashtag_core.models.objectives import Output, multi_label_loss
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
+from hashtag_core.models.objectives import Output
 from hashtag_core.models.registry import register
 
 BATCH_POSTS = 256
 TINY = {"hidden": 16, "graph_posts": 40, "neighbours": 4, "influence_tags": 6, "dropout": 0.1}
 
 
-class TagnetOptions(ModelOptions):
+class TagnetOptions(LongTailOptions):
     hidden: int = Field(512, ge=1)
     """D."""
     neighbours: int = Field(10, ge=1)
@@ -138,6 +139,7 @@ class Tagnet(NeuralModel):
         self.own, self.others = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden, bias=False)
         self.dropout = nn.Dropout(options.dropout)
         self.classify = nn.Linear(2 * hidden, tags)
+        self.judge = MultiLabelLoss(options, tags)
 
     @classmethod
     def needs(cls, options: ModelOptions) -> frozenset[str]:
@@ -211,7 +213,8 @@ class Tagnet(NeuralModel):
         return logits_BV
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        return multi_label_loss(self.logits(batch), targets.labels_BV)
+        loss: Tensor = self.judge(self.logits(batch), targets.labels_BV)
+        return loss
 
     def score(self, batch: PostBatch) -> Tensor:
         """Probability of each tag."""

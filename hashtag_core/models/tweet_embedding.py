@@ -15,6 +15,8 @@ What is ours: sizes and loss. Every part of a post is drawn to its tags, away fr
 The tags of a post are in the loss alone. User, place and time, parts of a tweet in its paper, are left out, as in 000.
 The text is the encoder's vector (`encoder`) or the mean of its words' vectors (`words`). A part that is absent is
 left out of the mean; a post without any is a learned vector.
+
+(Articles by number: docs/models.md.)
 """
 
 from typing import ClassVar, Literal

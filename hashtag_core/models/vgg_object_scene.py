@@ -8,6 +8,8 @@ Networks, 2016, https://arxiv.org/abs/1605.05054. A baseline of article 003.
 The two vectors come from two VGG-16, one trained on objects (`encoders.image`), one on places (`encoders.image_second`).
 What differs here: the size of the hidden layer is ours; where there is one encoder alone, another vector of it can stand
 in for the scene's (`scene`). A missing image is one learned vector.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Sequence
@@ -20,13 +22,14 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
 from hashtag_core.models.layers import absent_embedding
-from hashtag_core.models.objectives import Output, multi_label_loss
+from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
+from hashtag_core.models.objectives import Output
 from hashtag_core.models.registry import register
 
 TINY = {"hidden": 32, "dropout": 0.1}
 
 
-class VggObjectSceneOptions(ModelOptions):
+class VggObjectSceneOptions(LongTailOptions):
     reads: ClassVar = frozenset({"image"})
 
     scene: Literal["second", "grid_max", "grid_mean"] = "grid_max"
@@ -53,6 +56,7 @@ class VggObjectScene(NeuralModel):
         self._scene = options.scene
         width = spec.image_dim + (spec.image_second_dim if options.scene == "second" else spec.image_dim)
         self.absent_D = absent_embedding(width)
+        self.judge = MultiLabelLoss(options, spec.vocabulary_size)
         self.classify = nn.Sequential(
             nn.Linear(width, options.hidden),
             nn.ReLU(),
@@ -80,7 +84,8 @@ class VggObjectScene(NeuralModel):
         return torch.where(batch.image_present_B[:, None], seen_BD, self.absent_D)
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
-        return multi_label_loss(self.classify(self.features(batch)), targets.labels_BV)
+        loss: Tensor = self.judge(self.classify(self.features(batch)), targets.labels_BV)
+        return loss
 
     def score(self, batch: PostBatch) -> Tensor:
         """The probability of each tag."""

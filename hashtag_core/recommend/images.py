@@ -16,6 +16,7 @@ from itertools import islice
 from hashtag_core import storage
 from hashtag_core.config import ArchiveSection
 from hashtag_core.errors import ConfigError, HashtagError
+from hashtag_core.faults import is_machine
 
 FETCHES = 8
 """Images that are fetched at once; also how many wait in memory to be looked at."""
@@ -103,12 +104,15 @@ def fetch_images(uris: Sequence[str | None], places: ImagePlaces) -> Iterator[tu
     """For each reference in order its bytes, or None and why. Null and blank ones are no reference.
 
     Fetched in parallel, and no further ahead of who takes them than `FETCHES`, so memory holds that many at most.
+    StorageError where the storage failed, after its retries: that says nothing of the picture.
     """
 
     def fetch(uri: str) -> tuple[bytes | None, str]:
         try:
             return fetch_image(uri, places), ""
         except (HashtagError, ValueError) as error:
+            if is_machine(error):
+                raise
             told = f"{NOT_FETCHED}{error}"
             half = TOLD_CHARACTERS // 2 - 2
             return None, told if len(told) <= TOLD_CHARACTERS else f"{told[:half]}...{told[-half:]}"

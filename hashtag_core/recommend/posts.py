@@ -2,9 +2,8 @@
 or broken in each noted. Needs no model.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +12,9 @@ from hashtag_core.config import CaptionsSection
 from hashtag_core.data.captions import clean_caption
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import normalise_posts
-from hashtag_core.errors import ConfigError, ImageError
+from hashtag_core.errors import ArchiveError, ConfigError, ImageError
 from hashtag_core.recommend.images import ImagePlaces, fetch_images
+from hashtag_core.recommend.tables import Posts, as_table
 from hashtag_core.schema import POST
 
 READ = pa.schema([POST.field(name) for name in ("post_id", "user_id", "caption", "image", "image_uri")])
@@ -56,12 +56,16 @@ class OpenedPosts:
         return OpenedPosts(**{item.name: [getattr(self, item.name)[row] for row in rows] for item in fields(self)})
 
 
-def normalised(posts: pa.Table | Iterable[Mapping[str, Any]], where: str, schema: pa.Schema) -> pa.Table:
+def normalised(posts: Posts, where: str, schema: pa.Schema) -> pa.Table:
     """The columns of `schema` of the posts; ConfigError, headed by `where`, for a row that is no post."""
-    table, rejected = normalise_posts(_table(posts), schema=schema)
+    table = as_table(posts, where, schema)
+    try:
+        found, rejected = normalise_posts(table, schema=schema)
+    except ArchiveError as error:
+        raise ConfigError(f"{where}{error}") from None
     if rejected:
         raise ConfigError(f"{where}row {rejected[0].row} is no post: {rejected[0].reason}")
-    return table
+    return found
 
 
 def open_posts(
@@ -92,7 +96,7 @@ def open_posts(
             image_status = "image_unreadable"
         elif key is None:
             try:
-                pixels = decode_image(data, side_px or CHECK_SIDE_PX)
+                pixels = decode_image(data, side_px or CHECK_SIDE_PX, quoted=found is None)
             except ImageError as error:
                 image_status, fault = "image_unreadable", str(error)
         caption = clean_caption(raw, captions)
@@ -103,22 +107,6 @@ def open_posts(
         opened.statuses.append(status)
         opened.details.append(detail)
     return opened
-
-
-def _table(posts: pa.Table | Iterable[Mapping[str, Any]]) -> pa.Table:
-    if isinstance(posts, pa.Table):
-        return posts
-    rows = list(posts)
-    if not rows:
-        return READ.empty_table()
-    names = [name for name in READ_WITH_HISTORY.names if any(name in row for row in rows)]
-    columns = {}
-    for name in names:
-        try:
-            columns[name] = pa.array([row.get(name) for row in rows])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ConfigError(f"posts: {name}: values of several types: {error}") from None
-    return pa.table(columns)
 
 
 def _status(image: str, fault: str | None, raw: str | None, caption: str | None) -> tuple[str, str | None]:

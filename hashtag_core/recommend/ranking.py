@@ -1,7 +1,31 @@
 """Scores to ranked tags, the same in every run. Shape legend: `hashtag_core.data.batches`; K is the length of the list."""
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def popularity_logits(counts_V: np.ndarray, posts: int) -> Tensor:
+    """float32 [V]: log of each tag's share of the train posts, less that of the mean use of a tag (each use counts once).
+
+    A tag that no train post has counts as half a post.
+    """
+    if not len(counts_V):
+        return torch.zeros(0)
+    log_V = np.log((counts_V + 0.5) / (posts + 1))
+    weights = np.asarray(counts_V, dtype=np.float64) if np.any(counts_V) else np.ones(len(counts_V))
+    return torch.from_numpy((log_V - np.average(log_V, weights=weights)).astype(np.float32))
+
+
+def less_popular(scores_BV: Tensor, popularity_V: Tensor, diversity: float) -> Tensor:
+    """The scores as if popular tags were less so: odds divided by popularity to the power `diversity` (a shift of the prior;
+    Saerens, Latinne & Decaestecker 2002). Of a tag that is as popular as the mean use of one the score stays.
+
+    0 changes nothing; at 1 a tag counts by how much more likely the post makes it than it is anywhere.
+    """
+    if not diversity:
+        return scores_BV
+    return torch.sigmoid(torch.logit(scores_BV, eps=1e-7) - diversity * popularity_V)
 
 
 def top_tags(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,9 @@ Scores depend on the other posts of a batch only in the last digits, as far as t
 them the same to the last digit calls with the same posts.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any, Self
 
 import numpy as np
@@ -18,18 +19,22 @@ import torch
 
 from hashtag_core.config import CaptionsSection, EncodersSection
 from hashtag_core.data.archive_history import ArchivePosts, TagFinder, only_last
-from hashtag_core.data.batches import FeaturizedPosts, collate
+from hashtag_core.data.batches import FeaturizedPosts, PostBatch, collate
 from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.history import HistoryRule, find_history
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.images import image_key
 from hashtag_core.encoders import Encoders, load_encoders
-from hashtag_core.errors import ConfigError, IntegrityError
+from hashtag_core.errors import ConfigError, IntegrityError, ScoreError
+from hashtag_core.models import family, list_models
 from hashtag_core.models.folder import LoadedModel, load_model_folder
+from hashtag_core.recommend.explanations import EXPLAINED, explained
+from hashtag_core.recommend.extra_tags import with_tags
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
-from hashtag_core.recommend.ranking import top_tags
+from hashtag_core.recommend.ranking import less_popular, popularity_logits, top_tags
+from hashtag_core.recommend.tables import Posts
 from hashtag_core.schema import TAGGED
 
 
@@ -45,6 +50,7 @@ class Recommender:
         device: torch.device,
         places: ImagePlaces | None = None,
         policy: Policy | None = None,
+        diversity: float = 0.0,
     ) -> None:
         self.loaded = loaded
         self.encoders = encoders
@@ -53,9 +59,9 @@ class Recommender:
         self.device = device
         self.places = places or ImagePlaces()
         self.batch_size = encoders.section.batch_size
-        self.tags: list[str] = list(loaded.vocabulary.tags)
-        least = None if policy is None else policy.least_scores(self.tags)
-        self._least_V = None if least is None else torch.from_numpy(least)
+        self.policy = policy or Policy()
+        self.diversity = diversity
+        self._take_tags(loaded.vocabulary.tags)
         self.captions = CaptionsSection(**loaded.info.get("captions", {}))
 
     @classmethod
@@ -69,13 +75,15 @@ class Recommender:
         threads: int | None = None,
         places: ImagePlaces | None = None,
         policy: Policy | None = None,
+        diversity: float = 0.0,
         **encoding: Any,
     ) -> Self:
         """The model of a folder (local or `s3://`) or of `models:/NAME/VERSION`, `models:/NAME@ALIAS`.
 
         `device`: a torch device, or `auto` for the first GPU, else the CPU. `name` and `version` are stamped on every
         row in place of the folder's own. `threads`: CPU threads of this process. `places`: where images by reference may
-        come from (default: the archive and its bucket). `policy`: which tags may be given (default: all). `encoding`:
+        come from (default: the archive and its bucket). `policy`: which tags may be given (default: all). `diversity`: see
+        `ranking.less_popular`; above 0 scores are no probabilities. `encoding`:
         `backend`, `precision` and `batch_size` of the encoders, where they are to differ from the recipe the model was
         trained by.
 
@@ -91,7 +99,24 @@ class Recommender:
         needs = type(loaded.model).needs(loaded.options)
         encoders = load_encoders(section, needs, str(where), threads=threads)
         _check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
-        return cls(loaded, encoders, name or resolved.name, version or resolved.version, where, places, policy)
+        named = name or resolved.name, version or resolved.version
+        return cls(loaded, encoders, *named, where, places, policy, diversity)
+
+    def add_tags(self, tags: Sequence[str]) -> list[str]:
+        """Recommend these tags too, of which nothing is known but their names; those that are known already are left out.
+
+        Returns the ones that are new, normalised, in the order in which they stand behind the others. ConfigError for what
+        is no tag, and for a family that does not read what tags are called. Call it before the first post.
+        """
+        self.loaded, new = with_tags(self.loaded, self.encoders, tags, self.device)
+        self._take_tags(self.loaded.vocabulary.tags)
+        return new
+
+    def _take_tags(self, tags: Sequence[str]) -> None:
+        self.tags = list(tags)
+        least = self.policy.least_scores(self.tags)
+        self._least_V = None if least is None else torch.from_numpy(least)
+        self._popularity_V = popularity_logits(self.loaded.vocabulary.counts, self.loaded.vocabulary.posts)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -100,35 +125,48 @@ class Recommender:
 
     def recommend(
         self,
-        posts: pa.Table | Iterable[Mapping[str, Any]],
+        posts: Posts,
         top_k: int = 10,
         cached: FeatureCache | None = None,
         archive: str | None = None,
-        history: pa.Table | Iterable[Mapping[str, Any]] | None = None,
+        history: Posts | None = None,
+        explain: bool = False,
     ) -> pa.Table:
         """The `top_k` best hashtags of each post, in the TAGGED schema, one row a post in the order given.
 
-        `posts`: a table in the POST schema (absent columns are absent) or a list of dicts with its fields. `cached`:
+        `posts`: a table in the POST schema (absent columns are absent): of Arrow, pandas, Polars or whatever else speaks
+        Arrow's C stream, a record batch, a list of dicts with its fields, or one such dict. What pandas has for a missing value
+        (NaN, NaT, NA) is one. `cached`:
         features of the model's encoders; what is not in it is encoded. `archive`: the folder that an `image_uri` which
         is a path lies in, and whose bucket one with `s3://` may name (others: `load(places=...)`). `history`: more posts of the same users, which are not
         tagged; a model that reads the history finds it there and among `posts` (see `hashtag_core.data.history` for which
         posts it takes), by their `user_id`, `created_at` and hashtags. Of several posts with one id the last one counts.
 
-        ConfigError for a row that is no post, naming row and field.
+        `explain`: one column more, `explanation`, a list as long as that of the tags, which says for each how much came from
+        the image, the caption, which posts of the history and which other posts (`recommend.explanations`).
+
+        ConfigError for a row that is no post, naming row and field, and for `explain` of a family that cannot.
         """
         if top_k < 1:
             raise ConfigError(f"top_k: expected at least 1, found {top_k}")
+        if explain and not self.loaded.model.explains:
+            able = ", ".join(name for name in list_models() if family(name).explains)
+            raise ConfigError(
+                f"explain: the family {self.loaded.family} does not say where a tag comes from; {able} does"
+            )
         rule = self.loaded.history
         schema = READ if rule is None else READ_WITH_HISTORY
         table = normalised(posts, "", schema)
         opened = self.open_posts(table, cached=cached, archive=archive)
-        if rule is None:
-            return self.tag(opened, top_k, cached)
-        others = normalised([] if history is None else history, "history: ", schema)
         features = self.featurize(opened, cached)
-        return self._tagged(
-            opened, self.rank(features, top_k, self._history(rule, table, features, others, cached, archive))
-        )
+        others = normalised([] if history is None or rule is None else history, "history: ", schema)
+        past = None if rule is None else self._history(rule, table, features, others, cached, archive)
+        ranked = self.rank(features, top_k, past)
+        tagged = self._tagged(opened, ranked)
+        if not explain:
+            return tagged
+        names = [*others["post_id"].to_pylist(), *opened.post_ids]
+        return tagged.append_column("explanation", self._explained(features, ranked, past, names))
 
     def tag(
         self, posts: OpenedPosts, top_k: int, cached: FeatureCache | None = None, history: History | None = None
@@ -207,6 +245,11 @@ class Recommender:
         if pixels and self._image_kinds:
             for name, values in self.encoders.encode_images(list(pixels.values())).items():
                 _put(arrays, name, list(pixels), values)
+            if self.encoders.precomputed:
+                found, values_of = self.encoders.precomputed_regions([posts.post_ids[row] for row in pixels])
+                for name, values in values_of.items():
+                    _put(arrays, name, list(pixels), values)
+                image_present[list(pixels)] = found  # without regions there is nothing to look at
         self._put_captions(arrays, posts, cached)
         return FeaturizedPosts(posts.post_ids, posts.user_ids, posts.captions, image_present, text_present, arrays)
 
@@ -215,20 +258,18 @@ class Recommender:
         at the end of the list for a tag that the policy does not allow).
 
         `history`: of the same posts, row-aligned; a model that reads one takes a missing one for empty histories.
+        ScoreError, naming the first of them, for a post with a score that is not finite.
         """
         indices, scores = [], []
-        for start in range(0, len(posts.post_ids), self.batch_size):
-            piece = _slice(posts, start, start + self.batch_size)
-            past = None if history is None else history.batch(np.arange(start, start + len(piece.post_ids)))
-            batch = collate(piece, self.needs, self.loaded.tokenizer, self.loaded.options.inputs, past).to(self.device)
+        for batch in self._batches(posts, history):
             with torch.inference_mode():
                 scores_BV = self.loaded.model.score(batch).float().cpu()
             if not torch.isfinite(scores_BV).all():
                 row = int((~torch.isfinite(scores_BV)).any(dim=1).nonzero()[0])
-                raise IntegrityError(
-                    f"model {self.name} {self.version}: a score of post {piece.post_ids[row]!r} is not finite"
+                raise ScoreError(
+                    f"model {self.name} {self.version}: a score of post {batch.post_ids[row]!r} is not finite"
                 )
-            scores_BV = scores_BV.clamp(0.0, 1.0)
+            scores_BV = less_popular(scores_BV.clamp(0.0, 1.0), self._popularity_V, self.diversity)
             if self._least_V is not None:
                 scores_BV[scores_BV < self._least_V] = -1.0
             indices_BK, scores_BK = top_tags(scores_BV, top_k)
@@ -240,9 +281,33 @@ class Recommender:
             np.concatenate([np.zeros((0, width), np.float32), *scores]),
         )
 
+    def _batches(self, posts: FeaturizedPosts, history: History | None) -> Iterator[PostBatch]:
+        for start in range(0, len(posts.post_ids), self.batch_size):
+            piece = _slice(posts, start, start + self.batch_size)
+            past = None if history is None else history.batch(np.arange(start, start + len(piece.post_ids)))
+            yield collate(piece, self.needs, self.loaded.tokenizer, self.loaded.options.inputs, past).to(self.device)
+
+    def _explained(
+        self,
+        posts: FeaturizedPosts,
+        ranked: tuple[np.ndarray, np.ndarray],
+        history: History | None,
+        names: Sequence[str],
+    ) -> pa.Array:
+        """The column `explanation`; `names` are the post ids of the rows that a history is made of."""
+        indices_NK, scores_NK = ranked
+        rows_NH = np.zeros((len(indices_NK), 0), np.int64) if history is None else history.rows_NH
+        past = [[names[row] for row in rows if row >= 0] for rows in rows_NH.tolist()]
+        values: list[Any] = []
+        for batch in self._batches(posts, history):
+            here = slice(len(values), len(values) + len(batch))
+            values += explained(self.loaded.model, batch, indices_NK[here], self.tags, past[here])
+        given = [list(compress(tags, scores >= 0)) for tags, scores in zip(values, scores_NK, strict=True)]
+        return pa.array(given, pa.list_(EXPLAINED))
+
     @property
     def _image_kinds(self) -> list[str]:
-        return [name for name in ("image_vector", "image_vector_second", "image_grid") if name in self.needs]
+        return [name for name, kind in self.encoders.kinds.items() if kind.of == "image"]
 
     def _cached_images(
         self, images: pa.ChunkedArray, cached: FeatureCache | None
@@ -252,7 +317,7 @@ class Recommender:
             return {}
         keys = {row: image_key(data.as_py()) for row, data in enumerate(images) if data.is_valid}
         missing = {key for kind in self._image_kinds for key in cached.missing(kind, keys.values())}
-        reasons = cached.unreadable(self._image_kinds[0])
+        reasons = {key: why for kind in self._image_kinds for key, why in cached.unreadable(kind).items()}
         return {
             row: (None, reasons[key]) if key in reasons else (key, None)
             for row, key in keys.items()
@@ -281,7 +346,7 @@ class Recommender:
             arrays[name] = np.zeros((n, 0, kind.dim) if kind.ragged else (n, *kind.shape), np.float16)
             if kind.ragged:
                 arrays[f"{name}_mask"] = np.zeros((n, 0), bool)
-        if "image_grid" in self.needs:
+        if "image_grid" in self.needs and self.encoders.boxes is not None:
             arrays["boxes"] = self.encoders.boxes
         return arrays
 

@@ -1,6 +1,6 @@
 """Files on a local disk and on S3, behind one set of functions; the only package that speaks to S3.
 
-A URI is a local path (`file://` is taken off) or `s3://bucket/key`. Keys are taken verbatim: nothing is percent-decoded, so a
+A URI is a local path (`file:` and `file://` are taken off) or `s3://bucket/key`. Keys are taken verbatim: nothing is percent-decoded, so a
 name may hold spaces, `%`, `#`, `=` or any script. What is written is visible whole or not at all: local files are
 written beside their place, flushed to disk and renamed; an S3 object appears when its upload completes.
 
@@ -15,28 +15,32 @@ What a function promises is said here; `local` and `s3` hold one function each o
 """
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.storage import local as disk
-from hashtag_core.storage import s3
+from hashtag_core.storage import s3, s3_client
 from hashtag_core.storage.base import FileInfo as FileInfo
+from hashtag_core.storage.conditions import ON_DISK, ConditionalWrites
+from hashtag_core.storage.conditions import conditional_writes as _conditional_writes
 from hashtag_core.storage.local import local_path as local_path
-from hashtag_core.storage.s3 import worker_environment as worker_environment
+from hashtag_core.storage.s3_client import worker_environment as worker_environment
 
 
 def is_remote(uri: str) -> bool:
     """Whether the URI is on S3. ConfigError for a scheme that is neither."""
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
-    if scheme is None or scheme[1] == "file":
+    if scheme is None or scheme[1].lower() == "file":
         return False
     if scheme[1] == "s3":
         return True
@@ -46,11 +50,15 @@ def is_remote(uri: str) -> bool:
 def join(uri: str, *parts: str) -> str:
     """The URI below `uri`; a part may hold slashes.
 
-    ConfigError for a part that is absolute or climbs (`..`): parts come from archives and file names, and none of them leads out of the folder.
+    ConfigError for a part that is absolute or climbs (`..`): parts come from archives and file names, and none of them leads out of
+    the folder. On S3 a part is verbatim: slashes at its ends and doubled ones belong to the key, and lead nowhere.
     """
+    remote = is_remote(uri)
     for part in parts:
-        if part.startswith("/") or ".." in part.split("/"):
+        if (part.startswith("/") and not remote) or ".." in part.split("/"):
             raise ConfigError(f"{part!r} leads out of {uri}")
+    if remote:
+        return "/".join([uri.rstrip("/"), *filter(None, parts)])
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts if part)]) or "/"
 
 
@@ -78,26 +86,27 @@ def list_files(uri: str, suffix: str = "", *, hidden: bool = False) -> list[File
     ]
 
 
-def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
+def walk_folders(uri: str, *, hidden: bool = False) -> Iterator[tuple[str, list[FileInfo]]]:
     """Each folder at or below `uri` that holds files: its path relative to `uri` (empty for itself) and its files, sorted
     by name; one folder at a time, so that millions of files are never in one list. A folder comes before those in it,
     and these by name.
 
-    A file or folder whose name starts with `_` or `.` is skipped. NotFoundError where there is nothing of that name.
+    A file or folder whose name starts with `_` or `.` is skipped unless `hidden`. NotFoundError where there is nothing of
+    that name.
     """
     empty = True
-    for folder, found in s3.walk_folders(uri) if is_remote(uri) else disk.walk_folders(uri):
+    for folder, found in s3.walk_folders(uri, hidden) if is_remote(uri) else disk.walk_folders(uri, hidden):
         empty = False
-        seen = [info for info in found if info.path.rpartition("/")[2][:1] not in ("_", ".")]
+        seen = [info for info in found if hidden or info.path.rpartition("/")[2][:1] not in ("_", ".")]
         if seen:
             yield folder, sorted(seen, key=lambda info: info.path)
     if empty and not exists(uri):
         raise NotFoundError(f"{uri}: not found")
 
 
-def read_bytes(uri: str, *, max_bytes: int | None = None, timeout_s: int = s3.READ_TIMEOUT_S) -> bytes:
-    """The whole content. StorageError for more than `max_bytes` (before they are read), or for an object of which every
-    answer broke off: the SDK repeats a request that failed, not a body that did."""
+def read_bytes(uri: str, *, max_bytes: int | None = None, timeout_s: int = s3_client.READ_TIMEOUT_S) -> bytes:
+    """The whole content. TooLargeError for more than `max_bytes` (before they are read), StorageError for an object of which
+    every answer broke off: the SDK repeats a request that failed, not a body that did."""
     return s3.read_bytes(uri, max_bytes, timeout_s) if is_remote(uri) else disk.read_bytes(uri, max_bytes)
 
 
@@ -132,7 +141,7 @@ def write_json(uri: str, value: Any) -> None:
 def create_bytes(uri: str, data: bytes) -> None:
     """Write a file that must not exist yet; AlreadyExistsError, and nothing written, where it does.
 
-    Of several at once exactly one wins. A reply lost on the way makes the SDK ask again, and the winner is then told that
+    Of several at once exactly one wins; ConfigError where the store cannot promise that. A reply lost on the way makes the SDK ask again, and the winner is then told that
     the name is taken: who must know reads the content back.
     """
     return s3.create_bytes(uri, data) if is_remote(uri) else disk.create_bytes(uri, data)
@@ -141,10 +150,40 @@ def create_bytes(uri: str, data: bytes) -> None:
 def replace_bytes(uri: str, expected: bytes, data: bytes | None) -> None:
     """Write `data` where the file holds `expected`, else AlreadyExistsError and nothing written; None removes the file.
 
-    Of several at once exactly one wins: by a condition on S3, by a lock on a local disk. A reply lost on the way may
+    Of several at once exactly one wins: by a condition on S3, by a lock on a local disk; ConfigError where the store has
+    no such condition. A reply lost on the way may
     make the SDK ask again, and the winner is then told that it lost: who must know reads the content back.
     """
     return s3.replace_bytes(uri, expected, data) if is_remote(uri) else disk.replace_bytes(uri, expected, data)
+
+
+def conditional_writes(uri: str) -> ConditionalWrites:
+    """What may be relied on below a folder when several write at once; on S3 found by a probe, once for a process, an endpoint
+    and a bucket. StorageError where the probe fails."""
+    return _conditional_writes(uri) if is_remote(uri) else ON_DISK
+
+
+def object_store_options(uri: str) -> dict[str, str]:
+    """`storage_options` with which delta-rs and Polars reach what this package reaches; empty for a local path.
+
+    They hold secrets (neither log them nor put them into a runtime_env), and temporary credentials end: ask anew for each
+    opening of a table.
+    """
+    return s3_client.object_store_options(uri) if is_remote(uri) else {}
+
+
+def object_store_url(uri: str) -> str:
+    """The URL by which delta-rs finds the very folder that is `uri` here: it takes URLs, where `#`, `?` and `%` mean something.
+
+    ConfigError for names that it cannot hold: a `//` in the key, and `%` followed by two hex digits, which its kernel
+    decodes twice.
+    """
+    path = uri.rstrip("/") if is_remote(uri) else os.path.abspath(local_path(uri))
+    if "//" in path.removeprefix("s3://") or re.search("%[0-9A-Fa-f]{2}", path):
+        raise ConfigError(
+            f"{uri}: a Delta table cannot lie at a name with `//` or `%` and two hex digits in it: take another"
+        )
+    return f"s3://{quote(path.removeprefix('s3://'))}" if is_remote(uri) else f"file://{quote(path)}"
 
 
 def move(source: str, target: str) -> None:
@@ -170,6 +209,11 @@ def download_folder(uri: str, local: str | Path) -> None:
         s3.download(info.uri, target) if is_remote(uri) else disk.download(info.uri, target)
 
 
+def download_file(uri: str, target: Path) -> None:
+    """Copy one file to the local disk."""
+    s3.download(uri, target) if is_remote(uri) else disk.download(uri, target)
+
+
 def upload_folder(local: str | Path, uri: str) -> None:
     """Copy every file below a local folder, hidden ones too, to below `uri`; each appears whole."""
     for info in list_files(str(local), hidden=True):
@@ -179,4 +223,4 @@ def upload_folder(local: str | Path, uri: str) -> None:
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's filesystem for the URI and the path in it, with the same endpoint, addressing, retries and timeouts."""
-    return s3.arrow_filesystem(uri) if is_remote(uri) else disk.arrow_filesystem(uri)
+    return s3_client.arrow_filesystem(uri) if is_remote(uri) else disk.arrow_filesystem(uri)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from hashtag_core.errors import AlreadyExistsError, NotFoundError, StorageError
+from hashtag_core.errors import AlreadyExistsError, NotFoundError, StorageError, TooLargeError
 
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
@@ -55,9 +55,9 @@ def writing(uri: str) -> Iterator[None]:
 
 
 def check_size(uri: str, size: int, max_bytes: int | None) -> None:
-    """StorageError for more bytes than are wanted."""
+    """TooLargeError for more bytes than are wanted."""
     if max_bytes is not None and size > max_bytes:
-        raise StorageError(f"{uri}: {size:,} bytes, more than {max_bytes:,}")
+        raise TooLargeError(f"{uri}: {size:,} bytes, more than {max_bytes:,}")
 
 
 def _cause(error: OSError) -> str:

@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import functools
+import logging
 import os
 import shutil
 import uuid
@@ -15,12 +17,18 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from hashtag_core.errors import AlreadyExistsError, NotFoundError
+from hashtag_core.redaction import one_line
 from hashtag_core.storage.base import FileInfo, check_size, guard, writing
+
+logger = logging.getLogger(__name__)
 
 
 def local_path(uri: str) -> str:
-    """The path of a local URI."""
-    return uri.removeprefix("file://")
+    """The path of a local URI: `file:/path`, `file:///path`, `file://localhost/path` or the path itself. Not percent-decoded."""
+    if uri[:5].lower() != "file:":
+        return uri
+    path = uri[5:]
+    return path[2:].removeprefix("localhost") if path.startswith("//") else path
 
 
 def exists(uri: str) -> bool:
@@ -43,19 +51,18 @@ def list_files(uri: str) -> Iterator[FileInfo]:
             return
         if not os.path.isdir(root):
             raise FileNotFoundError(root)
-        for folder, _, names in os.walk(root, onerror=_stop):
+        for folder, names in _walk(root, hidden=True):
             for name in names:
                 path = os.path.join(folder, name)
                 with suppress(FileNotFoundError):  # a temporary file of a writer at work
                     yield _info(path, os.path.relpath(path, root))
 
 
-def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
-    """Every folder that is not hidden, with all of its files."""
+def walk_folders(uri: str, hidden: bool = False) -> Iterator[tuple[str, list[FileInfo]]]:
+    """Every folder (unless `hidden`, those that are not hidden), with all of its files."""
     root = local_path(uri)
     with guard(uri, "listing"):
-        for folder, below, names in os.walk(root, onerror=_stop):
-            below[:] = sorted(name for name in below if name[:1] not in ("_", "."))
+        for folder, names in _walk(root, hidden):
             relative = os.path.relpath(folder, root)
             found = []
             for name in names:
@@ -63,6 +70,37 @@ def walk_folders(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
                     path = os.path.join(folder, name)
                     found.append(_info(path, os.path.normpath(os.path.join(relative, name))))
             yield "" if relative == "." else relative, found
+
+
+def _walk(root: str, hidden: bool) -> Iterator[tuple[str, list[str]]]:
+    """Each folder and the names of its files, those in it by name. A folder that is a link (a second disk, a shared mount) is
+    followed, once: not where what it leads to is listed anyway, was followed before, or holds the root itself.
+    """
+    top, followed = os.path.realpath(root), dict[str, str]()
+    for folder, below, names in os.walk(root, onerror=_stop, followlinks=True):
+        below[:] = sorted(name for name in below if hidden or name[:1] not in ("_", "."))
+        for name in [name for name in below if os.path.islink(os.path.join(folder, name))]:
+            path = os.path.join(folder, name)
+            if (why := _not_followed(os.path.realpath(path), top, followed, hidden)) is not None:
+                logger.warning("%s: a link that is not followed: %s", one_line(path), one_line(why))
+                below.remove(name)
+            else:
+                followed[os.path.realpath(path)] = path
+        yield folder, names
+
+
+def _not_followed(target: str, top: str, followed: dict[str, str], hidden: bool) -> str | None:
+    """Why a linked folder is not listed, or None. `followed`: real path -> the link, of those that are."""
+    if os.path.commonpath([target, top]) == target:
+        return f"it leads to {target}, which holds the folder that is listed"
+    if os.path.commonpath([target, top]) == top:
+        steps = os.path.relpath(target, top).split(os.sep)
+        if hidden or not any(step[:1] in ("_", ".") for step in steps):
+            return f"it leads to {target}, which is listed in its own place"
+    for other, link in followed.items():
+        if os.path.commonpath([target, other]) in (target, other):
+            return f"it leads to {target}, which {link} leads to or around"
+    return None
 
 
 def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
@@ -103,7 +141,7 @@ def create_bytes(uri: str, data: bytes) -> None:
             try:
                 os.link(staged, target)
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+                if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EMLINK):
                     raise
                 _write_through(target, data)  # a filesystem without hard links
             _sync_folder(target.parent)
@@ -167,7 +205,11 @@ def _stop(error: OSError) -> None:
 
 
 def _info(path: str, relative: str) -> FileInfo:
-    """Of a link to nothing, the link's own: it is listed, and who opens it is told. The etag tells whether the file may be read."""
+    """Of a link to nothing, the link's own: it is listed, and who opens it is told.
+
+    The etag is of size, time of modification, time of the last change of any kind and file number: who keeps a file's size
+    and its date (`cp -p`, `rsync -t`, `touch -r`) cannot keep the third. It tells too whether the file may be read.
+    """
     try:
         held = os.stat(path)
     except FileNotFoundError:
@@ -175,8 +217,9 @@ def _info(path: str, relative: str) -> FileInfo:
             raise
         held = os.lstat(path)
     modified = datetime.fromtimestamp(held.st_mtime, UTC)
+    stamp = f"{held.st_size:x}-{held.st_mtime_ns:x}-{held.st_ctime_ns:x}-{held.st_ino:x}"
     readable = "" if os.access(path, os.R_OK) else "-unreadable"
-    return FileInfo(path, relative, held.st_size, f"{held.st_size:x}-{held.st_mtime_ns:x}{readable}", modified)
+    return FileInfo(path, relative, held.st_size, f"{stamp}{readable}", modified)
 
 
 def _staged(target: Path) -> Path:
@@ -210,8 +253,27 @@ def _flush(file: IO[bytes]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        told = _told(os.stat(folder).st_dev)
+        if not told:
+            told.append(str(error))
+            logger.warning(
+                "%s: folders cannot be synced here (%s): a power cut may undo the last writes", folder, error.strerror
+            )
+
+
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EBADF}
+"""What file systems answer that cannot sync a folder (SMB, VirtualBox, WSL over SMB, some FUSE): the file itself is synced."""
+
+
+@functools.cache
+def _told(device: int) -> list[str]:
+    return []

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hashtag_core.tracking.runs import Run, mlflow_errors, redact
+from hashtag_core.redaction import redact
+from hashtag_core.tracking.runs import Run, mlflow_errors
 
 logger = logging.getLogger(__name__)
 

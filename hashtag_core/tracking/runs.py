@@ -10,7 +10,6 @@ import functools
 import getpass
 import logging
 import os
-import re
 import time
 import urllib.error
 import urllib.parse
@@ -23,6 +22,7 @@ from ssl import SSLError
 from typing import TYPE_CHECKING, Any
 
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
+from hashtag_core.redaction import redact
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +37,6 @@ TAG_CHARACTERS = 5000
 PARAMS_A_BATCH = 100
 METRICS_A_BATCH = 1000
 
-_PASSWORD = re.compile(r"(://[^/\s:@]*):([^/\s]*)@")
-_SECRET = re.compile(r"((?:password|passwd|pwd|token|secret)=)[^&\s;'\"]+()", re.IGNORECASE)
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -143,11 +141,6 @@ def _check_database_file(database: Path, *, create: bool) -> None:
     for path in (database.parent, database):
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise StorageError(f"{path}: the MLflow database cannot be written: permission denied")
-
-
-def redact(text: str) -> str:
-    """The text with every password of a URI as `***`."""
-    return _SECRET.sub(r"\1***\2", _PASSWORD.sub(r"\1:***@", text))
 
 
 def _check_reachable(uri: str) -> None:

@@ -1,7 +1,11 @@
-"""Parameter groups and learning-rate schedules."""
+"""Parameter groups and learning-rate schedules.
+
+(Articles by number: docs/models.md.)
+"""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +17,10 @@ Schedule = Callable[[int], float]
 
 
 def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim.Optimizer:
-    """AdamW (or Adam, whose decay is an L2 term) over up to four groups: pretrained or new, decayed or not.
+    """AdamW (or BertAdam, or Adam, whose decay is an L2 term) over up to four groups: pretrained or new, decayed or not.
 
     `pretrained_parameters()` take `encoder_learning_rate`. Biases, norms, other vectors and the embeddings of absence
-    are not decayed: a decayed embedding of absence shrinks wherever its modality is seldom absent. Each group has the
+    are not decayed unless `weight_decay_of` says so: a decayed embedding of absence shrinks wherever its modality is seldom absent. Each group has the
     key `peak`, its rate before the schedule.
     """
     pretrained = model.pretrained_parameters()
@@ -29,11 +33,17 @@ def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and name not in normed and "absent" not in name
+            matrix = parameter.ndim > 1 and name not in normed and "absent" not in name
+            decayed = matrix or settings.weight_decay_of == "all"
             groups.setdefault((name in pretrained, decayed), []).append(parameter)
     rates = {True: settings.encoder_learning_rate or settings.learning_rate, False: settings.learning_rate}
-    optimizer = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return optimizer(
+    optimizers: dict[str, type[torch.optim.Optimizer]] = {
+        "adamw": torch.optim.AdamW,
+        "adam": torch.optim.Adam,
+        "bert_adam": BertAdam,
+    }
+    make: Callable[..., torch.optim.Optimizer] = optimizers[settings.optimizer]
+    return make(
         [
             {
                 "params": parameters,
@@ -44,6 +54,34 @@ def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim
             for (is_pretrained, decayed), parameters in sorted(groups.items())
         ]
     )
+
+
+class BertAdam(torch.optim.Optimizer):
+    """Adam as BERT was published with it, of which LXMERT and article 001 speak as "BertAdam" (Devlin et al. 2019).
+
+    AdamW without bias correction, so that the first steps are larger by 1 / (1 - beta) at most, epsilon 1e-6, and the
+    gradient of each parameter clipped at norm 1 by itself.
+    """
+
+    def __init__(self, params: Any, lr: float = 5e-5, weight_decay: float = 0.01) -> None:
+        super().__init__(
+            params, {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, 0.999), "eps": 1e-6, "norm": 1.0}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w -= lr (m / (sqrt v + eps) + decay w)."""
+        for group in self.param_groups:
+            beta_1, beta_2 = group["betas"]
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                state = self.state[parameter]
+                if not state:
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+                grad = parameter.grad * (group["norm"] / (parameter.grad.norm() + 1e-6)).clamp(max=1.0)
+                state["exp_avg"].lerp_(grad, 1 - beta_1)
+                state["exp_avg_sq"].mul_(beta_2).addcmul_(grad, grad, value=1 - beta_2)
+                update = state["exp_avg"] / (state["exp_avg_sq"].sqrt() + group["eps"])
+                parameter.add_(update + group["weight_decay"] * parameter, alpha=-group["lr"])
 
 
 def make_schedule(settings: TrainingSection, updates_per_epoch: int) -> Schedule:

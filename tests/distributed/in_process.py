@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from hashtag_core.distributed import session, tag_run
-from hashtag_core.distributed.tag_chunks import ChunkTagger
-from hashtag_core.distributed.tag_task import Task, Work
+from hashtag_core.distributed import session, tag_actors
+from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.task import Task, Work
 
 
 def tag_in_process(patch: pytest.MonkeyPatch) -> None:
@@ -20,5 +20,5 @@ def tag_in_process(patch: pytest.MonkeyPatch) -> None:
             yield from tagger.run(Task.from_json(task.to_json()))
 
     patch.setattr(session, "connect", nullcontext)
-    patch.setattr(tag_run, "cluster_shape", lambda actors: (1, 1, "cpu"))
-    patch.setattr(tag_run, "run_tasks", run_tasks)
+    patch.setattr(tag_actors, "cluster_shape", lambda actors: (1, 1, "cpu"))
+    patch.setattr(tag_actors, "run_tasks", run_tasks)

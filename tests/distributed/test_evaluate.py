@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,11 @@ def test_two_models_by_hand_and_what_is_kept(
         abs(board["models"][0]["metrics"]["f1_at_3"] - board["models"][1]["metrics"]["f1_at_3"])
     )
     page = (report / "leaderboard.md").read_text()
+    shown = json.loads(re.search(r'id="gallery-data">(.*?)</script>', (report / "report.html").read_text())[1])
+    assert [post["i"] for post in shown["posts"]] == [post["post_id"] for post in posts_of(dataset, "test")]
+    assert all(
+        post["t"] >= 0 for post, told in zip(shown["posts"], posts_of(dataset, "test"), strict=True) if told["image"]
+    )
     assert "protocol headline" in page.splitlines()[0]
     assert all(uri in page for uri in uris)
 
@@ -200,7 +206,11 @@ def test_two_models_by_hand_and_what_is_kept(
     assert run.data.tags["dataset_hash"] == dataset.info.content_hash
     assert run.data.tags["model"] == uris[0]
     assert run.info.status == "FINISHED"
-    assert {file.path for file in connect().list_artifacts(run.info.run_id)} >= {"evaluation.json", "leaderboard.md"}
+    assert {file.path for file in connect().list_artifacts(run.info.run_id)} >= {
+        "evaluation.json",
+        "leaderboard.md",
+        "report.html",
+    }
 
 
 def test_the_path_is_that_of_tagging_with_cache_and_without(
@@ -250,6 +260,7 @@ def test_everything_on_s3(dataset: Dataset, good: Path, mlflow_store: Path, s3_b
         "leaderboard.json",
         "leaderboard.md",
         "ranked",
+        "report.html",
     ]
 
 

@@ -20,9 +20,10 @@ from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import plan_tagging
 from hashtag_core.distributed.train import train
 from hashtag_core.models import family, list_models
+from hashtag_core.tagging.plan import TagRequest
+from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tracking.registry import resolve_model
 
 pytestmark = pytest.mark.slow
@@ -109,7 +110,7 @@ def test_they_are_learned_from_evaluated_and_tagged(
     unseen = [post for n in range(2) for post in extreme(make_posts(6, seed=100 + n), f"unseen{n}")]
     unseen[-1]["user_id"] = None
     archive = write_archive(place / f"new-{name}", unseen, parts=1)
-    summary = tag(plan_tagging(recipe, str(archive), str(place / f"out-{name}"), resolve_model(model)))
+    summary = tag(plan_tagging(TagRequest(recipe, str(archive), str(place / f"out-{name}"), resolve_model(model))))
     assert (summary.tagged, summary.rejected) == (12, 0)
     rows = pl.read_parquet(f"{place}/out-{name}/model=*/version=*/**/part-*.parquet").to_dicts()
     assert {row["post_id"] for row in rows} == {post["post_id"] for post in unseen}
@@ -141,7 +142,7 @@ def test_a_user_of_ten_thousand_posts(
     found = evaluate(str(place / "many_dataset"), [model], str(place / f"many-report-{name}"), recipe)
     assert found["models"][0]["metrics"]["f1_at_5"] > 0
     out = place / f"many-out-{name}"
-    summary = tag(plan_tagging(recipe, str(archive), str(out), resolve_model(model)))
+    summary = tag(plan_tagging(TagRequest(recipe, str(archive), str(out), resolve_model(model))))
     assert (summary.tagged, summary.rejected) == (10_050, 0)
     rows = pl.read_parquet(f"{out}/model=*/version=*/**/part-*.parquet")
     assert rows["post_id"].n_unique() == 10_050

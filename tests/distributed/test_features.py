@@ -161,3 +161,25 @@ def test_chunks_hold_every_row_once(groups, size):
     for of in (2, 3):
         back = [(part[1], row) for chunk in chunks for part in chunk for row in part[of]]
         assert back == [(part[1], row) for part in slices for row in part[of]]
+
+
+def test_precomputed_regions_go_into_the_cache(ray_session, dataset, posts, tmp_path):
+    """By the posts' ids; a post that has none counts as one without an image for who reads regions, and for nobody else."""
+    held = [n for n in range(20) if n not in (5, 6, 11)]
+    rows = [
+        {"post_id": posts[n]["post_id"], "boxes": [[0.0, 0.0, 1.0, 0.5]] * 4, "features": [[float(n)] * 3] * 4}
+        for n in held
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "regions.parquet")
+    section = EncodersSection(regions=f"precomputed:{tmp_path}/regions.parquet", grid_side=2, precision="float32")
+    needs = frozenset({"image_grid"})
+    cache = ensure_features(dataset, section, needs)
+    vocabulary = Vocabulary.from_json({"tags": ["topic1"], "counts": [1], "posts": 1, "config": {}})
+    table = build_feature_table(dataset, "train", cache, needs, vocabulary, tmp_path / "tables")
+    assert np.flatnonzero(~table.image_present).tolist() == [5, 6, 11]
+    got = table.rows([0, 11, 19])
+    assert got.arrays["image_grid"][:, 0, 0].tolist() == [0.0, 0.0, 19.0]
+    assert got.arrays["boxes"][2].tolist() == [[0.0, 0.0, 1.0, 0.5]] * 4
+    assert cache.unreadable("image_grid").keys() == {sha(posts[11]["image"])}
+    others = ensure_features(dataset, SECTION, frozenset({"image_vector"}))
+    assert sha(posts[11]["image"]) not in others.unreadable("image_vector")

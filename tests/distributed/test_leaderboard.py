@@ -10,8 +10,10 @@ import pytest
 
 from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.distributed.leaderboard import run_leaderboard
+from hashtag_core.distributed.leaderboard_compare import Comparison
 from hashtag_core.distributed.leaderboard_plan import LeaderboardPlan, family_recipes, plan_leaderboard
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
+from hashtag_core.evaluation.metrics import Judged, judge
 from hashtag_core.tracking.registry import champion
 from hashtag_core.tracking.runs import connect
 from jobs import leaderboard as job
@@ -96,6 +98,7 @@ def test_systems_side_by_side_and_again(
     folder = tmp_path / "out" / "report"
     assert {path.name for path in folder.iterdir()} == {
         "report.md", "report.html", "report.json", "systems.svg", "curves.svg", "slices.svg", "learning.svg",
+        "cost.svg",
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {path.name for path in folder.iterdir()} - {
         "report.html"
@@ -116,6 +119,15 @@ def test_systems_side_by_side_and_again(
     assert first["difference"] == gain
     assert first["posts"] == entries["linear"]["metrics"]["headline"]["posts"]
     assert second["missing"] == "broken not done"
+
+    pairs = {(row["first"], row["second"]): row for row in report["comparisons"] if row["k"] == 5}
+    assert len(pairs) == 3
+    together = pairs.get(("linear", "popularity")) or pairs["popularity", "linear"]
+    assert abs(together["value"]) == pytest.approx(abs(gain["value"]), abs=2e-5)
+    assert together["p_holm"] >= together["p_value"]
+    most = report["ceiling"]["recall_at_5"]
+    assert all(most >= entry["metrics"]["headline"]["recall_at_5"] for entry in report["entries"][:3])
+    assert all(entry["posts_per_second"] > 0 < entry["megabytes"] for entry in report["entries"][:3])
 
     # no post, no user, no hashtag, no place
     ranked = pq.read_table(tmp_path / "out" / "systems" / "linear" / "ranked.parquet").to_pylist()
@@ -156,6 +168,41 @@ def test_systems_side_by_side_and_again(
 
     with pytest.raises(HashtagError, match="not one system is done: broken: "):
         run_leaderboard(make_plan(broken=RECIPES["broken"]))
+
+
+def test_seeds_and_one_length_of_history(archive: Path, tmp_path: Path) -> None:
+    """Families that read the history read as much of it; each seed is a system of its own that counts as that one."""
+    recipes = write_recipes(tmp_path / "recipes", linear=RECIPES["linear"], tagnet='[model]\nfamily = "tagnet"\n')
+    common = ("toy", str(archive), str(tmp_path / "out"), read_recipe(None), recipes)
+    plan = plan_leaderboard(*common, curves=["linear"], seeds=3, history_posts=40)
+    names = [entry.name for entry in plan.entries if not entry.curve_of]
+    assert names == ["linear", "tagnet", "linear-seed1", "linear-seed2", "tagnet-seed1", "tagnet-seed2"]
+    assert [entry.name for entry in plan.entries if entry.curve_of] == ["linear-25", "linear-50"]
+    by_name = {entry.name: entry for entry in plan.entries}
+    assert [by_name[name].recipe.training.seed for name in names] == [0, 0, 1, 2, 1, 2]
+    assert by_name["tagnet-seed2"].seed_of == "tagnet"
+    assert {getattr(by_name[name].options, "history_posts", None) for name in names} == {40, None}
+    assert len({plan.key(entry, "x") for entry in plan.entries}) == 8
+    as_written = plan_leaderboard(*common).entries
+    assert [getattr(entry.options, "history_posts", None) for entry in as_written] == [None, 5]
+    with pytest.raises(ConfigError, match="seeds: expected at least 1, found 0"):
+        plan_leaderboard(*common, seeds=0)
+
+
+def test_the_ceiling_by_hand() -> None:
+    """Posts of 2 and 1 true tags in the vocabulary of 4 and 1: P@2 = (2/2 + 1/2) / 2, R@2 = (2/4 + 1/1) / 2."""
+    judged = judge([[5, 5], [5, 5]], [[0, 1, 7, 8], [2]], 5)
+
+    class Known(Comparison):
+        def __init__(self) -> None: ...
+
+        def judged(self, name: str) -> Judged:
+            return judged
+
+    most = Known().ceiling("any", [2])
+    assert most["precision_at_2"] == pytest.approx(0.75)
+    assert most["recall_at_2"] == pytest.approx(0.75)
+    assert Known().ceiling("any", [2], "papers")["recall_at_2"] == pytest.approx(1.0)
 
 
 def test_who_borrows_comes_after_who_lends(make_plan: Callable[..., LeaderboardPlan]) -> None:

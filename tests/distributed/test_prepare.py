@@ -347,3 +347,80 @@ def test_a_kill_at_any_moment_is_mended_by_a_rerun(
     mended = prepare(plan_prepare(read_recipe(), str(archive), str(tmp_path / "dataset")))
     assert mended == undisturbed
     assert sorted(os.listdir(tmp_path / "dataset")) == sorted(os.listdir(tmp_path / "other"))
+
+
+def test_two_runs_at_once(
+    tmp_path: Path, make_posts: Callable, write_archive: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second was planned before the first ended: it changes nothing, and fails while the first is at work."""
+    from hashtag_core.distributed import prepare as module
+    from hashtag_core.errors import ConfigError
+
+    archive, dataset = write_archive(tmp_path / "archive", make_posts(60, users=10)), str(tmp_path / "dataset")
+    recipe = Recipe.model_validate({"vocabulary": {"min_count": 1}})
+    one, two = (plan_prepare(recipe, str(archive), dataset) for _ in range(2))
+    decide = module.partition_posts
+
+    def meanwhile(*arguments: Any) -> Any:
+        with pytest.raises(ConfigError, match=r"another run \(process \d+ on .*\) makes this dataset: wait for it"):
+            module.prepare(two)
+        return decide(*arguments)
+
+    monkeypatch.setattr(module, "partition_posts", meanwhile)
+    made = module.prepare(one)
+    files = sorted(path for path in Path(dataset).rglob("*") if path.is_file())
+    monkeypatch.setattr(module, "_read_archive", lambda plan: pytest.fail("it is there"))
+    assert module.prepare(two) == made
+    assert sorted(path for path in Path(dataset).rglob("*") if path.is_file()) == files
+    assert not (Path(dataset) / "_work").exists()
+
+
+def test_a_run_that_lost_its_claim_writes_and_removes_nothing_more(
+    tmp_path: Path, make_posts: Callable, write_archive: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hashtag_core.distributed import prepare as module
+    from hashtag_core.errors import HashtagError
+
+    archive, dataset = write_archive(tmp_path / "archive", make_posts(60, users=10)), tmp_path / "dataset"
+    decide = module.partition_posts
+
+    def taken_over(*arguments: Any) -> Any:
+        (dataset / "_work" / "started.json").write_text('{"run": "another", "host": "other"}')
+        return decide(*arguments)
+
+    monkeypatch.setattr(module, "partition_posts", taken_over)
+    with pytest.raises(HashtagError, match="another run took this dataset over"):
+        run(archive, dataset)
+    assert (dataset / "_work" / "started.json").exists()
+    assert list(dataset.glob("train/part-*.parquet")), "which are the other's as well"
+    assert not (dataset / "dataset.json").exists()
+
+
+def test_a_claim_of_another_machine_counts_while_its_heart_beats(
+    tmp_path: Path, make_posts: Callable, write_archive: Callable[..., Path]
+) -> None:
+    from hashtag_core.errors import ConfigError
+
+    archive, dataset = write_archive(tmp_path / "archive", make_posts(60, users=10)), tmp_path / "dataset"
+    claim = dataset / "_work" / "started.json"
+    claim.parent.mkdir(parents=True)
+    claim.write_text('{"run": "r", "host": "elsewhere", "process": 1, "since": "2026-01-01T00:00:00+00:00"}')
+    with pytest.raises(ConfigError, match=r"process 1 on elsewhere, since 2026-01-01T00:00:00\+00:00"):
+        run(archive, dataset)
+    os.utime(claim, (0, 0))
+    assert run(archive, dataset).posts["train"]
+
+
+def test_what_others_put_there_is_not_removed(
+    tmp_path: Path, make_posts: Callable, write_archive: Callable[..., Path]
+) -> None:
+    from hashtag_core.errors import ConfigError
+
+    archive, mine = write_archive(tmp_path / "archive", make_posts(60, users=10)), tmp_path / "project"
+    for name in ("_work/x", "train/thesis.txt"):
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty and holds no dataset: _work/x is there"):
+        run(archive, mine)
+    assert (mine / "train" / "thesis.txt").read_text() == "mine"
+    assert (mine / "_work" / "x").exists()

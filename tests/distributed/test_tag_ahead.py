@@ -15,16 +15,17 @@ import pytest
 
 from hashtag_core import storage
 from hashtag_core.config import CaptionsSection, Recipe
-from hashtag_core.distributed import tag_chunks, tag_run
-from hashtag_core.distributed.tag_chunks import ChunkTagger
-from hashtag_core.distributed.tag_plan import Chunk
-from hashtag_core.distributed.tag_task import Task, Work
-from hashtag_core.distributed.tag_verify import verify_output
+from hashtag_core.distributed import tag_actors
+from hashtag_core.output.verify import verify_output
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.posts import OpenedPosts, open_posts
-from tests.distributed.test_tag import content, rejected, run
+from hashtag_core.tagging import chunk_posts
+from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.task import Task, Work
 from tests.distributed.test_tag_hostile import check
 from tests.distributed.test_tag_killers import KILLER, PATCH, work_for
+from tests.tagging.outputs import rejected, rows_by_table, run
 from tests.unit.data.hostile import HostilePart, write_hostile_archive
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 4, "actors": 1}})
@@ -61,12 +62,19 @@ def test_chunks_are_the_same_and_what_waits_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
     ahead: int,
 ) -> None:
-    monkeypatch.setattr(tag_chunks, "READ_ROWS", 3)
+    monkeypatch.setattr(chunk_posts, "READ_ROWS", 3)
     posts = make_posts(40)
     posts[4]["image"] = b"no picture"
     posts[17]["post_id"] = ""
     write_part(tmp_path / "archive" / "a.parquet", posts)
-    task = Task("id", "a.parquet", [Chunk(n, 0, 8 * n, 8 * n, 8) for n in range(5)], [21])
+    task = Task(
+        "id",
+        "a.parquet",
+        str(tmp_path / "archive" / "a.parquet"),
+        "v1",
+        [Chunk(n, 0, 8 * n, 8 * n, 8) for n in range(5)],
+        [21],
+    )
     outcomes, files = [], []
     with ThreadPoolExecutor(4) as threads:
         for folder, opener in (("here", None), ("elsewhere", Pool(threads))):
@@ -98,7 +106,9 @@ def test_one_post_that_cannot_be_opened_is_rejected_alone(
         return opened
 
     work = Work(**vars(work_for(tmp_path, popularity)) | {"decode_ahead": 2})
-    (outcome,) = ChunkTagger(work, opener=opener).run(Task("id", "a.parquet", [Chunk(0, 0, 0, 0, 8)], []))
+    (outcome,) = ChunkTagger(work, opener=opener).run(
+        Task("id", "a.parquet", str(tmp_path / "archive" / "a.parquet"), "v1", [Chunk(0, 0, 0, 0, 8)], [])
+    )
     assert outcome["tagged"] == 7
     assert json.loads(outcome["rejected"]) == {"RuntimeError: its process died": [1, 5]}
 
@@ -113,8 +123,8 @@ def test_only_for_gpus_and_with_a_cpu_to_spare(monkeypatch: pytest.MonkeyPatch) 
         (2, 2, "cuda", 2),
         (2, 3, "cuda", 0),
     ]:
-        monkeypatch.setattr(tag_run, "cluster_cpus", lambda cpus=cpus: float(cpus))
-        assert tag_run.decode_ahead(actors, device) == expected, (cpus, actors, device)
+        monkeypatch.setattr(tag_actors, "cluster_cpus", lambda cpus=cpus: float(cpus))
+        assert tag_actors.decode_ahead(actors, device) == expected, (cpus, actors, device)
 
 
 def test_hostile_parts_on_ray_with_cpu_tasks(
@@ -122,7 +132,7 @@ def test_hostile_parts_on_ray_with_cpu_tasks(
 ) -> None:
     """Every outcome as its maker wrote it down, and as without such tasks."""
     parts: dict[str, HostilePart] = write_hostile_archive(tmp_path / "archive")
-    monkeypatch.setattr(tag_run, "decode_ahead", lambda actors, device: 2)
+    monkeypatch.setattr(tag_actors, "decode_ahead", lambda actors, device: 2)
     out = tmp_path / "out"
     check(out, run(tmp_path / "archive", out, popularity, RECIPE), parts)
     assert verify_output(str(out), str(tmp_path / "archive")).problems == []
@@ -140,7 +150,7 @@ def test_a_post_that_kills_its_process_costs_no_actor(
     (tmp_path / "patched").mkdir()
     (tmp_path / "patched" / "sitecustomize.py").write_text(PATCH)
     driver = (
-        "from hashtag_core.distributed import tag_run; tag_run.decode_ahead = lambda actors, device: 2; "
+        "from hashtag_core.distributed import tag_actors; tag_actors.decode_ahead = lambda actors, device: 2; "
         "from jobs.tag import main; raise SystemExit(main())"
     )
     flags = ["--archive", str(archive), "--out", str(out), "--model", str(popularity), "--chunk-rows", "6"]
@@ -155,7 +165,7 @@ def test_a_post_that_kills_its_process_costs_no_actor(
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(content(out)) == 23
+    assert len(rows_by_table(out)) == 23
     (item,) = rejected(out)
     assert (item["row"], item["post_id"], item["reason"]) == (
         *(13, "post-0-00013"),

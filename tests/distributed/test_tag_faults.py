@@ -18,20 +18,20 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from hashtag_core.config import Recipe
-from hashtag_core.distributed import tag_run
+from hashtag_core.distributed import tag_actors
 from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import TagJob, plan_tagging
-from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import HashtagError, StorageError
-from hashtag_core.tracking.registry import resolve_model
+from hashtag_core.output.verify import verify_output
+from hashtag_core.tagging.plan import TagPlan
+from tests.tagging.outputs import plan_for, rows_by_glob, rows_by_table
 
 IS_SOAK = "SOAK_KILLS" in os.environ
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 2, "actors": 1}})
 
 
-def job_for(archive: Path, out: Path, model: Path) -> TagJob:
-    return plan_tagging(RECIPE, str(archive), str(out), resolve_model(str(model)))
+def job_for(archive: Path, out: Path, model: Path) -> TagPlan:
+    return plan_for(archive, out, model, RECIPE)
 
 
 def wait_for_chunks(out: Path, count: int = 1) -> None:
@@ -55,8 +55,8 @@ def test_a_stall_is_noticed_and_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The one actor is stopped as by a machine that swaps, and goes on after the warning."""
-    assert tag_run.STALL_WARNING_S <= 120
-    monkeypatch.setattr(tag_run, "STALL_WARNING_S", 3)
+    assert tag_actors.STALL_WARNING_S <= 120
+    monkeypatch.setattr(tag_actors, "STALL_WARNING_S", 3)
     archive, out = write_archive(tmp_path / "archive", make_posts(240), parts=2), tmp_path / "out"
 
     def told() -> list[str]:
@@ -102,7 +102,7 @@ def test_a_stall_that_lasts_ends_the_run_and_a_rerun_goes_on(
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()
     with monkeypatch.context() as patch:
-        patch.setattr(tag_run, "STALL_TIMEOUT_S", 30)
+        patch.setattr(tag_actors, "STALL_TIMEOUT_S", 30)
         try:
             with pytest.raises(HashtagError, match="Ray did nothing for 30 s, run again to go on"):
                 tag(job_for(archive, out, popularity))
@@ -116,7 +116,7 @@ def test_a_stall_that_lasts_ends_the_run_and_a_rerun_goes_on(
     assert record["tagged"] < 240
     tag(job_for(archive, out, popularity))
     assert verify_output(str(out), str(archive)).problems == []
-    assert len(list(out.glob("model=*/**/part-*.parquet"))) == 30
+    assert len(rows_by_glob(out)) == 240
 
 
 @pytest.fixture
@@ -142,11 +142,12 @@ def test_a_full_disk_fails_the_run_and_a_rerun_goes_on(
     held = len(list((out / "_state").rglob("chunks/*/*.parquet")))
     assert held > 5
     assert not list(out.rglob("*.tmp"))
+    assert rows_by_glob(out) == rows_by_table(out) == []
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     summary = tag(job_for(archive, out, popularity))
     assert summary.parts + summary.skipped_parts == 2
     assert verify_output(str(out), str(archive)).problems == []
-    assert len(list(out.glob("model=*/**/part-*.parquet"))) == 100
+    assert len(rows_by_glob(out)) == 800
 
 
 OUT_OF_MEMORY = """

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.tag_job import TagSummary
-from hashtag_core.distributed.tag_verify import verify_output
-from tests.distributed.test_tag import content, rejected, run
+from hashtag_core.output.verify import verify_output
+from hashtag_core.tagging.work_list import TagSummary
+from tests.tagging.outputs import output_of, rejected, rows_by_table, run
 from tests.unit.data.hostile import HostilePart, hostile_images, write_hostile_archive
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 25, "actors": 1}})
@@ -43,26 +43,25 @@ def popularity(tmp_path_factory: pytest.TempPathFactory, make_model_folder: Call
 
 def check(out: Path, summary: TagSummary, parts: dict[str, HostilePart]) -> None:
     """Every part's statuses, rejected rows and reasons, by name, and the sums."""
-    rows = content(out)
+    rows = rows_by_table(out)
     statuses: dict[str, dict[str, str]] = {name: {} for name in parts}
     for row in rows:
-        statuses[row["part"].split("/", 2)[2]][row["post_id"]] = row["status"]
+        statuses[row["part"]][row["post_id"]] = row["status"]
     assert statuses == {name: part.tagged for name, part in parts.items()}
     found: dict[str, list[tuple[int | None, str]]] = {name: [] for name in parts}
     for item in rejected(out):
-        found[item["part"]].append((item["row"], item["reason"]))
+        rest = item["rows"] > 1 or item["reason"].startswith("unreadable from")
+        found[item["part"]].append((None if rest else item["row"], item["reason"]))
     for name, part in parts.items():
         assert [row for row, _ in found[name]] == [row for row, _ in part.rejected], (name, found[name])
         for (_, reason), (_, pattern) in zip(found[name], part.rejected, strict=True):
             assert re.search(pattern, reason), (name, reason)
     assert len(rows) == len({row["post_id"] for row in rows}) == summary.tagged
-    assert summary.posts == sum(part.rows or 0 for part in parts.values())
     unknown = sum(part.rows is None for part in parts.values())
-    assert summary.tagged + summary.rejected == summary.posts + unknown
-    for manifest in (json.loads(path.read_text()) for path in out.glob("_state/model=*/version=*/manifests/**/*.json")):
-        assert manifest["tagged"] + manifest["rejected"] == (
-            manifest["rows"] or manifest["tagged"] + manifest["unread"]
-        )
+    assert summary.posts == sum(part.rows or 0 for part in parts.values()) + unknown
+    assert summary.tagged + summary.rejected == summary.posts
+    (output,) = output_of(out)
+    assert all(part.tagged + part.rejected == max(part.rows, part.rejected) for part in output.records.parts.values())
     (record,) = (json.loads(path.read_text()) for path in out.glob("_state/runs/*.json"))
     assert record["statuses"] == dict(Counter(row["status"] for row in rows))
     details = {row["post_id"]: row["detail"] for row in rows}
@@ -132,7 +131,7 @@ def test_images_from_a_listed_folder_and_those_that_are_not_fetched(
     tagging = {"image_prefixes": [str(tmp_path / "pictures")]}
     recipe = Recipe.model_validate({"tagging": tagging, "archive": {"max_image_bytes": 50_000}})
     run(tmp_path / "archive", tmp_path / "out", popularity, recipe)
-    found = {row["post_id"]: (row["status"], row["detail"]) for row in content(tmp_path / "out")}
+    found = {row["post_id"]: (row["status"], row["detail"]) for row in rows_by_table(tmp_path / "out")}
     assert found["listed"] == ("ok", None)
     assert found["none"] == ("image_missing", "no image")
     for name, told in {"large": "100,000 bytes, more than 50,000", "gone": "not found"}.items():
@@ -141,5 +140,5 @@ def test_images_from_a_listed_folder_and_those_that_are_not_fetched(
         assert detail.startswith("image_uri not fetched: ")
         assert told in detail
     run(tmp_path / "archive", tmp_path / "narrow", popularity, Recipe())
-    (refused,) = [row for row in content(tmp_path / "narrow") if row["post_id"] == "listed"]
+    (refused,) = [row for row in rows_by_table(tmp_path / "narrow") if row["post_id"] == "listed"]
     assert "leads out of the archive" in refused["detail"]

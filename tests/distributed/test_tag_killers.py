@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core import storage
-from hashtag_core.distributed.tag_chunks import ChunkTagger
-from hashtag_core.distributed.tag_plan import REJECTED_KEY, Chunk
-from hashtag_core.distributed.tag_task import Task, Work
-from hashtag_core.distributed.tag_verify import verify_output
+from hashtag_core.output.chunk_files import read_chunk
+from hashtag_core.output.verify import verify_output
+from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.task import Task, Work
+from tests.tagging.outputs import rejected
 
 KILLER = b"kills the process"
 PATCH = f"""
@@ -55,6 +56,8 @@ def posts(make_posts: Callable, make_jpeg: Callable) -> Callable[..., list[dict[
 def work_for(tmp_path: Path, model: Path) -> Work:
     return Work(
         archive=str(tmp_path / "archive"),
+        source=str(tmp_path / "archive"),
+        reading={},
         staging=str(tmp_path / "chunks"),
         encoders=str(tmp_path / "encoders.json"),
         model_folder=str(model),
@@ -79,16 +82,24 @@ def test_a_chunk_that_did_not_end_is_tried_post_by_post(
     """This process is not patched: what kills is found in the children alone."""
     write_part(tmp_path / "archive" / "a.parquet", posts(24, 13))
     monkeypatch.syspath_prepend(str(patched))
-    task = Task("id", "a.parquet", [Chunk(0, 0, 0, 0, 12), Chunk(1, 0, 12, 12, 12)], [20], alone=True)
+    task = Task(
+        "id",
+        "a.parquet",
+        str(tmp_path / "archive" / "a.parquet"),
+        "v1",
+        [Chunk(0, 0, 0, 0, 12), Chunk(1, 0, 12, 12, 12)],
+        [20],
+        alone=True,
+    )
     work = work_for(tmp_path, popularity)
     storage.write_json(f"{work.staging}/id/00001.begun", {})
     first, second = ChunkTagger(work).run(task)
     assert (first["tagged"], second["tagged"], first["error"], second["error"]) == (12, 10, None, None)
-    file = pq.ParquetFile(f"{work.staging}/id/00001.parquet")
-    assert file.read()["post_id"].to_pylist() == [f"post-0-{row:05d}" for row in range(12, 24) if row not in (13, 20)]
-    assert [
-        (item["row"], item["post_id"], item["reason"]) for item in json.loads(file.metadata.metadata[REJECTED_KEY])
-    ] == [(row, f"post-0-{row:05d}", "killed the process that read it") for row in (13,)]
+    content = read_chunk(f"{work.staging}/id/00001.parquet")
+    assert content.rows["post_id"].to_pylist() == [f"post-0-{row:05d}" for row in range(12, 24) if row not in (13, 20)]
+    assert [(item["row"], item["post_id"], item["reason"]) for item in content.rejected.to_pylist()] == [
+        (row, f"post-0-{row:05d}", "killed the process that read it") for row in (13,)
+    ]
     assert not list((tmp_path / "chunks").rglob("*.begun"))
 
 
@@ -101,7 +112,9 @@ def test_what_no_post_is_guilty_of_rejects_none(
     monkeypatch.syspath_prepend(str(tmp_path / "patched"))
     work = work_for(tmp_path, popularity)
     storage.write_json(f"{work.staging}/id/00000.begun", {})
-    (outcome,) = ChunkTagger(work).run(Task("id", "a.parquet", [Chunk(0, 0, 0, 0, 4)], [], alone=True))
+    (outcome,) = ChunkTagger(work).run(
+        Task("id", "a.parquet", str(tmp_path / "archive" / "a.parquet"), "v1", [Chunk(0, 0, 0, 0, 4)], [], alone=True)
+    )
     assert "a.parquet, chunk 0: the process that reads it is killed (signal 9), by no post of it" in outcome["error"]
 
 
@@ -125,11 +138,7 @@ def test_one_post_is_rejected_and_the_rest_tagged_on_ray(
     assert done.returncode == 0, done.stderr[-3000:]
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["tagged"], summary["rejected"]) == (23, 1)
-    (line,) = [line for path in (out / "_rejected").iterdir() for line in path.read_text().splitlines()]
-    assert json.loads(line) == {
-        "part": "a.parquet",
-        "row": 13,
-        "post_id": "post-0-00013",
-        "reason": "killed the process that read it",
-    }
+    (line,) = rejected(out)
+    assert (line["part"], line["row"], line["post_id"]) == ("a.parquet", 13, "post-0-00013")
+    assert line["reason"] == "killed the process that read it"
     assert verify_output(str(out), str(archive)).problems == []

@@ -5,11 +5,9 @@
 can be done again alone: `SOAK_KILLS=30 pytest tests/distributed/test_tag_kills.py -k 17`.
 """
 
-import hashlib
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -20,16 +18,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from deltalake.exceptions import DeltaError
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.tag import tag
-from hashtag_core.distributed.tag_job import plan_tagging
-from hashtag_core.distributed.tag_verify import verify_output
 from hashtag_core.errors import NotFoundError
-from hashtag_core.tracking.registry import resolve_model
+from hashtag_core.output.verify import verify_output
+from hashtag_core.tagging.plan import part_key_prefix
 from tests.distributed.in_process import tag_in_process
 from tests.faulty_s3 import faulty_s3
+from tests.tagging.outputs import content, output_of, run
 
 KILLS = int(os.environ.get("SOAK_KILLS", "5"))
 POSTS, PARTS, CHUNK_ROWS, CPUS = 20_000, 4, 500, 2
@@ -43,7 +41,7 @@ import importlib.abc, importlib.util, os, sys
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "hashtag_core.distributed.tag_chunks":
+        if name != "hashtag_core.tagging.chunks":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -71,7 +69,7 @@ sys.meta_path.insert(0, Finder())
 @dataclass(frozen=True)
 class Undisturbed:
     archive: Path
-    files: dict[str, str]
+    rows: list[tuple]
 
 
 @pytest.fixture(scope="module")
@@ -85,36 +83,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, popularity: Path, writ
     recipe = Recipe.model_validate({"tagging": {"chunk_rows": CHUNK_ROWS}})
     with pytest.MonkeyPatch.context() as patch:
         tag_in_process(patch)
-        assert tag(plan_tagging(recipe, str(archive), out, resolve_model(str(popularity)))).tagged == POSTS
-    return Undisturbed(archive, published(out))
-
-
-def published(out: str) -> dict[str, str]:
-    """What a reader of the glob sees: path below the output, without the id of the part's content (its etag is another on S3)
-    -> hash of the content."""
-    files = storage.list_files(out, ".parquet")
-    found = {
-        re.sub("part-[0-9a-f]+-", "part-", info.path): hashlib.sha256(storage.read_bytes(info.uri)).hexdigest()
-        for info in files
-    }
-    assert len(found) == len(files)
-    return found
+        assert run(archive, out, popularity, recipe).tagged == POSTS
+    return Undisturbed(archive, content(out))
 
 
 def whole_chunks(out: str) -> int:
-    """Chunks that are staged, published, or on their way from the one to the other."""
+    """Chunks that are staged, or in the table already."""
     try:
-        paths = [info.path.removesuffix(".parquet") for info in storage.list_files(out, hidden=True)]
-    except NotFoundError:
+        paths = [info.path for info in storage.list_files(out, hidden=True)]
+        parts = set(output_of(out)[0].records.parts) if "_delta_log/00000000000000000002.json" in paths else set()
+    except (NotFoundError, IndexError, DeltaError):
         return 0
-    staged = {tuple(path.split("/")[-2:]) for path in paths if "/chunks/" in path and path[-5:].isdigit()}
-    published = {tuple(path.rsplit("-", 2)[1:]) for path in paths if "/part-" in path}
-    return len(staged | published)
-
-
-def named_by_manifests(out: str) -> set[str]:
-    manifests = [info for info in storage.list_files(out, hidden=True) if "/manifests/" in info.path]
-    return {file["path"] for info in manifests for file in storage.read_json(info.uri)["files"]}
+    committed = {part_key_prefix(part) for part in parts}
+    staged = [path.split("/") for path in paths if "/chunks/" in path and path.endswith(".parquet")]
+    waiting = {tuple(step[-2:]) for step in staged if step[-2].partition("-")[0] not in committed}
+    return len(waiting) + len(parts) * CHUNKS // PARTS
 
 
 @pytest.mark.slow
@@ -182,8 +165,9 @@ def test_a_rerun_makes_the_output_of_an_undisturbed_run(
     assert statuses == (["lost", "done"] if driver.returncode else ["done"])
     told = json.loads(again.stdout.splitlines()[-1])
     assert told["parts"] + told["skipped_parts"] == PARTS
-    assert published(out) == undisturbed.files
-    assert named_by_manifests(out) == {info.path for info in storage.list_files(out, ".parquet")}
+    assert content(out) == undisturbed.rows
+    named = {file.path for output in output_of(out) for file in output.tables()[0].files()}
+    assert named == {info.path for info in storage.list_files(out, ".parquet")}
     assert verify_output(out, archive).problems == []
 
 

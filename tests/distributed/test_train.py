@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from hashtag_core.distributed.tag_job import plan_tagging
 from PIL import Image
 
 from hashtag_core.config import Recipe
@@ -20,7 +21,6 @@ from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.tag import tag as tag_archive
-from hashtag_core.distributed.tag_job import plan_tagging
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_plan import describe_training, plan_training
 from hashtag_core.distributed.train_record import RunRecord
@@ -331,8 +331,6 @@ def test_a_family_is_built_on_a_trained_amnn(trained, place, dataset):
     [
         ({"batch_size": 2, "workers": 4}, ConfigError, "2 posts cannot be shared by 4 workers"),
         ({"select_metric": "f2_at_5"}, ConfigError, r"no metric 'f2_at_5'; there are .*f1_at_<k>"),
-        ({"streaming": "always"}, ConfigError, "training.streaming"),
-        ({"finetune_encoders": True}, ConfigError, "training.finetune_encoders"),
         ({"gpus": "always"}, ConfigError, "needs 1 GPUs, the cluster has 0"),
         ({"workers": 3, "worker_cpus": 2.0}, ConfigError, "3 workers of 2 CPUs do not fit"),
     ],

@@ -15,7 +15,7 @@ import pytest
 
 from hashtag_core.schema import POST
 
-JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard", "nightly")
+JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard", "nightly", "recommend", "playground")
 
 FLAGS = {
     "prepare": {"--archive": "{archive}", "--dataset": "{out}"},
@@ -25,6 +25,8 @@ FLAGS = {
     "tag": {"--archive": "{archive}", "--model": "{model}", "--out": "{out}"},
     "nightly": {"--archive": "{archive}", "--dataset": "{out}", "--out": "{out}"},
     "leaderboard": {"--archive": "{archive}", "--out": "{out}", "--families": "popularity"},
+    "recommend": {"--caption": "harbour", "--model": "{model}"},
+    "playground": {"--model": "{model}"},
 }
 """Flags that make a whole command; `{archive}` is a good one, `{dataset}` and `{model}` do not exist."""
 
@@ -36,6 +38,8 @@ PROMISED = {
     "nightly": {"--date", "--retrain-days"},
     "tag": {"--top-k", "--chunk-rows"},
     "leaderboard": {"--name", "--split", "--recipes", "--pairs", "--learning-curve", "--publish"},
+    "recommend": {"--caption", "--user", "--model", "--top-k", "--explain", "--format", "--out"},
+    "playground": {"--model", "--port"},
 }
 
 

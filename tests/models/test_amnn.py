@@ -10,7 +10,8 @@ from torch import Tensor
 from hashtag_core.data.batches import END, PADDING, make_targets
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.models import InputSpec, create_model, parse_options
-from hashtag_core.models.amnn import TINY, Amnn, AmnnOptions, GRUCell, ImageEncoder, TextEncoder, copy_word_vectors
+from hashtag_core.models.amnn import TINY, Amnn, AmnnOptions, GRUCell, ImageEncoder, TextEncoder
+from hashtag_core.models.pretrained import copy_word_vectors
 from tests.models.world import TAGS, Subject, V, make, world
 
 
@@ -205,6 +206,8 @@ def test_word_vectors_are_copied_and_frozen(tmp_path: Path) -> None:
         copy_word_vectors(torch.zeros(2, 3), str(tmp_path / "none.txt"), {})
     with pytest.raises(ConfigError, match=r"line 2: 4 numbers expected \(model.embedding\), found 3"):
         copy_word_vectors(torch.zeros(9, 4), str(path), {"cat": 1})
+    with pytest.raises(ConfigError, match="none of the 2 words: bird, fish"):
+        copy_word_vectors(torch.zeros(9, 3), str(path), {"fish": 1, "bird": 2})
 
 
 def test_options_that_exclude_each_other() -> None:

@@ -72,9 +72,9 @@ def test_the_text_finds_regions_and_these_find_words():
 
 
 def test_parameters_of_the_paper_recipe():
-    spec = InputSpec(vocabulary_size=500, image_dim=2048, regions=49, token_vocabulary_size=20_000)
+    spec = InputSpec(vocabulary_size=500, image_dim=512, regions=49, token_vocabulary_size=20_000)
     words, lstm = 20_000 * 200, 4 * (200 * 200 + 200 * 200 + 2 * 200)
-    image, absent = 2048 * 200 + 200, 2 * 200
+    image, absent = 512 * 200 + 200, 2 * 200
     attentions = 2 * (2 * 200 * 100 + 100)
     expected = words + lstm + image + absent + attentions + 200 * 500 + 500
     assert_paper_parameters("co_attention", spec, expected)

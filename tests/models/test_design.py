@@ -195,6 +195,19 @@ def test_the_share_of_the_generator_is_chosen_by_f1_on_validation(ranking: str) 
     assert figures == pytest.approx({"merge_share": best, "merge_f1_at_2": found[best]}, abs=1e-4)
 
 
+def test_the_length_of_the_list_is_chosen_with_the_share() -> None:
+    subject, model = design(merge_k=None)
+    with torch.no_grad():
+        figures = model.calibrate(Known(subject))
+    found: dict[tuple[int, float], float] = {}
+    for share in np.linspace(0, 1, 21, dtype=np.float32).tolist():
+        model.merge_share.fill_(share)
+        found |= {(k, share): f1_of(subject, k) for k in range(1, 11)}
+    k, best = max(found, key=lambda pair: found[pair])
+    assert figures[f"merge_f1_at_{k}"] == pytest.approx(found[k, best], abs=1e-4)
+    assert figures["merge_share"] == pytest.approx(best, abs=1e-6)
+
+
 def test_the_chosen_share_is_kept_and_nothing_else_moves() -> None:
     subject, model = design()
     before = {name: value.clone() for name, value in model.state_dict().items()}

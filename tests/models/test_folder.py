@@ -40,6 +40,7 @@ def test_files_and_card(saved: Path) -> None:
     names = {path.name for path in saved.iterdir()}
     assert names == {"weights.safetensors", "model.json", "vocabulary.json", "tokenizer.json", "README.md"}
     card = (saved / "README.md").read_text(encoding="utf-8")
+    assert "Of the **validation split** (protocol headline" in card
     for part in (
         "# toy, version",
         "AMNN (Yang et al. 2020)",

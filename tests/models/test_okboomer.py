@@ -82,9 +82,15 @@ def test_word_vectors_are_read(tmp_path):
     vectors = tmp_path / "glove.txt"
     vectors.write_text("sun 1 2 3 4\nmoon 5 6 7 8\n")
     spec = InputSpec(vocabulary_size=4, image_dim=3, token_vocabulary_size=tokenizer.size)
-    model = create_model("okboomer", spec, TINY | {"word_vectors": str(vectors)})
+    options = TINY | {"word_vectors": str(vectors), "embedding": 4}
+    model = create_model("okboomer", spec, options, ["sea", "moon", "beach", "sun"])
+    before = model.signs.weight.clone()
+    model.check_start(None, tokenizer)
     model.initialise(None, tokenizer)
     assert model.caption.embedding.weight[tokenizer.words()["sun"]].tolist() == [1, 2, 3, 4]
+    assert model.signs.weight[2].tolist() == [5, 6, 7, 8]  # the tag "moon": article 004 gives the decoder GloVe too
+    assert model.signs.weight[4].tolist() == [1, 2, 3, 4]
+    assert torch.equal(model.signs.weight[[0, 1, 3, 5]], before[[0, 1, 3, 5]])
     vectors.write_text("sun 1 2 3\n")
     with pytest.raises(ConfigError, match="line 1"):
         model.initialise(None, tokenizer)

@@ -19,6 +19,11 @@ ABLATIONS = {
     "design_without_history": {"inputs"},
     "linear_caption": {"inputs"},
     "linear_image": {"inputs"},
+    "regression_kriging_ungated": {"gated"},
+    "regression_kriging_without_history": {"inputs"},
+    "regression_kriging_without_kriging": {"parts"},
+    "regression_kriging_without_neighbours": {"parts"},
+    "regression_kriging_without_tag_text": {"parts"},
 }
 """What each ablation changes of its family's small recipe, or its only one."""
 
@@ -69,3 +74,37 @@ def test_an_ablation_of_paper_size_differs_as_its_first_line_says(path: Path) ->
     ours, theirs = flat(path), flat(RECIPES[0].parent / f"{said[1]}.toml")
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing == set(re.split(r", | and ", said[2]))
+
+
+PAPERS = [path for path in RECIPES if not path.stem.endswith("_small") and path.stem != "sample"]
+PAPERS += sorted(RECIPES[0].parent.glob("ablations/paper/*.toml"))
+STATED = frozenset(
+    f"training.{key}"
+    for key in (
+        *("epochs", "batch_size", "optimizer", "learning_rate", "weight_decay", "schedule", "warmup", "select_metric"),
+        *("gradient_clip_norm", "early_stopping_epochs", "output_bias_start", "weight_average", "modality_dropout"),
+        *("weight_decay_of", "gpus"),
+    )
+)
+"""What changes how a model is trained, and would come in by default where an article has none of it."""
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_a_paper_recipe_hides_no_training_of_ours(path: Path) -> None:
+    recipe = read_recipe(path)
+    if issubclass(family(recipe.model.family), FittedModel):
+        return
+    assert not STATED - flat(path).keys()
+    training = recipe.training
+    assert training.early_stopping_epochs is None
+    assert training.output_bias_start == "as_drawn"
+    assert training.weight_average is None
+    assert training.modality_dropout == 0
+    assert training.gpus == "cluster"  # they are for GPUs; a single machine without one is taken as it is
+    assert training.gradient_clip_norm == (5.0 if path.stem == "show_attend_tell" else None)  # its implementation's
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_how_the_data_are_made_stands_in_one_place(path: Path) -> None:
+    """In prepare/: a dataset made by it trains under the paper's recipe without a word."""
+    assert not {key.partition(".")[0] for key in flat(path)} & {"archive", "captions", "vocabulary", "split"}

@@ -71,8 +71,8 @@ def test_the_penalty_counts_real_steps_alone(model):
 
 
 def test_parameters_of_the_paper_recipe():
-    spec = InputSpec(vocabulary_size=1000, image_dim=2048, regions=49)
-    d, n = 2048, 512
+    spec = InputSpec(vocabulary_size=1000, image_dim=512, regions=49)
+    d, n = 512, 512
     start, attention = 2 * (d * n + n), d * n + (n * n + n) + n + (n + 1)
     lstm = 4 * n * (n + d + n + 2)
     output = (n * n + n) + d * n + n * 1001 + 1001

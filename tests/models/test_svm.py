@@ -84,3 +84,13 @@ def test_pairs_are_held_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_libsvm_takes_no_words() -> None:
     with pytest.raises(ConfigError, match="'tfidf' goes with 'linear'"):
         parse_options("svm", {"machine": "libsvm", "features": "tfidf"})
+
+
+def test_gamma_is_libsvms_or_scikit_learns() -> None:
+    vectors, tags = blobs(3)
+    for gamma, expected in (("libsvm", 1 / 6), (None, 1 / (6 * vectors.var())), (0.3, 0.3)):
+        machine = PairwiseMachine(6, "rbf")
+        machine.fit(vectors, tags, SvmOptions(machine="libsvm", gamma=gamma))
+        assert float(machine.gamma) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ConfigError, match="gamma"):
+        parse_options("svm", {"gamma": -1.0})

@@ -45,3 +45,12 @@ def test_a_file_that_is_not_there_or_no_toml(tmp_path):
     (tmp_path / "broken.toml").write_text("[training\n")
     with pytest.raises(ConfigError, match=r"broken\.toml: not a readable TOML file"):
         read_recipe(tmp_path / "broken.toml")
+
+
+def test_a_saved_recipe_may_hold_keys_that_are_gone() -> None:
+    """At the values that did nothing; at any other they are refused like every unknown key."""
+    saved = {"training": {"finetune_encoders": False, "streaming": "auto", "epochs": 3}}
+    assert Recipe.model_validate(saved).training.epochs == 3
+    for key, value in (("finetune_encoders", True), ("streaming", "always")):
+        with pytest.raises(ConfigError, match=f"unknown key .*{key}"):
+            read_recipe(overrides=[f"training.{key}={value!r}".replace("True", "true")])

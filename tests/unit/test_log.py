@@ -30,7 +30,7 @@ def test_every_line_is_an_object(flags: list[str], capfd: pytest.CaptureFixture[
     told, failed = [json.loads(line) for line in err.splitlines()]
     assert (told["level"], told["logger"], told["message"]) == ("INFO", "hashtag_core.x", "déjà 1")
     assert told["time"].endswith("+00:00")
-    assert (failed["level"], failed["message"]) == ("ERROR", "work: key: expected\nfound")
+    assert (failed["level"], failed["message"]) == ("ERROR", "work: key: expected\\nfound")
     assert ("exception" in failed) == ("--verbose" in flags)
 
 
@@ -73,3 +73,30 @@ def test_a_short_pass_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert list(passing(["a", "b"], "compacting", "part")) == ["a", "b"]
     assert not caplog.records
+
+
+@pytest.mark.parametrize("flags", [[], ["--log-format", "json"], ["--verbose"]])
+def test_no_line_is_forged_and_no_secret_told(flags: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither by a message, nor by an error, nor by the trace of what a library raised."""
+    forged = "a\n2026-01-01 ERROR forged\u2028.parquet"
+    secret = "http://alice:S3cret@127.0.0.1:9/api"
+
+    def work(arguments: object) -> dict[str, int]:
+        logging.getLogger("hashtag_core.x").warning("%s at %s", forged, secret)
+        try:
+            raise ValueError(f"request to {secret} failed")
+        except ValueError as error:
+            logging.getLogger("hashtag_core.x").exception("x")
+            raise ConfigError(f"{forged}: {secret}") from error
+
+    assert run(parser(), work, flags) == 2
+    err = capfd.readouterr().err
+    assert "S3cret" not in err
+    assert err.count("alice:***@127.0.0.1:9") >= 3
+    assert not [line for line in err.splitlines() if line.startswith("2026-01-01 ERROR forged")]
+
+    def bug(arguments: object) -> dict[str, int]:
+        raise RuntimeError(f"{forged} {secret}")
+
+    assert run(parser(), bug, flags) == 1
+    assert "S3cret" not in capfd.readouterr().err

@@ -1,9 +1,11 @@
 """Local disks and an S3 over HTTP, by the same tests; faults are caused by a small HTTP server that answers them."""
 
+import errno
 import os
 import re
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -21,7 +23,10 @@ import pytest
 
 from hashtag_core import storage
 from hashtag_core.errors import AlreadyExistsError, ConfigError, NotFoundError, StorageError
-from hashtag_core.storage import s3
+from hashtag_core.storage import local as disk
+from hashtag_core.storage import s3_client
+from hashtag_core.storage.conditions import ConditionalWrites
+from hashtag_core.storage.conditions import _known as known
 
 ODD = [
     "a b.bin",
@@ -34,6 +39,9 @@ ODD = [
     "'quote\".bin",
     "x" * 240,
 ]
+
+ONLY_ON_S3 = ["a//b.bin", "/a.bin", "a/", "a b//#1?q=%2F+/x.bin", "a//", "./b.bin"]
+"""Keys that are ordinary there, and that paths of a disk cannot be or mean something else as."""
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -62,6 +70,43 @@ def test_odd_names_are_verbatim(root: str, name: str) -> None:
     assert paths(root) == [f"moved/{name}"]
     storage.remove(storage.join(root, "moved", name))
     assert not storage.exists(storage.join(root, "moved", name))
+
+
+@pytest.mark.parametrize("name", ONLY_ON_S3)
+def test_keys_are_verbatim(s3_bucket: str, name: str) -> None:
+    root = f"{s3_bucket}/some/root"
+    uri = storage.join(root, name)
+    assert uri == f"{root}/{name}"
+    table = pa.table({"x": [1, 2]})
+    with storage.open_output(uri) as file:
+        pq.write_table(table, file)
+    assert storage.exists(uri)
+    (info,) = storage.list_files(root, hidden=True)
+    assert (info.uri, info.path) == (uri, name)
+    for around in ("some", "some/root", ""):
+        walked = list(storage.walk_folders(f"{s3_bucket}/{around}"))
+        assert [item.uri for _, found in walked for item in found] == ([] if name.startswith("./") else [uri])
+    with storage.open_input(info.uri) as file:
+        assert pq.read_table(file).equals(table)
+    assert storage.file_info(uri).size == info.size == len(storage.read_bytes(info.uri))
+    storage.move(uri, f"{s3_bucket}/moved")
+    assert [found.path for found in storage.list_files(s3_bucket)] == ["moved"]
+
+
+def test_markers_of_folders_are_no_files(s3_bucket: str) -> None:
+    for key in ("a/", "a/b//", "a/x"):
+        storage.write_bytes(f"{s3_bucket}/{key}", b"x" if key == "a/x" else b"")
+    assert paths(f"{s3_bucket}/a") == paths(f"{s3_bucket}/a/") == ["x"]
+
+
+@pytest.mark.parametrize("uri", ["file:{}", "file://{}", "file://localhost{}", "FILE://{}", "{}"])
+def test_every_spelling_of_a_local_path(uri: str, tmp_path: Path) -> None:
+    place = uri.format(tmp_path / "a b%20")
+    storage.write_bytes(storage.join(place, "x"), b"1")
+    assert (tmp_path / "a b%20" / "x").read_bytes() == b"1"
+    assert storage.local_path(place) == str(tmp_path / "a b%20")
+    assert not storage.is_remote(place)
+    assert paths(place) == ["x"]
 
 
 def test_listing_is_sorted_recursive_and_skips_hidden(root: str) -> None:
@@ -254,7 +299,11 @@ def test_folders_are_copied_whole(root: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["../x", "a/../../x", "/etc/passwd", ".."])
 def test_join_does_not_climb(part: str) -> None:
+    """On S3 a slash at the start is a letter of the key and leads nowhere."""
     for base in ("/data/out", "s3://bucket/out"):
+        if base.startswith("s3") and part.startswith("/"):
+            assert storage.join(base, part) == "s3://bucket/out//etc/passwd"
+            continue
         with pytest.raises(ConfigError, match="leads out of"):
             storage.join(base, part)
 
@@ -340,12 +389,17 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", *s3._CHECKSUMS):
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", *s3_client.CHECKSUMS):
         monkeypatch.setenv(name, "")  # so that the test's end takes back what the code may set
         monkeypatch.delenv(name)
     yield made
     made.server.shutdown()
     made.server.server_close()
+
+
+def is_known_to_honour() -> None:
+    """Spare the server of `faults` the probe."""
+    known(s3_client.endpoint(), "bucket")[:] = [ConditionalWrites(create=True, replace="quoted", remove=True)]
 
 
 def error(code: str) -> bytes:
@@ -384,7 +438,7 @@ def test_a_body_that_breaks_off_is_asked_for_again_and_not_forever(faults: Fault
     faults.breaks_off = lambda n: True
     with pytest.raises(StorageError, match="s3://bucket/key: read failed: "):
         storage.read_bytes("s3://bucket/key")
-    assert len(faults.seen) == 3 + s3.BODY_ATTEMPTS
+    assert len(faults.seen) == 3 + s3_client.BODY_ATTEMPTS
 
 
 NO_SUCH_KEY = b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code><Message>none</Message></Error>"
@@ -400,61 +454,63 @@ def test_an_error_that_breaks_off_is_asked_for_again_and_not_forever(faults: Fau
     faults.breaks_off = lambda n: True
     with pytest.raises(StorageError, match=r"s3://bucket/key: read failed: .*Connection"):
         storage.read_bytes("s3://bucket/key")
-    assert len(faults.seen) == 3 + s3.BODY_ATTEMPTS
+    assert len(faults.seen) == 3 + s3_client.BODY_ATTEMPTS
 
 
-class Shaky:
-    """What `_PatientFile` reads from: the first so many readings fail."""
-
-    def __init__(self, failures: int) -> None:
-        self.failures, self.asked, self.closed = failures, 0, False
-
-    def size(self) -> int:
-        return 10
-
-    def read_at(self, size: int, offset: int) -> bytes:
-        self.asked += 1
-        if self.asked <= self.failures:
-            raise OSError("AWS Error INTERNAL_FAILURE during GetObject operation")
-        return b"0123456789"[offset : offset + size]
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def test_a_range_that_breaks_off_is_asked_for_again_and_not_forever(caplog: pytest.LogCaptureFixture) -> None:
-    shaky = Shaky(2)
-    with pa.PythonFile(s3._PatientFile("s3://bucket/key", shaky), mode="r") as file:
-        assert file.size() == 10
-        file.seek(3)
-        assert file.read(4) == b"3456"
-        assert (file.tell(), shaky.asked) == (7, 3)
-        assert caplog.text.count("s3://bucket/key: asked for again: AWS Error") == 2
-        assert file.read() == b"789"
-        assert file.read(5) == b""
-        assert file.read_at(3, 8) == b"89"
-        shaky.failures = 1000
-        with pytest.raises(OSError, match="GetObject"):
-            file.read_at(1, 0)
-        assert shaky.asked == 6 + s3.BODY_ATTEMPTS
-    assert shaky.closed
-
-
-def test_a_large_range_that_breaks_off(faults: Faults) -> None:
-    """Half of it had been handed on when the connection was reset."""
+def test_a_large_range_that_breaks_off(faults: Faults, caplog: pytest.LogCaptureFixture) -> None:
+    """Half of it had been handed on when the connection was reset; and not for ever."""
     content = os.urandom(8 << 20)
     faults.answer = lambda n: (200, content)
     faults.breaks_off, faults.resets = (lambda n: n in (2, 3)), True
     with storage.open_input("s3://bucket/key") as file:
         assert file.read() == content
+        assert caplog.text.count("s3://bucket/key: asked for again") == 2
+        faults.breaks_off = lambda n: True
+        file.seek(0)
+        with pytest.raises(StorageError, match="s3://bucket/key: read failed"):
+            file.read()
+    assert len(faults.seen) == 1 + 3 + s3_client.BODY_ATTEMPTS
+
+
+def test_a_file_is_read_by_ranges(s3_bucket: str) -> None:
+    uri = f"{s3_bucket}/x"
+    storage.write_bytes(uri, b"0123456789")
+    with storage.open_input(uri) as file:
+        assert file.size() == 10
+        file.seek(3)
+        assert (file.read(4), file.tell(), file.read(), file.read(5)) == (b"3456", 7, b"789", b"")
+        assert file.read_at(3, 8) == b"89"
+        storage.write_bytes(uri, b"abcdefghij")
+        with pytest.raises(StorageError, match="changed while it was read"):
+            file.read_at(1, 0)
 
 
 def test_a_replacement_reads_again_where_the_body_breaks_off(faults: Faults) -> None:
+    is_known_to_honour()
     faults.answer = lambda n: (200, b"held" if n < 3 else b"")
     faults.breaks_off = lambda n: n < 2
     storage.replace_bytes("s3://bucket/key", b"held", b"new")
     assert [command for command, _, _ in faults.seen] == ["GET", "GET", "PUT"]
     assert faults.seen[-1][2] == b"new"
+
+
+def test_a_removal_is_conditional_where_the_store_can_do_that(faults: Faults) -> None:
+    is_known_to_honour()
+    faults.answer = lambda n: (200, b"held") if n == 1 else (412, error("PreconditionFailed"))
+    with pytest.raises(AlreadyExistsError):
+        storage.replace_bytes("s3://bucket/key", b"held", None)
+    assert (faults.seen[-1][0], faults.seen[-1][1]["if-match"]) == ("DELETE", '"0"')
+
+
+def test_a_creation_during_another_is_tried_again(faults: Faults) -> None:
+    """Amazon's 409 says that another request was under way, not who won."""
+    is_known_to_honour()
+    faults.answer = lambda n: (409, error("ConditionalRequestConflict")) if n < 3 else (200, b"")
+    storage.create_bytes("s3://bucket/key", b"x")
+    assert len(faults.seen) == 3
+    faults.answer = lambda n: (409, error("ConditionalRequestConflict"))
+    with pytest.raises(AlreadyExistsError):
+        storage.create_bytes("s3://bucket/key", b"x")
 
 
 def test_what_is_too_large_is_not_read(root: str) -> None:
@@ -466,13 +522,14 @@ def test_what_is_too_large_is_not_read(root: str) -> None:
 
 
 def test_a_server_that_is_gone_is_a_storage_error(faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_client, "MAX_ATTEMPTS", 2)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StorageError, match=r"s3://bucket/key: read failed: .*connect"):
         storage.read_bytes("s3://bucket/key")
 
 
 def test_no_trailing_checksums_for_an_endpoint_of_ones_own(faults: Faults) -> None:
+    is_known_to_honour()
     storage.write_bytes("s3://bucket/key", b"data")
     storage.create_bytes("s3://bucket/key", b"data")
     with storage.open_output("s3://bucket/key") as file:
@@ -488,7 +545,7 @@ def test_no_trailing_checksums_for_an_endpoint_of_ones_own(faults: Faults) -> No
 
 
 def test_worker_environment_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*s3._FORWARDED, *s3._CHECKSUMS):
+    for name in (*s3_client.FORWARDED, *s3_client.CHECKSUMS):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
@@ -500,3 +557,73 @@ def test_worker_environment_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> 
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_supported",
     }
+
+
+@pytest.mark.parametrize("code", ["EINVAL", "ENOTSUP", "EACCES"])
+def test_folders_that_cannot_be_synced_are_told_of_once(
+    tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on SMB, VirtualBox' shared folders and some FUSE file systems."""
+    real = os.fsync
+
+    def sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    disk._told.cache_clear()
+    for n in range(3):
+        storage.write_bytes(str(tmp_path / f"{n}"), b"x")
+        storage.create_bytes(str(tmp_path / f"{n}.new"), b"x")
+    storage.move(str(tmp_path / "0"), str(tmp_path / "moved"))
+    assert len(paths(str(tmp_path))) == 6
+    assert [record.getMessage() for record in caplog.records if "cannot be synced" in record.getMessage()] == [
+        f"{tmp_path}: folders cannot be synced here ({os.strerror(getattr(errno, code))}): a power cut may undo the last writes"
+    ]
+
+
+def test_a_disk_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sync(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(StorageError, match="Input/output error"):
+        storage.write_bytes(str(tmp_path / "x"), b"x")
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A second disk, one of its folders again, a loop there, a link within, one upwards; and a link to a file, as ever."""
+    archive, disk2 = tmp_path / "archive", tmp_path / "disk2"
+    for place in ("archive/day=1/a", "archive/_work/h", "disk2/b", "disk2/in/c", "disk2/.x/d", "elsewhere/e"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(place)
+    (archive / "day=2").symlink_to(disk2)
+    (archive / "day=3").symlink_to(disk2 / "in")
+    (archive / "day=4").symlink_to(archive / "day=1")
+    (archive / "up").symlink_to("..")
+    (archive / "work").symlink_to("_work")
+    (archive / "gone").symlink_to(tmp_path / "nothing")
+    (archive / "file").symlink_to(tmp_path / "elsewhere" / "e")
+    (disk2 / "loop").symlink_to(disk2)
+    (disk2 / "in" / "back").symlink_to(archive)
+    seen = ["day=1/a", "day=2/b", "day=2/in/c", "file", "gone", "work/h"]
+    walked = [(folder, [info.path for info in found]) for folder, found in storage.walk_folders(str(archive))]
+    assert sorted(path for _, found in walked for path in found) == seen
+    assert [folder for folder, _ in walked] == ["", "day=1", "day=2", "day=2/in", "work"]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 5
+    assert all("a link that is not followed: it leads to" in text for text in told)
+    assert {text.partition(":")[0].rpartition("/")[2] for text in told} == {"day=3", "day=4", "up", "loop", "back"}
+    hidden = [*seen[:-1], "_work/h", "day=2/.x/d"]
+    assert paths(str(archive), hidden=True) == sorted(hidden)
+    assert storage.read_bytes(str(archive / "day=2" / "b")) == b"disk2/b"
+    storage.remove_tree(str(archive))
+    assert (disk2 / "b").exists()
+
+
+def test_a_listing_from_within_a_link_is_like_any(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "sub").mkdir(parents=True)
+    (tmp_path / "disk" / "sub" / "x").write_text("x")
+    (tmp_path / "archive").symlink_to(tmp_path / "disk")
+    assert paths(str(tmp_path / "archive")) == ["sub/x"]

@@ -4,16 +4,18 @@ import errno
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from hashtag_core import storage
+from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch, Rejected
+from hashtag_core.data.reading import AS_IT_IS, Reading
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo
@@ -27,8 +29,17 @@ PART_ROWS = 5_000
 MAX_BATCH_BYTES = 128 << 20
 """A batch of large images has fewer rows than asked for."""
 
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(?:data|file):")
+"""How a URI begins that is no path below the archive."""
+
+LOOKED_AT_ROWS = 1_000
+"""Rows of a part that are tried before it is said that no post can come from it."""
+
 READ_THREADS = 16
 """Files that are read at once: on object storage a file is mostly waiting."""
+
+Columns = Sequence[str] | None
+"""Fields of POST that are wanted (`post_id` comes always); None: all. Without `image` no picture is read."""
 
 Post = dict[str, Any]
 """Fields of POST; absent ones are null."""
@@ -59,16 +70,32 @@ def file_etag(part: FileInfo) -> str:
 class ArchiveFormat:
     """A layout: `description` says which folder it expects.
 
-    `list_parts(uri)` gives the parts, sorted (ArchiveError where there is none); `problem(part)` says cheaply why no post
-    can come from a part, None if one can; `read(part, batch_rows)` streams it; `etag(part)` is the part's etag now.
+    `survey(uri, reading)` lists the parts, sorted, and tallies every file; a part holds all that reading it needs.
+    `problem(part)` says cheaply why no post can come from a part, None if one can; `read(part, batch_rows, columns=None)` streams
+    it, the same rows whatever columns are asked for; `etag(part)` is the part's etag now.
     """
 
     name: str
     description: str
-    list_parts: Callable[[str], Sequence[FileInfo]]
+    survey: Callable[[str, Reading], Listing[Any]]
     problem: Callable[[FileInfo], str | None]
-    read: Callable[[FileInfo, int], Iterator[PartBatch]]
+    read: Callable[..., Iterator[PartBatch]]
     etag: Callable[[FileInfo], str] = field(default=file_etag)
+
+    def list_parts(self, uri: str, reading: Reading = AS_IT_IS) -> Sequence[Any]:
+        """The parts; ArchiveError where there is none, NotFoundError where nothing is."""
+        return self.survey(uri, reading).required_parts()
+
+
+def walk_seen(uri: str) -> Iterator[tuple[str, list[FileInfo]]]:
+    """As `storage.walk_folders`, with names that begin with `_` (accounts, shortcodes and cameras have them) but without those
+    that begin with `.` and what a Mac packs beside its files."""
+    for folder, files in storage.walk_folders(uri, hidden=True):
+        steps = folder.split("/") if folder else []
+        if not any(step[:1] == "." or step == "__MACOSX" for step in steps):
+            seen = [info for info in files if info.path.rpartition("/")[2][:1] != "."]
+            if seen:
+                yield folder, seen
 
 
 class Fault(NamedTuple):
@@ -79,8 +106,16 @@ class Fault(NamedTuple):
     ends: bool = False
 
 
-def batches(path: str, rows: Iterable[Post | Fault], first_row: int, batch_rows: int) -> Iterator[PartBatch]:
+def wants_pictures(columns: Columns) -> bool:
+    """Whether pictures have to be read."""
+    return columns is None or "image" in columns
+
+
+def batches(
+    path: str, rows: Iterable[Post | Fault], first_row: int, batch_rows: int, columns: Columns = None
+) -> Iterator[PartBatch]:
     """Rows of the part `path`, the first numbered `first_row`, as batches of at most `batch_rows` rows."""
+    schema = pa.schema([field for field in POST if columns is None or field.name in {*columns, "post_id"}])
     posts: list[Post] = []
     rejected: list[Rejected] = []
     row, size = first_row, 0
@@ -93,18 +128,23 @@ def batches(path: str, rows: Iterable[Post | Fault], first_row: int, batch_rows:
             size += len(found.get("image") or b"")
             row += 1
         if row - first_row >= batch_rows or size >= MAX_BATCH_BYTES:
-            yield PartBatch(first_row, pa.Table.from_pylist(posts, schema=POST), rejected)
+            yield PartBatch(first_row, pa.Table.from_pylist(posts, schema=schema), rejected)
             posts, rejected, first_row, size = [], [], row, 0
     if posts or rejected:
-        yield PartBatch(first_row, pa.Table.from_pylist(posts, schema=POST), rejected)
+        yield PartBatch(first_row, pa.Table.from_pylist(posts, schema=schema), rejected)
 
 
 def problem_in(found: Iterator[PartBatch]) -> str | None:
-    """Why the first batch holds no post; None if it does."""
-    first = next(found, None)
-    if first is None:
-        return "nothing in it"
-    return None if first.posts.num_rows or not first.rejected else first.rejected[0].reason
+    """Why there is no post among the first LOOKED_AT_ROWS rows, told by the first of them; None if there is one."""
+    first, rows = None, 0
+    for batch in found:
+        if batch.posts.num_rows:
+            return None
+        first = first or (batch.rejected[0].reason if batch.rejected else None)
+        rows += len(batch.rejected)
+        if rows >= LOOKED_AT_ROWS:
+            break
+    return first or "nothing in it"
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -115,21 +155,38 @@ def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             yield from pool.map(work, some)
 
 
-def with_images(rows: Iterable[Post | Fault], archive: str) -> Iterator[Post | Fault]:
-    """`with_image` of every row that is a post."""
-    return in_threads(lambda row: row if isinstance(row, Fault) else with_image(row, archive), rows)
+LENIENT = "lenient"
+"""Key of a post whose reference is its own affair: one that leads out of the archive leaves it without a picture."""
 
 
-def with_image(post: Post, archive: str) -> Post | Fault:
+def with_images(rows: Iterable[Post | Fault], archive: str, columns: Columns = None) -> Iterator[Post | Fault]:
+    """`with_image` of every row that is a post, several pictures at a time; where pictures are not wanted, the same rows."""
+    if not wants_pictures(columns):
+        yield from (row if isinstance(row, Fault) else with_image(row, archive, read=False) for row in rows)
+        return
+    stream = iter(rows)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        while some := list(itertools.islice(stream, READ_THREADS)):
+            if any(not isinstance(row, Fault) and row.get("image_uri") for row in some):
+                yield from pool.map(lambda row: row if isinstance(row, Fault) else with_image(row, archive), some)
+            else:
+                yield from some
+
+
+def with_image(post: Post, archive: str, *, read: bool = True) -> Post | Fault:
     """The post, `image_uri` (a path below the archive) replaced by the bytes that are there.
 
-    Where no file is, it keeps `image_uri` and has no image; a path that leads out of the archive makes the row a Fault.
+    Where no file is, and for an absolute path or a URI with a scheme, it keeps `image_uri` and has no image; a path that leads
+    out of the archive makes the row a Fault, unless the post is LENIENT. Without `read`, the path alone is looked at.
     """
     path = post.get("image_uri")
-    if not path:
+    if not path or path.startswith("/") or SCHEME.match(path):
         return post
     try:
-        return {**post, "image": storage.read_bytes(storage.join(archive, path)), "image_uri": None}
+        place = storage.join(archive, path)
+        if "\0" in path:
+            raise ValueError("a null character")
+        return {**post, "image": storage.read_bytes(place), "image_uri": None} if read else post
     except NotFoundError:
         return post
     except StorageError as error:
@@ -137,6 +194,8 @@ def with_image(post: Post, archive: str) -> Post | Fault:
             return post
         raise
     except (ConfigError, ValueError) as error:
+        if post.get(LENIENT):
+            return post
         return Fault(f"image: expected a path below the archive, found {path[:80]!r}: {error}", post.get("post_id"))
 
 
@@ -158,24 +217,3 @@ def etag_now(uris: Sequence[str]) -> str:
             return []
 
     return etag_of(itertools.chain.from_iterable(in_threads(info, uris)))
-
-
-def read_time(name: str, value: Any) -> datetime | None:
-    """An ISO 8601 time (no zone: UTC) as UTC; ValueError that names the field."""
-    if value is None:
-        return None
-    try:
-        held = datetime.fromisoformat(value)
-        return held.replace(tzinfo=UTC) if held.tzinfo is None else held.astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):
-        raise unexpected(name, "an ISO 8601 time", value) from None
-
-
-def plain(text: str) -> str:
-    """Text that can be written: half a surrogate pair becomes '?'."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def unexpected(name: str, expected: str, found: Any) -> ValueError:
-    """The error of a field that is not what it should be."""
-    return ValueError(f"{name}: expected {expected}, found {json.dumps(found, ensure_ascii=False)[:80]}")

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from hashtag_core.data.formats.base import (
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -25,18 +26,28 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.line_lists import line_parts, lists_etag, read_lines, required_list
+from hashtag_core.data.formats.line_lists import (
+    line_parts,
+    lists_and_pictures,
+    lists_etag,
+    read_lines,
+    required_list,
+)
+from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
+from hashtag_core.data.reading import Reading
 from hashtag_core.storage import FileInfo
 
 PICTURES, TAGS = "data_list.txt", "tag_list.txt"
 FOLDER = "instagram_dataset/"
 
 
-def list_parts(archive_uri: str) -> list[ArchivePart]:
+def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
     """Runs of lines of the two lists; ArchiveError where one is missing or they differ in length."""
     lists = [required_list(archive_uri, [name]) for name in (PICTURES, TAGS)]
-    return line_parts(lists, {"archive": archive_uri})
+    return lists_and_pictures(
+        archive_uri, lists, line_parts(lists, {"archive": archive_uri, "encoding": reading.encoding})
+    )
 
 
 def problem(part: FileInfo) -> str | None:
@@ -44,9 +55,11 @@ def problem(part: FileInfo) -> str | None:
     return problem_in(_read(part, 8))
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
-    yield from batches(part.path, with_images(_rows(part), chosen["archive"]), chosen["begin"], batch_rows)
+    yield from batches(
+        part.path, with_images(_rows(part), chosen["archive"], columns), chosen["begin"], batch_rows, columns
+    )
 
 
 def _rows(part: FileInfo) -> Iterator[Post | Fault]:
@@ -59,6 +72,4 @@ def _rows(part: FileInfo) -> Iterator[Post | Fault]:
             yield Fault(f"{PICTURES}: expected the path of a picture, found {picture[:80]!r}")
 
 
-HARRISON = ArchiveFormat(
-    "harrison", f"{PICTURES}, {TAGS} and {FOLDER} beside them", list_parts, problem, _read, lists_etag
-)
+HARRISON = ArchiveFormat("harrison", f"{PICTURES}, {TAGS} and {FOLDER} beside them", survey, problem, _read, lists_etag)

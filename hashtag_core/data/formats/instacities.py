@@ -26,18 +26,24 @@ from hashtag_core.data.formats.base import (
     PART_ROWS,
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
     etag_now,
     etag_of,
     in_threads,
-    plain,
     problem_in,
     selection_of,
+    walk_seen,
+    wants_pictures,
 )
+from hashtag_core.data.formats.encodings import decode_text
+from hashtag_core.data.listing import Listing, Tally
 from hashtag_core.data.posts import PartBatch
-from hashtag_core.errors import ArchiveError, NotFoundError
+from hashtag_core.data.reading import Reading
+from hashtag_core.data.values import plain
+from hashtag_core.errors import NotFoundError
 from hashtag_core.storage import FileInfo
 
 ROOTS = {
@@ -47,22 +53,22 @@ ROOTS = {
 SUFFIXES = {"caption": (".txt",), "image": (".jpg", ".jpeg", ".png", ".webp")}
 
 
-def list_parts(archive_uri: str) -> list[ArchivePart]:
-    """Runs of PART_ROWS posts of each city; ArchiveError where there are neither captions nor pictures."""
+def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
+    """Runs of PART_ROWS posts of each city."""
     roots = {kind: _root(archive_uri, candidates) for kind, candidates in ROOTS.items()}
+    tally = Tally()
     walks = [_walk(archive_uri, root, kind) for kind, root in roots.items() if root]
     found = heapq.merge(*walks, key=lambda files: files[0].split("/"))
     parts = [
         part
         for city, of_city in itertools.groupby(found, itemgetter(0))
-        for part in _parts(archive_uri, city, roots, {kind: files for _, kind, files in of_city})
+        for part in _parts(archive_uri, city, roots, {kind: files for _, kind, files in of_city}, tally, reading)
     ]
-    if not parts:
-        if not storage.exists(archive_uri):
-            raise NotFoundError(f"{archive_uri}: not found")
-        expected = " or ".join(itertools.chain(*ROOTS.values()))
-        raise ArchiveError(f"{archive_uri}: an archive without a part: expected {expected} below it, with files in it")
-    return parts
+    if not parts and not storage.exists(archive_uri):
+        raise NotFoundError(f"{archive_uri}: not found")
+    return Listing(
+        archive_uri, parts, tally, f"{' or '.join(itertools.chain(*ROOTS.values()))} below it, with files in it"
+    )
 
 
 def problem(part: FileInfo) -> str | None:
@@ -75,11 +81,16 @@ def _root(archive: str, candidates: Sequence[str]) -> str | None:
 
 
 def _walk(archive: str, root: str, kind: str) -> Iterator[tuple[str, str, list[FileInfo]]]:
-    return ((city, kind, files) for city, files in storage.walk_folders(storage.join(archive, root)))
+    return ((city, kind, files) for city, files in walk_seen(storage.join(archive, root)))
 
 
 def _parts(
-    archive: str, city: str, roots: Mapping[str, str | None], found: Mapping[str, list[FileInfo]]
+    archive: str,
+    city: str,
+    roots: Mapping[str, str | None],
+    found: Mapping[str, list[FileInfo]],
+    tally: Tally,
+    reading: Reading,
 ) -> Iterator[ArchivePart]:
     posts: dict[str, dict[str, FileInfo]] = {}
     for kind, files in found.items():
@@ -87,9 +98,13 @@ def _parts(
             stem, _, ending = info.path.rpartition("/")[2].rpartition(".")
             if stem and f".{ending.lower()}" in SUFFIXES[kind]:
                 posts.setdefault(stem, {}).setdefault(kind, info)
+            if posts.get(stem, {}).get(kind) is info:
+                tally.read += 1
+            else:
+                tally.leave(info.path, f"no {kind} of a post, or another one of it")
     folders = {kind: f"{root}/{city}".rstrip("/") for kind, root in roots.items() if root}
     path = folders.get("caption") or folders["image"]
-    shared = {"archive": archive, "city": city, "folders": folders}
+    shared = {"archive": archive, "city": city, "folders": folders, "encoding": reading.encoding}
     stems = sorted(posts)
     for begin in range(0, len(stems), PART_ROWS):
         run = stems[begin : begin + PART_ROWS]
@@ -110,21 +125,20 @@ def _uri(chosen: dict[str, Any], kind: str, name: str) -> str:
     return storage.join(chosen["archive"], chosen["folders"][kind], name)
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
-    rows = in_threads(partial(_post, chosen), chosen["posts"])
-    yield from batches(part.path, rows, chosen["begin"], batch_rows)
+    rows = in_threads(partial(_post, chosen, wants_pictures(columns)), chosen["posts"])
+    yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
-def _post(chosen: dict[str, Any], found: tuple[str, dict[str, str]]) -> Post | Fault:
+def _post(chosen: dict[str, Any], pictures: bool, found: tuple[str, dict[str, str]]) -> Post | Fault:
     stem, names = found
     post: Post = {"post_id": plain(f"{chosen['city']}/{stem}".lstrip("/"))}
     try:
         if "caption" in names:
-            post["caption"] = storage.read_bytes(_uri(chosen, "caption", names["caption"])).decode(
-                "utf-8-sig", "replace"
-            )
-        if "image" in names:
+            text = storage.read_bytes(_uri(chosen, "caption", names["caption"]))
+            post["caption"] = decode_text(text, chosen["encoding"])
+        if "image" in names and pictures:
             post["image"] = storage.read_bytes(_uri(chosen, "image", names["image"]))
     except NotFoundError as error:
         return Fault(f"a file went while the archive was read: {error}", post["post_id"])
@@ -132,5 +146,5 @@ def _post(chosen: dict[str, Any], found: tuple[str, dict[str, str]]) -> Post | F
 
 
 INSTACITIES = ArchiveFormat(
-    "instacities", "captions/<city>/<id>.txt and img_resized/<city>/<id>.jpg", list_parts, problem, _read, _etag
+    "instacities", "captions/<city>/<id>.txt and img_resized/<city>/<id>.jpg", survey, problem, _read, _etag
 )

@@ -30,19 +30,24 @@ from hashtag_core.data.formats.base import (
     PART_ROWS,
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
     etag_now,
     etag_of,
     in_threads,
-    plain,
     problem_in,
     selection_of,
-    unexpected,
+    walk_seen,
+    wants_pictures,
 )
+from hashtag_core.data.formats.encodings import decode_text
+from hashtag_core.data.listing import Listing, Tally
 from hashtag_core.data.posts import PartBatch
-from hashtag_core.errors import ArchiveError, NotFoundError
+from hashtag_core.data.reading import Reading
+from hashtag_core.data.values import plain, unexpected
+from hashtag_core.errors import NotFoundError
 from hashtag_core.storage import FileInfo
 
 _METADATA = re.compile(r"(?!iterator_)(.+)(?<!_comments)\.json(?:\.xz)?", re.IGNORECASE)
@@ -56,12 +61,12 @@ Files = dict[str, str]
 """Names of the files of one post: `metadata`, `caption`, `image`."""
 
 
-def list_parts(archive_uri: str) -> list[ArchivePart]:
-    """Runs of PART_ROWS posts of each folder, one folder listed after another; ArchiveError where there is none."""
-    parts = [part for folder, files in storage.walk_folders(archive_uri) for part in _parts(archive_uri, folder, files)]
-    if not parts:
-        raise ArchiveError(f"{archive_uri}: an archive without a part: no .json, .json.xz, .txt or picture in it")
-    return parts
+def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
+    """Runs of PART_ROWS posts of each folder, one folder listed after another."""
+    listing = Listing[ArchivePart](archive_uri, [], Tally(), "posts: .json, .json.xz, .txt captions or pictures")
+    for folder, files in walk_seen(archive_uri):
+        listing.parts += _parts(archive_uri, folder, files, listing.tally, reading)
+    return listing
 
 
 def problem(part: FileInfo) -> str | None:
@@ -91,14 +96,23 @@ def posts_of(names: Sequence[str]) -> dict[str, Files]:
     return dict(sorted(posts.items()))
 
 
-def _parts(archive: str, folder: str, files: Sequence[FileInfo]) -> Iterator[ArchivePart]:
+def _parts(
+    archive: str, folder: str, files: Sequence[FileInfo], tally: Tally, reading: Reading
+) -> Iterator[ArchivePart]:
     named = {info.path.rpartition("/")[2]: info for info in files}
     posts = list(posts_of(list(named)).items())
+    taken = {name for _, found in posts for name in found.values()}
+    for name, info in named.items():
+        if name in taken:
+            tally.read += 1
+        else:
+            tally.leave(info.path, "no metadata, caption or first picture of a post")
     for begin in range(0, len(posts), PART_ROWS):
         run = posts[begin : begin + PART_ROWS]
         chosen = [named[name] for _, found in run for name in found.values()]
         uri, size = storage.join(archive, folder), sum(info.size for info in chosen)
-        selection = json.dumps({"archive": archive, "folder": folder, "begin": begin, "posts": run})
+        told = {"archive": archive, "folder": folder, "encoding": reading.encoding, "begin": begin, "posts": run}
+        selection = json.dumps(told)
         yield ArchivePart(uri, folder or ".", size, etag_of(chosen), chosen[0].modified, selection)
 
 
@@ -112,22 +126,24 @@ def _uri(chosen: Mapping[str, Any], name: str) -> str:
     return storage.join(chosen["archive"], chosen["folder"], name)
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
-    rows = in_threads(partial(read_post, chosen), chosen["posts"])
-    yield from batches(part.path, rows, chosen["begin"], batch_rows)
+    rows = in_threads(partial(read_post, chosen, pictures=wants_pictures(columns)), chosen["posts"])
+    yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
-def read_post(chosen: Mapping[str, Any], entry: tuple[str, Files], user_of_folder: bool = True) -> Post | Fault:
-    """The post of these files, or why they are none."""
+def read_post(
+    chosen: Mapping[str, Any], entry: tuple[str, Files], user_of_folder: bool = True, pictures: bool = True
+) -> Post | Fault:
+    """The post of these files (without `pictures`, all but its picture), or why they are none."""
     stem, files = entry
     try:
         post = _of_metadata(_uri(chosen, files["metadata"])) if "metadata" in files else _of_names(chosen, stem)
         if user_of_folder and "metadata" not in files:
             post["user_id"] = _profile(chosen["folder"])
         if "caption" in files and "caption" not in post:
-            post["caption"] = storage.read_bytes(_uri(chosen, files["caption"])).decode("utf-8-sig", "replace")
-        if "image" in files:
+            post["caption"] = decode_text(storage.read_bytes(_uri(chosen, files["caption"])), chosen["encoding"])
+        if "image" in files and pictures:
             post["image"] = storage.read_bytes(_uri(chosen, files["image"]))
     except NotFoundError as error:
         return Fault(f"a file went while the archive was read: {error}")
@@ -201,7 +217,7 @@ def _at(value: Any, *steps: str | int) -> Any:
 INSTALOADER = ArchiveFormat(
     "instaloader",
     "folders of posts: .json(.xz) metadata, .txt captions, pictures",
-    list_parts,
+    survey,
     problem,
     _read,
     files_etag,

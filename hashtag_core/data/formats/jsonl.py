@@ -1,46 +1,83 @@
-"""`jsonl`: files of JSON lines (`*.jsonl`, `*.ndjson`, also `.gz`), one post a line, at any depth.
+"""`jsonl`: files of JSON lines (`*.jsonl`, `*.ndjson`, also `.gz`; `*.json` where its first line is an object), one post a line,
+at any depth.
 
-A line is an object with the fields of POST: `post_id` and `user_id` text or integers, `created_at` ISO 8601 (no zone: UTC),
-`caption` text, `hashtags` a list of text, `image` base64, `image_uri` text, `latitude` and `longitude` numbers. Other
-fields are ignored, blank lines too: a row's number counts the others, from 0.
+A line is an object with the fields of POST, under the names of `formats.fields` or those of `--map` (`caption=node.text` goes
+into objects): `post_id` and `user_id` text or whole numbers, `created_at` ISO 8601 (no zone: UTC) or as `--date-format` says,
+`caption` text, `hashtags` a list of text, `image` base64 or the path of a picture, `image_uri` text, `latitude` and `longitude`
+numbers. Other keys are named in the log and ignored, blank lines too: a row's number counts the others, from 0.
 """
 
 import base64
 import binascii
 import gzip
 import io
+import itertools
 import json
+import re
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import (
+    LENIENT,
     ArchiveFormat,
+    ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
-    plain,
+    in_threads,
     problem_in,
-    read_time,
-    unexpected,
+    selection_of,
+    with_images,
 )
+from hashtag_core.data.formats.encodings import chosen_encoding, is_wide
+from hashtag_core.data.formats.fields import (
+    NAMES,
+    PICTURE,
+    Folder,
+    below,
+    first_values,
+    look_through,
+    picture_folder,
+    picture_path,
+    unread_note,
+)
+from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
-from hashtag_core.errors import ArchiveError, StorageError
+from hashtag_core.data.reading import Reading, listed
+from hashtag_core.data.values import READERS, read_id, read_time, unexpected
+from hashtag_core.errors import StorageError
+from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
 
 SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+LINES = re.compile(r".+\.(?:jsonl|ndjson|jsonlines|json)(?:\.gz)?", re.IGNORECASE)
+LOOKED_AT_LINES = 50
+
+_DOCUMENT = re.compile(r".+\.json(?:\.gz)?", re.IGNORECASE)
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 
 
-def list_parts(archive_uri: str) -> list[FileInfo]:
-    """The files of JSON lines, sorted by path; ArchiveError where there is none."""
-    parts = [info for info in storage.list_files(archive_uri) if info.path.endswith(SUFFIXES)]
-    if not parts:
-        raise ArchiveError(f"{archive_uri}: an archive without a part: no file ends in {', '.join(SUFFIXES)}")
-    return parts
+def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
+    """The files of JSON lines, sorted by path."""
+    folder = look_through(archive_uri, LINES, "file of JSON lines")
+    expected = f"files that end in {', '.join(SUFFIXES)}, or in .json with an object a line"
+    listing = Listing[ArchivePart](archive_uri, [], folder.tally, expected)
+    sampled = in_threads(partial(_sampled, folder.root, reading), folder.files)
+    for info, (selection, first) in zip(folder.files, sampled, strict=True):
+        if _DOCUMENT.fullmatch(info.path) and (why := _no_lines(first)):
+            folder.tally.read -= 1
+            folder.tally.leave(info.path, why)
+            continue
+        listing.notes += _look_at(info, folder, reading, [item for item in first if isinstance(item, dict)], selection)
+        part = ArchivePart(info.uri, info.path, info.size, info.etag, info.modified, json.dumps(selection))
+        listing.parts.append(part)
+    return listing
 
 
 def problem(part: FileInfo) -> str | None:
@@ -48,103 +85,187 @@ def problem(part: FileInfo) -> str | None:
     return problem_in(_read(part, 64))
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _no_lines(first: list[Any]) -> str | None:
+    if first and isinstance(first[0], dict):
+        return None
+    if first and isinstance(first[0], list):
+        return "one JSON array: write an object a line (pandas: to_json(lines=True))"
+    return "a JSON document, no JSON lines"
+
+
+def _look_at(
+    info: FileInfo, folder: Folder, reading: Reading, first: list[dict[str, Any]], selection: dict[str, Any]
+) -> list[str]:
+    """What the first objects tell: the folder of the pictures (into the selection), keys that are not read."""
+    if not first:
+        return []
+    keys = list(dict.fromkeys(key for item in first for key in item))
+    for name, path in reading.columns.items():
+        if not any(_at(item, path) is not None for item in first):
+            selection["fault"] = f"--map {name}={path}: no such key in the first lines, found {listed(keys)}"
+            return []
+    held = [_fields(item, reading) for item in first]
+    images = [{"image": _path_in(item)} for item in held]
+    named = first_values(iter([{k: v for k, v in row.items() if v} for row in images]), ["image"])
+    selection["pictures"] = picture_folder(folder, info, named) if named else ""
+    aliases = {alias for names in NAMES.values() for alias in names}
+    known = [key for key in keys if key.lower() in aliases] + [
+        path.partition(".")[0] for path in reading.columns.values()
+    ]
+    return unread_note(info.path, keys, known)
+
+
+def _sampled(root: str, reading: Reading, info: FileInfo) -> tuple[dict[str, Any], list[Any]]:
+    """How a file is to be read, and what its first lines hold."""
+    encoding, begins = _encoding_of(info, reading)
+    selection: dict[str, Any] = {"archive": root, "reading": reading.to_json(), "pictures": "", "fault": None}
+    selection |= {"encoding": encoding, "begins": begins}
+    return selection, _first_objects(info, selection)
+
+
+def _first_objects(info: FileInfo, selection: dict[str, Any]) -> list[Any]:
+    """What the first lines hold; None for one that is no JSON."""
+    found = []
+    with storage.open_input(info.uri) as source:
+        for line in itertools.islice(_lines(source, info, selection), LOOKED_AT_LINES):
+            try:
+                found.append(None if isinstance(line, Fault) else json.loads(line))
+            except (ValueError, RecursionError):
+                found.append(None)
+    return found
+
+
+def _encoding_of(info: FileInfo, reading: Reading) -> tuple[str | None, int]:
+    with storage.open_input(info.uri) as source:
+        begin = bytes(source.read(4))
+    return (None, 0) if begin[:2] == b"\x1f\x8b" and not reading.encoding else chosen_encoding(begin, reading.encoding)
+
+
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
+    chosen = selection_of(part)
+    if chosen["fault"]:
+        yield from batches(part.path, [Fault(chosen["fault"], ends=True)], 0, batch_rows, columns)
+        return
     with storage.open_input(part.uri) as source:
-        yield from batches(part.path, _rows(source, part), 0, batch_rows)
+        rows = with_images(_rows(source, part, chosen), chosen["archive"], columns)
+        yield from batches(part.path, rows, 0, batch_rows, columns)
 
 
-def _rows(source: pa.NativeFile, part: FileInfo) -> Iterator[Post | Fault]:
-    for line in _lines(source, part):
+def _rows(source: pa.NativeFile, part: FileInfo, chosen: dict[str, Any]) -> Iterator[Post | Fault]:
+    reading = Reading(**chosen["reading"])
+    for line in _lines(source, part, chosen):
         if isinstance(line, Fault):
             yield line
             continue
         try:
-            yield _post(line)
+            yield _post(line, reading, chosen["pictures"])
         except ValueError as error:
-            yield Fault(str(error), _id_in(line))
+            yield Fault(str(error), _id_in(line, reading))
 
 
-def _lines(source: pa.NativeFile, part: FileInfo) -> Iterator[bytes | Fault]:
+def _lines(source: pa.NativeFile, part: FileInfo, chosen: dict[str, Any]) -> Iterator[bytes | str | Fault]:
     """The lines; where the rest cannot be read, a rejected part ends them."""
     raw = io.BufferedReader(source, 1 << 20)
-    row = 0
+    encoding, row = chosen["encoding"], 0
     try:
-        for line in gzip.GzipFile(fileobj=raw) if part.path.endswith(".gz") else raw:
+        file: Any = gzip.GzipFile(fileobj=raw) if part.path.lower().endswith(".gz") else raw
+        file.seek(chosen["begins"])
+        if encoding and is_wide(encoding):
+            file = io.TextIOWrapper(file, encoding, newline="\n")
+        for line in file:
             if line.strip():
-                yield line
+                yield line.decode(encoding) if encoding and isinstance(line, bytes) else line
                 row += 1
+    except UnicodeDecodeError as error:
+        yield Fault(f"unreadable from row {row} on: expected {encoding}: {error.reason}", ends=True)
     except (EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+        if (isinstance(error, OSError) and error.errno is not None) or is_machine(error):
             raise StorageError(f"{part.uri}: read failed: {error}") from error
         yield Fault(f"unreadable from row {row} on: {error}", ends=True)
 
 
-def _post(line: bytes) -> dict[str, Any]:
+def _post(line: bytes | str, reading: Reading, pictures: str) -> Post:
     """The POST row of one line; ValueError that names field, expected and found."""
+    held = _fields(_object(line), reading)
+    post: Post = {name: read(name, held.get(name)) for name, read in READERS.items() if name != "created_at"}
+    post["created_at"] = read_time("created_at", held.get("created_at"), reading.date_format)
+    if not (post["post_id"] or "").strip():
+        raise unexpected("post_id", "a non-empty string", held.get("post_id"))
+    path = _path_in(held)
+    post |= {"image": None if path else _image(held.get("image")), LENIENT: True}
+    written = path or post["image_uri"]
+    if written:
+        post["image_uri"] = below(pictures, picture_path(written))
+    return post
+
+
+def _object(line: bytes | str) -> dict[str, Any]:
     try:
         value = json.loads(line)
+    except UnicodeDecodeError:
+        raise ValueError(
+            "expected a JSON object, found bytes that are no UTF-8 (--encoding names their encoding)"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"expected a JSON object, found: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, found {type(value).__name__}")
-    post: dict[str, Any] = {name: read(name, value.get(name)) for name, read in _FIELDS.items()}
-    if not (post["post_id"] or "").strip():
-        raise unexpected("post_id", "a non-empty string", value.get("post_id"))
-    return post
+    return value
 
 
-def _text(name: str, value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return None if value is None else plain(value)
-    raise unexpected(name, "string", value)
+def _fields(value: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    """The values by field of POST. Under another name than the field's own, an object is not what is meant."""
+    lower = {key.lower(): held for key, held in value.items()}
+    fields: dict[str, Any] = {}
+    for name, aliases in NAMES.items():
+        if name in reading.columns:
+            fields[name] = _at(value, reading.columns[name])
+            continue
+        for alias in aliases:
+            held = value.get(alias, lower.get(alias))
+            if held is not None and (alias == name or not isinstance(held, dict)):
+                fields[name if alias == name or name != "image" else "image_path"] = held
+                break
+    return fields
 
 
-def _id(name: str, value: Any) -> str | None:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(name, value)
+def _at(value: Mapping[str, Any], path: str) -> Any:
+    """What lies under a key, or under keys that dots part."""
+    if path in value:
+        return value[path]
+    held: Any = value
+    for key in path.split("."):
+        held = held.get(key) if isinstance(held, dict) else None
+    return held
 
 
-def _tags(name: str, value: Any) -> list[str] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list):
-        raise unexpected(name, "a list of strings", value)
-    return [text for item in value if (text := _text(name, item)) is not None]
+def _path_in(fields: Mapping[str, Any]) -> str | None:
+    """The path of a picture that a line names."""
+    image = fields.get("image")
+    if isinstance(image, dict) and not image.get("bytes"):
+        image = image.get("path")
+    for written in (fields.get("image_path"), image if isinstance(image, str) and PICTURE.fullmatch(image) else None):
+        if isinstance(written, str) and written.strip():
+            return written
+    uri = fields.get("image_uri")
+    return uri if isinstance(uri, str) and uri.strip() else None
 
 
-def _image(name: str, value: Any) -> bytes | None:
+def _image(value: Any) -> bytes | None:
+    if isinstance(value, dict):
+        value = value.get("bytes")
     try:
-        return None if value is None else base64.b64decode(value, validate=True)
+        text = _DATA_URL.sub("", value, count=1) if isinstance(value, str) else value
+        return None if text is None else base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error):
-        raise unexpected(name, "base64", value) from None
+        raise unexpected("image", "base64", value) from None
 
 
-def _number(name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    with suppress(OverflowError):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    raise unexpected(name, "a number", value)
-
-
-_FIELDS = {
-    "post_id": _id,
-    "user_id": _id,
-    "created_at": read_time,
-    "caption": _text,
-    "hashtags": _tags,
-    "image": _image,
-    "image_uri": _text,
-    "latitude": _number,
-    "longitude": _number,
-}
-
-
-def _id_in(line: bytes) -> str | None:
+def _id_in(line: bytes | str, reading: Reading) -> str | None:
     try:
-        return _id("post_id", json.loads(line)["post_id"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return read_id("post_id", _fields(json.loads(line), reading)["post_id"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-JSONL = ArchiveFormat("jsonl", f"{', '.join(SUFFIXES)} at any depth, one post a line", list_parts, problem, _read)
+JSONL = ArchiveFormat("jsonl", f"{', '.join(SUFFIXES)} at any depth, one post a line", survey, problem, _read)

@@ -13,7 +13,10 @@ from dataclasses import replace
 from typing import Any
 
 from hashtag_core import storage
-from hashtag_core.data.formats.base import PART_ROWS, ArchivePart, etag_now, etag_of, selection_of
+from hashtag_core.data.formats.base import PART_ROWS, ArchivePart, etag_now, etag_of, selection_of, walk_seen
+from hashtag_core.data.formats.encodings import decode_text
+from hashtag_core.data.formats.fields import PICTURE
+from hashtag_core.data.listing import Listing, Tally
 from hashtag_core.errors import ArchiveError, NotFoundError
 from hashtag_core.storage import FileInfo
 
@@ -56,15 +59,29 @@ def line_parts(lists: Sequence[FileInfo], shared: Mapping[str, Any]) -> list[Arc
     return parts
 
 
+def lists_and_pictures(archive: str, lists: Sequence[FileInfo], parts: list[ArchivePart]) -> Listing[ArchivePart]:
+    """The parts with a tally of the archive's files: the lists are read, pictures where a line names them, others not."""
+    tally, read = Tally(), {info.path for info in lists}
+    for _, files in walk_seen(archive):
+        for info in files:
+            if info.path in read:
+                tally.read += 1
+            elif PICTURE.fullmatch(info.path):
+                tally.beside += 1
+            else:
+                tally.leave(info.path, "neither a list that is read nor a picture")
+    return Listing(archive, parts, tally)
+
+
 def read_lines(part: FileInfo) -> Iterator[tuple[str, ...]]:
-    """The lines of a part, one of each list at a time, without their ends. Bytes that are no UTF-8 become U+FFFD."""
+    """The lines of a part, one of each list at a time, without their ends, in the encoding of `formats.encodings.decode_text`."""
     chosen = selection_of(part)
     with ExitStack() as stack:
         files = [_buffered(stack, uri) for uri in chosen["uris"]]
         for file, offset in zip(files, chosen["offsets"], strict=True):
             file.seek(offset)
         for _ in range(chosen["rows"]):
-            yield tuple(file.readline().decode("utf-8", "replace").strip("\r\n\ufeff") for file in files)
+            yield tuple(decode_text(file.readline(), chosen["encoding"]).strip("\r\n\ufeff") for file in files)
 
 
 def lists_etag(part: FileInfo) -> str:

@@ -8,13 +8,23 @@ the metadata tells users and dates; without it, split `random`. A post that was 
 
 Checked against the authors' page and code (folders, names of files, captions with hashtags in them), not against the data itself.
 The article's selection (picture and text, 1,000 most frequent hashtags, no stop words) is `jobs/recipes/prepare/amnn.toml`.
+
+(Articles by number: docs/models.md.)
 """
 
 from collections.abc import Iterator
 from functools import partial
 
-from hashtag_core.data.formats.base import ArchiveFormat, batches, in_threads, problem_in, selection_of
-from hashtag_core.data.formats.instaloader import files_etag, list_parts, read_post
+from hashtag_core.data.formats.base import (
+    ArchiveFormat,
+    Columns,
+    batches,
+    in_threads,
+    problem_in,
+    selection_of,
+    wants_pictures,
+)
+from hashtag_core.data.formats.instaloader import files_etag, read_post, survey
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.storage import FileInfo
 
@@ -24,12 +34,14 @@ def problem(part: FileInfo) -> str | None:
     return problem_in(_read(part, 8))
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
-    rows = in_threads(partial(read_post, chosen, user_of_folder=False), chosen["posts"])
-    yield from batches(part.path, rows, chosen["begin"], batch_rows)
+    rows = in_threads(
+        partial(read_post, chosen, user_of_folder=False, pictures=wants_pictures(columns)), chosen["posts"]
+    )
+    yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
 MM_INS = ArchiveFormat(
-    "mm-ins", "a folder a hashtag, posts in it as instaloader names them", list_parts, problem, _read, files_etag
+    "mm-ins", "a folder a hashtag, posts in it as instaloader names them", survey, problem, _read, files_etag
 )

@@ -24,6 +24,7 @@ from hashtag_core import storage
 from hashtag_core.data.formats.base import (
     ArchiveFormat,
     ArchivePart,
+    Columns,
     Fault,
     Post,
     batches,
@@ -31,8 +32,17 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.line_lists import find_list, line_parts, lists_etag, read_lines, required_list
+from hashtag_core.data.formats.line_lists import (
+    find_list,
+    line_parts,
+    lists_and_pictures,
+    lists_etag,
+    read_lines,
+    required_list,
+)
+from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
+from hashtag_core.data.reading import Reading
 from hashtag_core.storage import FileInfo
 
 PLACES = ("", "Low-Level-Features/")
@@ -49,7 +59,7 @@ LOOKED_AT = 20
 _PICTURE = re.compile(r"(\w[^/\\]*)[/\\](?:[^/\\]*_)?(\d+)\.\w+")
 
 
-def list_parts(archive_uri: str) -> list[ArchivePart]:
+def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
     """Runs of lines of the two lists; ArchiveError where one is missing or they differ in length."""
     pictures, names = required_list(archive_uri, PICTURES), None
     tags = find_list(archive_uri, TAGS)
@@ -57,7 +67,8 @@ def list_parts(archive_uri: str) -> list[ArchivePart]:
         names = required_list(archive_uri, NAMES_1K).uri
     tags = tags or required_list(archive_uri, TAGS)
     shared = {"archive": archive_uri, "names": names, "folder": _image_folder(archive_uri, pictures)}
-    return line_parts([pictures, tags], shared)
+    shared |= {"encoding": reading.encoding}
+    return lists_and_pictures(archive_uri, [pictures, tags], line_parts([pictures, tags], shared))
 
 
 def problem(part: FileInfo) -> str | None:
@@ -78,11 +89,11 @@ def _image_folder(archive: str, pictures: FileInfo) -> str:
     return IMAGE_FOLDERS[0]
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
     names = storage.read_bytes(chosen["names"]).decode("utf-8-sig", "replace").split() if chosen["names"] else None
-    rows = with_images(_rows(part, chosen["folder"], names), chosen["archive"])
-    yield from batches(part.path, rows, chosen["begin"], batch_rows)
+    rows = with_images(_rows(part, chosen["folder"], names), chosen["archive"], columns)
+    yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
 def _rows(part: FileInfo, folder: str, names: list[str] | None) -> Iterator[Post | Fault]:
@@ -109,7 +120,7 @@ def _rows(part: FileInfo, folder: str, names: list[str] | None) -> Iterator[Post
 NUS_WIDE = ArchiveFormat(
     "nus-wide",
     "Imagelist.txt, All_Tags.txt (or AllTags1k.txt, TagList1k.txt) and Flickr/",
-    list_parts,
+    survey,
     problem,
     _read,
     lists_etag,

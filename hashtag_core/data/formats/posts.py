@@ -1,14 +1,36 @@
 """`posts`: a folder of Parquet parts in the POST schema, at any depth."""
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
-from hashtag_core.data.formats.base import MAX_BATCH_BYTES, ArchiveFormat
-from hashtag_core.data.posts import PartBatch, iter_post_batches, list_parts, part_problem
+from hashtag_core.data.formats.base import MAX_BATCH_BYTES, ArchiveFormat, ArchivePart, Columns
+from hashtag_core.data.listing import Listing, list_parquet
+from hashtag_core.data.posts import PartBatch, iter_post_batches, part_problem
+from hashtag_core.data.reading import AS_IT_IS, Reading
 from hashtag_core.storage import FileInfo
 
 
-def _read(part: FileInfo, batch_rows: int) -> Iterator[PartBatch]:
-    return iter_post_batches(part, batch_rows, max_batch_bytes=MAX_BATCH_BYTES)
+def survey(archive_uri: str, reading: Reading) -> Listing[Any]:
+    """The Parquet parts; a part knows how it is to be read where somebody said so."""
+    listing: Listing[Any] = list_parquet(archive_uri)
+    if reading != AS_IT_IS:
+        told = json.dumps(reading.to_json())
+        listing.parts = [ArchivePart(**vars(part), selection=told) for part in listing.parts]
+    return listing
 
 
-POSTS = ArchiveFormat("posts", "*.parquet at any depth, columns of the POST schema", list_parts, part_problem, _read)
+def reading_of(part: FileInfo) -> Reading:
+    """What was said of the archive that the part is of."""
+    return Reading(**json.loads(part.selection)) if isinstance(part, ArchivePart) and part.selection else AS_IT_IS
+
+
+def _problem(part: FileInfo) -> str | None:
+    return part_problem(part, reading_of(part))
+
+
+def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
+    return iter_post_batches(part, batch_rows, columns, MAX_BATCH_BYTES, reading_of(part))
+
+
+POSTS = ArchiveFormat("posts", "Parquet at any depth, columns of the POST schema", survey, _problem, _read)

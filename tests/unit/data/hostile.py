@@ -189,10 +189,12 @@ def _bombs() -> dict[str, HostileImage]:
             "^too large: 12000 x 12000",
         ),
         "1000 scans.jpg": (progressive[:-2] + last * 1_000 + progressive[-2:], "^broken JPEG of .*: 10[01][0-9] scans"),
-        "text of 10 MB.png": (_after_header(small, _chunk(b"zTXt", b"k\0\0" + text)), "^broken PNG"),
-        "profile of 10 MB.png": (_after_header(small, _chunk(b"iCCP", b"k\0\0" + text)), "^broken PNG"),
+        "text of 10 MB.png": (_after_header(small, _chunk(b"zTXt", b"k\0\0" + text)), None),
+        "profile of 10 MB.png": (_after_header(small, _chunk(b"iCCP", b"k\0\0" + text)), None),
     }
-    return {name: HostileImage(data, "image_unreadable", told) for name, (data, told) in bombs.items()}
+    return {
+        name: HostileImage(data, "image_unreadable" if told else "ok", told) for name, (data, told) in bombs.items()
+    }
 
 
 def _broken() -> dict[str, HostileImage]:
@@ -366,9 +368,11 @@ def _write_broken_parquet(parts: _Parts) -> None:
         start, size = held.data_page_offset, held.total_compressed_size
         return whole[:start] + b"\xff" * size + whole[start + size :]
 
-    parts.path("ids broken from row 20.parquet").write_bytes(overwritten(0, 1))
-    parts.parts["ids broken from row 20.parquet"] = HostilePart(
-        61, dict.fromkeys(ids[:20], "image_missing"), [(None, "^unreadable from row 20 on: " + unreadable)]
+    parts.path("ids broken in rows 20 to 39.parquet").write_bytes(overwritten(0, 1))
+    parts.parts["ids broken in rows 20 to 39.parquet"] = HostilePart(
+        61,
+        dict.fromkeys([*ids[:20], *ids[40:]], "image_missing"),
+        [(row, "^unreadable: " + unreadable) for row in range(20, 40)],
     )
     others = [f"captions {n}" for n in range(61)]
     whole = _plain_part(others, compression="snappy", row_group_size=20)
@@ -456,8 +460,11 @@ def _write_columns(parts: _Parts) -> None:
         parts.parts[f"{twice} twice.parquet"] = HostilePart(None, {}, [(None, f"^{twice}: column occurs twice")])
     pq.write_table(pa.table({"id": ["a"]}), parts.path("no id.parquet"))
     parts.parts["no id.parquet"] = HostilePart(None, {}, [(None, "^post_id: column missing, found id")])
-    pq.write_table(pa.table({"Post_ID": ["a"]}), parts.path("other case.parquet"))
-    parts.parts["other case.parquet"] = HostilePart(None, {}, [(None, "^post_id: column missing, found Post_ID")])
+    pq.write_table(pa.table({"Post_ID": ["in other case"]}), parts.path("other case.parquet"))
+    parts.parts["other case.parquet"] = HostilePart(1, {"in other case": "empty"})
+    both = pa.table({"POST_ID": ["a"], "Post_Id": ["b"]})
+    pq.write_table(both, parts.path("two other cases.parquet"))
+    parts.parts["two other cases.parquet"] = HostilePart(None, {}, [(None, "^post_id: column missing, found POST_ID")])
     told = [(row, "^caption: expected string, found ") for row in (0, 2)]
     for name, values in {
         "numbers": pa.array([1, None, 3]),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hashtag_core import schema, storage
 from hashtag_core.data import feature_cache
 from hashtag_core.data.dataset import Dataset
-from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
+from hashtag_core.data.feature_cache import DIED, FeatureCache, FeatureKind
 from hashtag_core.data.features import FeatureTable, build_feature_table
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
@@ -99,6 +99,18 @@ def test_missing_leaves_out_the_cached_and_the_unreadable(cache):
     assert cache.missing("image_grid", [key(text) for text in "abc"]) == [key("a"), key("c")]
     assert cache.unreadable("image_grid") == {key("b"): "truncated JPEG"}
     assert cache.unreadable("text_vector") == {}
+
+
+def test_a_death_is_not_held_against_a_content_for_good(cache):
+    """It may have been the machine that was short of memory; what a decoder said stays."""
+    cache.write_unreadable("image_vector", {key("a"): "truncated JPEG"})
+    cache.write_unreadable("image_vector", {key("b"): DIED, key("c"): DIED})
+    cache.write_unreadable("text_vector", {key("d"): DIED})
+    assert cache.missing("image_grid", [key("a"), key("b")]) == []
+    cache.forget_deaths()
+    assert cache.unreadable("image_grid") == {key("a"): "truncated JPEG"}
+    assert cache.missing("image_grid", [key(text) for text in "abc"]) == [key("b"), key("c")]
+    assert cache.missing("text_vector", [key("d")]) == [key("d")]
 
 
 def test_others_writes_are_seen_after_refresh(cache):

@@ -47,7 +47,21 @@ def read(name: str, uri: str | Path, batch_rows: int = 2) -> Read:
                 posts[post["post_id"]] = {key: value for key, value in post.items() if value is not None}
             rejected += [(item.part, item.row, item.reason) for item in batch.rejected]
     assert all(found == list(range(len(found))) for found in rows.values())
+    without_pictures(layout, uri, posts, rejected)
     return posts, rejected
+
+
+def without_pictures(layout: Any, uri: str | Path, posts: dict[str, dict[str, Any]], rejected: list[Any]) -> None:
+    """Some columns are those of the same rows."""
+    ids, reasons = [], []
+    for part in layout.list_parts(str(uri)):
+        for batch in layout.read(part, 3, ["caption", "user_id"]):
+            assert batch.posts.column_names == ["post_id", "user_id", "caption"]
+            reasons += [item.reason for item in batch.rejected]
+            for post in batch.posts.to_pylist():
+                ids.append(post["post_id"])
+                assert post["caption"] == posts[post["post_id"]].get("caption")
+    assert (ids, reasons) == (list(posts), [reason for _, _, reason in rejected])
 
 
 HARRISON = {
@@ -335,7 +349,10 @@ def test_instany100k(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("name,caption\na,b\n", "post_id: column missing, found name, caption"),
+        (
+            "name,caption\na,b\n",
+            "post_id: column missing, found name, caption (--map post_id=COLUMN says which one it is)",
+        ),
         ("id,text,Text\na,b,c\n", "text: column occurs twice"),
         ("", "post_id: column missing, found no column"),
     ],

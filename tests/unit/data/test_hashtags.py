@@ -37,6 +37,21 @@ FOUND = [
     ("#same #same", ["same", "same"]),
 ]
 
+RUN_TOGETHER = [
+    ("quiet evening #love#nature#sun", ["love", "nature", "sun"], []),
+    ("#a#b", ["a", "b"], []),
+    ("#a #b#c.", ["a", "b", "c"], ["a"]),
+    ("#1#a digits alone are none", ["a"], []),
+    ("#旅行#很开心", ["旅行", "很开心"], []),
+    ("#旅行# 很开心", ["旅行"], []),
+    ("＃love＃sea", ["love", "sea"], []),
+    ("##double##sign", ["double", "sign"], ["sign"]),
+    ("a#b#c after a letter", [], []),
+    ("&#39;#x after an entity", ["x"], ["x"]),
+    ("http://t.co/#a#b in a URL", [], []),
+    ("#a#http://t.co", ["a"], []),
+]
+
 NOT_FOUND = [
     "#1 #123 #٣٤٥ #１２３ digits alone",
     "#_ #__ #1_2 no letter",
@@ -46,7 +61,6 @@ NOT_FOUND = [
     "# alone, # space",
     "http://example.com/#fragment https://example.com/a/#/b?x=#c",
     "example.com/#fragment and www.example.org/page/#top",
-    "#a#b run together",
     "#http://example.com #https://example.com",
     "nothing here",
     "",
@@ -61,6 +75,18 @@ def test_finds_what_is_a_hashtag(text: str, tags: list[str]) -> None:
 @pytest.mark.parametrize("text", NOT_FOUND)
 def test_finds_nothing_where_there_is_none(text: str) -> None:
     assert find_hashtags(text) == []
+    assert find_hashtags(text, "twitter") == []
+
+
+@pytest.mark.parametrize(("text", "tags"), FOUND)
+def test_twitters_rules_differ_in_runs_alone(text: str, tags: list[str]) -> None:
+    assert find_hashtags(text, "twitter") == tags
+
+
+@pytest.mark.parametrize(("text", "instagram", "twitter"), RUN_TOGETHER)
+def test_tags_run_together(text: str, instagram: list[str], twitter: list[str]) -> None:
+    assert find_hashtags(text) == instagram
+    assert find_hashtags(text, "twitter") == twitter
 
 
 @pytest.mark.parametrize(
@@ -81,6 +107,14 @@ def test_finds_nothing_where_there_is_none(text: str) -> None:
         ("a\u200db\u200c", "ab"),
         ("می\u200cخواهم", "می\u200cخواهم"),
         ("क्\u200dष", "क्\u200dष"),
+        ("lo\u034fve", "love"),
+        ("lo\ufe00ve", "love"),
+        ("lo\U000e0100ve", "love"),
+        ("lo\u00adve", "love"),
+        ("\u3164love", "love"),
+        ("love\u115f\u1160", "love"),
+        ("가\uffa0나", "가나"),
+        ("\u3164", ""),
         ("123", ""),
         ("#", ""),
         ("", ""),
@@ -95,6 +129,22 @@ def test_a_list_loses_repeats_and_non_tags_and_keeps_its_order() -> None:
     assert normalise_hashtags(["#B", "a", "123", "b", "A", "ｃ"]) == ["b", "a", "c"]
 
 
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        (["#love #nature"], ["love", "nature"]),
+        (["#love#nature", "sun"], ["love", "nature", "sun"]),
+        (["love #nature"], ["love", "nature"]),
+        (["#旅行#"], ["旅行"]),
+        (["＃a＃b"], ["a", "b"]),
+        (["C#"], ["c"]),
+        (["new york"], ["newyork"]),
+    ],
+)
+def test_an_entry_that_holds_several_is_several(written: list[str], normal: list[str]) -> None:
+    assert normalise_hashtags(written) == normal
+
+
 TEXT = st.text(alphabet=st.characters(exclude_categories=("Cs",)), max_size=40)
 TAGGY = st.text(alphabet="#＃aZé日1_&/.: ・\u200d\ufe0f\u0301İß～゛ﷺक्", max_size=20)
 
@@ -105,7 +155,7 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
     once = normalise_hashtag(text)
     assert normalise_hashtag(once) == once
     assert normalise_hashtag("#" + once) == once
-    assert once == once.casefold().replace("i\u0307", "i")
+    assert once == unicodedata.normalize("NFKC", once.casefold()).replace("i\u0307", "i")
 
 
 @settings(deadline=None)

@@ -121,14 +121,15 @@ def test_an_image_of_bytes_and_path() -> None:
     assert posts["image_uri"].to_pylist() == ["c", None, "d"]
 
 
-def test_the_groups_before_a_broken_one_are_read_whatever_the_size_of_a_batch(
+def test_the_groups_around_a_broken_one_are_read_whatever_the_size_of_a_batch(
     hostile: tuple[Path, dict[str, HostilePart]],
 ) -> None:
     folder, parts = hostile
-    name = "ids broken from row 20.parquet"
+    name = "ids broken in rows 20 to 39.parquet"
     for batch_rows in (1, 7, 1_000):
-        *whole, last = iter_post_batches(str(folder / name), batch_rows)
-        assert [post_id for batch in whole for post_id in batch.posts["post_id"].to_pylist()] == list(
-            parts[name].tagged
-        )
-        assert re.search(parts[name].rejected[0][1], last.rejected[0].reason)
+        batches = list(iter_post_batches(str(folder / name), batch_rows))
+        found = [post_id for batch in batches for post_id in batch.posts["post_id"].to_pylist()]
+        assert found == list(parts[name].tagged)
+        gone = [item for batch in batches for item in batch.rejected]
+        assert [item.row for item in gone] == [row for row, _ in parts[name].rejected]
+        assert re.search(parts[name].rejected[0][1], gone[0].reason)

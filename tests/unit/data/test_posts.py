@@ -1,5 +1,7 @@
 import datetime
 import decimal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hashtag_core.data.pieces import in_pieces
 from hashtag_core.data.posts import PartBatch, iter_post_batches, list_parts, normalise_posts, part_problem
-from hashtag_core.errors import ArchiveError, NotFoundError
+from hashtag_core.errors import ArchiveError, MachineError, NotFoundError, StorageError
 from hashtag_core.schema import POST
 from hashtag_core.storage import file_info
 
@@ -156,7 +159,7 @@ def test_a_part_that_is_no_parquet_and_one_cut_short(
     assert part_problem(file_info(str(tmp_path / "whole.parquet"))) is None
 
 
-def test_a_broken_page_in_the_middle_gives_the_rows_before_it(tmp_path: Path) -> None:
+def test_a_broken_page_in_the_middle_costs_its_row_group_alone(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(
         pa.table({"post_id": [f"{n}" for n in range(2000)], "caption": ["x" * 50 + str(n) for n in range(2000)]}),
@@ -171,8 +174,74 @@ def test_a_broken_page_in_the_middle_gives_the_rows_before_it(tmp_path: Path) ->
     data[begin : begin + held.total_compressed_size] = b"\x00" * held.total_compressed_size
     path.write_bytes(data)
     batches = list(iter_post_batches(str(path), 100))
-    assert sum(batch.posts.num_rows for batch in batches) == 1000
-    assert [(item.row, "unreadable from row 1000 on" in item.reason) for item in batches[-1].rejected] == [(None, True)]
+    ids = [post_id for batch in batches for post_id in batch.posts["post_id"].to_pylist()]
+    assert ids == [f"{n}" for n in (*range(1000), *range(1500, 2000))]
+    assert [int(row) for batch in batches for row in batch.rows] == [int(post_id) for post_id in ids]
+    gone = [item for batch in batches for item in batch.rejected]
+    assert [item.row for item in gone] == list(range(1000, 1500))
+    assert all(item.reason.startswith("unreadable: expected a Parquet file, found: ") for item in gone)
+    assert [batch.first_row for batch in batches] == list(range(0, 2000, 100))
+
+
+def one_picture_for_all(path: Path, posts: int, picture: bytes, others: int = 0, *, struct: bool = False) -> None:
+    """As exporters write a placeholder: once, in a dictionary."""
+    images: list = [picture] * posts + [np.random.default_rng(n).bytes(100_000) for n in range(others)]
+    held = [{"bytes": image, "path": None} for image in images] if struct else images
+    pq.write_table(pa.table({"post_id": [f"{n}" for n in range(posts + others)], "image": held}), path)
+
+
+@pytest.mark.parametrize("struct", [False, True])
+@pytest.mark.parametrize("others", [0, 200])
+def test_batches_are_cut_by_what_they_hold_once_read(tmp_path: Path, struct: bool, others: int) -> None:
+    picture = np.random.default_rng(0).bytes(300_000)
+    path = tmp_path / "p.parquet"
+    one_picture_for_all(path, 64, picture, others, struct=struct)
+    batches = list(iter_post_batches(str(path), 512, max_batch_bytes=2_000_000))
+    assert [post_id for batch in batches for post_id in batch.posts["post_id"].to_pylist()] == [
+        f"{n}" for n in range(64 + others)
+    ]
+    assert all(batch.posts["image"].type == pa.binary() for batch in batches)
+    assert {len(image) for batch in batches for image in batch.posts["image"].to_pylist()} <= {300_000, 100_000}
+    assert max(batch.posts["image"].nbytes for batch in batches) <= 2_010_000
+    assert len(batches) == 11 if not others else len(batches) < 40
+    (one,) = {len(batch.rejected) for batch in batches}
+    assert one == 0
+
+
+def test_one_picture_of_512_posts_does_not_fill_the_memory(tmp_path: Path, repository: Path) -> None:
+    """1.5 MB in the file, 768 MB were it read at once."""
+    picture = pa.array([np.random.default_rng(0).bytes(1_500_000)])
+    images = pa.DictionaryArray.from_arrays(pa.array([0] * 512, pa.int32()), picture)
+    held = pa.table({"post_id": [f"{n}" for n in range(512)], "image": images})
+    pq.write_table(held, tmp_path / "p.parquet", store_schema=False)  # plain to who reads it
+    script = f"""
+from hashtag_core.data.posts import iter_post_batches
+def held(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) // 1024
+before = held("VmRSS")
+rows = sum(batch.posts.num_rows for batch in iter_post_batches({str(tmp_path / "p.parquet")!r}, 512, max_batch_bytes=64 << 20))
+print(rows, held("VmHWM") - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True, check=True)
+    rows, taken = map(int, done.stdout.split())
+    assert rows == 512
+    assert taken < 250
+
+
+@given(
+    st.lists(st.integers(0, 40), max_size=30), st.integers(1, 9), st.integers(1, 100), st.integers(1, 8), st.booleans()
+)
+def test_pieces_hold_every_row_once_and_no_more_than_they_may(
+    lengths: list[int], max_rows: int, max_bytes: int, step: int, shared: bool
+) -> None:
+    values = pa.array([b"x" * length for length in lengths], pa.binary())
+    column = values.dictionary_encode() if shared else values
+    read = pa.table({"image": column}).to_batches(max_chunksize=step)
+    found = list(in_pieces(read, max_rows, max_bytes))
+    assert [value for piece in found for value in piece["image"].to_pylist()] == values.to_pylist()
+    for piece in found:
+        assert piece.num_rows <= max_rows
+        assert piece.num_rows == 1 or sum(len(value) for value in piece["image"].to_pylist()) <= max_bytes
 
 
 def test_large_rows_make_small_batches(tmp_path: Path) -> None:
@@ -184,14 +253,35 @@ def test_large_rows_make_small_batches(tmp_path: Path) -> None:
     assert 8 <= max(sizes) <= 10
 
 
-def test_parts_are_listed_without_hidden_ones(tmp_path: Path, write_part: Callable[..., Path]) -> None:
-    for name in ("b.parquet", "a/z.parquet", "_state/x.parquet", ".hidden.parquet", "readme.txt"):
-        write_part(tmp_path / name, [{"post_id": "1"}])
-    assert [part.path for part in list_parts(str(tmp_path))] == ["a/z.parquet", "b.parquet"]
-
-
 def test_an_archive_without_a_part(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="without a part"):
         list_parts(str(tmp_path))
     with pytest.raises(NotFoundError):
         list_parts(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (pa.lib.ArrowMemoryError("malloc of size 67108864 failed"), MachineError),
+        (OSError(5, "Input/output error"), StorageError),
+        (OSError("When reading 'b/k': AWS Error SLOW_DOWN during GetObject operation"), StorageError),
+    ],
+)
+def test_what_the_machine_does_is_no_unreadable_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception, told: type[Exception]
+) -> None:
+    pq.write_table(table(), tmp_path / "a.parquet")
+    (part,) = list_parts(str(tmp_path))
+
+    def fails(*_: object, **__: object) -> None:
+        raise fault
+
+    for owner, name, work in (
+        (pq, "ParquetFile", lambda: part_problem(part)),
+        (pq.ParquetFile, "iter_batches", lambda: list(iter_post_batches(part, 10))),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails)
+            with pytest.raises(told, match=r"a\.parquet: read failed"):
+                work()

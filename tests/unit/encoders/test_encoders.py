@@ -142,7 +142,7 @@ def test_sentence_vectors_are_those_of_sentence_transformers():
     oracle = SentenceTransformer(str(packaged.minilm_folder()), device="cpu")
     oracle.max_seq_length = 64
     expected = oracle.encode(CAPTIONS)
-    found = encoders(TEXT, precision="float32").encode_captions(CAPTIONS)
+    found = encoders(TEXT, backend="torch", precision="float32").encode_captions(CAPTIONS)
     assert np.abs(found["text_vector"] - expected).max() < 1e-3
     states = oracle.encode(CAPTIONS, output_value="token_embeddings")
     for n, state in enumerate(states):
@@ -155,15 +155,36 @@ def test_sentence_vectors_are_those_of_sentence_transformers():
 
 def test_bfloat16_is_near_float32():
     low = encoders(TEXT, precision="bfloat16").encode_captions(CAPTIONS)
-    high = encoders(TEXT, precision="float32").encode_captions(CAPTIONS)
+    high = encoders(TEXT, backend="torch", precision="float32").encode_captions(CAPTIONS)
     cosine = (low["text_vector"].astype(np.float32) * high["text_vector"]).sum(1)
     assert cosine.min() > 0.9995
     assert np.abs(low["text_states"].astype(np.float32) - high["text_states"]).max() < 0.05
 
 
-@pytest.mark.parametrize("precision", ["float32", "auto"])
-def test_a_caption_has_the_same_vectors_in_any_company(precision):
-    text = encoders(TEXT, precision=precision)
+def test_text_backends_agree():
+    by_torch = encoders(TEXT, backend="torch", precision="float32")
+    by_onnx = encoders(TEXT, backend="onnx")
+    assert by_torch.backends == {"text": "torch-float32"}
+    assert by_onnx.backends == {"text": "onnx-float32"}
+    assert by_torch.identity == by_onnx.identity
+    first, second = by_torch.encode_captions(CAPTIONS), by_onnx.encode_captions(CAPTIONS)
+    assert np.array_equal(first["text_states_mask"], second["text_states_mask"])
+    cosine = (first["text_vector"].astype(np.float32) * second["text_vector"]).sum(1)
+    assert cosine.min() > 0.99999
+    # float32 differs by 1e-5; rounding to float16 makes that one unit in the last place of values up to 4
+    assert np.abs(first["text_states"].astype(np.float32) - second["text_states"]).max() <= 2**-8
+    only = encoders({"text_vector"}, backend="onnx")
+    found = only.encode_captions(CAPTIONS)
+    assert set(found) == {"text_vector"}
+    assert np.array_equal(found["text_vector"], second["text_vector"])
+    assert only.encode_captions([])["text_vector"].shape == (0, 384)
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("torch", "float32"), ("torch", "auto"), ("onnx", "auto"), ("auto", "auto")]
+)
+def test_a_caption_has_the_same_vectors_in_any_company(backend, precision):
+    text = encoders(TEXT, backend=backend, precision=precision)
     together = text.encode_captions(CAPTIONS * 4)
     for n, caption in enumerate(CAPTIONS):
         alone = text.encode_captions([caption])
@@ -307,6 +328,7 @@ def test_any_transformers_text_model(tmp_path, monkeypatch, whole_tokenizer):
         tokenizer.save_pretrained(folder)
         (folder / "vocab.txt").unlink(missing_ok=True)
     found = encoders(TEXT, text=f"hf:{folder}", precision="float32")
+    assert found.backends["text"] in ("torch-float32", "onnx-float32")
     got = found.encode_captions(["a red bird", "sun a a a a a a a"])
     assert found.identity["text"]["max_tokens"] == 6  # the model's own positions
     with torch.inference_mode():
@@ -332,6 +354,7 @@ def test_faults_are_told_in_a_line(tmp_path, monkeypatch):
         ({"image": f"hf:{tmp_path}"}, NotFoundError, "no transformers model in .*: there is no config.json"),
         ({"text": "hf:/not/there"}, NotFoundError, "no transformers model in /not/there"),
         ({"regions": "somewhere"}, ConfigError, "encoders.regions: 'somewhere'"),
+        ({"backend": "onnx", "precision": "bfloat16"}, ConfigError, "encoders.precision: .* ONNX keeps float32"),
     ]:
         with pytest.raises(error, match=told):
             encoders(IMAGE | TEXT, **section)

@@ -42,6 +42,9 @@ def entry(name: str, ranked: list[list[int]], kind: str = "neural", **changed: A
         "best_epoch": 2 if kind == "neural" else None,
         "train_seconds": 12.4,
         "judge_seconds": 1.2,
+        "posts_per_second": 420.2,
+        "megabytes": 6.49,
+        "history_posts": 50,
         "metrics": dict.fromkeys(("headline", "papers", "floor"), figures),
         "intervals": {"headline": intervals},
         "slices": {"with image": figures, "caption absent": figures},
@@ -138,8 +141,26 @@ def test_the_tables_hold_the_figures(report: dict[str, Any]) -> None:
     assert rows[0] == ["amnn", "", "-0.050<br><sub>-0.100 .. +0.010</sub>", "", "0.080"]
     assert "more than 0.03 below `linear`: `amnn` (-0.050)." in page
     _, *rows = rows_of(page, "## What it costs")
-    assert rows[0] == ["amnn", "1,234,567", "3", "2", "12", "1", "caption, image", "amnn.toml"]
+    assert rows[0] == ["amnn", "1,234,567", "3", "2", "12", "420", "6.5", "50", "caption, image", "amnn.toml"]
     assert rows[1][2:4] == ["fitted once", "fitted once"]
+
+
+def test_the_first_against_every_other_the_ceiling_and_the_seeds(report: dict[str, Any]) -> None:
+    pair = {"first": "amnn", "second": "popularity", "value": 0.25, "low": 0.1, "high": 0.4}
+    report["comparisons"] = [{**pair, "k": k, "p_value": 0.01, "p_holm": 0.02} for k in (1, 5)]
+    report["ceiling"] = {"f1_at_5": 0.6, "precision_at_5": 0.5, "recall_at_5": 0.75}
+    again = entry("amnn-seed1", [[5, 4, 3, 2, 1]] * 4, seed_of="amnn")
+    page = side_by_side_markdown({**report, "entries": [*report["entries"], again]}, [])
+    header, row = rows_of(page, "## The first against every other")
+    assert header == ["system", "K = 1", "K = 5"]
+    assert row == ["popularity", *["+0.250<br><sub>+0.100 .. +0.400</sub><br><sub>p 0.020</sub>"] * 2]
+    *_, last = rows_of(page, "## At K = 5")
+    assert last[:4] == ["*the most that the vocabulary allows*", "**0.600**", "**0.500**", "**0.750**"]
+    _, row = rows_of(page, "## Over seeds")
+    figures = [14 / 27, again["metrics"]["headline"]["f1_at_5"]]
+    assert row[:3] == ["amnn", "2", f"{sum(figures) / 2:.3f}"]
+    assert row[3:] == [f"{abs(figures[0] - figures[1]) / 2**0.5:.4f}", f"{min(figures):.3f}", f"{max(figures):.3f}"]
+    assert "amnn-seed1" not in page
 
 
 def test_claims_failures_and_the_articles_stand_apart(report: dict[str, Any]) -> None:
@@ -187,7 +208,7 @@ def test_published_figures_are_those_of_the_articles() -> None:
 
 def test_pictures_are_whole_and_the_same_each_time(report: dict[str, Any]) -> None:
     figures = report_figures(report)
-    assert set(figures) == {"systems.svg", "curves.svg", "slices.svg", "learning.svg"}
+    assert set(figures) == {"systems.svg", "curves.svg", "slices.svg", "learning.svg", "cost.svg"}
     assert report_figures(report) == figures
     for text in figures.values():
         ET.fromstring(text)
@@ -198,9 +219,9 @@ def test_pictures_are_whole_and_the_same_each_time(report: dict[str, Any]) -> No
     assert "popularity" not in words["learning.svg"]
     page = side_by_side_markdown(report, figures)
     html = side_by_side_html(page, "toy <1>", figures)
-    assert html.count("data:image/svg+xml;base64,") == 4
+    assert html.count("data:image/svg+xml;base64,") == 5
     assert "<title>toy &lt;1&gt;</title>" in html
-    assert html.count('<div class="wide"><table>') == html.count("</table></div>") > 10
+    assert html.count('<div class="wide" ') == html.count("</table></div>") > 10
     assert "| --- |" not in html
 
 

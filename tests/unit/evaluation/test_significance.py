@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from hashtag_core.evaluation.metrics import index_metrics, judge, post_scores
-from hashtag_core.evaluation.significance import bootstrap, paired_difference, slice_contrast
+from hashtag_core.evaluation.significance import bootstrap, every_pair, holm, paired_difference, slice_contrast
 
 
 def one_each(count):
@@ -99,6 +99,29 @@ def test_paired_difference_against_scipy():
     assert ours.value == pytest.approx(first.mean() - second.mean())
     assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.002)
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.002)
+
+
+def test_holm_by_hand():
+    """Of 4: .01 * 4, .02 * 3, then .03 * 2 = .06 is that again, .5 * 1; in the order they came in."""
+    assert holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_every_pair_is_the_paired_difference_with_draws_enough_for_all():
+    rng = np.random.default_rng(0)
+    users = [f"u{n // 3}" for n in range(60)]
+    scores = {
+        name: {f"{metric}_at_5": rng.random(60) + shift for metric in ("precision", "recall")}
+        for name, shift in (("a", 0.3), ("b", 0.0), ("c", 0.0))
+    }
+    found = every_pair(scores, users, "f1_at_5", samples=200, seed=1)
+    assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert found["a", "b"] == paired_difference(scores["a"], scores["b"], users, 200, seed=1)["f1_at_5"]
+    few = every_pair(scores, users, "f1_at_5", samples=10, seed=1)
+    assert few["a", "b"].p_value == pytest.approx(2 / 151)  # 50 draws a pair, not 10
+    assert holm([each.p_value for each in few.values()])[0] < 0.05
+    assert every_pair({"a": scores["a"]}, users, "f1_at_5") == {}
 
 
 def test_slice_contrast_against_a_plain_loop():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hashtag_core import storage
-from hashtag_core.errors import ConfigError, NotFoundError, StorageError
+from hashtag_core.errors import ConfigError, NotFoundError, StorageError, TooLargeError
 from hashtag_core.recommend import images
 from hashtag_core.recommend.images import FETCHES, NO_IMAGE, NOT_FETCHED, ImagePlaces, fetch_image, fetch_images
 
@@ -137,3 +137,19 @@ def test_fetched_in_parallel_in_order_and_not_far_ahead(archive: Path, monkeypat
     assert taken == 60
     assert 2 <= most <= FETCHES
     assert ahead <= FETCHES + 1
+
+
+def test_a_storage_that_fails_is_no_missing_picture(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(uri: str, **_: object) -> bytes:
+        if uri.endswith("gone"):
+            raise NotFoundError(f"{uri}: not found")
+        if uri.endswith("large"):
+            raise TooLargeError(f"{uri}: 5 bytes, more than 4")
+        raise StorageError(f"{uri}: read failed: Connection was closed")
+
+    monkeypatch.setattr(images.storage, "read_bytes", read)
+    fetched = fetch_images(["gone", "large", "1.jpg", "gone"], ImagePlaces(str(archive)))
+    assert next(fetched)[1].endswith("gone: not found")
+    assert next(fetched)[1].endswith("large: 5 bytes, more than 4")
+    with pytest.raises(StorageError, match=r"1\.jpg: read failed: Connection was closed"):
+        next(fetched)

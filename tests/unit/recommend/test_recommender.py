@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def test_wrong_input_is_told(recommender: Recommender) -> None:
         recommender.recommend([{"post_id": "a"}, {"caption": "b"}])
     with pytest.raises(ConfigError, match="top_k: expected at least 1"):
         recommender.recommend([{"post_id": "a"}], top_k=0)
-    with pytest.raises(ConfigError, match="caption: values of several types"):
+    with pytest.raises(ConfigError, match="row 1 is no post: caption: expected string, found 1"):
         recommender.recommend([{"post_id": "a", "caption": "x"}, {"post_id": "b", "caption": 1}])
 
 
@@ -285,3 +286,63 @@ def test_importing_the_package_is_cheap(repository: Path) -> None:
     code = "import sys, hashtag_core; print(sorted({'torch', 'ray', 'mlflow', 'pandas'} & set(sys.modules))); hashtag_core.Recommender; print(sorted({'torch', 'transformers', 'sklearn', 'faiss'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["[]", "['torch']"]
+
+
+def test_it_says_where_a_tag_comes_from(
+    recommender: Recommender, make_model_folder: Callable[..., Path], make_posts: Callable, tmp_path: Path
+) -> None:
+    """The amounts of a tag add up to its score, and the posts that are named are those of its user's history."""
+    explaining = Recommender.load(str(make_model_folder(tmp_path, "regression_kriging")), device="cpu")
+    posts = [
+        {**post, "created_at": datetime.fromtimestamp(post["created_at"] / 1e6, UTC)}
+        for post in make_posts(12, users=2)
+    ]
+    table = explaining.recommend(posts, top_k=4, explain=True)
+    assert table.drop_columns("explanation").schema == TAGGED
+    users = {post["post_id"]: post["user_id"] for post in posts}
+    named = 0
+    for row in table.to_pylist():
+        assert [part["hashtag"] for part in row["explanation"]] == row["hashtags"]
+        for part, score in zip(row["explanation"], row["scores"], strict=True):
+            single = sum(part[name] or 0 for name in ("base", "image", "caption", "tag_text"))
+            total = single + sum(post["amount"] for post in part["history"] + part["neighbours"])
+            assert 1 / (1 + np.exp(-total)) == pytest.approx(score, abs=1e-5)
+            assert {users[post["post_id"]] for post in part["history"]} <= {users[row["post_id"]]}
+            assert row["post_id"] not in {post["post_id"] for post in part["history"]}
+            amounts = [abs(post["amount"]) for post in part["history"]]
+            assert amounts == sorted(amounts, reverse=True)
+            named += len(amounts)
+    assert named
+    assert table.drop_columns("explanation").equals(explaining.recommend(posts, top_k=4))
+    with pytest.raises(ConfigError, match="linear does not say where a tag comes from; regression_kriging does"):
+        recommender.recommend(posts, explain=True)
+
+
+def test_tags_that_are_known_by_name_alone(
+    recommender: Recommender, make_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """They stand behind the others, are found in histories, and one that the caption speaks of comes before one that it does not."""
+    adding = Recommender.load(str(make_model_folder(tmp_path, "regression_kriging")), device="cpu")
+    assert adding.add_tags(["#Sailing-Boat"[:8], "spreadsheet", "tag001", "sailing"]) == ["sailing", "spreadsheet"]
+    assert adding.tags[-3:] == ["tag039", "sailing", "spreadsheet"]
+    model = adding.loaded.model
+    model.mixture_CJ.zero_()
+    model.mixture_CJ[-2, 0] = 5.0  # the tags' words alone
+    model.tag_text_TV[:, :40] = 0
+    model.tag_offset_V.zero_()
+    [row] = adding.recommend([{"post_id": "1", "caption": "a yacht with white sails on the sea"}], top_k=42).to_pylist()
+    assert row["hashtags"][0] == "sailing"
+    assert set(row["hashtags"]) == set(adding.tags)
+    model.mixture_CJ.zero_()
+    model.mixture_CJ[4, 0] = 5.0  # what the user tagged before
+    past = {"user_id": "u", "created_at": datetime(2020, 1, 1, tzinfo=UTC), "caption": "x", "hashtags": ["spreadsheet"]}
+    now = {"post_id": "2", "user_id": "u", "created_at": datetime(2021, 1, 1, tzinfo=UTC), "caption": "figures"}
+    [row] = adding.recommend([now], top_k=1, history=[{"post_id": "1", **past}]).to_pylist()
+    assert row["hashtags"] == ["spreadsheet"]
+    assert adding.add_tags(["sailing"]) == []
+    with pytest.raises(ConfigError, match="'#' is no hashtag"):
+        adding.add_tags(["#"])
+    with pytest.raises(
+        ConfigError, match="linear does not read what tags are called; regression_kriging with captions does"
+    ):
+        recommender.add_tags(["sailing"])

@@ -11,10 +11,11 @@ from threading import Thread
 import pytest
 
 from hashtag_core.errors import HashtagError, StorageError
+from hashtag_core.redaction import redact
 from hashtag_core.tracking import provenance
 from hashtag_core.tracking.provenance import log_dataset, source_tags, system_metrics
 from hashtag_core.tracking.registry import find_version
-from hashtag_core.tracking.runs import connect, count_runs, newest_metric, redact, start_run
+from hashtag_core.tracking.runs import connect, count_runs, newest_metric, start_run
 
 
 def test_the_commit_and_whether_the_clone_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

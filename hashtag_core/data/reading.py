@@ -1,0 +1,81 @@
+"""What a person says of an archive where its own words do not say it: names of columns, dates, encoding, delimiter."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hashtag_core.config import ArchiveSection, nearest
+from hashtag_core.errors import ConfigError
+from hashtag_core.schema import POST
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an archive is to be read; the default: as it says itself.
+
+    `columns`: field of POST -> the column (or key) that holds it. `date_format`: as `strptime` has it, or `unix`, `unix_ms`
+    for numbers since 1970. `encoding` and `delimiter`: of tables and lines; None where each file tells its own.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    date_format: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+
+    @classmethod
+    def of(cls, section: ArchiveSection) -> "Reading":
+        """What `[archive]` of a recipe says. ConfigError for a field that POST does not have."""
+        for name in section.map:
+            if name not in POST.names:
+                known = ", ".join(POST.names)
+                raise ConfigError(f"archive.map: no field {name!r}{nearest(name, POST.names)}; there are {known}")
+        delimiter = _SPOKEN.get(section.delimiter or "", section.delimiter)
+        if delimiter is not None and len(delimiter) != 1:
+            raise ConfigError(f"archive.delimiter: expected one character, or tab, found {delimiter!r}")
+        return cls(dict(section.map), section.date_format, section.encoding, delimiter)
+
+    def column_of(self, field_name: str, names: Sequence[str]) -> str | None:
+        """Which of these columns holds a field: the one that was named, else that of the field's name, else the only one that
+        differs from it in case alone (Snowflake writes all in capitals); None where none does."""
+        wanted = self.columns.get(field_name, field_name)
+        if wanted in names:
+            return wanted
+        alike = [name for name in names if name.lower() == wanted.lower()]
+        return alike[0] if len(alike) == 1 else None
+
+    def absent(self, names: Iterable[str]) -> str | None:
+        """Why a table with these columns is not the one that was spoken of; None if it is."""
+        held = list(names)
+        gone = [f"{name}={column}" for name, column in self.columns.items() if column not in held]
+        return f"--map {gone[0]}: no such column, found {listed(held)}" if gone else None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `Reading(**value)` takes."""
+        return {
+            "columns": dict(self.columns),
+            "date_format": self.date_format,
+            "encoding": self.encoding,
+            "delimiter": self.delimiter,
+        }
+
+
+_SPOKEN = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "pipe": "|"}
+
+AS_IT_IS = Reading()
+"""Nothing is said of the archive."""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of columns for a message."""
+    return ", ".join(names)[:200] or "no column"
+
+
+def missing_column(field_name: str, names: Iterable[str]) -> str:
+    """What is wrong where a field that must be there has no column, and the flag that helps."""
+    held = list(names)
+    example = next((name for name in held if name.lower().endswith("id")), "COLUMN")
+    return (
+        f"{field_name}: column missing, found {listed(held)} (--map {field_name}={example} says which one it is)"
+        if held
+        else f"{field_name}: column missing, found no column"
+    )

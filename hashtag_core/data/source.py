@@ -1,0 +1,102 @@
+"""The archive that is tagged, whatever its layout: its parts, what a look at one tells, and its posts part by part.
+
+A Parquet part is a file, read by row groups. A part of another layout is a file or a folder of a listing, which some layouts cut
+into pieces: here it is one part again, named by its path, read from its start.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import pyarrow as pa
+
+from hashtag_core import storage
+from hashtag_core.config import ArchiveSection
+from hashtag_core.data.archive import Archive, open_archive
+from hashtag_core.data.posts import PartBatch, PartFooter, iter_post_batches, part_footer
+from hashtag_core.data.reading import Reading
+from hashtag_core.storage import FileInfo
+
+
+@dataclass(frozen=True)
+class Source:
+    """An archive and how it is to be read; cheap to make, listed when it is first asked for more than one Parquet part."""
+
+    uri: str
+    section: ArchiveSection = field(default_factory=ArchiveSection)
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether parts have footers and row groups."""
+        return self.section.format == "posts"
+
+    @cached_property
+    def reading(self) -> Reading:
+        """What was said of its columns."""
+        return Reading.of(self.section)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """Listed. NotFoundError or ArchiveError where it is none."""
+        return open_archive(self.uri, self.section)
+
+    @property
+    def root(self) -> str:
+        """The folder that relative paths of pictures begin at."""
+        return self.archive.root if not self.is_parquet else self.uri
+
+    def parts(self) -> list[FileInfo]:
+        """Its parts, each path once, in UTF-8, sorted. What was left out is told in the log."""
+        self.archive.tally.tell(self.uri)
+        if self.is_parquet:
+            return [_named_in_utf8(_plain(part)) for part in self.archive.parts]
+        return sorted((_joined(pieces) for pieces in self._pieces.values()), key=lambda part: part.path)
+
+    def footer(self, part: FileInfo) -> PartFooter:
+        """Rows of each row group, columns, and why no post can come from the part; of other layouts the last alone."""
+        if self.is_parquet:
+            return part_footer(part, self.reading)
+        problems = [self.archive.problem(piece) for piece in self._pieces[part.path]]
+        problem = None if not all(problems) else problems[0]
+        return PartFooter(problem, [], pa.schema([]))
+
+    def batches(self, part: FileInfo, batch_rows: int, columns: Sequence[str]) -> Iterator[PartBatch]:
+        """The part's posts, at least those columns of POST, in the order of rows, which go on from piece to piece."""
+        if self.is_parquet:
+            yield from iter_post_batches(part, batch_rows, columns, reading=self.reading)
+            return
+        for piece in self._pieces[part.path]:
+            yield from self.archive.read(piece, batch_rows)
+
+    def etag(self, part: FileInfo) -> str:
+        """Its version now."""
+        if self.is_parquet:
+            return storage.file_info(part.uri).etag
+        return _joined([replace(piece, etag=self.archive.etag(piece)) for piece in self._pieces[part.path]]).etag
+
+    @cached_property
+    def _pieces(self) -> dict[str, list[FileInfo]]:
+        found: defaultdict[str, list[FileInfo]] = defaultdict(list)
+        for part in self.archive.parts:
+            found[_named_in_utf8(part).path].append(part)
+        return dict(found)
+
+
+def _joined(pieces: Sequence[FileInfo]) -> FileInfo:
+    """One part of all its pieces."""
+    first = _named_in_utf8(pieces[0])
+    told = "\n".join(f"{piece.uri} {piece.etag} {getattr(piece, 'selection', '')}" for piece in pieces)
+    etag = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    size, modified = sum(piece.size for piece in pieces), max(piece.modified for piece in pieces)
+    return FileInfo(first.uri, first.path, size, etag, modified)
+
+
+def _plain(part: FileInfo) -> FileInfo:
+    return FileInfo(part.uri, part.path, part.size, part.etag, part.modified)
+
+
+def _named_in_utf8(part: FileInfo) -> FileInfo:
+    """A local file's name may be any bytes; what is no UTF-8 in it is replaced, and the part then refused."""
+    return replace(part, path=part.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))

@@ -1,0 +1,60 @@
+"""What `report.html` needs beside the metrics: figures of scores, learning curves, the page itself."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.evaluate_gallery import read_gallery
+from hashtag_core.distributed.evaluate_truth import Ranked, Truth, slices_of
+from hashtag_core.errors import HashtagError
+from hashtag_core.evaluation.report import main_k
+from hashtag_core.evaluation.report_charts import labels
+from hashtag_core.evaluation.report_page import report_page
+from hashtag_core.evaluation.score_curves import calibration, confused_tags, precision_recall
+from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.tracking.registry import ResolvedModel
+from hashtag_core.tracking.runs import metric_history
+
+logger = logging.getLogger(__name__)
+
+
+def evaluation_page(report: Mapping[str, Any], by_uri: Mapping[str, Ranked], truth: Truth, recipe: Recipe) -> str:
+    """`report.html`, the models in the order of the leaderboard; `by_uri`: the lists of each model of the report."""
+    gallery = None
+    if recipe.evaluation.gallery_posts:
+        ranked = [(name, by_uri[uri]) for uri, name in labels(report).items()]
+        prefixes = recipe.tagging.image_prefixes
+        archive = truth.dataset.info.archive
+        places = ImagePlaces(archive, None if prefixes is None else tuple(prefixes), recipe.archive.max_image_bytes)
+        slices = slices_of(truth, ranked[0][1].has_image, recipe.history.order)
+        k, most = main_k(recipe.evaluation.ks), recipe.evaluation.gallery_posts
+        gallery = read_gallery(truth, ranked, slices, k, most, places)
+    return report_page(report, gallery)
+
+
+def score_figures(ranked: Ranked, truth: Truth, k: int) -> dict[str, Any]:
+    """`precision_recall`, `calibration` (protocol headline) and `confused`: see `evaluation.score_curves`."""
+    bins, error = calibration(ranked.judged, ranked.scores_NK, "headline")
+    names = list(truth.ids)
+    pairs = confused_tags(ranked.judged, truth.tags, k)
+    return {
+        "precision_recall": precision_recall(ranked.judged, ranked.scores_NK, "headline"),
+        "calibration": {"error": error, "bins": [asdict(one) for one in bins]},
+        "confused": [
+            {"true": names[one], "given": names[other], "posts": posts, "lift": lift}
+            for one, other, posts, lift in pairs
+        ],
+    }
+
+
+def learning(model: ResolvedModel) -> dict[str, list[float]]:
+    """Losses over the epochs of the run that made a registered model; nothing where MLflow does not tell."""
+    if model.run_id is None:
+        return {}
+    try:
+        return {name: metric_history(model.run_id, name) for name in ("train_loss", "validation_loss")}
+    except HashtagError as error:
+        logger.debug("no learning curve of %s: %s", model.uri, error)
+        return {}

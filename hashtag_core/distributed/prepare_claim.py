@@ -1,0 +1,154 @@
+"""One run at a time on a dataset folder: a claim in `_work/`, with a heartbeat, and what of the folder a run may remove."""
+
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from hashtag_core import storage
+from hashtag_core.data.dataset import INFO_NAME, SPLITS, VOCABULARY_NAME
+from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, NotFoundError
+
+logger = logging.getLogger(__name__)
+
+WORK = "_work"
+"""Below the dataset while it is made; what a killed run leaves behind is known by it."""
+
+CLAIM = f"{WORK}/started.json"
+HEARTBEAT_S, DEAD_AFTER_S = 30, 150
+
+_OURS = re.compile(
+    rf"{WORK}/(started\.json|(index|rejected|sides)-\d+\.parquet)"
+    rf"|({'|'.join(SPLITS)})/part-[^/]+\.parquet|_(rejected|left_out)/rows\.jsonl|{VOCABULARY_NAME}|{INFO_NAME}"
+    r"|(.*/)?(\.[0-9a-f]{32}\.tmp|\.probe-[0-9a-f]{32})"
+)
+"""Paths that a run writes, those of files in the making included. Nothing else is ever removed."""
+
+
+def foreign_files(dataset: str) -> list[str]:
+    """Files of the folder that no run of `prepare` has written."""
+    try:
+        return [info.path for info in storage.list_files(dataset, hidden=True) if not _OURS.fullmatch(info.path)]
+    except NotFoundError:
+        return []
+
+
+def remove_leftovers(dataset: str, *, but_the_claim: bool = False) -> None:
+    """Remove what a run wrote, its marker first and its claim, if that too, last."""
+    storage.remove(storage.join(dataset, INFO_NAME))
+    try:
+        paths = [info.path for info in storage.list_files(dataset, hidden=True) if _OURS.fullmatch(info.path)]
+    except NotFoundError:
+        return
+    for path in sorted(paths, key=lambda path: path == CLAIM):
+        if path == CLAIM and but_the_claim:
+            break
+        storage.remove(storage.join(dataset, path))
+    for folder in (WORK, "_rejected", "_left_out", *SPLITS):
+        place = storage.local_path(f"{dataset}/{folder}")
+        if not storage.is_remote(dataset) and os.path.isdir(place) and not os.listdir(place):
+            os.rmdir(place)
+
+
+class Claim:
+    """That this run makes the dataset; renewed by a thread. Make it with `claimed`."""
+
+    def __init__(self, dataset: str, what: dict[str, Any]) -> None:
+        self.uri = storage.join(dataset, CLAIM)
+        self._held: dict[str, Any] = {
+            "run": uuid.uuid4().hex,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            **what,
+        }
+        self._stop = threading.Event()
+
+    def take(self) -> None:
+        """ConfigError while another run is at work; what a dead one left is taken over."""
+        if not storage.conditional_writes(self.uri.rpartition("/")[0]).create:
+            logger.warning("%s: the store cannot keep two runs apart: see to it that there is one", self.uri)
+            storage.write_json(self.uri, self._held)
+            return
+        try:
+            storage.create_bytes(self.uri, self._bytes())
+            return
+        except AlreadyExistsError:
+            pass
+        try:
+            found, info = storage.read_bytes(self.uri), storage.file_info(self.uri)
+        except NotFoundError:
+            raise ConfigError(f"{self.uri}: another run ended just now: run again") from None
+        if (other := _read(found)) is not None and _is_alive(other, info.modified):
+            raise ConfigError(
+                f"{self.uri}: another run (process {other.get('process')} on {other.get('host')}, since {other.get('since')}) "
+                "makes this dataset: wait for it, or take another --dataset"
+            )
+        try:
+            storage.replace_bytes(self.uri, found, self._bytes())
+        except (AlreadyExistsError, NotFoundError):
+            raise ConfigError(f"{self.uri}: another run began just now: wait for it") from None
+
+    def is_held(self) -> bool:
+        """Whether nobody took it over, as happens to a run that stood still for minutes."""
+        try:
+            found = _read(storage.read_bytes(self.uri))
+        except NotFoundError:
+            return False
+        return found is not None and found.get("run") == self._held["run"]
+
+    def require(self) -> None:
+        """HashtagError where another run took over: nothing more may be written or removed."""
+        if not self.is_held():
+            raise HashtagError(f"{self.uri}: another run took this dataset over: this one stood still too long")
+
+    @contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Renewed every HEARTBEAT_S for the time of the block."""
+        thread = threading.Thread(target=self._renew, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _renew(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            try:
+                if not self.is_held():
+                    return
+                storage.write_bytes(self.uri, self._bytes())
+            except HashtagError as error:
+                logger.warning("%s (tried again in %d s)", error, HEARTBEAT_S)
+
+    def _bytes(self) -> bytes:
+        return json.dumps(self._held, ensure_ascii=False).encode()
+
+
+def _read(content: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and "run" in value else None
+
+
+def _is_alive(claim: dict[str, Any], modified: datetime) -> bool:
+    """Whether its run may still be at work: by its process on this machine, by its heartbeat on others."""
+    if claim.get("host") == socket.gethostname() and isinstance(process := claim.get("process"), int):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+    return time.time() - modified.timestamp() < DEAD_AFTER_S

@@ -1,0 +1,129 @@
+"""Tagging tasks on Ray Data: a row a task, an actor a CPU or GPU, one row back for each chunk.
+
+An actor on a CPU opens its posts itself; for one with a GPU tasks on the CPUs do, ahead of it.
+Ray cannot cut inside a row and never repeats one that came through, so the chunks' borders are the plan's.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import WorkerCrashedError
+
+from hashtag_core.config import CaptionsSection
+from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.stall import watched
+from hashtag_core.errors import HashtagError
+from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.posts import OpenedPosts, open_posts
+from hashtag_core.tagging.task import OUTCOME, Task, Work, has_model
+
+logger = logging.getLogger(__name__)
+
+ACTOR_CPUS = 0.5
+"""Reserved by an actor, though it uses a whole one: reading, writing and Ray itself need room on a small machine."""
+
+TASK_RETRIES = 2
+"""For a task whose actor died; without a limit a post that kills its process never ends."""
+
+STALL_WARNING_S, STALL_TIMEOUT_S = 100, 600
+"""Without a result from any actor: a warning, and the end of the run. A chunk takes seconds, the start of actors a minute."""
+
+
+def cluster_shape(actors: int | None) -> tuple[int, int, str]:
+    """Actors, CPU threads of each, and their device, for the cluster that is connected."""
+    gpus, cpus = int(cluster_gpus()), int(cluster_cpus())
+    count = actors or gpus or max(1, cpus)
+    return count, max(1, cpus // count), "cuda" if gpus else "cpu"
+
+
+def decode_ahead(actors: int, device: str) -> int:
+    """Batches that are opened ahead for each actor by tasks on CPUs: 0 on CPUs, where an actor that opens its own posts is the
+    faster (299 against 207 images/s on two), and where GPU actors leave no CPU free, since such a task would wait for ever."""
+    if device == "cpu":
+        return 0
+    free = int(cluster_cpus() - actors * ACTOR_CPUS)
+    return -(-free // actors) + 1 if free >= 1 else 0
+
+
+def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
+    """Run the tasks and give a row of OUTCOME for each chunk as it is done, in any order.
+
+    A chunk whose actor died `TASK_RETRIES` times has no row. Only what is in memory of the tasks is: a JSON line each.
+    HashtagError when nothing came back for `STALL_TIMEOUT_S`.
+    """
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    context.execution_no_progress_timeout_s = STALL_TIMEOUT_S
+    gpus = work.device == "cuda"
+    with DataContext.current(context), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "`ray_remote_args` is deprecated"
+        )  # `max_task_retries` has no other place yet
+        outcomes = ray.data.from_items(
+            [{"task": task.to_json()} for task in tasks], override_num_blocks=len(tasks)
+        ).map_batches(
+            _Actor,
+            fn_constructor_kwargs={"work": work, "model_files": _model_for_other_nodes(work)},
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=ACTOR_CPUS,
+            num_gpus=1.0 if gpus else None,
+            compute=ActorPoolStrategy(size=min(actors, len(tasks)), max_tasks_in_flight_per_actor=2),
+            max_task_retries=TASK_RETRIES,
+        )
+    try:
+        yield from watched(outcomes.iter_rows(), STALL_WARNING_S, STALL_TIMEOUT_S)
+    except ExecutionTimeoutError as error:
+        raise HashtagError(f"Ray did nothing for {STALL_TIMEOUT_S} s, run again to go on: {error}") from error
+
+
+class _Actor:
+    def __init__(self, work: Work, model_files: list[Any]) -> None:
+        """`model_files`: at most one reference to the folder's content, got only on a node that lacks it."""
+        from hashtag_core.tagging.chunks import ChunkTagger  # brings torch, which the driver does without
+
+        lacking = model_files and not has_model(work.model_folder, work.model_hash)
+        files = ray.get(model_files[0]) if lacking else None
+        self._tagger = ChunkTagger(work, files, _open_elsewhere if work.decode_ahead else None)
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for text in batch["task"].to_pylist():
+            for outcome in self._tagger.run(Task.from_json(text)):
+                yield pa.Table.from_pylist([outcome], schema=OUTCOME)
+
+
+def _open_elsewhere(
+    posts: pa.Table, places: ImagePlaces, captions: CaptionsSection, side_px: int
+) -> Callable[[], OpenedPosts]:
+    """Begin a task on any node's CPU. A post that kills its process costs that process, not the one with the GPU."""
+    begun = _opening_task().remote(posts, places, captions, side_px, {})
+
+    def opened() -> OpenedPosts:
+        try:
+            return cast(OpenedPosts, ray.get(begun))
+        except WorkerCrashedError:  # twice: of a node that died or memory that ran out Ray says other things
+            raise RuntimeError("killed the process that opened it") from None
+
+    return opened
+
+
+@cache
+def _opening_task() -> Any:
+    return ray.remote(num_cpus=1, max_retries=1)(open_posts)
+
+
+def _model_for_other_nodes(work: Work) -> list[Any]:
+    """The model folder in the object store, once, where there are nodes that do not share this one's disk."""
+    if len([node for node in ray.nodes() if node["Alive"]]) < 2:
+        return []
+    root = Path(work.model_folder)
+    return [ray.put({str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()})]

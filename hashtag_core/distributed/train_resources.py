@@ -1,0 +1,100 @@
+"""What training asks of Ray: what the recipe says, and not what happens to be up.
+
+A cluster at rest is a head without CPUs for work, and an autoscaler that starts machines for what is asked for and cannot be
+placed. So the CPUs and GPUs of each worker are asked for as the recipe has them, and the deadline leaves machines time to boot.
+A single machine (a Ray of this process's own, or a head that works itself) starts nothing: there the workers share what it
+has, and what does not fit is refused at once.
+"""
+
+import logging
+import os
+import socket
+
+import ray
+
+from hashtag_core import storage
+from hashtag_core.config import Recipe, TrainingSection
+from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.errors import ConfigError, HashtagError
+
+logger = logging.getLogger(__name__)
+
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""Ray Train reads it of the environment of the driver."""
+
+GPU_WORKER_CPUS = 4.0
+"""CPUs of a worker with a GPU: one that drives it, the others read, tokenize and collate ahead."""
+CPU_WORKER_CPUS = 2.0
+SINGLE_MACHINE_START_S = 60
+
+
+def grows() -> bool:
+    """Whether the Ray that is joined may be more than one machine: several are up, or the only one has no CPU for work."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return len(nodes) > 1 or not any(node["Resources"].get("CPU") for node in nodes)
+
+
+def worker_resources(recipe: Recipe) -> dict[str, float]:
+    """CPUs and GPUs that each worker reserves; ConfigError where a single machine cannot hold the workers."""
+    settings = recipe.training
+    return _of_cluster(settings) if grows() else _of_machine(settings)
+
+
+def _of_cluster(settings: TrainingSection) -> dict[str, float]:
+    up = cluster_gpus()
+    use_gpu = settings.gpus in ("always", "cluster") or (settings.gpus == "auto" and up >= settings.workers)
+    cpus = settings.worker_cpus or (GPU_WORKER_CPUS if use_gpu else CPU_WORKER_CPUS)
+    asked = {"CPU": cpus, **({"GPU": 1.0} if use_gpu else {})}
+    if settings.gpus == "auto" and not use_gpu:
+        logger.info(
+            'training.gpus = "auto": %g GPUs are up, so CPUs are asked for; gpus = "cluster" starts machines with GPUs',
+            up,
+        )
+    logger.info(
+        "asking the cluster for %d worker(s) of %s; machines have %d s to start",
+        settings.workers,
+        " and ".join(f"{amount:g} {kind}" for kind, amount in asked.items()),
+        settings.start_timeout_s,
+    )
+    return asked
+
+
+def _of_machine(settings: TrainingSection) -> dict[str, float]:
+    cpus, gpus = cluster_cpus(), cluster_gpus()
+    if settings.gpus == "always" and gpus < settings.workers:
+        raise ConfigError(f"training.gpus: 'always' needs {settings.workers} GPUs, the cluster has {gpus:g}")
+    # A worker group that takes every CPU leaves none for anything else and waits for ever: half a machine of two is left.
+    share = settings.worker_cpus or min(1.0, max(cpus - 1, cpus / 2) / settings.workers)
+    if share * settings.workers > cpus:
+        raise ConfigError(
+            f"training.workers: {settings.workers} workers of {share:g} CPUs do not fit the cluster's {cpus:g} CPUs"
+        )
+    use_gpu = settings.gpus != "never" and gpus >= settings.workers
+    return {"CPU": share, **({"GPU": 1.0} if use_gpu else {})}
+
+
+def set_start_timeout(settings: TrainingSection) -> None:
+    """Tell Ray Train, which reads it of the environment, how long a worker group may take to start."""
+    wanted = settings.start_timeout_s if grows() else SINGLE_MACHINE_START_S
+    os.environ.setdefault(START_TIMEOUT, str(wanted))
+
+
+def check_storage(record_file: str, run_id: str) -> None:
+    """On a worker, before its first step: ConfigError where the checkpoints' folder is not the one that the driver wrote
+    `run.json` to, or cannot be written. Else the first checkpoint would be lost, or the last."""
+    if storage.is_remote(record_file):
+        return
+    folder, host = os.path.dirname(record_file), socket.gethostname()
+    told = "name a folder that all nodes mount, or an s3:// one (training.storage)"
+    try:
+        here = storage.read_json(record_file).get("run_id")
+    except HashtagError as error:
+        raise ConfigError(f"checkpoints go to {folder}, which node {host} does not see: {error}; {told}") from None
+    if here != run_id:
+        raise ConfigError(f"checkpoints go to {folder}, which is another folder on node {host}; {told}")
+    probe = storage.join(folder, f".probe-{host}-{os.getpid()}")
+    try:
+        storage.write_bytes(probe, b"")
+        storage.remove(probe)
+    except HashtagError as error:
+        raise ConfigError(f"checkpoints go to {folder}, which node {host} cannot write: {error}; {told}") from None

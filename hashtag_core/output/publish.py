@@ -1,0 +1,387 @@
+"""How tagged parts get into the table: their chunks become data files, and a commit puts the new rows in and the old ones out.
+
+Of a part that is replaced whole, all rows that the table has of it go; of one that is patched, those whose posts are tagged
+anew. A post that another part had until now (a part that was renamed, merged or split, or one that lost it to a later version)
+leaves that part in the same commit, so that no snapshot has a post twice.
+
+Several parts go in one commit. The order of the commits is: rejected rows, tagged rows, records. A run that is killed
+between two of them leaves a part without a record; the next run takes its chunks and commits it again.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hashtag_core import storage
+from hashtag_core.errors import HashtagError, IntegrityError
+from hashtag_core.output.chunk_files import ChunkContent, read_chunk
+from hashtag_core.output.layout import hive
+from hashtag_core.output.output import Output
+from hashtag_core.output.records import PartRecord
+from hashtag_core.output.table import Change, DataFile
+from hashtag_core.schema import REJECTED_TABLE, TABLE
+
+logger = logging.getLogger(__name__)
+
+FILE_ROWS = 262_144
+"""Rows of a data file at most."""
+REQUESTS, CHUNKS_AHEAD = 8, 256
+"""Chunk files that are read at once, and that may wait to be written on."""
+GROUP_PARTS, GROUP_ROWS, GROUP_S = 64, 200_000, 15.0
+"""So many parts or rows, or so long since the first of them, and what is finished is committed."""
+REPEATED = "repeated post_id"
+"""How the reason of a row begins whose post is tagged from another row."""
+
+
+@dataclass(frozen=True)
+class FinishedPart:
+    """A part whose chunks are all there.
+
+    `owners`: other parts that hold rows of its posts, and whether each is still in the archive (then the row it loses is told
+    as rejected). `rows`: of a part that is patched, the rows that were tagged anew; None: the part is replaced whole.
+    """
+
+    record: PartRecord
+    key: str
+    chunks: Sequence[int]
+    left_out: pa.Table
+    owners: Mapping[str, bool] = field(default_factory=dict)
+    rows: Sequence[int] | None = None
+
+
+@dataclass
+class Staged:
+    """A part whose data files are written and not committed yet."""
+
+    part: FinishedPart
+    files: list[DataFile]
+    rejected: pa.Table
+    decided: pa.Array
+    """`post_id` of its rows and of its rejected ones, where the table may have them already."""
+    tagged: int
+    """Rows in its files."""
+    kept: int
+    """Those of them that were tagged before."""
+
+
+class Publisher:
+    """Commits finished parts in groups; `take` each as it is finished, `flush` at the end.
+
+    `run_id` names its files: each publisher needs one of its own. `takers`: part path -> paths of the parts that take posts from it. Such a part is committed only once the rows that
+    its takers keep were read, since its own commit removes them. `on_commit` hears of every part that is in the table.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        run_id: str,
+        takers: Mapping[str, set[str]],
+        on_commit: Callable[[Staged, int], None],
+        on_rows: Callable[[pa.Table], None],
+        keep_history_h: float = 0.0,
+    ) -> None:
+        self.output, self.run_id, self.on_commit, self.on_rows = output, run_id, on_commit, on_rows
+        self.keep_history_h = keep_history_h
+        self._takers = {path: set(paths) for path, paths in takers.items()}
+        self._waiting: list[Staged] = []
+        self._since = time.monotonic()
+        self._commits = 0
+        self._by_part: dict[str, list[DataFile]] | None = None
+
+    def take(self, part: FinishedPart) -> None:
+        """Write the data files of a part; commit what waits when it is enough. HashtagError if it cannot be written."""
+        if not self._waiting:
+            self._since = time.monotonic()
+        self._waiting.append(self._stage(part))
+        for paths in self._takers.values():
+            paths.discard(part.record.path)
+        rows = sum(staged.tagged for staged in self._waiting)
+        if len(self._waiting) >= GROUP_PARTS or rows >= GROUP_ROWS or time.monotonic() - self._since > GROUP_S:
+            self.flush()
+
+    def flush(self) -> list[str]:
+        """Commit what waits; the paths of parts that cannot be, since parts that take posts from them are not finished.
+
+        FencedError if another run claimed the output; the files of the parts are removed then.
+        """
+        ready = [staged for staged in self._waiting if not self._takers.get(staged.part.record.path)]
+        self._waiting = [staged for staged in self._waiting if self._takers.get(staged.part.record.path)]
+        if ready:
+            try:
+                self._commit(ready)
+            except HashtagError:
+                self._undo([file for staged in ready for file in staged.files])
+                raise
+        self._since = time.monotonic()
+        return [staged.part.record.path for staged in self._waiting]
+
+    def drop(self) -> None:
+        """Give up what still waits: its files are removed, its chunks stay for the next run."""
+        waiting, self._waiting = self._waiting, []
+        self._undo([file for staged in waiting for file in staged.files])
+
+    def _commit(self, waiting: list[Staged]) -> None:
+        tagged, rejected, _ = self.output.tables()
+        self._commits += 1
+        name = f"{self.run_id}-{self._commits:05d}"
+        stripped = self._strip(waiting, name)
+        lines = [staged.rejected for staged in waiting] + [stripped.lines]
+        change = self._rejected_change(waiting, pa.concat_tables(lines), name)
+        rejected.commit(change)
+        tagged.commit(Change([file for staged in waiting for file in staged.files] + stripped.add, stripped.remove))
+        self._by_part = None
+        records, rejected_rows = self._records(waiting, stripped)
+        self.output.save(name, parts=[item for item in records.values() if item is not None],
+                         gone=[path for path, item in records.items() if item is None])  # fmt: skip
+        if not self.keep_history_h:
+            tagged.erase(stripped.remove)
+        rejected.erase(change.remove)
+        for staged in waiting:
+            storage.remove_tree(storage.join(self.output.layout.chunks, staged.part.key))
+            self.on_commit(staged, rejected_rows[staged.part.record.path])
+
+    def _undo(self, written: list[DataFile]) -> None:
+        """Remove what was written and is in no snapshot; the next run's sweep does it where that cannot be told now."""
+        tagged = self.output.tables()[0]
+        try:
+            tagged.refresh()
+            named = {file.path for file in tagged.files(self.output.layout.values)}
+            tagged.erase([file for file in written if file.path not in named])
+        except HashtagError as error:
+            logger.warning("%s: files that no commit names are left to the next run: %s", tagged.uri, error)
+
+    def _stage(self, part: FinishedPart) -> Staged:
+        """Write the part's data files, a piece of its rows after the other."""
+        files: list[DataFile] = []
+        rejected, decided, n, kept = [part.left_out], [pa.array([], pa.string())], 0, 0
+        for contents in self._pieces(part):
+            carried = self._carried(part, [item for content in contents for item in content.carried])
+            rows = pa.concat_tables([*(content.rows for content in contents), carried]).sort_by("part_row")
+            lines = pa.concat_tables([content.rejected for content in contents])
+            if part.owners or part.rows is not None:
+                decided += [rows["post_id"].combine_chunks(), lines["post_id"].combine_chunks()]
+            rejected.append(lines)
+            n, kept = n + rows.num_rows, kept + carried.num_rows
+            self.on_rows(rows)
+            files += self._write(part, rows, len(files))
+        ids = pa.concat_arrays(decided).drop_null()
+        return Staged(part, files, pa.concat_tables(rejected), ids, n, kept)
+
+    def _pieces(self, part: FinishedPart) -> Iterator[list[ChunkContent]]:
+        """Its chunks, so many at once as make up a data file."""
+        layout, held = self.output.layout, list[ChunkContent]()
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for start in range(0, len(part.chunks), CHUNKS_AHEAD):
+                numbers = part.chunks[start : start + CHUNKS_AHEAD]
+                for content in pool.map(lambda number: read_chunk(layout.chunk(part.key, number)), numbers):
+                    held.append(content)
+                    if sum(item.rows.num_rows + len(item.carried) for item in held) >= FILE_ROWS:
+                        yield held
+                        held = []
+        if held:
+            yield held
+
+    def _carried(self, part: FinishedPart, carried: Sequence[tuple[int, str]]) -> pa.Table:
+        """The rows that the table has of those posts, now as rows of this part."""
+        if not carried:
+            return TABLE.empty_table()
+        numbers = {post_id: row for row, post_id in carried}
+        found: dict[str, pa.Table] = {}
+        for path in [*part.owners, part.record.path]:
+            for file in self._files_of(path):
+                rows = self._read(file)
+                rows = rows.filter(pc.is_in(rows["post_id"], value_set=pa.array(list(numbers), pa.string())))
+                for at, post_id in enumerate(rows["post_id"].to_pylist()):
+                    found.setdefault(post_id, rows.slice(at, 1))
+            if len(found) == len(numbers):
+                break
+        if lacking := numbers.keys() - found.keys():
+            storage.remove_tree(storage.join(self.output.layout.chunks, part.key))
+            raise IntegrityError(
+                f"{part.record.path}: {len(lacking)} post(s) whose tags were to be kept are in the table no more: run again"
+            )
+        kept = pa.concat_tables(found.values())
+        columns = {name: kept[name] for name in TABLE.names} | {
+            "part": pa.array([part.record.path] * kept.num_rows, pa.string()),
+            "part_version": pa.array([part.record.etag] * kept.num_rows, pa.string()),
+            "part_row": pa.array([numbers[post_id] for post_id in kept["post_id"].to_pylist()], pa.int64()),
+        }
+        return pa.table(columns, schema=TABLE)
+
+    def _write(self, part: FinishedPart, rows: pa.Table, begin: int) -> list[DataFile]:
+        """Data files of some rows, by day where the table is."""
+        tagged, layout = self.output.tables()[0], self.output.layout
+        files: list[DataFile] = []
+        for folder, day, piece in _by_day(rows, by_day=bool(self.output.has_days)):
+            name = f"part-{part.key}-{self.run_id[-8:]}-{begin + len(files):05d}.parquet"
+            if piece.num_rows:
+                values = {**layout.values, **day}
+                files.append(tagged.write(f"{layout.partition}{folder}/{name}", piece, values))
+        return files
+
+    def _files_of(self, path: str) -> list[DataFile]:
+        """Data files that may hold rows of a part."""
+        if self._by_part is None:
+            self._by_part = defaultdict(list)
+            for file in self.output.tables()[0].files(self.output.layout.values):
+                one = file.first_part is not None and file.first_part == file.last_part
+                self._by_part[file.first_part or "" if one else ""].append(file)
+        shared = [file for file in self._by_part.get("", []) if file.may_hold(path)]
+        return [*self._by_part.get(path, []), *shared]
+
+    def _read(self, file: DataFile) -> pa.Table:
+        return self.output.tables()[0].read(file, TABLE.names).cast(TABLE)
+
+    def _strip(self, waiting: list[Staged], name: str) -> "Stripped":
+        """Take the rows that are to go out of the files that have them."""
+        nothing = pa.array([], pa.string())
+        victims: dict[str, pa.Array | None] = {}  # None: all of that part
+        winners: dict[str, str] = {}
+        for staged in waiting:
+            part, path = staged.part, staged.part.record.path
+            victims[path] = None if part.rows is None else pa.concat_arrays([nothing, staged.decided])
+            if part.owners:
+                winners |= dict.fromkeys(staged.decided.to_pylist(), path)
+        for staged in waiting:
+            for owner in staged.part.owners:
+                before = victims.get(owner, nothing)
+                victims[owner] = None if before is None else pa.concat_arrays([before, staged.decided])
+        present = {owner: there for staged in waiting for owner, there in staged.part.owners.items()}
+        result = Stripped()
+        files = {file.path: file for path in victims for file in self._files_of(path)}
+        for n, file in enumerate(files.values()):
+            if file.first_part == file.last_part and file.first_part in victims and victims[file.first_part] is None:
+                result.remove.append(file)
+                continue
+            rows = self._read(file)
+            gone = _going(rows, victims)
+            if not gone.any():
+                continue
+            result.remove.append(file)
+            kept = rows.filter(pa.array(~gone))
+            if kept.num_rows:
+                folder = file.path.rpartition("/")[0]
+                target = f"{folder}/part-{name}-{n:05d}.parquet"
+                result.add.append(self.output.tables()[0].write(target, kept, file.partition))
+            result.take(rows.filter(pa.array(gone)), present, victims, winners)
+        return result
+
+    def _rejected_change(self, waiting: list[Staged], lines: pa.Table, name: str) -> Change:
+        table = self.output.tables()[1]
+        files = table.files(self.output.layout.values)
+        known = self.output.records.parts
+        whole = {staged.part.record.path for staged in waiting if staged.part.rows is None}
+        whole = {path for path in whole if path in known}
+        patched = {staged.part.record.path: set(staged.part.rows) for staged in waiting if staged.part.rows is not None}
+        removed, kept = [], []
+        for file in files:
+            if not any(file.may_hold(path) for path in [*whole, *patched]):
+                continue
+            rows = table.read(file, REJECTED_TABLE.names).cast(REJECTED_TABLE)
+            going = np.array(
+                [
+                    part in whole or row in patched.get(part, ())
+                    for part, row in zip(rows["part"].to_pylist(), rows["row"].to_pylist(), strict=True)
+                ],
+                dtype=bool,
+            )
+            if going.any():
+                removed.append(file)
+                kept.append(rows.filter(pa.array(~going)))
+        content = pa.concat_tables([lines, *kept]).sort_by([("part", "ascending"), ("row", "ascending")])
+        if not content.num_rows:
+            return Change((), removed)
+        path = f"{self.output.layout.partition}/rejected-{name}.parquet"
+        return Change([table.write(path, content, self.output.layout.values)], removed)
+
+    def _records(
+        self, waiting: list[Staged], stripped: "Stripped"
+    ) -> tuple[dict[str, PartRecord | None], dict[str, int]]:
+        """Changed records by path (None: nothing is left of the part), and the rejected rows of each finished part."""
+        before = self.output.records.parts
+        changed: dict[str, PartRecord | None] = {}
+        rejected: dict[str, int] = {}
+        for staged in waiting:
+            part, path = staged.part, staged.part.record.path
+            rejected[path] = int(pc.sum(staged.rejected["rows"]).as_py() or 0)
+            if part.rows is None:
+                changed[path] = part.record.model_copy(update={"tagged": staged.tagged, "rejected": rejected[path]})
+                continue
+            tagged = part.record.tagged - stripped.taken.get(path, 0) + staged.tagged
+            changed[path] = part.record.model_copy(update={"tagged": tagged, "rejected": part.record.rows - tagged})
+        present = {owner: there for staged in waiting for owner, there in staged.part.owners.items()}
+        for path, n in stripped.taken.items():
+            was = before.get(path)
+            if path in rejected or was is None:
+                continue
+            left = was.tagged - n
+            if present.get(path, True):
+                changed[path] = was.model_copy(update={"tagged": left, "rejected": was.rejected + n})
+            else:
+                changed[path] = was.model_copy(update={"tagged": left, "etag": ""}) if left > 0 else None
+        return changed, rejected
+
+
+@dataclass
+class Stripped:
+    """What a commit takes out of other files."""
+
+    add: list[DataFile] = field(default_factory=list)
+    remove: list[DataFile] = field(default_factory=list)
+    lines: pa.Table = field(default_factory=REJECTED_TABLE.empty_table)
+    """Rows that a part lost to another one and that are still in the archive."""
+    taken: dict[str, int] = field(default_factory=dict)
+    """Posts that went out, by part."""
+
+    def take(
+        self,
+        rows: pa.Table,
+        present: Mapping[str, bool],
+        victims: Mapping[str, "pa.Array | None"],
+        winners: Mapping[str, str],
+    ) -> None:
+        """Count rows that go out; those of parts that are still in the archive and only lost them are told as rejected."""
+        lines = []
+        for row in rows.select(["part", "part_row", "post_id", "part_version", "created_at", "user_key"]).to_pylist():
+            self.taken[row["part"]] = self.taken.get(row["part"], 0) + 1
+            winner = winners.get(row["post_id"])
+            if (
+                present.get(row["part"], False)
+                and victims[row["part"]] is not None
+                and winner not in (None, row["part"])
+            ):
+                lines.append({
+                    "part": row["part"], "row": row["part_row"], "post_id": row["post_id"],
+                    "reason": f"{REPEATED}: tagged from {winner}", "rows": 1, "part_version": row["part_version"],
+                    "created_at": row["created_at"], "user_key": row["user_key"],
+                })  # fmt: skip
+        if lines:
+            self.lines = pa.concat_tables([self.lines, pa.Table.from_pylist(lines, schema=REJECTED_TABLE)])
+
+
+def _by_day(rows: pa.Table, *, by_day: bool) -> Iterator[tuple[str, dict[str, str | None], pa.Table]]:
+    """Folder, partition value and rows: all as they are, or those of each UTC day of `created_at`, null last."""
+    if not by_day:
+        yield "", {}, rows
+        return
+    days = pc.strftime(rows["created_at"], format="%Y-%m-%d")
+    for day in sorted(pc.unique(days).to_pylist(), key=lambda day: (day is None, day or "")):
+        yield f"/day={hive(day)}", {"day": day}, rows.filter(pc.is_null(days) if day is None else pc.equal(days, day))
+
+
+def _going(rows: pa.Table, victims: Mapping[str, "pa.Array | None"]) -> np.ndarray:
+    """bool [n]: rows that go out."""
+    gone = np.zeros(rows.num_rows, dtype=bool)
+    for path in pc.unique(rows["part"]).to_pylist():
+        if path in victims:
+            of_part = pc.equal(rows["part"], path).to_numpy()
+            ids = victims[path]
+            gone |= of_part if ids is None else of_part & pc.is_in(rows["post_id"], value_set=ids).to_numpy()
+    return gone

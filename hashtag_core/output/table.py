@@ -1,0 +1,314 @@
+"""Delta tables, and the fence that keeps a run that lost its claim from changing them.
+
+A run claims a table by an empty commit that carries an application transaction (`app`, epoch); each later commit of the run
+carries the same one. Delta lets no commit through whose application transaction another commit carried since its snapshot
+was read, and a fresh snapshot tells the epoch. So when a second run claims, the first can neither commit on an old snapshot
+(Delta refuses) nor on a new one (the epoch is not its own): a run that was paused, however long, changes nothing.
+
+Files are written before the commit that names them; a file that no snapshot names is garbage. `sweep` removes it in an order
+that is safe for a paused run too: list, then look whether the claim still holds, then remove what the list has and the
+snapshot does not. Whatever a later run wrote was written after its claim, so it is not in that list.
+
+This is the only module that imports deltalake.
+"""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from hashtag_core import storage
+from hashtag_core.errors import HashtagError, StorageError
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 8
+PAUSE_S = 0.2
+COMMIT_NAME = "hashtagCommit"
+"""Key in a commit's metadata that tells one commit from all others: a reply that was lost is not taken for a refusal."""
+COMMITS_SEARCHED = 50
+CONFIGURATION = {"delta.checkpointInterval": "20", "delta.enableExpiredLogCleanup": "true"}
+
+T = TypeVar("T")
+
+
+class FencedError(HashtagError):
+    """Another run claimed the output since: this one commits nothing any more."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A data file: its path below the table's root as it lies on disk, and what the log says of it."""
+
+    path: str
+    size: int
+    rows: int
+    partition: Mapping[str, str | None]
+    first_part: str | None = None
+    last_part: str | None = None
+    """Least and greatest value of the column `part`; None where the log does not say."""
+
+    def may_hold(self, part: str) -> bool:
+        """Whether rows of that part may be in the file. A statistic that other writers cut short still counts."""
+        if self.first_part is None or self.last_part is None:
+            return True
+        return self.first_part <= part and (part <= self.last_part or part.startswith(self.last_part))
+
+
+@dataclass(frozen=True)
+class Change:
+    """Files to add and files to remove in one commit."""
+
+    add: Sequence[DataFile] = ()
+    remove: Sequence[DataFile] = ()
+
+
+@dataclass
+class Table:
+    """A Delta table below `uri`. Open it with `open_table` or `ensure_table`; `claim` before the first `commit`."""
+
+    uri: str
+    delta: DeltaTable
+    app: str = ""
+    epoch: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the table was opened with; it may hold secrets."""
+    partition_by: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.partition_by = list(self.delta.metadata().partition_columns)
+
+    @property
+    def version(self) -> int:
+        """Version of the snapshot in hand."""
+        return int(self.delta.version())
+
+    def refresh(self) -> None:
+        """Take the newest snapshot, with credentials that have not ended. StorageError where the store does not answer."""
+        options = storage.object_store_options(self.uri)
+        if options == self.options:
+            _asked(self.uri, "read of the table's log", self.delta.update_incremental)
+        else:
+            self.delta, self.options = _opened(self.uri, options), options
+
+    def claim(self, app: str) -> None:
+        """Make this the only run that commits for `app`. FencedError if another claims at the same moment."""
+        self.app = app
+        self.refresh()
+        before = self.delta.transaction_version(app) or 0
+        self.epoch = before + 1
+        if not self._commit_once([], uuid.uuid4().hex):
+            raise FencedError(f"{self.uri}: another run began on this output at the same moment: run again")
+        self.refresh()
+
+    def holds(self) -> bool:
+        """Whether the claim still holds, by the newest snapshot."""
+        self.refresh()
+        return self.epoch is not None and self.delta.transaction_version(self.app) == self.epoch
+
+    def check(self) -> None:
+        """FencedError if the claim does not hold."""
+        if not self.holds():
+            raise FencedError(f"{self.uri}: another run took this output over: this one changes nothing any more")
+
+    def commit(self, change: Change) -> None:
+        """Commit files that are there already: all of the change at once or nothing of it.
+
+        A commit of another model that comes between is waited out; so is a reply that got lost. FencedError if another run
+        claimed, StorageError where the store fails for good.
+        """
+        actions = [_added(file) for file in change.add] + [_removed(file) for file in change.remove]
+        if not actions:
+            return
+        token = uuid.uuid4().hex
+        for attempt in range(ATTEMPTS):
+            self.check()
+            if self._commit_once(actions, token):
+                self.refresh()
+                return
+            time.sleep(PAUSE_S * 2 ** min(attempt, 4))
+        raise StorageError(f"{self.uri}: the commit was refused {ATTEMPTS} times: others commit without a pause")
+
+    def files(self, partition: Mapping[str, str | None] | None = None) -> list[DataFile]:
+        """Data files of the snapshot, of one partition or of all, sorted by path."""
+        listed = pa.table(self.delta.get_add_actions(flatten=True))
+        names = set(listed.column_names)
+        columns: dict[str, list[Any]] = {name: listed[name].to_pylist() for name in names if _is_wanted(name)}
+        nothing = [None] * listed.num_rows
+        first, last = columns.get("min.part", nothing), columns.get("max.part", nothing)
+        found = []
+        for row in range(listed.num_rows):
+            values = {key: columns.get(f"partition.{key}", nothing)[row] for key in self.partition_by}
+            values = {key: None if value is None else str(value) for key, value in values.items()}
+            if partition is not None and any(values[key] != value for key, value in partition.items()):
+                continue
+            path = unquote(columns["path"][row])
+            rows = columns.get("num_records", nothing)[row]
+            size = int(columns["size_bytes"][row])
+            found.append(DataFile(path, size, -1 if rows is None else int(rows), values, first[row], last[row]))
+        return sorted(found, key=lambda file: file.path)
+
+    def read(self, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a data file, without the partition columns."""
+        with storage.open_input(storage.join(self.uri, file.path)) as source:
+            held = pq.ParquetFile(source, pre_buffer=True)
+            return held.read(columns=None if columns is None else list(columns))
+
+    def write(self, path: str, rows: pa.Table, partition: Mapping[str, str | None]) -> DataFile:
+        """Write a data file, which nobody sees before a commit names it."""
+        size = 0
+        with storage.open_output(storage.join(self.uri, path)) as file:
+            pq.write_table(rows, file, compression="zstd")
+            size = file.tell()
+        parts = rows["part"].to_pylist() if "part" in rows.column_names else []
+        named = [part for part in parts if part is not None]
+        first, last = (min(named), max(named)) if named else (None, None)
+        return DataFile(path, size, rows.num_rows, dict(partition), first, last)
+
+    def erase(self, files: Sequence[DataFile]) -> None:
+        """Remove files from the store that a commit of this run took out, or that no commit names."""
+        for file in files:
+            storage.remove(storage.join(self.uri, file.path))
+
+    def sweep(self, folder: str, *, keep_history_h: float = 0.0) -> int:
+        """Remove data files below `folder` that the snapshot does not name: what killed runs left; how many.
+
+        With `keep_history_h`, those that are younger stay. FencedError, and nothing removed, if the claim is lost.
+        """
+        try:
+            listed = storage.list_files(storage.join(self.uri, folder), hidden=True)
+        except HashtagError:
+            return 0
+        self.check()
+        root = self.uri.rstrip("/") + "/"
+        named = {root + file.path for file in self.files()}
+        since = datetime.now(UTC) - timedelta(hours=keep_history_h)
+        garbage = [info for info in listed if info.uri not in named and (not keep_history_h or info.modified < since)]
+        for info in garbage:
+            storage.remove(info.uri)
+        return len(garbage)
+
+    def _commit_once(self, actions: list[AddAction | RemoveAction], token: str) -> bool:
+        """Whether the commit is in the log. False: somebody else's came first."""
+        if self.epoch is None:
+            raise StorageError(f"{self.uri}: committed to without a claim")
+        properties = CommitProperties(
+            custom_metadata={COMMIT_NAME: token},
+            app_transactions=[Transaction(self.app, self.epoch)],
+            max_commit_retries=3,
+        )
+        try:
+            self.delta.create_write_transaction(
+                actions, "append", self.delta.schema(), self.partition_by, commit_properties=properties
+            )
+            return True
+        except CommitFailedError as error:
+            logger.debug("%s: %s", self.uri, error)
+        except (DeltaError, OSError) as error:
+            logger.warning("%s: a commit failed, looking whether it came through: %s", self.uri, error)
+            self.refresh()
+            if not self._is_in(token):
+                time.sleep(PAUSE_S)
+                return False
+            return True
+        self.refresh()
+        return self._is_in(token)
+
+    def _is_in(self, token: str) -> bool:
+        history = _asked(self.uri, "read of the table's log", lambda: self.delta.history(COMMITS_SEARCHED))
+        return any(entry.get(COMMIT_NAME) == token for entry in history)
+
+
+def open_table(uri: str) -> Table | None:
+    """The table, None where there is none. StorageError where the store does not answer."""
+    try:
+        options = storage.object_store_options(uri)
+        return Table(uri, _opened(uri, options), options=options)
+    except TableNotFoundError:
+        return None
+
+
+def ensure_table(uri: str, schema: pa.Schema, partition_by: Sequence[str], description: str) -> Table:
+    """The table, made where there is none; of two runs that make it at once one wins, and both have it.
+
+    ConfigError where the store cannot keep two writers apart.
+    """
+    storage.conditional_writes(uri).require(uri)
+    found = open_table(uri)
+    if found is not None:
+        return found
+    try:
+        DeltaTable.create(
+            storage.object_store_url(uri),
+            schema,
+            mode="error",
+            partition_by=list(partition_by),
+            description=description,
+            configuration=CONFIGURATION,
+            storage_options=storage.object_store_options(uri),
+        )
+    except (DeltaError, OSError) as error:
+        logger.debug("%s: %s", uri, error)
+        found = open_table(uri)
+        if found is None:
+            raise StorageError(f"{uri}: the table could not be made: {error}") from error
+        return found
+    made = open_table(uri)
+    if made is None:
+        raise StorageError(f"{uri}: the table that was just made is not there")
+    return made
+
+
+def _opened(uri: str, options: dict[str, str]) -> DeltaTable:
+    return _asked(
+        uri, "read of the table's log", lambda: DeltaTable(storage.object_store_url(uri), storage_options=options)
+    )
+
+
+def _is_wanted(name: str) -> bool:
+    return name in {"path", "size_bytes", "num_records", "min.part", "max.part"} or name.startswith("partition.")
+
+
+def _added(file: DataFile) -> AddAction:
+    stats: dict[str, Any] = {"numRecords": file.rows}
+    if file.first_part is not None:
+        stats |= {
+            "minValues": {"part": file.first_part},
+            "maxValues": {"part": file.last_part},
+            "nullCount": {"part": 0},
+        }
+    return AddAction(file.path, file.size, dict(file.partition), _now_ms(), True, json.dumps(stats))
+
+
+def _removed(file: DataFile) -> RemoveAction:
+    return RemoveAction(file.path, True, _now_ms(), file.size, dict(file.partition))
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _asked(uri: str, operation: str, ask: Callable[[], T]) -> T:
+    """Ask again where the store does not answer, with growing pauses, not for ever."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return ask()
+        except TableNotFoundError:
+            raise
+        except (DeltaError, OSError) as error:
+            if attempt == ATTEMPTS - 1:
+                raise StorageError(f"{uri}: {operation} failed: {error}") from error
+            logger.debug("%s: %s failed, asking again: %s", uri, operation, error)
+            time.sleep(PAUSE_S * 2 ** min(attempt, 4))
+    raise AssertionError

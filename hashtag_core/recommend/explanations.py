@@ -1,0 +1,56 @@
+"""Why a post is given its tags, as a column beside the tags: parts of each tag's logit, which add up to it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hashtag_core.data.batches import PostBatch
+from hashtag_core.models.base import TagModel
+from hashtag_core.models.explanation import Explanation
+
+FROM_POST = pa.struct([("post_id", pa.string()), ("amount", pa.float32())])
+EXPLAINED = pa.struct(
+    [
+        ("hashtag", pa.string()),
+        ("base", pa.float32()),
+        ("image", pa.float32()),
+        ("caption", pa.float32()),
+        ("tag_text", pa.float32()),
+        ("history", pa.list_(FROM_POST)),
+        ("neighbours", pa.list_(FROM_POST)),
+    ]
+)
+"""One tag of a post. The score is 1 / (1 + exp(-sum of all amounts)); null is what the model does not read. Posts are those of
+the user's history and those of other users that were learned from, the weightiest first, those without an amount left out."""
+
+
+def explained(
+    model: TagModel, batch: PostBatch, indices_BK: np.ndarray, tags: Sequence[str], past: Sequence[Sequence[str]]
+) -> list[list[dict[str, Any]]]:
+    """Of each post, of each of its tags (vocabulary indices, best first), a value of EXPLAINED. `past`: the post ids of
+    each post's history, newest first."""
+    with torch.inference_mode():
+        found = model.explain(batch, torch.from_numpy(indices_BK).to(batch.image_present_B.device))
+    return [
+        [_tag(found, post, place, tags[index], past[post]) for place, index in enumerate(row)]
+        for post, row in enumerate(indices_BK.tolist())
+    ]
+
+
+def _tag(found: Explanation, post: int, place: int, tag: str, past: Sequence[str]) -> dict[str, Any]:
+    parts = {name: float(values[post, place]) for name, values in found.parts_BT.items()}
+    return {
+        "hashtag": tag,
+        "base": float(found.base_BT[post, place]),
+        **{name: parts.get(name) for name in ("image", "caption", "tag_text")},
+        "history": _posts(past, found.history_BTH[post, place].tolist()),
+        "neighbours": _posts(found.neighbour_ids[post], found.neighbours_BTK[post, place].tolist()),
+    }
+
+
+def _posts(ids: Sequence[str], amounts: Sequence[float]) -> list[dict[str, Any]]:
+    pairs = [(name, amount) for name, amount in zip(ids, amounts, strict=False) if amount]
+    return [{"post_id": name, "amount": amount} for name, amount in sorted(pairs, key=lambda pair: -abs(pair[1]))]

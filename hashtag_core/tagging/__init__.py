@@ -1,0 +1,1 @@
+"""What a tagging run decides and does, without Ray: plan, selection, chunk work, histories, report."""

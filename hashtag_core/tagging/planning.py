@@ -1,0 +1,332 @@
+"""Finds out what a tagging run is to do. Nothing is written but arrays of parts' columns, and neither Ray nor a model is needed.
+
+The archive is listed and compared with the records of the output: a part with the version of its record is done. Of the others
+alone the footer and the ids are read (of a model that reads the history also the small columns; both once). Memory: some
+60 bytes a post of new and changed parts. A chunk is a run of at most `chunk_rows` rows within one row group; only rows whose
+post is to be tagged from this part are work.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hashtag_core import storage
+from hashtag_core.config import ArchiveSection, TaggingSection
+from hashtag_core.data.history import HistoryRule
+from hashtag_core.data.source import Source
+from hashtag_core.data.vocabulary import Vocabulary, read_tags
+from hashtag_core.errors import ArchiveError, ConfigError, GateRefused, IntegrityError
+from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
+from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.output.ids import Keys, load_index
+from hashtag_core.output.layout import Layout
+from hashtag_core.output.migrate import refuse_old_output
+from hashtag_core.output.output import Output
+from hashtag_core.output.publish import REPEATED
+from hashtag_core.output.records import PartRecord, TagSettings
+from hashtag_core.recommend.policy import Policy, read_thresholds
+from hashtag_core.tagging.archive_columns import load_digests, save_digests
+from hashtag_core.tagging.histories import HistoryFinder
+from hashtag_core.tagging.plan import PartWork, TagPlan, TagRequest, part_key_prefix
+from hashtag_core.tagging.reject_limit import check_planned
+from hashtag_core.tagging.report import last_run
+from hashtag_core.tagging.scan import LeftOut, Scan, ids_of_rows, scan_parts
+from hashtag_core.tagging.select import ordered_again
+from hashtag_core.tagging.winners import Decision, decide, match
+from hashtag_core.tracking.registry import ResolvedModel
+
+logger = logging.getLogger(__name__)
+
+KEY_DIGITS = 16
+
+
+def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
+    """Validate everything and find out what is missing. `output`: as it is claimed; else its newest snapshot is read.
+
+    Raises ConfigError for an output inside the archive, one that was tagged with other settings or is of the old layout,
+    NotFoundError or ArchiveError for an archive that is missing, empty, or has no post ids, TooManyRejectedError beyond
+    `max_rejected`, GateRefused where `drop_gone` would remove more than `max_gone`.
+    """
+    recipe, model = request.recipe, request.model
+    archive = resolve_archive(request.archive, request.out)
+    layout = Layout.at(request.out, model.name, model.version)
+    policy = _policy(recipe.tagging, model)
+    settings = _settings(request, archive, policy)
+    refuse_old_output(layout)
+    output = output or Output.open(layout)
+    if output.has_days not in (None, request.by_day) and request.by_day:
+        raise ConfigError(f"{layout.out}: was begun without folders by day: take another --out, or leave --by-day away")
+    source = Source(archive, recipe.archive)
+    files = source.parts()
+    records = output.records
+    selected = request.selection.paths(files)
+    differing = settings.differing(records.settings) if records.settings is not None else []
+    retag = records.retag
+    anew = False
+    if request.selection.retag:
+        retag = ordered_again(records.retag, selected, anew=bool(differing))
+        anew = request.selection.is_whole and (bool(differing) or not records.retag.open)
+    if differing and not anew:
+        raise ConfigError(
+            f"{layout.tagged} was tagged with other settings ({'; '.join(differing)}): use the same, or another --out, or "
+            "tag all of it again with --retag"
+        )
+    forgotten = ForgetList.load(layout.out)
+    base = TagPlan(
+        request, layout, settings, policy, output, forgotten, [], source, files, [], 0, [], [], retag, anew,
+        last_run=last_run(layout), finder=_finder(model),
+    )  # fmt: skip
+    return _with_works(base, selected)
+
+
+def resolve_archive(archive: str, out: str) -> str:
+    """The archive's URI as it is pinned (an absolute path without links), once neither lies where it must not.
+
+    ConfigError if the output is the archive or inside it: it would be read as parts.
+    """
+    where, target = (uri.rstrip("/") if storage.is_remote(uri) else _real(uri) for uri in (archive, out))
+    if (target + "/").startswith(where + "/"):
+        raise ConfigError(f"--out {out} is inside --archive {archive}: the tagged files would be read as its parts")
+    return where
+
+
+def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
+    """Compare the archive with the records, and decide on what is new or changed."""
+    records, tokens = plan.output.records.parts, plan.retag.tokens
+    listed = {file.path for file in plan.files}
+    gone = sorted(path for path in records if path not in listed)
+    news, unselected, present, skipped = [], [], set(), 0
+    for file in plan.files:
+        before = records.get(file.path)
+        if before is not None and before.etag == file.etag and before.token == tokens.get(file.path, ""):
+            present.add(file.path)
+            skipped += 1
+        elif file.path in selected:
+            news.append(file)
+        else:
+            unselected.append(file.path)
+            present.update([file.path] if before is not None else [])
+    if gone and not plan.request.drop_gone:
+        logger.warning(
+            "%d part(s) are tagged in %s and no longer in the archive: %s; their rows stay (--drop-gone removes them)",
+            len(gone), plan.layout.tagged, ", ".join(gone[:3]),
+        )  # fmt: skip
+    dropped = gone if plan.request.drop_gone else []
+    _check_gone(plan, dropped)
+    plan = replace(plan, unselected=unselected, skipped=skipped, gone=gone, dropped=dropped)
+    if not news and not dropped and not any(record.barred for record in records.values()) and not plan.needs_histories:
+        return plan
+    scans = scan_parts(plan.source, news, plan.forgotten)
+    if news and len(news) == len(plan.files) and not any(scan.rows for scan in scans):
+        reasons = sorted({left.reason for scan in scans for left in scan.left_out})
+        raise ArchiveError(
+            f"{plan.settings.archive}: no part holds posts: {news[0].path}: {reasons[0] if reasons else 'empty'}"
+        )
+    index = load_index(plan.layout.ids)
+    complete_index(plan.output, index)
+    first = max(plan.output.records.next_number, 1 + max(index.covered, default=0))
+    numbers = [first + n for n in range(len(scans))]
+    replaced = {file.path for file in news if file.path in records}
+    decision = decide(scans, numbers, index, records, present, replaced, set(dropped))
+    plan = replace(plan, index=index, scans=scans)
+    works = [
+        _new_part(plan, scan, number, n, decision) for n, (scan, number) in enumerate(zip(scans, numbers, strict=True))
+    ]
+    works += _returning(plan, decision)
+    if plan.finder is not None:
+        plan, works = _with_histories(plan, works)
+    _expect(plan, works, decision)
+    for work in works:
+        work.key = _key(plan, work)
+    if plan.request.recipe.tagging.max_rejected is not None:
+        check_planned(works, plan.request.recipe.tagging.max_rejected)
+    if plan.request.selection.retag:
+        again = [work for work in works if work.path in records]
+        logger.info("tagging again costs %d post(s) of %d part(s)", sum(len(work.wanted) for work in again), len(again))
+    return replace(plan, works=works, skipped=plan.skipped - sum(not work.whole for work in works))
+
+
+def _new_part(plan: TagPlan, scan: Scan, number: int, at: int, decision: Decision) -> PartWork:
+    """A part that is new or changed: its winners are wanted, the other rows are left out with the reason."""
+    file, wins = scan.file, decision.wins[at]
+    left_out = list(scan.left_out)
+    path_of = {record.number: path for path, record in plan.output.records.parts.items()}
+    path_of |= {number - at + other: item.file.path for other, item in enumerate(plan.scans)}
+    lost = scan.at[~wins]
+    reasons = [f"{REPEATED}: tagged from {path_of[int(winner)]}" for winner in decision.winner_of[at][~wins]]
+    reasons += [f"{REPEATED}: tagged from {file.path}, row {taken}" for taken in scan.doubles[:, 1].tolist()]
+    rows = [int(row) for row in [*lost, *scan.doubles[:, 0]]]
+    ids = ids_of_rows(plan.source, file, rows)
+    left_out += [
+        LeftOut(row, ids[row][0], reason, created_at=ids[row][1]) for row, reason in zip(rows, reasons, strict=True)
+    ]
+    token = plan.retag.tokens.get(file.path, "")
+    record = PartRecord(
+        path=file.path, etag=file.etag, number=number, size=file.size, rows=scan.rows, groups=scan.groups, token=token
+    )
+    return PartWork(file, "", record, np.sort(scan.at[wins]), left_out, decision.owners[at])
+
+
+def _returning(plan: TagPlan, decision: Decision) -> list[PartWork]:
+    """Rows of parts that are done which lost their post to a row that is no more: they are tagged after all."""
+    files = {file.path: file for file in plan.files}
+    works = []
+    for path, (keys, rows) in lost_rows(plan.output, decision.returning).items():
+        back = _is_in(keys, decision.returning[path])
+        if back.any():
+            record = plan.output.records.parts[path]
+            owners = decision.returning_owners[path]
+            wanted = np.unique(rows[back])
+            works.append(PartWork(files[path], "", record, wanted, owners=owners, whole=False))
+    return works
+
+
+def _with_histories(plan: TagPlan, works: list[PartWork]) -> tuple[TagPlan, list[PartWork]]:
+    """Find all histories; rows of parts that are done whose history changed are tagged again."""
+    finder, records = plan.finder, plan.output.records.parts
+    if finder is None:
+        return plan, works
+    rows_of = {work.path: work.record.rows for work in works}
+    parts = [
+        (file, rows_of.get(file.path, records[file.path].rows if file.path in records else 0)) for file in plan.files
+    ]
+    begins = dict(
+        zip((file.path for file, _ in parts), np.cumsum([0, *(rows for _, rows in parts)]).tolist(), strict=False)
+    )
+    sidecar = finder.find(plan.source, plan.layout.columns, parts, plan.forgotten)
+    by_path = {work.path: work for work in works}
+    skip = {*plan.unselected, *(work.path for work in works if work.whole)}
+    for file, rows in parts:
+        if file.path in skip or not rows:
+            continue
+        begin = begins[file.path]
+        before = load_digests(plan.layout.columns, file)
+        now = sidecar.digests[begin : begin + rows]
+        if before is not None and not len(
+            before
+        ):  # taken over from an old output: what stands now is what it was tagged with
+            save_digests(plan.layout.columns, file, now)
+            continue
+        changed = np.flatnonzero(before != now) if before is not None and len(before) == rows else np.arange(rows)
+        changed = np.intersect1d(changed, rows_of_part(plan.output, file.path)) if len(changed) else changed
+        if len(changed):
+            work = by_path.get(file.path) or PartWork(file, "", records[file.path], changed, whole=False)
+            work.wanted = np.union1d(work.wanted, changed)
+            if file.path not in by_path:
+                works.append(work)
+    for work in works:
+        work.begin = begins[work.path]
+    return replace(plan, sidecar=sidecar, begins=begins), works
+
+
+def _expect(plan: TagPlan, works: Sequence[PartWork], decision: Decision) -> None:
+    """Note for each wanted row which content the table has tags for, from whatever part: it is kept if that is what is read."""
+    records = plan.output.records.parts
+    fresh = [work for work in works if work.whole and work.record.token == _token_before(records, work.path)]
+    paths = {path for work in fresh for path in (work.path, *work.owners) if path in records}
+    if not paths or plan.anew:
+        return
+    held = contents_of(plan.output, paths)
+    order = np.lexsort((held.keys.low, held.keys.high))
+    keys = held.keys.take(order)
+    scans = {scan.file.path: (scan, decision.wins[at]) for at, scan in enumerate(plan.scans)}
+    for work in fresh:
+        scan, wins = scans[work.path]
+        by_row = np.argsort(scan.at[wins], kind="stable")
+        place = match(keys, scan.entries.keys.take(np.flatnonzero(wins)[by_row]))
+        known = place >= 0
+        source = order[place[known]]
+        content = held.content[source]
+        if plan.sidecar is not None:
+            now = plan.sidecar.digests[work.begin + work.wanted[known]]
+            content = np.where(held.history[source] == now, content, 0)
+        work.expected = np.zeros(len(work.wanted), np.int64)
+        work.expected[known] = content
+
+
+def _token_before(records: dict[str, PartRecord], path: str) -> str:
+    """A part without a record is no order to tag again."""
+    return records[path].token if path in records else ""
+
+
+def _is_in(keys: Keys, wanted: Keys) -> np.ndarray:
+    order = np.lexsort((wanted.low, wanted.high))
+    found: np.ndarray = match(wanted.take(order), keys) >= 0
+    return found
+
+
+def _key(plan: TagPlan, work: PartWork) -> str:
+    digest = hashlib.sha256(json.dumps([plan.settings.model_dump(), work.path, work.record.etag, work.record.groups,
+                                        work.record.token, work.whole], sort_keys=True).encode())  # fmt: skip
+    digest.update(np.ascontiguousarray(work.wanted, "<i8").tobytes())
+    if plan.sidecar is not None:
+        digest.update(np.ascontiguousarray(plan.sidecar.digests[work.begin + work.wanted], "<i8").tobytes())
+    return f"{part_key_prefix(work.path)}-{digest.hexdigest()[:KEY_DIGITS]}"
+
+
+def _check_gone(plan: TagPlan, dropped: Sequence[str]) -> None:
+    records = plan.output.records.parts
+    total = sum(record.tagged for record in records.values())
+    gone = sum(records[path].tagged for path in dropped)
+    if total and gone / total > plan.request.max_gone:
+        raise GateRefused(
+            f"{len(dropped)} part(s) with {gone} of {total} tagged posts ({gone / total:.0%}) are no longer in the archive, more "
+            f"than --max-gone {plan.request.max_gone:g}: is it the right archive? If so, name a higher share"
+        )
+
+
+def _settings(request: TagRequest, archive: str, policy: Policy) -> TagSettings:
+    section, encoders, model = request.recipe.tagging, request.recipe.encoders, request.model
+    return TagSettings(
+        archive=archive,
+        model_name=model.name,
+        model_version=model.version,
+        model_hash=_model_hash(model),
+        top_k=section.top_k,
+        chunk_rows=section.chunk_rows,
+        batch_size=section.batch_size,
+        backend=encoders.backend,
+        precision=encoders.precision,
+        min_score=policy.min_score,
+        **policy.told,
+        image_prefixes=section.image_prefixes,
+        max_image_bytes=request.recipe.archive.max_image_bytes,
+        reading=_reading(request.recipe.archive),
+    )
+
+
+def _reading(section: ArchiveSection) -> dict[str, Any]:
+    """What decides how rows are read, where it is not the default."""
+    names = ("format", "map", "date_format", "encoding", "delimiter")
+    return section.model_dump(include=set(names), exclude_defaults=True)
+
+
+def _finder(model: ResolvedModel) -> HistoryFinder | None:
+    rule = HistoryRule.from_json(json.loads((model.folder / "model.json").read_bytes()).get("history"))
+    return None if rule is None else HistoryFinder(rule, Vocabulary.load(str(model.folder / "vocabulary.json")))
+
+
+def _policy(section: TaggingSection, model: ResolvedModel) -> Policy:
+    """What is allowed of the model's tags: names that it does not know are left out, for its rows do not depend on them."""
+    deny, thresholds = read_tags(section.deny, section.deny_file, "tagging.deny"), read_thresholds(model.folder)
+    if not deny and not thresholds:
+        return Policy(section.min_score)
+    known = Vocabulary.load(str(model.folder / "vocabulary.json")).index.keys()
+    return Policy(section.min_score, deny & known, {tag: least for tag, least in thresholds.items() if tag in known})
+
+
+def _model_hash(model: ResolvedModel) -> str:
+    try:
+        return str(json.loads((model.folder / "model.json").read_bytes())["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{model.folder / 'model.json'}: no version in it: {error!r}") from None
+
+
+def _real(uri: str) -> str:
+    return os.path.realpath(storage.local_path(uri))

@@ -1,0 +1,160 @@
+"""The first look at a part that is new or changed: its footer and its ids, never a picture."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as pt
+
+from hashtag_core.data.posts import is_undated
+from hashtag_core.data.source import Source
+from hashtag_core.errors import StorageError
+from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
+from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
+from hashtag_core.recommend.posts import READ
+from hashtag_core.storage import FileInfo
+
+SCAN_ROWS = 8_192
+PARTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows that are not tagged from this part, and why: `rows` of them from `row` on; `row` None: the part."""
+
+    row: int | None
+    post_id: str | None
+    reason: str
+    rows: int = 1
+    created_at: datetime | None = None
+
+
+@dataclass
+class Scan:
+    """What one look through a part's ids found.
+
+    `entries` and `at`, int64 [n], are of its posts, each id once: the latest row by `created_at`, then by position. Other rows of
+    the same id are `doubles`, int64 [m, 2]: the row, and the one that is taken. Whatever row of the footer is no post is in `left_out`.
+    """
+
+    file: FileInfo
+    groups: list[int]
+    left_out: list[LeftOut]
+    entries: Entries
+    at: np.ndarray
+    doubles: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """Rows by the footer."""
+        return sum(self.groups)
+
+
+def scan_parts(source: Source, files: Sequence[FileInfo], forgotten: ForgetList | None = None) -> list[Scan]:
+    """Look through the ids of parts, several at once; in their order. Posts on the list are left out."""
+    with ThreadPoolExecutor(min(PARTS_AT_ONCE, max(1, len(files)))) as pool:
+        return list(pool.map(lambda file: scan_part(source, file, forgotten), files))
+
+
+def scan_part(source: Source, file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
+    """Look through the ids of a part; one that cannot be read has no groups and a reason."""
+    footer = source.footer(file)
+    problem = _path_problem(file.path) or footer.problem
+    if problem:
+        nothing = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+        return Scan(file, [], [LeftOut(None, None, problem)], Entries.none(), *nothing)
+    groups = footer.groups
+    doubtful = [name for name in READ.names if _is_doubtful(name, footer.schema, source)]
+    seen = np.zeros(sum(groups), dtype=bool)
+    keys, times, rows, left_out, reason = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [], "unreadable"
+    columns = ["created_at", *doubtful, *(["user_id"] if forgotten is not None and forgotten.users else [])]
+    for batch in source.batches(file, SCAN_ROWS, columns):
+        if not source.is_parquet:  # its rows are counted as they come
+            groups = [batch.first_row + batch.posts.num_rows + sum(item.row is not None for item in batch.rejected)]
+            seen = np.concatenate([seen, np.zeros(max(0, groups[0] - len(seen)), dtype=bool)])
+        undated = [item for item in batch.rejected if is_undated(item)] if source.is_parquet else []
+        for item in batch.rejected:
+            if item.row is None:
+                reason = item.reason
+            elif not seen[item.row] and item not in undated:
+                left_out.append(LeftOut(item.row, item.post_id, item.reason))
+                seen[item.row] = True
+        posts = batch.posts
+        if posts.num_rows:
+            here = batch.rows
+            seen[here] = True
+            gone = np.zeros(len(here), dtype=bool) if forgotten is None else forgotten.covers(posts)
+            if gone.any():
+                left_out += [LeftOut(row, None, FORGOTTEN) for row in here[gone].tolist()]
+                posts, here = posts.filter(pa.array(~gone)), here[~gone]
+            keys.append(keys_of(posts["post_id"]))
+            times.append(posts["created_at"].cast(pa.int64()).fill_null(NEVER).to_numpy())
+            rows.append(here)
+        if undated:
+            at_rows = np.array([item.row for item in undated], np.int64)
+            seen[at_rows] = True
+            keys.append(keys_of(pa.array([item.post_id for item in undated], pa.string())))
+            times.append(np.full(len(undated), NEVER))
+            rows.append(at_rows)
+    left_out += [LeftOut(first, None, reason, n) for first, n in _runs(np.flatnonzero(~seen))]
+    all_keys, created, at = Keys.concatenate(keys), np.concatenate(times), np.concatenate(rows)
+    last, doubles = _latest(all_keys, created, at)
+    entries = Entries(all_keys.take(last), created[last], np.zeros(len(last), np.uint32))
+    return Scan(file, groups, left_out, entries, at[last], doubles)
+
+
+def ids_of_rows(source: Source, file: FileInfo, rows: Sequence[int]) -> dict[int, tuple[str, datetime | None]]:
+    """`post_id` and `created_at` of some rows that are posts. StorageError if the part changed since it was scanned."""
+    wanted, found = np.array(sorted(rows), np.int64), dict[int, tuple[str, datetime | None]]()
+    for batch in source.batches(file, SCAN_ROWS, ["created_at"]) if len(wanted) else ():
+        here = batch.rows
+        at = np.flatnonzero(np.isin(here, wanted, assume_unique=True))
+        posts = batch.posts.take(pa.array(at))
+        values = zip(posts["post_id"].to_pylist(), posts["created_at"].to_pylist(), strict=True)
+        found |= dict(zip(here[at].tolist(), values, strict=True))
+        undated = {item.row: item.post_id for item in batch.rejected if is_undated(item)}
+        found |= {row: (undated[row], None) for row in wanted.tolist() if row in undated}
+    if len(found) != len(set(rows)):
+        raise StorageError(f"{file.uri}: changed while it was looked through: run again")
+    return found
+
+
+def _is_doubtful(name: str, schema: pa.Schema, source: Source) -> bool:
+    """Whether a field's column must be read to know which rows are posts."""
+    column = source.reading.column_of(name, schema.names)
+    return column is not None and not _is_plain(schema.field(column).type)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether every value of the type is acceptable wherever the column is: then it need not be read to know which rows are posts."""
+    kind = kind.value_type if pt.is_dictionary(kind) else kind
+    tests = (pt.is_string, pt.is_large_string, pt.is_string_view, pt.is_null, pt.is_struct)
+    binary = (pt.is_binary, pt.is_large_binary, pt.is_binary_view, pt.is_fixed_size_binary)
+    return any(test(kind) for test in (*tests, *binary))
+
+
+def _latest(keys: Keys, created: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the latest row of each id, in the order of rows; and [m, 2], the other rows, each with that which is taken."""
+    order = np.lexsort((at, created, keys.low, keys.high))
+    ordered, rows = keys.take(order), at[order]
+    is_last = np.ones(len(order), dtype=bool)
+    is_last[:-1] = (ordered.high[1:] != ordered.high[:-1]) | (ordered.low[1:] != ordered.low[:-1])
+    places = np.flatnonzero(is_last)
+    others = np.flatnonzero(~is_last)
+    taken = rows[places[np.searchsorted(places, others)]] if len(others) else rows[:0]
+    return np.sort(order[is_last]), np.stack([rows[others], taken], axis=1)
+
+
+def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """First row and length of each run of consecutive rows."""
+    pieces = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+    return [(int(piece[0]), len(piece)) for piece in pieces]
+
+
+def _path_problem(path: str) -> str | None:
+    if "\ufffd" in path:
+        return "path: no UTF-8"  # or that very character: neither reaches every reader whole
+    return "path: holds '..'" if ".." in path.split("/") else None

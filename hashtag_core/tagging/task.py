@@ -1,0 +1,120 @@
+"""What the driver of a tagging run gives its actors, and what it gets back. Needs neither torch nor ray."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from hashtag_core.config import ArchiveSection
+from hashtag_core.recommend.policy import Policy
+from hashtag_core.storage.node_local import node_folder
+from hashtag_core.tagging.histories import HistoryWork
+from hashtag_core.tagging.plan import Chunk
+
+OUTCOME = pa.schema(
+    [
+        pa.field("part_key", pa.string()),
+        pa.field("chunk", pa.int64()),
+        pa.field("tagged", pa.int64()),
+        pa.field("kept", pa.int64()),
+        pa.field("statuses", pa.string()),
+        pa.field("rejected", pa.string()),
+        pa.field("seconds", pa.float64()),
+        pa.field("error", pa.string()),
+        pa.field("stopped", pa.bool_()),
+        pa.field("fault", pa.string()),
+    ]
+)
+"""What is reported of a chunk: posts tagged, posts whose tags of before are kept, the former by status (JSON), rejected rows by
+reason (JSON, see `reject_limit.tell`), time taken; `error` if it could not be done and whose `fault` that was (see
+`hashtag_core.faults`), `stopped` if it was not begun because the run is to end."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Consecutive chunks of one row group of a part; `left_out`: rows of them that the plan does not tag.
+
+    `expected`: row -> content hash that the table has tags for already. `begin`: row of the part's first post among all of
+    the archive. `encode`: the posts' vectors are wanted, for histories, and no tags. `alone`: each chunk was in a task whose
+    actor died or that failed; see `isolate`.
+    """
+
+    part_key: str
+    path: str
+    uri: str
+    version: str
+    chunks: list[Chunk]
+    left_out: list[int]
+    expected: dict[int, int] = field(default_factory=dict)
+    begin: int = 0
+    encode: bool = False
+    alone: bool = False
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Task":
+        value = json.loads(text)
+        expected = {int(row): content for row, content in value["expected"].items()}
+        return cls(**{**value, "chunks": [Chunk(**chunk) for chunk in value["chunks"]], "expected": expected})
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is the same for all tasks of a run."""
+
+    archive: str
+    """The folder that relative paths of pictures begin at."""
+    source: str
+    """The archive, as it is listed, and how it is read."""
+    reading: dict[str, Any]
+    staging: str
+    """Folder of the chunk files, `<part key>/<chunk>.parquet`."""
+    encoders: str
+    """File that says how the first actor's encoders ran."""
+    model_folder: str
+    model_name: str
+    model_version: str
+    model_hash: str
+    top_k: int
+    threads: int
+    device: str
+    encoding: dict[str, Any]
+    """`backend`, `precision` and `batch_size` of the encoders."""
+    salt: str = ""
+    """With which user ids are hashed."""
+    history: HistoryWork | None = None
+    """For a model that reads the history."""
+    stop: str | None = None
+    """File that is there once no more chunks are to be begun."""
+    policy: Policy = field(default_factory=Policy)
+    image_prefixes: list[str] | None = None
+    max_image_bytes: int = ArchiveSection().max_image_bytes
+    decode_ahead: int = 0
+    """Batches of posts that tasks on CPUs open for each actor ahead of what it scores; 0: it opens them itself."""
+
+
+def has_model(folder: str | Path, version: str) -> bool:
+    """Whether the folder is there on this node and says it is that version (its files are checked when it is loaded)."""
+    try:
+        return bool(json.loads(Path(folder, "model.json").read_bytes())["version"] == version)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def local_model(folder: str, version: str, files: dict[str, bytes] | None) -> Path:
+    """The model folder on this node: where the driver has it, or a copy made once from `files`."""
+    if files is None or has_model(folder, version):
+        return Path(folder)
+    given = files
+
+    def build(made: Path) -> None:
+        for name, content in given.items():
+            target = made / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+    return node_folder("models", version, build, folder)

@@ -1,0 +1,50 @@
+"""The console command `hashtags`: every job under one name, imported when it is asked for.
+
+hashtags recommend photo.jpg --caption "harbour at dawn"
+hashtags train --recipe recipe.toml --dataset dataset
+hashtags COMMAND --help
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from hashtag_core.config import nearest
+
+COMMANDS = {
+    "recommend": "hashtags for a picture, a caption, a folder, a table, now",
+    "playground": "the same as a page in the browser, several models side by side",
+    "prepare": "an archive becomes a dataset: posts, vocabulary, splits",
+    "train": "a dataset and a recipe become a model version",
+    "evaluate": "models on posts that none has seen: leaderboard and report",
+    "promote": "a challenger becomes champion, if the gates allow it; --rollback",
+    "tag": "a whole archive is tagged with Ray, every post once",
+    "leaderboard": "every family on one archive, side by side",
+    "demo": "the whole path on the sample archive, in some minutes",
+}
+"""Name of a module in `jobs` -> what it does, in the order of the help."""
+
+DONE, USAGE = 0, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names with the others; its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(usage(), file=sys.stdout if given else sys.stderr)
+        return DONE if given else USAGE
+    if given[0] not in COMMANDS:
+        print(f"hashtags: no command {given[0]!r}{nearest(given[0], COMMANDS)} (see hashtags --help)", file=sys.stderr)
+        return USAGE
+    return int(importlib.import_module(f"jobs.{given[0]}").main(given[1:]))
+
+
+def usage() -> str:
+    """The help: a line a command."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {told}" for name, told in COMMANDS.items()]
+    return "\n".join(["usage: hashtags COMMAND [ARGUMENTS]", "", *lines, "", "hashtags COMMAND --help tells the rest."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

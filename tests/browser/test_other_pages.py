@@ -1,0 +1,119 @@
+"""The report of a tagging run, the leaderboard's page and the playground in a real browser."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hashtag_core.evaluation.curves import report_figures
+from hashtag_core.evaluation.side_by_side import side_by_side_html, side_by_side_markdown
+from hashtag_core.evaluation.tagging_report import TaggingRecord, tagging_page
+
+SETTINGS = {"archive": "s3://posts/<2026>", "model_name": "m", "model_version": "4"}
+
+
+def run(number: int, **changed: Any) -> dict[str, Any]:
+    tags = {"夜明け": 300 + number, "<b>bold</b>": 200, "שקיעה": 90, **{f"tag{n + number}": 50 - n for n in range(40)}}
+    return {
+        "run": f"run-{number:02d}", "status": "done", "started": f"2026-11-{number + 1:02d}T01:00:00+00:00",
+        "settings": SETTINGS, "posts": 20_000 + 100 * number, "tagged": 19_900, "rejected": 40 * number, "parts": 40,
+        "seconds": 300.0, "posts_per_second": 66.0 - number, "statuses": {"ok": 19_000, "image_missing": 900},
+        "tags": tags, "first_scores": {"p05": 0.1, "p50": 0.6}, "drift": {"psi": 0.03 * number, "run": "x"},
+    } | changed  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tagging_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    record = TaggingRecord.of_run(
+        run(12), [run(n) for n in range(11, 0, -1)],
+        rejected_reasons={"post_id: expected a string, found null": 480},
+        rejected_examples=[{"part": "day=2026-11-26/part-0.parquet", "row": 17, "reason": "<script>alert(1)</script>"}],
+        unsure=[{"post_id": "p1", "hashtags": ["a", "夜明け"], "score": 0.02, "caption": "שלום </script> 🌅"}],
+        slowest=[{"part": "day=2026-11-26/part-7.parquet", "posts": 500, "seconds": 31.2}],
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("tagging") / "tagging.html"
+    path.write_text(tagging_page(record), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def board_file(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    report = json.loads((repository / "docs" / "leaderboard" / "mvsa" / "report.json").read_text())
+    figures = report_figures(report)
+    path = tmp_path_factory.mktemp("board") / "report.html"
+    path.write_text(side_by_side_html(side_by_side_markdown(report, figures), "mvsa", figures), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def playground_url(tmp_path_factory: pytest.TempPathFactory, make_model_folder: Callable[..., Path]) -> Iterator[str]:
+    import uvicorn
+
+    from hashtag_core.recommend.recommender import Recommender
+    from jobs.playground import application
+
+    folder = make_model_folder(tmp_path_factory.mktemp("models") / "toy")
+    models = [(f"toy{n}", Recommender.load(str(folder))) for n in range(2)]
+    server = uvicorn.Server(
+        uvicorn.Config(application(models), host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("name", ["tagging_file", "board_file", "playground_url"])
+def test_quiet_readable_and_no_wider_than_a_phone(
+    name: str,
+    dark: bool,
+    request: pytest.FixtureRequest,
+    open_page: Callable[..., Any],
+    serious_faults: Callable[[Any], list[str]],
+) -> None:
+    page = open_page(request.getfixturevalue(name), width=375, dark=dark)
+    assert serious_faults(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert page.faults == []
+
+
+def test_the_playground_answers_by_keyboard(
+    playground_url: str, open_page: Callable[..., Any], make_jpeg: Callable[..., bytes], tmp_path: Path
+) -> None:
+    from playwright.sync_api import expect
+
+    page = open_page(playground_url)
+    (tmp_path / "photo.jpg").write_bytes(make_jpeg(1))
+    page.set_input_files("#file", str(tmp_path / "photo.jpg"))
+    expect(page.locator("#preview")).to_be_visible()
+    page.focus("#caption")
+    page.keyboard.type("a <b>red</b> bird")
+    page.keyboard.press("Tab")  # the user
+    page.keyboard.press("Tab")
+    page.keyboard.type("3")  # how many: it was marked when it got the focus
+    page.keyboard.press("Enter")
+    expect(page.locator(".answer")).to_have_count(2, timeout=30_000)
+    assert page.locator(".answer h2").all_inner_texts() == ["linear · toy0", "linear · toy1"]
+    assert page.locator(".answer").first.locator("li").count() == 3
+    assert page.faults == []
+
+
+def test_the_playground_refuses_a_large_picture_before_it_is_sent(
+    playground_url: str, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = open_page(playground_url)
+    (tmp_path / "large.jpg").write_bytes(b"\xff\xd8\xff" + b"0" * 10_000_001)
+    page.set_input_files("#file", str(tmp_path / "large.jpg"))
+    assert "at most 10 MB" in page.locator("#status").inner_text()
+    page.keyboard.press("Escape")
+    page.click("button.go")
+    assert page.locator("#status").inner_text() == "Give a picture or a caption."
+    assert page.faults == []

@@ -1,0 +1,223 @@
+"""Training on a cluster at rest: a head of no CPU, Ray's own autoscaler over fake nodes, machines started for what is asked.
+
+As `ray.cluster_utils.AutoscalingCluster` has it, but for two things: that class needs a file which Ray's package does not
+bring, and its `start` first ends every Ray of the machine.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from hashtag_core.config import Recipe
+from hashtag_core.distributed import train_resources
+from hashtag_core.distributed.train_resources import check_storage, set_start_timeout, worker_resources
+from hashtag_core.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+OBJECT_STORE = 80_000_000
+TYPES = {
+    "cpu_worker": {"CPU": 4, "object_store_memory": OBJECT_STORE},
+    "gpu_worker": {"CPU": 4, "GPU": 1, "object_store_memory": OBJECT_STORE},
+}
+
+
+def recipe(**training: Any) -> Recipe:
+    return Recipe.model_validate({"training": training})
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the functions see of a Ray: `cluster(cpus, gpus, nodes)`; 0 CPUs is a head at rest."""
+
+    def set_up(cpus: float, gpus: float = 0, nodes: int = 1) -> None:
+        alive = [{"Alive": True, "Resources": {"CPU": cpus} if cpus else {}}] * nodes
+        monkeypatch.setattr(train_resources.ray, "nodes", lambda: alive)
+        monkeypatch.setattr(train_resources, "cluster_cpus", lambda: cpus)
+        monkeypatch.setattr(train_resources, "cluster_gpus", lambda: gpus)
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    ("training", "asked"),
+    [
+        ({"workers": 2}, {"CPU": 2.0}),
+        ({"workers": 2, "gpus": "cluster"}, {"CPU": 4.0, "GPU": 1.0}),
+        ({"workers": 8, "gpus": "always", "worker_cpus": 6}, {"CPU": 6.0, "GPU": 1.0}),
+        ({"workers": 8, "gpus": "never", "worker_cpus": 6}, {"CPU": 6.0}),
+    ],
+)
+def test_a_cluster_at_rest_is_asked_for_what_the_recipe_says(cluster: Any, training: Any, asked: Any) -> None:
+    cluster(0)
+    assert worker_resources(recipe(**training)) == asked
+    cluster(8, nodes=3)  # nor does what is up change it
+    assert worker_resources(recipe(**training)) == asked
+
+
+def test_auto_takes_the_gpus_that_are_up(cluster: Any) -> None:
+    cluster(8, gpus=2, nodes=3)
+    assert worker_resources(recipe(workers=2)) == {"CPU": 4.0, "GPU": 1.0}
+    assert worker_resources(recipe(workers=3)) == {"CPU": 2.0}
+
+
+def test_a_single_machine_shares_what_it_has(cluster: Any) -> None:
+    cluster(2)
+    assert worker_resources(recipe(workers=2)) == {"CPU": 0.5}
+    assert worker_resources(recipe(gpus="cluster")) == {"CPU": 1.0}
+    with pytest.raises(ConfigError, match="'always' needs 1 GPUs"):
+        worker_resources(recipe(gpus="always"))
+    with pytest.raises(ConfigError, match="3 workers of 2 CPUs do not fit"):
+        worker_resources(recipe(workers=3, worker_cpus=2))
+
+
+def test_machines_are_left_time_to_start(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, given, expected in ((0, None, "700"), (2, None, "60"), (0, "33", "33")):
+        monkeypatch.delenv(train_resources.START_TIMEOUT, raising=False)
+        if given:
+            monkeypatch.setenv(train_resources.START_TIMEOUT, given)
+        cluster(cpus)
+        set_start_timeout(recipe(start_timeout_s=700).training)
+        assert os.environ[train_resources.START_TIMEOUT] == expected
+
+
+def test_checkpoints_that_a_node_does_not_see(tmp_path: Path) -> None:
+    record = tmp_path / "run" / "run.json"
+    with pytest.raises(ConfigError, match=r"which node .* does not see: .*training\.storage"):
+        check_storage(str(record), "id")
+    record.parent.mkdir()
+    record.write_text('{"run_id": "another"}')
+    with pytest.raises(ConfigError, match="another folder on node"):
+        check_storage(str(record), "id")
+    record.write_text('{"run_id": "id"}')
+    check_storage(str(record), "id")
+    assert [path.name for path in record.parent.iterdir()] == ["run.json"]
+    check_storage("s3://bucket/run/run.json", "id")
+
+
+@pytest.fixture(scope="module")
+def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a head without CPUs whose autoscaler starts fake nodes; all of its processes end with it."""
+    folder = Path("/tmp", f"as{os.getpid()}")
+    folder.mkdir()
+    types = {
+        name: {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": 2}
+        for name, resources in TYPES.items()
+    }
+    types["ray.head.default"] = {"resources": {"CPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0}
+    port = 20_000 + os.getpid() % 20_000
+    address = f"{ray.util.get_node_ip_address()}:{port}"
+    described = {
+        "cluster_name": "fake",
+        "max_workers": 8,
+        "idle_timeout_minutes": 10,
+        "upscaling_speed": 1.0,
+        "provider": {"type": "fake_multinode", "gcs_address": address},
+        "head_node_type": "ray.head.default",
+        "available_node_types": types,
+        "docker": {},
+        "auth": {},
+        "file_mounts": {},
+        **{key: [] for key in ("initialization_commands", "setup_commands", "cluster_synced_files")},
+        **{f"{which}_setup_commands": [] for which in ("head", "worker")},
+        **{f"{which}_start_ray_commands": [] for which in ("head", "worker")},
+    }
+    config = folder / "cluster.json"
+    config.write_text(json.dumps(described))
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}"]
+    command += [f"--temp-dir={folder}/r", "--num-cpus=0", "--num-gpus=0", "--include-dashboard=false"]
+    command += [f"--object-store-memory={OBJECT_STORE}", f"--autoscaling-config={config}"]
+    own = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    with (folder / "head.log").open("w") as log, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        head = subprocess.Popen(
+            command, env=os.environ | own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            deadline = time.monotonic() + 150
+            while "Ray runtime started" not in (folder / "head.log").read_text():
+                assert time.monotonic() < deadline, (folder / "head.log").read_text()
+                assert head.poll() is None, (folder / "head.log").read_text()
+                time.sleep(0.3)
+            yield address
+        finally:
+            own_processes = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+            head.send_signal(signal.SIGTERM)
+            mine = [p for p in psutil.process_iter(["cmdline"]) if f"{folder}/r" in " ".join(p.info["cmdline"] or [])]
+            for process in {*own_processes, *mine}:
+                try:
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    continue
+            head.wait(30)
+    subprocess.run(["rm", "-rf", str(folder)], check=False)
+
+
+PLACED = """
+import json, ray
+from ray.util.placement_group import placement_group
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.session import connect
+from hashtag_core.distributed.train_resources import worker_resources
+with connect():
+    before = ray.cluster_resources()
+    asked = worker_resources(Recipe.model_validate({"training": {"workers": 2, "gpus": "cluster"}}))
+    ray.get(placement_group([asked] * 2).ready(), timeout=200)
+    print(json.dumps([before, asked, ray.cluster_resources()]))
+"""
+
+
+@pytest.mark.slow
+def test_machines_with_gpus_are_started_for_who_asks(at_rest: str) -> None:
+    """The very first line of a cluster's user: nothing is up, and two machines with a GPU come."""
+    environment = os.environ | {"RAY_ADDRESS": at_rest, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", PLACED]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-4000:]
+    before, asked, after = json.loads(done.stdout.splitlines()[-1])
+    assert not before.get("CPU")
+    assert asked == {"CPU": 4.0, "GPU": 1.0}
+    assert after["GPU"] == 2
+
+
+@pytest.mark.slow
+def test_features_and_training_scale_from_nothing(at_rest: str, tmp_path: Path, write_archive: Any) -> None:
+    words = ("cat", "dog", "sun", "sea")
+    posts = [
+        {
+            "post_id": f"p{n}",
+            "user_id": f"u{n % 9}",
+            "caption": f"a {words[n % 4]} number {n}",
+            "hashtags": [words[n % 4]],
+        }
+        for n in range(60)
+    ]
+    archive = write_archive(tmp_path / "archive", posts)
+    common = ["--set", "vocabulary.min_count=2"]
+    environment = os.environ | {"RAY_ADDRESS": at_rest, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+
+    def job(name: str, *arguments: str) -> dict[str, Any]:
+        command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *arguments, *common]
+        done = subprocess.run(
+            command, check=False, env=environment, capture_output=True, text=True, timeout=280, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    job("prepare", "--archive", str(archive), "--dataset", str(tmp_path / "dataset"))
+    settings = ["model.family=amnn", 'model.inputs=["caption"]', "model.text_input=encoder", "training.epochs=1"]
+    settings += ["training.workers=2", "training.worker_cpus=1.5", f"training.storage={tmp_path}/runs"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    (tmp_path / "recipe.toml").write_text("")
+    summary = job("train", "--recipe", str(tmp_path / "recipe.toml"), "--dataset", str(tmp_path / "dataset"), *sets)
+    assert summary["epochs"] == 1

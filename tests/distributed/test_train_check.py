@@ -1,0 +1,155 @@
+"""A recipe that cannot be trained is refused by its dry run: the model is built, every file that it needs is opened. No Ray."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
+
+from hashtag_core.config import Recipe
+from hashtag_core.distributed import train_worker as worker_module
+from hashtag_core.distributed.train_check import check_model
+from hashtag_core.distributed.train_paths import resolve_paths
+from hashtag_core.distributed.train_plan import describe_training, plan_training
+from hashtag_core.distributed.train_record import RunRecord
+from hashtag_core.encoders import load_encoders
+from hashtag_core.errors import ConfigError, HashtagError, IntegrityError, NotFoundError, StorageError
+from hashtag_core.models import list_models
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One that says of itself what it holds; a dry run reads no post."""
+    folder = tmp_path_factory.mktemp("check") / "dataset"
+    folder.mkdir()
+    info = {
+        "format": 1,
+        "content_hash": "abc",
+        "posts": {"train": 90, "validation": 10, "test": 0},
+        "vocabulary": 3,
+        "rejected": 0,
+        "left_out": {},
+        "config": {},
+        "archive": "a",
+        "fingerprint": "f",
+        "files": [],
+    }
+    vocabulary = {"tags": ["cat", "dog", "sun"], "counts": [9, 8, 7], "posts": 90, "config": {}}
+    (folder / "dataset.json").write_text(json.dumps(info))
+    (folder / "vocabulary.json").write_text(json.dumps(vocabulary))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resnet")
+    torch.manual_seed(0)
+    ResNetModel(ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1])).save_pretrained(folder)
+    settings = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def check(dataset: str, model: dict[str, Any], encoders: dict[str, Any] | None = None) -> int:
+    plan = plan_training(Recipe.model_validate({"model": model, "encoders": encoders or {}}), dataset)
+    return check_model(plan, load_encoders(plan.recipe.encoders, plan.needs, "cpu"))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_family_is_built_without_memory(name: str, dataset: str) -> None:
+    second = {"image_second": "efficientnet_lite0"} if name == "vgg_object_scene" else {}
+    assert check(dataset, {"family": name}, second) >= 0
+
+
+def test_a_start_that_is_not_there(dataset: str) -> None:
+    with pytest.raises(NotFoundError, match=r"model\.start: no LXMERT at '/nowhere'"):
+        check(dataset, {"family": "lxmert4hashtag", "start": "hf:/nowhere"})
+
+
+def test_a_bert_in_place_of_lxmert(dataset: str, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    BertModel(BertConfig(**sizes, intermediate_size=32)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="a LXMERT expected, found 'bert'"):
+        check(dataset, {"family": "lxmert4hashtag", "start": f"hf:{tmp_path}"})
+
+
+@pytest.mark.parametrize("family", ["amnn", "okboomer"])
+def test_word_vectors_that_are_not_there_or_of_another_size(dataset: str, tmp_path: Path, family: str) -> None:
+    with pytest.raises(NotFoundError, match=r"model\.word_vectors: no file at .*none\.txt"):
+        check(dataset, {"family": family, "word_vectors": str(tmp_path / "none.txt")})
+    (tmp_path / "some.txt").write_text("cat 1 2 3\n")
+    with pytest.raises(ConfigError, match="300 numbers expected"):
+        check(dataset, {"family": family, "word_vectors": str(tmp_path / "some.txt")})
+
+
+def test_a_resnet_where_the_options_say_vit(dataset: str, resnet: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.visual: 'vit' has regions of 768 features, encoders\.image gives 8"):
+        check(dataset, {"family": "design", "visual": "vit"}, {"image": f"hf:{resnet}"})
+
+
+def test_weights_of_an_encoder_that_are_cut(dataset: str, resnet: Path, tmp_path: Path) -> None:
+    for file in resnet.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[:-100])
+    with pytest.raises(IntegrityError, match="cannot be read"):
+        check(dataset, {"family": "nic"}, {"image": f"hf:{tmp_path}"})
+
+
+def test_the_dry_run_does_all_that(dataset: str, mlflow_store: Path, tmp_path: Path) -> None:
+    recipe = {"model": {"family": "amnn", "word_vectors": "none.txt"}, "training": {"storage": str(tmp_path)}}
+    with pytest.raises(NotFoundError, match="word_vectors"):
+        describe_training(plan_training(Recipe.model_validate(recipe), dataset))
+    recipe["model"] = {"family": "amnn"}
+    assert describe_training(plan_training(Recipe.model_validate(recipe), dataset))["parameters"] > 1_000_000
+
+
+def test_relative_paths_are_those_of_the_folder_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resnet: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").symlink_to(resnet)
+    values = {
+        "model": {"family": "amnn", "word_vectors": "glove.txt", "start": "hf:unc-nlp/lxmert-base-uncased"},
+        "encoders": {"image": "hf:here", "text": "minilm", "image_second": "vgg16:vgg.pth", "cache": "~/features"},
+    }
+    recipe = resolve_paths(Recipe.model_validate(values))
+    assert recipe.model.options["word_vectors"] == str(tmp_path / "glove.txt")
+    assert recipe.model.options["start"] == "hf:unc-nlp/lxmert-base-uncased"
+    assert recipe.model.family == "amnn"
+    assert recipe.encoders.image == f"hf:{tmp_path}/here"
+    assert (recipe.encoders.text, recipe.encoders.image_second) == ("minilm", f"vgg16:{tmp_path}/vgg.pth")
+    assert recipe.encoders.cache == str(Path.home() / "features")
+    again = Recipe.model_validate({"model": {"start": "hf:./x"}, "encoders": {"cache": "s3://bucket/features"}})
+    assert resolve_paths(again).model.options["start"] == f"hf:{tmp_path}/x"
+    assert resolve_paths(again).encoders.cache == "s3://bucket/features"
+    assert resolve_paths(recipe) == recipe
+
+
+def test_a_run_of_relative_paths_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe.model_validate({"model": {"family": "amnn", "word_vectors": "glove.txt"}})
+    record = RunRecord("run", str(tmp_path), "id", "dataset", "hash", recipe.model_dump(mode="json"))
+    record.check_same(resolve_paths(recipe), "dataset", "hash")
+
+
+@pytest.mark.parametrize("error", [ConfigError("wrong"), NotFoundError("gone"), IntegrityError("broken")])
+def test_an_error_that_a_fresh_worker_would_meet_again_is_no_lost_worker(
+    error: HashtagError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_loop(job: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(worker_module, "_make_loop", make_loop)
+    assert worker_module.train_worker(None) == {"error": error}  # type: ignore[arg-type]
+
+
+def test_a_store_that_does_not_answer_is_asked_again_by_a_fresh_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make_loop(job: Any) -> Any:
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(worker_module, "_make_loop", make_loop)
+    with pytest.raises(StorageError):
+        worker_module.train_worker(None)  # type: ignore[arg-type]

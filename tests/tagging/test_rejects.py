@@ -1,0 +1,163 @@
+"""A run that is fed rubbish stops, and says what was found."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hashtag_core.config import Recipe
+from hashtag_core.data.posts import Rejected
+from hashtag_core.tagging.reject_limit import RejectWatch, TooManyRejectedError, check_planned, tell
+from hashtag_core.tagging.scan import LeftOut
+from tests.tagging.outputs import plan_for, rejected, rows_by_glob, run
+
+
+@dataclass
+class Work:
+    """A part as `check_planned` sees it."""
+
+    path: str
+    rows: int
+    left_out: list[LeftOut]
+
+
+def part(path: str, rows: int, *left_out: tuple[int | None, str, int]) -> Work:
+    return Work(path, rows, [LeftOut(row, None, reason, n) for row, reason, n in left_out])
+
+
+def test_what_the_plan_rejects() -> None:
+    good = part(
+        "a", 90, (3, "no id", 1), (4, "no id", 1), (5, "repeated post_id: tagged from b", 1), (6, "forgotten", 1)
+    )
+    assert check_planned([good], 0.1) == 2 / 90
+    cut = part("b", 10, (4, "cut", 6))
+    assert check_planned([good, cut], 0.1) == 8 / 100
+    html = part("c", 0, (None, "html", 1))
+    assert check_planned([good, part("d", 10), html], 0.5) == pytest.approx(52 / 150), "one of mean size"
+    assert check_planned([part("empty", 0)], 0.0) == 0
+    told = r"^8\.0% of the rows are rejected, more than the 7\.0% of max_rejected: 6 x cut \(first: b, row 4\); 2 x no id \(first: a, row 3\)$"
+    with pytest.raises(TooManyRejectedError, match=told):
+        check_planned([good, cut], 0.07)
+    with pytest.raises(TooManyRejectedError, match=r"100\.0% of the rows .*1 x html \(first: c\)"):
+        check_planned([html], 0.99)
+
+
+def test_a_run_is_judged_by_what_it_saw() -> None:
+    watch = RejectWatch(0.5, 0.0, 400)
+    watch.take("a", 0, {"bad": [39, 7]})
+    with pytest.raises(TooManyRejectedError, match=r"^97\.5% .*39 x bad \(first: a, row 7\)"):
+        watch.take("a", 1, {})
+    patient = RejectWatch(0.5, 0.0, 100_000)
+    patient.take("a", 0, {"bad": [999, 0]})
+    with pytest.raises(TooManyRejectedError, match="1000 x bad"):
+        patient.take("b", 0, {"bad": [1, 5]})
+    fine = RejectWatch(0.5, 0.0, 10)
+    fine.take("a", 5, {"bad": [5, 0]})
+    planned = RejectWatch(0.5, 0.3, 10)
+    with pytest.raises(TooManyRejectedError, match=r"^51\.0%"):
+        planned.take("a", 7, {"bad": [3, 0]})
+
+
+def test_reasons_of_a_chunk() -> None:
+    rejected = [Rejected("a", row, None, reason) for row, reason in ((9, "x"), (4, "y"), (5, "x"))]
+    assert tell(rejected) == {"x": [2, 5], "y": [1, 4]}
+
+
+def recipe(**tagging: Any) -> Recipe:
+    return Recipe.model_validate({"tagging": {"chunk_rows": 10, "chunks_per_task": 1, **tagging}})
+
+
+def break_captions(path: Path) -> None:
+    """The ids can be read, the captions cannot: seen when the part is tagged, not when it is planned."""
+    content = bytearray(path.read_bytes())
+    footer = pq.ParquetFile(path).metadata.row_group(0)
+    (column,) = [footer.column(n) for n in range(footer.num_columns) if footer.column(n).path_in_schema == "caption"]
+    content[column.data_page_offset : column.data_page_offset + 30] = b"\xff" * 30
+    path.write_bytes(content)
+
+
+def test_what_is_committed_stays(
+    inline: None, popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
+) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_part(archive / "a.parquet", make_posts(30))
+    for seed, name in enumerate("bc"):
+        posts = make_posts(40, seed=seed + 1)
+        break_captions(write_part(archive / f"{name}.parquet", posts, compression="none", use_dictionary=False))
+    with pytest.raises(TooManyRejectedError, match=r"of the rows are rejected.*\(first: b\.parquet, row 0\)") as caught:
+        run(archive, out, popularity, recipe(max_rejected=0.5))
+    assert caught.value.summary["tagged"] == 30  # type: ignore[attr-defined]
+    assert {row["part"] for row in rows_by_glob(out)} == {"a.parquet"}
+    (record,) = [json.loads(path.read_text()) for path in (out / "_state" / "runs").iterdir()]
+    assert record["status"] == "failed"
+    assert not list(out.rglob("lease.json"))
+    assert run(archive, out, popularity, recipe()).tagged == 0
+
+
+def test_rubbish_that_the_plan_sees_is_refused_before_anything_is_written(
+    popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
+) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_part(archive / "a.parquet", make_posts(30))
+    captions = pa.array([[n] for n in range(40)], pa.list_(pa.int64()))
+    pq.write_table(pa.table({"post_id": [f"b{n}" for n in range(40)], "caption": captions}), archive / "b.parquet")
+    with pytest.raises(TooManyRejectedError, match=r"40 x caption: expected .* \(first: b\.parquet, row 0\)"):
+        plan_for(archive, out, popularity, recipe(max_rejected=0.5))
+    assert not out.exists()
+
+
+def test_parts_that_cannot_be_opened_are_rejected(
+    inline: None, popularity: Path, tmp_path: Path, make_posts: Callable, write_part: Callable
+) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_part(archive / "a.parquet", make_posts(5))
+    (archive / "link.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    summary = run(archive, out, popularity)
+    assert (summary.parts, summary.tagged, summary.rejected) == (2, 5, 1)
+    (told,) = rejected(out)
+    assert (told["part"], told["row"]) == ("link.parquet", None)
+    assert told["reason"] == "expected a Parquet file, found: a link to nothing"
+    assert plan_for(archive, out, popularity).is_done
+    write_part(tmp_path / "elsewhere.parquet", make_posts(3, seed=4))
+    assert run(archive, out, popularity).tagged == 3
+    (archive / "a.parquet").unlink()
+    (archive / "b.parquet").symlink_to("nowhere")
+    assert run(archive, out, popularity).parts == 1
+    last = max((out / "_state" / "runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert json.loads(last.read_text())["removed_parts"] == 1
+
+
+def test_a_file_without_permission_is_a_rejected_part(
+    tmp_path: Path, make_posts: Callable, write_part: Callable
+) -> None:
+    """Seen by a user who is not root; that the permission was given later is seen in the etag."""
+    path = write_part(tmp_path / "a.parquet", make_posts(3))
+    path.chmod(0)
+    code = (
+        "import os, sys; from hashtag_core import storage; from hashtag_core.data import posts\n"
+        "if not os.getuid(): os.setgid(65534); os.setuid(65534)\n"
+        "info = storage.FileInfo\n"
+        "found = storage.file_info(sys.argv[1]); print(found.etag); print(posts.part_problem(found))"
+    )
+    for folder in [path.parent, *path.parent.parents][:-2]:
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    etag, problem = done.stdout.splitlines()
+    assert etag.endswith("-unreadable")
+    assert problem == "expected a Parquet file, found: one that may not be read"

@@ -1,0 +1,152 @@
+"""What a person hands over becomes posts: files, folders, tables with all their ways to be wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hashtag_core.errors import HashtagError, NotFoundError, UsageError
+from hashtag_core.recommend.inputs import Asked, Source, history_rows, sources
+
+MOST = 1_000_000
+
+
+def asked(*places: Path | str, caption: str | None = None, user: str | None = None) -> list[Asked]:
+    found: list[Source] = sources([str(place) for place in places], caption, user, {})
+    return [post for source in found for post in source.posts(MOST)]
+
+
+def test_a_picture_with_its_caption(tmp_path: Path, make_jpeg: Callable[..., bytes]) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(make_jpeg(1))
+    (post,) = asked(path, caption="harbour at dawn", user="ann")
+    assert post.post == {
+        "post_id": str(path), "user_id": "ann", "caption": "harbour at dawn", "image": make_jpeg(1)
+    }  # fmt: skip
+    assert post.given == {"file": str(path)}
+
+
+def test_a_caption_alone() -> None:
+    (post,) = asked(caption="harbour at dawn")
+    assert post.post == {"post_id": "caption", "user_id": None, "caption": "harbour at dawn"}
+
+
+def test_a_folder_gives_its_pictures_at_any_depth_by_path(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a/c.png", "a/notes.txt", ".hidden.jpg", ".cache/d.jpg", "z.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    assert [(post.name, post.post and post.post["image"]) for post in asked(tmp_path)] == [
+        ("a/c.png", b"a/c.png"),
+        ("b.JPG", b"b.JPG"),
+        ("z.webp", b"z.webp"),
+    ]
+
+
+def test_a_picture_of_a_folder_that_cannot_be_read_is_told_and_the_rest_go_on(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1" * (MOST + 1))
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "c.jpg").write_bytes(b"1")
+    large, gone, fine = asked(tmp_path)
+    assert (large.post, gone.post) == (None, None)
+    assert large.fault == "1,000,001 bytes, more than 1,000,000 (archive.max_image_bytes)"
+    assert gone.fault == "No such file or directory"
+    assert fine.post is not None
+    with pytest.raises(UsageError, match=r"a\.jpg: 1,000,001 bytes"):
+        asked(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        ("caption,mine\nharbour,x\n", ["harbour"]),
+        ("\ufeffText;mine\nharbour;x\n", ["harbour"]),
+        ("title\tmine\nharbour\tx\n", ["harbour"]),
+        ('mine,caption\n"a,b;c;d;e","two\nlines"\n\nx,\n', ["two\nlines", None]),
+        ("caption\n港の夜明け 🌅\n", ["港の夜明け 🌅"]),
+    ],
+)
+def test_tables_of_all_sorts(tmp_path: Path, text: str, captions: list[str | None]) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_text(text, encoding="utf-8")
+    assert [post.post and post.post["caption"] for post in asked(path)] == captions
+
+
+def test_own_columns_stay_and_pictures_are_named_below_the_table(tmp_path: Path) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_text(
+        "id,caption,file,user,date,tags,price\n7,harbour,p/1.jpg,ann,2026-01-31T10:00:00Z,#sea|boat,3\n,x,,,,,\n"
+    )
+    (source,) = sources([str(path)], None, None, {})
+    assert source.folder == str(tmp_path)
+    first, second = source.posts(MOST)
+    assert first.name == "7"
+    assert list(first.given) == ["id", "caption", "file", "user", "date", "tags", "price"]
+    assert first.post is not None
+    assert (first.post["image_uri"], first.post["user_id"], first.post["hashtags"]) == (
+        "p/1.jpg",
+        "ann",
+        ["#sea", "boat"],
+    )
+    assert str(first.post["created_at"]) == "2026-01-31 10:00:00+00:00"
+    assert (second.name, second.post and second.post["hashtags"]) == ("row 2", None)
+    assert [row["caption"] for row in history_rows(source)] == ["harbour"]
+
+
+def test_a_row_of_another_length_is_told_and_loses_no_cell(tmp_path: Path) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_text("caption,mine\nshort\nfine,1\n")
+    short, fine = asked(path)
+    assert (short.post, short.fault) == (None, "expected 2 cells, found 1")
+    assert short.given == {"caption": "short", "mine": ""}
+    assert fine.post is not None
+
+
+def test_columns_that_the_person_names_win(tmp_path: Path) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_text("caption,what it says\nno,yes\n")
+    (post,) = sources([str(path)], None, None, {"caption": "what it says"})[0].posts(MOST)
+    assert post.post is not None
+    assert post.post["caption"] == "yes"
+
+
+def test_posts_of_a_table_have_ids_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_text("id,caption\n7,a\n7,b\n,c\n")
+    assert [post.post and post.post["post_id"] for post in asked(path)] == ["7", "7 (row 2)", "row 3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "told"),
+    [
+        (b"name,price\nx,1\n", {}, "no column of captions .*it has name, price"),
+        (b"caption,caption\nx,1\n", {}, "column 'caption' occurs twice"),
+        (b"", {}, "no column of captions"),
+        (b"caption\ncaf\xe9\n", {}, "not UTF-8 .*CSV UTF-8"),
+        (b"caption\nx\n", {"image": "photo"}, "no column 'photo'; it has caption"),
+    ],
+)
+def test_a_table_that_is_none_is_refused(tmp_path: Path, text: bytes, columns: dict[str, str], told: str) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_bytes(text)
+    with pytest.raises(UsageError, match=told):
+        [*sources([str(path)], None, None, columns)[0].posts(MOST)]
+
+
+def test_what_is_asked_wrong_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.csv").write_text("caption\nx\n")
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    picture, table = str(tmp_path / "a.jpg"), str(tmp_path / "a.csv")
+    for places, caption, told in (
+        ([], None, "nothing to tag"),
+        ([], "  ", "nothing to tag"),
+        ([str(tmp_path / "no.jpg")], None, "not there"),
+        ([str(tmp_path / "empty")], None, "no picture in it"),
+        ([picture, picture], "x", "belongs to one picture"),
+        ([table], "x", "belongs to one picture"),
+        ([table, picture], None, "a table is tagged alone"),
+    ):
+        with pytest.raises(HashtagError, match=told) as caught:
+            sources(places, caption, None, {})
+        assert caught.value.exit_code == 2
+    assert issubclass(NotFoundError, UsageError)

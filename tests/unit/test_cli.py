@@ -1,0 +1,65 @@
+"""The console command: it reaches every job, and nothing heavy is imported for a help text."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from jobs import cli
+
+HEAVY = ("ray", "torch", "mlflow", "transformers", "pandas", "matplotlib", "scipy", "duckdb", "onnxruntime", "sklearn")
+"""Each of them costs a tenth of a second at least; together they are five seconds."""
+
+ALLOWED = {"tag": ["pandas"]}
+"""What a job's help may import all the same: the table format brings it."""
+
+
+def test_every_command_is_a_job_with_a_main(repository: Path) -> None:
+    jobs = {path.stem for path in (repository / "jobs").glob("*.py") if "\nif __name__" in path.read_text()} - {"cli"}
+    assert set(cli.COMMANDS) == jobs
+    scripts = tomllib.loads((repository / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"hashtags": "jobs.cli:main"}
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in cli.COMMANDS)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_without_a_command_the_help_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: hashtags")
+
+
+def test_an_unknown_command_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recomend"]) == 2
+    assert capsys.readouterr().err == (
+        "hashtags: no command 'recomend' (did you mean 'recommend'?) (see hashtags --help)\n"
+    )
+
+
+def test_exit_codes_and_arguments_pass_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--dataset", "nowhere", "--bogus"]) == 2
+    assert "--bogus" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_imports_nothing_heavy(name: str, repository: Path) -> None:
+    code = (
+        "import sys\nfrom jobs import cli\n"
+        f"try: cli.main([{name!r}, '--help'])\nexcept SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("usage: ")
+    assert set(ast.literal_eval(done.stderr)) <= set(ALLOWED.get(name, []))

@@ -1,0 +1,150 @@
+"""What a machine lacks is worked around or told in one line that names the variable to set."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hashtag_core.errors import HashtagError
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    (tmp_path / "ärchiv").mkdir()
+    pq.write_table(pa.table({"post_id": ["1"], "caption": ["größe"]}), tmp_path / "ärchiv" / "größe.parquet")
+    return tmp_path / "ärchiv"
+
+
+def shell(command: str, archive: Path, repository: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """`command` with $JOB for the job that converts the archive to $OUT."""
+    job = f"'{sys.executable}' '{repository}/jobs/prepare.py'"
+    values = {**os.environ, "JOB": job, "ARGS": f"--archive '{archive}' --convert '{archive}-out'", **env}
+    return subprocess.run(
+        ["bash", "-c", "set -o pipefail; " + command.replace("$JOB", job).replace("$ARGS", values["ARGS"])],
+        check=False, env=values, capture_output=True, text=True, timeout=60, cwd=archive,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("$JOB $ARGS | true", 0),
+        ("$JOB $ARGS >&- 2>&- <&-", 0),
+        ("$JOB --help | head -1", 0),
+        ("$JOB $ARGS > /dev/full", 0),
+    ],
+)
+def test_streams_that_are_closed_change_nothing(command: str, code: int, archive: Path, repository: Path) -> None:
+    done = shell(command, archive, repository)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if "$ARGS" in command:
+        (part,) = Path(f"{archive}-out").glob("part-*.parquet")
+        assert pq.read_table(part)["caption"].to_pylist() == ["größe"]
+    if "/dev/full" in command or "| true" in command:
+        assert json.loads(done.stderr.strip().splitlines()[-1].partition("the summary: ")[2])["posts"] == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "works"),
+    [
+        ({"LC_ALL": "C"}, True),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, False),
+    ],
+)
+def test_names_with_umlauts_in_the_c_locale(env: dict[str, str], works: bool, archive: Path, repository: Path) -> None:
+    done = shell("$JOB $ARGS", archive, repository, **env)
+    assert "Traceback" not in done.stderr
+    if works:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 2
+        assert done.stderr.splitlines() == [
+            "prepare: this Python takes names of files for ascii: set PYTHONUTF8=1 (or LC_ALL=C.UTF-8)"
+        ]
+
+
+@pytest.fixture
+def ray_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """`hashtag_core.distributed.session.ray_folder` of a user of whom /tmp holds nothing."""
+    from hashtag_core.distributed import session
+
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    yield session.ray_folder
+    for name in (Path("/tmp/ray-987654321"),):
+        if name.is_dir():
+            name.rmdir()
+
+
+def short(tmp_path: Path) -> Path:
+    """A path short enough for sockets that leads to this test's folder."""
+    link = Path("/tmp") / f"l{os.getpid() % 100_000}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(tmp_path)
+    return link
+
+
+def test_a_folder_for_ray(
+    ray_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    link = short(tmp_path)
+    try:
+        monkeypatch.setenv("TMPDIR", str(link))
+        assert ray_folder() == f"{link}/ray"
+        monkeypatch.setenv("RAY_TMPDIR", f"{link}/other")
+        assert ray_folder() == f"{link}/other/ray"
+        assert caplog.records == []
+        monkeypatch.delenv("RAY_TMPDIR")
+        (tmp_path / "ray").rmdir()
+        (tmp_path / "ray").write_text("somebody else's")
+        with caplog.at_level(logging.WARNING):
+            assert ray_folder() == "/tmp/ray-987654321"
+        assert (
+            f"Ray's files go to /tmp/ray-987654321 ({link}/ray: File exists); RAY_TMPDIR names another" in caplog.text
+        )
+    finally:
+        link.unlink()
+
+
+def test_a_home_that_cannot_be_written_gives_ray_a_token_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from hashtag_core.distributed import session
+
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")
+    (tmp_path / "good").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "good"))
+    session._ensure_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == ""
+    (tmp_path / "bad").write_text("no folder")
+    monkeypatch.setenv("HOME", str(tmp_path / "bad"))
+    with caplog.at_level(logging.WARNING):
+        session._ensure_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert "HOME names another folder" in caplog.text
+    assert os.environ["RAY_AUTH_TOKEN"] not in caplog.text
+
+
+def test_a_long_folder_is_not_taken_for_sockets(ray_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("slurm_jobdir_" + "x" * 60)
+    monkeypatch.setenv("TMPDIR", str(long))
+    assert ray_folder() == "/tmp/ray-987654321"
+    Path("/tmp/ray-987654321").rmdir()
+    Path("/tmp/ray-987654321").write_text("taken")
+    try:
+        with pytest.raises(
+            HashtagError,
+            match=r"no folder for Ray's files: .*longer than the 40 bytes.*: set RAY_TMPDIR to a short path",
+        ):
+            ray_folder()
+    finally:
+        Path("/tmp/ray-987654321").unlink()
