@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,11 @@ def jobs_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def __init__(self, code: int, summary: object) -> None:
             self.returncode, self.stdout = code, json.dumps(summary)
 
-    def run(command: list[str], **_: object) -> Done:
+    process = subprocess.run
+
+    def run(command: list[str], **how: Any) -> Any:
+        if command[0] != sys.executable:
+            return process(command, **how)  # git, which a run asks for the commit
         name = Path(command[1]).stem
         called.append(name)
         module = importlib.import_module(f"jobs.{name}")
