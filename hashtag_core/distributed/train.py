@@ -109,8 +109,7 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
         run.log_json(record.recipe, "recipe.json")
         cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"))
         job = _job(plan, encoders, cache)
-        identity = encoders.identity
-        tag_text = _tag_text(plan, encoders)
+        identity, tag_text = encoders.identity, _tag_text(plan, encoders)
         del encoders
         progress: Progress | None = None
         with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
