@@ -165,18 +165,7 @@ def plan_leaderboard(
         entry = entry if history_posts is None else _at_history(entry, history_posts)
         _ = entry.options
         entries[entry.name] = entry
-    for curve in dict.fromkeys(curves):
-        if curve not in entries:
-            raise ConfigError(f"no system {curve!r} to draw a learning curve of{nearest(curve, entries)}")
-        for share in SHARES:
-            point = _at_share(entries[curve], share)
-            entries[point.name] = point
-    if seeds < 1:
-        raise ConfigError(f"seeds: expected at least 1, found {seeds}")
-    for entry in [entry for entry in entries.values() if not entry.curve_of]:
-        for number in range(1, seeds):
-            again = _at_seed(entry, number)
-            entries[again.name] = again
+    _add_again(entries, curves, seeds)
     if not entries:
         raise ConfigError("no system to train: name a family or a recipe")
     plan = LeaderboardPlan(
@@ -247,6 +236,23 @@ def _at_share(entry: Entry, share: float) -> Entry:
     training = entry.recipe.training.model_copy(update={"train_share": share})
     recipe = entry.recipe.model_copy(update={"training": training})
     return replace(entry, name=f"{entry.name}-{share:.0%}".rstrip("%"), recipe=recipe, curve_of=entry.name)
+
+
+def _add_again(entries: dict[str, Entry], curves: Sequence[str], seeds: int) -> None:
+    """Add the points of the learning curves, and every system with the other seeds. ConfigError for what cannot be."""
+    whole = list(entries.values())
+    for curve in dict.fromkeys(curves):
+        if curve not in entries:
+            raise ConfigError(f"no system {curve!r} to draw a learning curve of{nearest(curve, entries)}")
+        for share in SHARES:
+            point = _at_share(entries[curve], share)
+            entries[point.name] = point
+    if seeds < 1:
+        raise ConfigError(f"seeds: expected at least 1, found {seeds}")
+    for entry in whole:
+        for number in range(1, seeds):
+            again = _at_seed(entry, number)
+            entries[again.name] = again
 
 
 def _at_seed(entry: Entry, number: int) -> Entry:

@@ -397,7 +397,7 @@ def _write_broken_parquet(parts: _Parts) -> None:
 
 def _write_ids(parts: _Parts) -> None:
     empty = "^post_id: expected a non-empty string, found "
-    other = "^post_id: expected string, found "
+    other = "^post_id: expected (?:string|a string or a whole number), found "
     everything = [(0, ""), (1, ""), (2, "")]
     numbers = pa.array([7_000_000_000_000_000_001, -7, 0])
     parts.table("id int64.parquet", {"post_id": numbers}, "image_missing")
