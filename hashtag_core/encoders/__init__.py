@@ -309,14 +309,14 @@ class Encoders:
     def _text_encoder(self) -> TextEncoder:
         chosen = self._text_backend
         loaded = text_encoders.load_text(self.section.text, self.section.max_tokens)
-        return self._text_encoder_of(loaded, self._text_backend_of(loaded, chosen))
+        return self._text_encoder_of(loaded, self._text_backend_of(loaded, chosen, self.threads))
 
     def _text_encoder_of(self, loaded: LoadedText, backend: TextBackend) -> TextEncoder:
         return TextEncoder(loaded, backend, self._outputs(text_encoders.OUTPUTS), self.section.batch_size)
 
-    def _text_backend_of(self, loaded: LoadedText, name: str) -> TextBackend:
+    def _text_backend_of(self, loaded: LoadedText, name: str, threads: int | None) -> TextBackend:
         if name == text_onnx.OnnxTextBackend.name:
-            return text_onnx.OnnxTextBackend(loaded, self._outputs(text_encoders.OUTPUTS), self.threads)
+            return text_onnx.OnnxTextBackend(loaded, self._outputs(text_encoders.OUTPUTS), threads)
         precision: Precision = "bfloat16" if name == "torch-bfloat16" else "float32"
         return TorchTextBackend(loaded.model, self.device, precision)
 
@@ -333,15 +333,20 @@ class Encoders:
 
         def candidate(name: str) -> Callable[[], Callable[[], object]]:
             def load() -> Callable[[], object]:
-                backend = self._text_backend_of(loaded, name)
+                backend = self._text_backend_of(loaded, name, 1)
                 return lambda: [backend.run(*batch) for batch in samples]
 
             return load
 
-        outputs = self._outputs(text_encoders.OUTPUTS)
-        made_of = [loaded.card, outputs, self.section.batch_size, self.threads or torch.get_num_threads()]
+        made_of = [loaded.card, self._outputs(text_encoders.OUTPUTS), self.section.batch_size]
         made_of += [torch.__version__, onnx.runtime_version()]
-        found, _ = choice.choose({name: candidate(name) for name in allowed}, made_of, what=loaded.card.id)
+        # On one thread: several wait for each other by spinning, which on a busy machine is most of what they do.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            found, _ = choice.choose({name: candidate(name) for name in allowed}, made_of, what=loaded.card.id)
+        finally:
+            torch.set_num_threads(threads)
         return found
 
     def _allowed_text_backends(self) -> list[str]:
