@@ -60,7 +60,7 @@ demo: setup
 SHARED := ../shared/data
 ABLATIONS := jobs/recipes/ablations
 # For an archive without a picture: the families that read the caption or the history, less the two whose matter is the picture.
-OF_TEXT := co_attention,design,linear,lstm_cnn,macon,mlknn,okboomer,popularity,svm,tab_lstm,tagnet,tweet_embedding,user_frequency
+OF_TEXT := co_attention,design,linear,lstm_cnn,macon,mlknn,okboomer,popularity,regression_kriging,svm,tab_lstm,tagnet,tweet_embedding,user_frequency
 # What DESIGN's claims need, and what tells the modalities apart at once; `make ablations` has the rest.
 CLAIMS := $(foreach name,design_sum design_without_history,$(ABLATIONS)/$(name).toml)
 MODALITIES := $(foreach name,linear_caption linear_image,$(ABLATIONS)/$(name).toml)

@@ -31,7 +31,9 @@ PEEK_THREADS = 16
 SMALLEST_PART_BYTES = 12
 """Two magic words and the length of a footer."""
 
-_PARQUET_NAME = re.compile(r".+\.(?:parquet|parq|pq)(?:\.(?:gz|gzip|snappy|zstd|lz4|br|brotli))?", re.IGNORECASE | re.DOTALL)
+_PARQUET_NAME = re.compile(
+    r".+\.(?:parquet|parq|pq)(?:\.(?:gz|gzip|snappy|zstd|lz4|br|brotli))?", re.IGNORECASE | re.DOTALL
+)
 _OTHER_NAME = re.compile(
     r".+\.(?:jpe?g|png|gif|webp|heic|avif|bmp|tiff?|svg|mp4|mov|webm|txt|md|json|jsonl|ndjson|csv|tsv|xml|html?|ya?ml|toml|log|"
     r"crc|tmp|lock|py|sh|sql|pdf|xlsx?|docx?|avro|orc|arrow|feather|npy|npz|pt|safetensors|zip|tar|tgz|xz|bz2|7z|sqlite|db|ini|bak"

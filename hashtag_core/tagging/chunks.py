@@ -76,6 +76,7 @@ class ChunkTagger:
                     work.max_image_bytes,
                 ),
                 policy=work.policy,
+                diversity=work.diversity,
                 **work.encoding,
             )
             if loaded.loaded.version != work.model_hash:

@@ -294,6 +294,7 @@ def _settings(request: TagRequest, archive: str, policy: Policy) -> TagSettings:
         backend=encoders.backend,
         precision=encoders.precision,
         min_score=policy.min_score,
+        diversity=request.recipe.recommend.diversity,
         **policy.told,
         image_prefixes=section.image_prefixes,
         max_image_bytes=request.recipe.archive.max_image_bytes,

@@ -216,6 +216,7 @@ class TagRun:
             threads=cluster.threads,
             device=cluster.device,
             encoding={name: getattr(settings, name) for name in ("backend", "precision", "batch_size")},
+            diversity=settings.diversity,
             salt=self.salt,
             history=self._history_work(),
             image_prefixes=settings.image_prefixes,

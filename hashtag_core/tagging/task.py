@@ -84,6 +84,7 @@ class Work:
     device: str
     encoding: dict[str, Any]
     """`backend`, `precision` and `batch_size` of the encoders."""
+    diversity: float = 0.0
     salt: str = ""
     """With which user ids are hashed."""
     history: HistoryWork | None = None
