@@ -37,7 +37,6 @@ from hashtag_core.errors import NotFoundError, UsageError
 from hashtag_core.tagging.plan import TagPlan, TagRequest
 from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tagging.report import last_rate, report
-from hashtag_core.tagging.run_page import write_run_page
 from hashtag_core.tagging.select import Selection, parse_since
 from hashtag_core.tagging.stop import parse_deadline
 from hashtag_core.tracking.registry import ResolvedModel, resolve_model
@@ -202,6 +201,8 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
     summary = tag(plan, deadline)
     if summary.run is not None and summary.posts:
         report(plan.layout.out, summary.run, recipe.tracking.experiment)
+        from hashtag_core.tagging.run_page import write_run_page  # matplotlib: not for --help
+
         page = write_run_page(plan.layout.out, summary.run)
         if page is not None:
             logger.info("what was tagged, as a page: %s", page)

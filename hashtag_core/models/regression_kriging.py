@@ -11,7 +11,7 @@ the user's other posts H (`kriging`): r_h = y_h - f(x_h). Four more kinds of evi
         + cos(text of x, the tag's words)               and the tag's popularity
 
 Every kind has a weight that depends on the post (how long its history is, how near the nearest post of it, which
-modalities are there: the gate that article 002 leaves as future work), linear in those facts, so that all weights are one
+modalities are there: the gate that article 002 leaves as future work; articles by number: docs/models.md), linear in those facts, so that all weights are one
 convex logistic regression, learned from out-of-fold evidence (folds by user) on every pair of post and tag. The score is
 its probability; as its logit is a sum, `explain` says exactly how much came from where.
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 TURN_S = 60.0
 """After this time a turn whose holder cannot be looked at is taken for dead."""
 WAIT_S = 90.0
+READS = 8
 POLL_S = 0.1
 TRIES = 20
 
@@ -161,18 +162,24 @@ def _finished(client: "MlflowClient", name: str) -> int:
 
 
 def _read(client: "MlflowClient", claim: str) -> dict[str, Any] | None:
-    """What stands on a turn; None where there is none."""
+    """What stands on a turn; None where there is none.
+
+    MLflow reads a registered model and its tags one after the other: one that is being removed is seen without tags for a
+    moment, and is asked for again.
+    """
     from mlflow.exceptions import MlflowException
 
-    try:
-        tags = patiently(lambda: client.get_registered_model(claim)).tags
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    if not is_turn(tags):
-        raise StorageError(f"the registered model {claim!r} has the name of a turn and is none: rename it")
-    return {key: json.loads(tags[key]) for key in (_HOLDER, _INTENT) if key in tags}
+    for attempt in range(READS):
+        try:
+            tags = patiently(lambda: client.get_registered_model(claim)).tags
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        if is_turn(tags) and _HOLDER in tags:
+            return {key: json.loads(tags[key]) for key in (_HOLDER, _INTENT) if key in tags}
+        time.sleep(POLL_S * (attempt + 1))
+    raise StorageError(f"the registered model {claim!r} has the name of a turn and is none: rename it")
 
 
 def _create(client: "MlflowClient", name: str, number: int, secret: str) -> bool:
@@ -184,7 +191,8 @@ def _create(client: "MlflowClient", name: str, number: int, secret: str) -> bool
     try:
         patiently(lambda: client.create_registered_model(_claim(name, number), tags, told))
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        # It is there; or it was made, and who finished that turn meanwhile removed it before MLflow had read it back.
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
         return False
     return True

@@ -20,7 +20,7 @@ import ray
 import yaml
 
 from hashtag_core.config import Recipe, read_recipe
-from hashtag_core.distributed import train
+from hashtag_core.distributed import train_resources
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERAY = ROOT / "cluster" / "kuberay"
@@ -339,13 +339,13 @@ def test_training_fits_its_cluster(built: list[dict[str, Any]], monkeypatch: pyt
         for _ in range(replicas)
     ]
     assert all(group["minReplicas"] == group["maxReplicas"] for group, _, _ in groups(spec)[1:])
-    monkeypatch.setattr(train, "cluster_cpus", lambda: sum(node["CPU"] for node in nodes))
-    monkeypatch.setattr(train, "cluster_gpus", lambda: sum(node["GPU"] for node in nodes))
+    monkeypatch.setattr(train_resources, "cluster_cpus", lambda: sum(node["CPU"] for node in nodes))
+    monkeypatch.setattr(train_resources, "cluster_gpus", lambda: sum(node["GPU"] for node in nodes))
     flags = shlex.split(spec["entrypoint"])
     workers = int(flags[flags.index("--workers") + 1])
     gpus = flags[flags.index("--set") + 1].removeprefix("training.gpus=")
     recipe = Recipe.model_validate({"training": {"workers": workers, "gpus": gpus}})
-    asked = train._resources(recipe)
+    asked = train_resources._of_cluster(recipe.training)
     assert asked.get("GPU", 0) == (1 if gpus == "always" else 0)
     assert sum(node["GPU"] for node in nodes) == (workers if gpus == "always" else 0)
     for _ in range(workers):

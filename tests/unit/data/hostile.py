@@ -519,9 +519,7 @@ def _write_texts(parts: _Parts) -> None:
     parts.table(
         "texts.parquet",
         {"post_id": [f"text: {name}" for name in texts], "caption": list(texts.values())},
-        statuses={
-            f"text: {name}": "empty" if name == "only signs" else "image_missing" for name in texts
-        },
+        statuses={f"text: {name}": "empty" if name == "only signs" else "image_missing" for name in texts},
     )
     nothing = {"null": None, "no letter": "", "blanks": " \t\r\n\u3000", "tags alone": "#one #two"}
     parts.table(
