@@ -164,15 +164,18 @@ def _read(client: "MlflowClient", claim: str) -> dict[str, Any] | None:
     """What stands on a turn; None where there is none."""
     from mlflow.exceptions import MlflowException
 
-    try:
-        tags = patiently(lambda: client.get_registered_model(claim)).tags
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    if not is_turn(tags):
-        raise StorageError(f"the registered model {claim!r} has the name of a turn and is none: rename it")
-    return {key: json.loads(tags[key]) for key in (_HOLDER, _INTENT) if key in tags}
+    for _ in range(TRIES):
+        try:
+            tags = patiently(lambda: client.get_registered_model(claim)).tags
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        if is_turn(tags):
+            return {key: json.loads(tags[key]) for key in (_HOLDER, _INTENT) if key in tags}
+        # A store that reads the model and its tags one after the other has seen one that was just being deleted.
+        time.sleep(random.uniform(POLL_S / 2, 2 * POLL_S))
+    raise StorageError(f"the registered model {claim!r} has the name of a turn and is none: rename it")
 
 
 def _create(client: "MlflowClient", name: str, number: int, secret: str) -> bool:
