@@ -12,10 +12,15 @@ from hashtag_core.tagging.work_list import Cluster, TagSummary
 
 
 def tag(plan: TagPlan, deadline: datetime | None = None) -> TagSummary:
-    """Do what is missing; nothing, and neither Ray nor a model is started, where nothing is. Errors as `TagRun.execute`."""
+    """Do what is missing; nothing, and neither Ray nor a model is started, where nothing is. Errors as `TagRun.execute`;
+    IntegrityError, and nothing written, for a model folder that is not whole."""
     if plan.is_done:
         version = plan.request.model.version
         return TagSummary(skipped_parts=plan.skipped, gone_parts=len(plan.gone), model_version=version)
+    if plan.works:
+        from hashtag_core.models.folder import load_model_folder  # torch: not for a run with nothing to tag
+
+        load_model_folder(plan.request.model.folder)  # what is wrong with the model is said before anything is written
     return TagRun(plan, on_ray, monitor).execute(deadline)
 
 

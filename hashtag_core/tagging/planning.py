@@ -21,7 +21,7 @@ from hashtag_core.config import ArchiveSection, TaggingSection
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary, read_tags
-from hashtag_core.errors import ArchiveError, ConfigError, GateRefused, IntegrityError
+from hashtag_core.errors import ArchiveError, ConfigError, GateRefused
 from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
 from hashtag_core.output.forget_list import ForgetList
 from hashtag_core.output.ids import Keys, load_index
@@ -287,7 +287,7 @@ def _settings(request: TagRequest, archive: str, policy: Policy) -> TagSettings:
         archive=archive,
         model_name=model.name,
         model_version=model.version,
-        model_hash=_model_hash(model),
+        model_hash=model.content_hash,
         top_k=section.top_k,
         chunk_rows=section.chunk_rows,
         batch_size=section.batch_size,
@@ -320,13 +320,6 @@ def _policy(section: TaggingSection, model: ResolvedModel) -> Policy:
         return Policy(section.min_score)
     known = Vocabulary.load(str(model.folder / "vocabulary.json")).index.keys()
     return Policy(section.min_score, deny & known, {tag: least for tag, least in thresholds.items() if tag in known})
-
-
-def _model_hash(model: ResolvedModel) -> str:
-    try:
-        return str(json.loads((model.folder / "model.json").read_bytes())["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{model.folder / 'model.json'}: no version in it: {error!r}") from None
 
 
 def _real(uri: str) -> str:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 TURN_S = 60.0
 """After this time a turn whose holder cannot be looked at is taken for dead."""
 WAIT_S = 90.0
-READS = 8
 POLL_S = 0.1
 TRIES = 20
 
@@ -169,16 +168,17 @@ def _read(client: "MlflowClient", claim: str) -> dict[str, Any] | None:
     """
     from mlflow.exceptions import MlflowException
 
-    for attempt in range(READS):
+    for _ in range(TRIES):
         try:
             tags = patiently(lambda: client.get_registered_model(claim)).tags
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
-        if is_turn(tags) and _HOLDER in tags:
+        if is_turn(tags):
             return {key: json.loads(tags[key]) for key in (_HOLDER, _INTENT) if key in tags}
-        time.sleep(POLL_S * (attempt + 1))
+        # A store that reads the model and its tags one after the other has seen one that was just being deleted.
+        time.sleep(random.uniform(POLL_S / 2, 2 * POLL_S))
     raise StorageError(f"the registered model {claim!r} has the name of a turn and is none: rename it")
 
 

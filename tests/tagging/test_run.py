@@ -14,11 +14,12 @@ import pytest
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
-from hashtag_core.errors import ArchiveError, ConfigError, HashtagError, StorageError
+from hashtag_core.errors import ArchiveError, ConfigError, HashtagError, IntegrityError, StorageError
 from hashtag_core.output.lease import Lease, LeaseHeldError
 from hashtag_core.output.table import Table
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TABLE
+from hashtag_core.tagging.chunks import ChunkTagger
 from hashtag_core.tagging.work_list import TagSummary
 from tests.distributed.in_process import tag_in_process
 from tests.tagging.outputs import GLOB, RECIPE, output_of, plan_for, rejected, rows_by_glob, rows_by_table, run
@@ -281,20 +282,33 @@ def test_a_part_that_cannot_be_written_does_not_hold_up_the_others(
     assert len(rows_by_glob(out)) == 15
 
 
+def test_a_broken_model_is_refused_before_anything_is_written(
+    inline: None, tmp_path: Path, make_posts: Callable, write_archive: Callable, make_model_folder: Callable
+) -> None:
+    broken = make_model_folder(tmp_path / "broken", family="popularity")
+    archive, out = write_archive(tmp_path / "archive", make_posts(4)), tmp_path / "out"
+    plan = plan_for(archive, out, broken)
+    (broken / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(IntegrityError, match=r"weights\.safetensors"):
+        tag(plan)
+    assert not out.exists()
+
+
 def test_a_run_in_which_nothing_succeeds_stops(
     inline: None,
     popularity: Path,
     tmp_path: Path,
     make_posts: Callable,
     write_archive: Callable,
-    make_model_folder: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    broken = make_model_folder(tmp_path / "broken", family="popularity")
+    def fail(*arguments: Any) -> None:
+        raise StorageError("no store")
+
+    monkeypatch.setattr(ChunkTagger, "_tag", fail)
     archive, out = write_archive(tmp_path / "archive", make_posts(40)), tmp_path / "out"
-    plan = plan_for(archive, out, broken, Recipe.model_validate({"tagging": {"chunk_rows": 1}}))
-    (broken / "weights.safetensors").write_bytes(b"")
-    with pytest.raises(HashtagError, match=r"no chunk could be tagged; .*IntegrityError: .*weights\.safetensors"):
-        tag(plan)
+    with pytest.raises(HashtagError, match=r"no chunk could be tagged; .*StorageError: no store"):
+        run(archive, out, popularity, Recipe.model_validate({"tagging": {"chunk_rows": 1}}))
     assert rows_by_glob(out) == []
     (record,) = (json.loads(path.read_text()) for path in (out / "_state" / "runs").iterdir())
     assert record["status"] == "failed"
