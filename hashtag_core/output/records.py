@@ -32,7 +32,7 @@ class TagSettings(Section):
     model_name: str
     model_version: str
     model_hash: str
-    """Content hash of the model folder."""
+    """The version that the files of the model folder make, computed from them."""
     top_k: int
     chunk_rows: int
     batch_size: int

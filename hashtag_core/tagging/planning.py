@@ -19,6 +19,7 @@ import numpy as np
 from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, TaggingSection
 from hashtag_core.data.history import HistoryRule
+from hashtag_core.data.model_files import check_model_files
 from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary, read_tags
 from hashtag_core.errors import ArchiveError, ConfigError, GateRefused
@@ -287,7 +288,7 @@ def _settings(request: TagRequest, archive: str, policy: Policy) -> TagSettings:
         archive=archive,
         model_name=model.name,
         model_version=model.version,
-        model_hash=model.content_hash,
+        model_hash=check_model_files(model.folder).version,
         top_k=section.top_k,
         chunk_rows=section.chunk_rows,
         batch_size=section.batch_size,
