@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from hashtag_core.distributed.tag_job import plan_tagging
 from PIL import Image
 
 from hashtag_core.config import Recipe
@@ -29,6 +28,8 @@ from hashtag_core.models.folder import load_model_folder
 from hashtag_core.recommend.policy import read_thresholds
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
+from hashtag_core.tagging.plan import TagRequest
+from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import resolve_model
 
@@ -281,7 +282,7 @@ def test_thresholds_go_with_the_model_and_tagging_heeds_them(inline, place, data
         true = {post["post_id"] for post in validation if tag in post["hashtags"]}
         best = max(_f1(scores, true, level) for level in scores.values())
         assert _f1(scores, true, least - 1e-6) >= best - 1e-6, "scores differ in the last digits with the batch"
-    job = plan_tagging(Recipe(), str(place / "archive"), str(tmp_path / "out"), trained)
+    job = plan_tagging(TagRequest(Recipe(), str(place / "archive"), str(tmp_path / "out"), trained))
     assert job.policy.thresholds == thresholds
     assert tag_archive(job).tagged == 160
     rows = [
