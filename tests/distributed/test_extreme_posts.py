@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from hashtag_core.config import Recipe
+from hashtag_core.data.captions import MAX_CHARACTERS
 from hashtag_core.data.dataset import SPLITS, Dataset
 from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.prepare import prepare
@@ -87,7 +88,8 @@ def test_they_are_prepared(dataset: Dataset) -> None:
     assert {"common", "usual", "many0", "many497", "tag000001"} <= set(dataset.vocabulary.index)
     rows = [row for split in SPLITS for table in dataset.read(split) for row in table.to_pylist()]
     assert sum(len(row["hashtags"]) == 500 for row in rows) == 8
-    assert sum(len(row["caption"] or "") > 99_000 for row in rows) == 16
+    assert max(len(row["caption"] or "") for row in rows) <= MAX_CHARACTERS
+    assert sum(len(row["caption"] or "") > 0.9 * MAX_CHARACTERS for row in rows) == 16, "cut from 100,000"
     unknown = [not dataset.vocabulary.encode(row["hashtags"]) for row in rows]
     assert sum(unknown) == 16  # a third: in as many steps of one post there is no known tag
 

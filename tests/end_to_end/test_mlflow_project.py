@@ -64,5 +64,5 @@ def test_every_entry_point_runs(
     assert {path.name for path in (repository / "mlflow_project").iterdir()} == {
         "MLproject",
         "python_env.yaml",
-        "requirements.lock",
+        "requirements-runtime.lock",
     }
