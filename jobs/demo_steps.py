@@ -82,7 +82,7 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
                 write_run_page(job.layout.out, summary.run)
     _print(leaderboard_table(board, _console().width))
     _show_posts(dataset, champion)
-    _show_what_next(asdict(summary))
+    _show_what_next({**asdict(summary), "run": summary.run})
     return {
         "posts": info.posts,
         "models": models,
