@@ -123,7 +123,7 @@ def test_no_chunk_begins_after_the_deadline(
     out = tmp_path / "out"
     at_chunk(4, _wait_for)
     flags = ["--archive", str(archive), "--out", str(out), "--model", str(popularity), "--chunk-rows", "4"]
-    assert main([*flags, "--deadline", "0.02"]) == 1
+    assert main([*flags, "--deadline", "0.1"]) == 1
     told = capfd.readouterr()
     assert json.loads(told.out)["tagged"] == 12
     (line,) = [line for line in told.err.splitlines() if line.startswith("tag: ")]
