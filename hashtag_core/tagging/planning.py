@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -136,8 +136,11 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
     replaced = {file.path for file in news if file.path in records}
     decision = decide(scans, numbers, index, records, present, replaced, set(dropped))
     plan = replace(plan, index=index, scans=scans)
+    path_of = {record.number: path for path, record in records.items()}
+    path_of |= {number: scan.file.path for number, scan in zip(numbers, scans, strict=True)}
     works = [
-        _new_part(plan, scan, number, n, decision) for n, (scan, number) in enumerate(zip(scans, numbers, strict=True))
+        _new_part(plan, scan, number, n, decision, path_of)
+        for n, (scan, number) in enumerate(zip(scans, numbers, strict=True))
     ]
     works += _returning(plan, decision)
     if plan.finder is not None:
@@ -153,12 +156,12 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
     return replace(plan, works=works, skipped=plan.skipped - sum(not work.whole for work in works))
 
 
-def _new_part(plan: TagPlan, scan: Scan, number: int, at: int, decision: Decision) -> PartWork:
+def _new_part(
+    plan: TagPlan, scan: Scan, number: int, at: int, decision: Decision, path_of: Mapping[int, str]
+) -> PartWork:
     """A part that is new or changed: its winners are wanted, the other rows are left out with the reason."""
     file, wins = scan.file, decision.wins[at]
     left_out = list(scan.left_out)
-    path_of = {record.number: path for path, record in plan.output.records.parts.items()}
-    path_of |= {number - at + other: item.file.path for other, item in enumerate(plan.scans)}
     lost = scan.at[~wins]
     reasons = [f"{REPEATED}: tagged from {path_of[int(winner)]}" for winner in decision.winner_of[at][~wins]]
     reasons += [f"{REPEATED}: tagged from {file.path}, row {taken}" for taken in scan.doubles[:, 1].tolist()]

@@ -82,8 +82,12 @@ def decide(
         [{} for _ in fresh],
     )
     winner = candidates.entries.number[candidates.is_last][candidates.group]
+    order = np.argsort(candidates.scan, kind="stable")
+    ends = np.searchsorted(
+        candidates.scan[order], np.arange(len(fresh) + 1)
+    )  # entries of the index, scan -1, come first
     for scan in range(len(fresh)):
-        mine = candidates.scan == scan
+        mine = order[ends[scan] : ends[scan + 1]]
         decision.winner_of[scan][candidates.position[mine]] = winner[mine]
         decision.wins[scan][candidates.position[mine]] = candidates.is_last[mine]
     holders = found.take(np.flatnonzero(np.isin(found.number, known)))
