@@ -37,7 +37,8 @@ from hashtag_core.tagging.select import Selection
 from hashtag_core.tracking.registry import resolve_model
 from tests.tagging.outputs import RECIPE
 
-S3_PARTS, DISK_PARTS, NEW_PARTS = int(os.environ.get("BENCH_PARTS", "10000")), 100_000, 10
+S3_PARTS = int(os.environ.get("BENCH_PARTS", "10000"))
+DISK_PARTS, NEW_PARTS = int(os.environ.get("BENCH_DISK_PARTS", "100000")), 10
 LATENCY_S = 0.025
 PART_ROWS = 3
 
