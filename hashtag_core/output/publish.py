@@ -89,7 +89,7 @@ class Publisher:
     ) -> None:
         self.output, self.run_id, self.on_commit, self.on_rows = output, run_id, on_commit, on_rows
         self.keep_history_h = keep_history_h
-        self._takers = {path: set(paths) for path, paths in takers.items()}
+        self._takers = defaultdict(set, {path: set(paths) for path, paths in takers.items()})
         self._waiting: list[Staged] = []
         self._since = time.monotonic()
         self._commits = 0
@@ -100,8 +100,8 @@ class Publisher:
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting.append(self._stage(part))
-        for paths in self._takers.values():
-            paths.discard(part.record.path)
+        for owner in part.owners:
+            self._takers[owner].discard(part.record.path)
         rows = sum(staged.tagged for staged in self._waiting)
         if len(self._waiting) >= GROUP_PARTS or rows >= GROUP_ROWS or time.monotonic() - self._since > GROUP_S:
             self.flush()
