@@ -29,6 +29,8 @@ from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo
 
 READ_BUFFER_BYTES = 1 << 20
+SMALL_GROUP_BYTES = 1 << 20
+"""A row group of fewer bytes is decoded sooner by one thread than it is shared among several."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def _batches_of(
         counted = file.metadata.row_group(group).num_rows
         end = first_row + counted
         try:
-            read = file.iter_batches(batch_size=step, row_groups=[group], columns=columns)
+            large = file.metadata.row_group(group).total_byte_size > SMALL_GROUP_BYTES
+            read = file.iter_batches(batch_size=step, row_groups=[group], columns=columns, use_threads=large)
             for batch in read if max_bytes is None else in_pieces(read, batch_rows, max_bytes):
                 yield first_row, batch
                 first_row += batch.num_rows

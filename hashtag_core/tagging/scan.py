@@ -1,9 +1,14 @@
 """The first look at a part that is new or changed: its footer and its ids, never a picture."""
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +16,7 @@ import pyarrow.types as pt
 
 from hashtag_core.data.posts import PartFooter, is_undated
 from hashtag_core.data.source import Source
-from hashtag_core.errors import StorageError
+from hashtag_core.errors import MachineError, StorageError
 from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
 from hashtag_core.recommend.posts import READ
@@ -19,6 +24,10 @@ from hashtag_core.storage import FileInfo
 
 SCAN_ROWS = 8_192
 PARTS_AT_ONCE = 16
+MANY_PARTS = 4_000
+"""From so many parts on, processes share the work: a look at a small part is Python's own time, which threads cannot share."""
+PARTS_PER_TASK = 250
+MAX_PROCESSES = 8
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,23 @@ class Scan:
 
 
 def scan_parts(source: Source, files: Sequence[FileInfo], forgotten: ForgetList | None = None) -> list[Scan]:
-    """Look through the ids of parts, several at once; in their order. Posts on the list are left out."""
+    """Look through the ids of parts, several at once; in their order. Posts on the list are left out.
+
+    MachineError where a process that looks through parts was killed.
+    """
+    processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
+    if len(files) < MANY_PARTS or processes < 2:
+        return _scan_some(source, forgotten, files)
+    tasks = [files[begin : begin + PARTS_PER_TASK] for begin in range(0, len(files), PARTS_PER_TASK)]
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of Arrow's and the S3 client's threads
+    try:
+        with ProcessPoolExecutor(processes, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+            return [scan for scans in pool.map(partial(_scan_some, source, forgotten), tasks) for scan in scans]
+    except BrokenProcessPool as error:
+        raise MachineError(f"{source.uri}: a process that looked through the ids of its parts was killed") from error
+
+
+def _scan_some(source: Source, forgotten: ForgetList | None, files: Sequence[FileInfo]) -> list[Scan]:
     with ThreadPoolExecutor(min(PARTS_AT_ONCE, max(1, len(files)))) as pool:
         return list(pool.map(lambda file: scan_part(source, file, forgotten), files))
 
