@@ -107,7 +107,7 @@ soak: setup
 	@if [ -x $(CEPH) ] && command -v radosgw > /dev/null; then folder=$$(mktemp -d) && $(CEPH) start $$folder > /dev/null \
 	  && SOAK_CEPH=1 $(BIN)/python -m pytest -v -s tests/distributed/test_tag_ceph.py tests/unit/test_storage_ceph.py; \
 	  code=$$?; $(CEPH) stop $$folder; rm -rf $$folder; exit $$code; else echo "no Ceph here: its tests are skipped"; fi
-	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) $(SOAKED)
+	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) tests/tagging/test_two_processes.py $(SOAKED)
 
 mutants: setup
 	nice -n 10 $(BIN)/python tests/mutants/run.py
