@@ -5,7 +5,7 @@ a part still make its rows. The commits are: rejected rows, tagged rows, records
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from hashtag_core.output.forget_list import FORGOTTEN
 from hashtag_core.output.forget_wanted import Wanted
 from hashtag_core.output.ids import keys_of
 from hashtag_core.output.output import Output
+from hashtag_core.output.reconcile import counted_records
 from hashtag_core.output.records import PartRecord
 from hashtag_core.output.table import Change, DataFile, Table
 from hashtag_core.schema import REJECTED_TABLE, TABLE
@@ -43,13 +44,19 @@ def forget_tables(output: Output, wanted: Wanted, name: str, *, dry_run: bool) -
 
 
 def _forget_keys(output: Output, wanted: Wanted, name: str) -> None:
-    """Records without the keys of posts that go: of those no other row is looked for."""
-    ids = sorted(wanted.posts - wanted.shared)
-    keys = set(keys_of(pa.array(ids, pa.string())).told())
+    """Records without the keys of posts that go: of those no other row is looked for. Whose a row is that was not tried yet is not
+    known, so that it is not tried where the post's id is shared with another user."""
+    keys = set(keys_of(pa.array(sorted(wanted.posts - wanted.shared), pa.string())).told())
+    untried = set(keys_of(pa.array(sorted(wanted.posts), pa.string())).told())
     changed = [
-        record.model_copy(update={"barred": sorted(set(record.barred) - keys)})
+        record.model_copy(
+            update={
+                "barred": sorted(set(record.barred) - keys),
+                "untried": {key: rows for key, rows in record.untried.items() if key not in untried},
+            }
+        )
         for record in output.records.parts.values()
-        if keys & set(record.barred)
+        if keys & set(record.barred) or untried & set(record.untried)
     ]
     if changed:
         output.save(name, parts=changed, merge=True)
@@ -126,25 +133,10 @@ def _rewrite(tagged: Table, output: Output, goes: Goes, name: str) -> None:
 
 def _changed_records(output: Output, back: dict[str, set[str]]) -> list[PartRecord]:
     """Records whose counts are no longer those of the tables, or whose posts another row may have from now on."""
-    tagged, rejected, _ = output.tables()
-    counts, told = Counter[str](), Counter[str]()
-    for file in tagged.files(output.layout.values):
-        _count(counts, tagged.read(file, ["part"])["part"])
-    for file in rejected.files(output.layout.values):
-        rows = rejected.read(file, ["part", "rows"])
-        for part, n in zip(rows["part"].to_pylist(), rows["rows"].to_pylist(), strict=True):
-            told[part] += n
-    changed = []
-    for path, record in output.records.parts.items():
-        update = {"tagged": counts[path], "barred": sorted({*record.barred, *back.get(path, ())})}
-        if record.etag:
-            update["rejected"] = told[path]
-        new = record.model_copy(update=update)
-        if new != record:
-            changed.append(new)
-    return changed
-
-
-def _count(counts: Counter[str], parts: Iterable[pa.Scalar]) -> None:
-    for item in pc.value_counts(parts).to_pylist():
-        counts[item["values"]] += item["counts"]
+    records = output.records.parts
+    new = [
+        record.model_copy(update={"barred": sorted({*record.barred, *back.get(record.path, ())})})
+        for record in counted_records(output)
+        if record.path in records
+    ]
+    return [record for record in new if record != records[record.path]]

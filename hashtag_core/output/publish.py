@@ -4,8 +4,10 @@ Of a part that is replaced whole, all rows that the table has of it go; of one t
 anew. A post that another part had until now (a part that was renamed, merged or split, or one that lost it to a later version)
 leaves that part in the same commit, so that no snapshot has a post twice.
 
-Several parts go in one commit. The order of the commits is: rejected rows, tagged rows, records. A run that is killed
-between two of them leaves a part without a record; the next run takes its chunks and commits it again.
+Several parts go in one commit. The order of the commits is: rejected rows, tagged rows, rejected rows of parts that are patched,
+records. A run that is killed between two of them leaves a part without a record; the next run takes its chunks and commits it
+again. A part that is patched has a record already, and that a row of it is to be tagged is known from the rejected rows:
+hence its row is tagged before it is no longer told as rejected.
 """
 
 import logging
@@ -14,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +59,13 @@ class FinishedPart:
     rows: Sequence[int] | None = None
 
 
+class Yields(NamedTuple):
+    """Posts whose row was rejected when it was tagged, and which other row may have them: as in `PartRecord`."""
+
+    barred: list[str]
+    untried: dict[str, list[int]]
+
+
 @dataclass
 class Staged:
     """A part whose data files are written and not committed yet."""
@@ -75,7 +85,8 @@ class Publisher:
     """Commits finished parts in groups; `take` each as it is finished, `flush` at the end.
 
     `run_id` names its files: each publisher needs one of its own. `takers`: part path -> paths of the parts that take posts from it. Such a part is committed only once the rows that
-    its takers keep were read, since its own commit removes them. `on_commit` hears of every part that is in the table.
+    its takers keep were read, since its own commit removes them. `on_commit` hears of every part that is in the table. What
+    `yields` says of a part is in its record from the same commit on.
     """
 
     def __init__(
@@ -85,9 +96,11 @@ class Publisher:
         takers: Mapping[str, set[str]],
         on_commit: Callable[[Staged, int], None],
         on_rows: Callable[[pa.Table], None],
+        yields: Callable[["Staged"], Yields],
         keep_history_h: float = 0.0,
     ) -> None:
         self.output, self.run_id, self.on_commit, self.on_rows = output, run_id, on_commit, on_rows
+        self.yields = yields
         self.keep_history_h = keep_history_h
         self._takers = defaultdict(set, {path: set(paths) for path, paths in takers.items()})
         self._waiting: list[Staged] = []
@@ -132,17 +145,23 @@ class Publisher:
         self._commits += 1
         name = f"{self.run_id}-{self._commits:05d}"
         stripped = self._strip(waiting, name)
-        lines = [staged.rejected for staged in waiting] + [stripped.lines]
-        change = self._rejected_change(waiting, pa.concat_tables(lines), name)
+        whole = [staged for staged in waiting if staged.part.rows is None]
+        patched = [staged for staged in waiting if staged.part.rows is not None]
+        change = self._rejected_change(whole, stripped.lines, name)
         rejected.commit(change)
         tagged.commit(Change([file for staged in waiting for file in staged.files] + stripped.add, stripped.remove))
+        replaced = list(change.remove)
+        if patched:
+            change = self._rejected_change(patched, REJECTED_TABLE.empty_table(), f"{name}-patched")
+            rejected.commit(change)
+            replaced += change.remove
         self._by_part = None
         records, rejected_rows = self._records(waiting, stripped)
         self.output.save(name, parts=[item for item in records.values() if item is not None],
                          gone=[path for path, item in records.items() if item is None])  # fmt: skip
         if not self.keep_history_h:
             tagged.erase(stripped.remove)
-        rejected.erase(change.remove)
+        rejected.erase(replaced)
         for staged in waiting:
             storage.remove_tree(storage.join(self.output.layout.chunks, staged.part.key))
             self.on_commit(staged, rejected_rows[staged.part.record.path])
@@ -274,6 +293,8 @@ class Publisher:
         return result
 
     def _rejected_change(self, waiting: list[Staged], lines: pa.Table, name: str) -> Change:
+        """Their rejected rows and other lines in, what was told of their rows before out."""
+        lines = pa.concat_tables([*(staged.rejected for staged in waiting), lines])
         table = self.output.tables()[1]
         files = table.files(self.output.layout.values)
         known = self.output.records.parts
@@ -311,11 +332,14 @@ class Publisher:
         for staged in waiting:
             part, path = staged.part, staged.part.record.path
             rejected[path] = int(pc.sum(staged.rejected["rows"]).as_py() or 0)
+            yields = self.yields(staged)
+            update: dict[str, object] = {"barred": yields.barred, "untried": yields.untried}
             if part.rows is None:
-                changed[path] = part.record.model_copy(update={"tagged": staged.tagged, "rejected": rejected[path]})
-                continue
-            tagged = part.record.tagged - stripped.taken.get(path, 0) + staged.tagged
-            changed[path] = part.record.model_copy(update={"tagged": tagged, "rejected": part.record.rows - tagged})
+                update |= {"tagged": staged.tagged, "rejected": rejected[path]}
+            else:
+                tagged = part.record.tagged - stripped.taken.get(path, 0) + staged.tagged
+                update |= {"tagged": tagged, "rejected": part.record.rows - tagged}
+            changed[path] = part.record.model_copy(update=update)
         present = {owner: there for staged in waiting for owner, there in staged.part.owners.items()}
         for path, n in stripped.taken.items():
             was = before.get(path)

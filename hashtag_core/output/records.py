@@ -79,6 +79,8 @@ class PartRecord(Section):
     run: str = ""
     barred: list[str] = []
     """Ids, as hexadecimal keys, that another part may have instead: the row here was rejected when it was tagged."""
+    untried: dict[str, list[int]] = {}
+    """The same, where no other part has the post: key of its id -> other rows of this part with that id, the next one first."""
 
 
 class RetagRecord(Section):

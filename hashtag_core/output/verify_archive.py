@@ -61,6 +61,9 @@ def check_archive(output: Output, parts: Mapping[str, PartRows], source: Source)
     gone = sorted(records.keys() - names)
     if gone:
         logger.warning("%d part(s) are tagged and no longer in the archive: %s", len(gone), ", ".join(gone[:3]))
+        doubtful += [
+            parts[name].hashes[parts[name].state == TAGGED_ROW] for name in gone
+        ]  # they stay until they are dropped
     return problems + _check_winners(found, parts, np.concatenate([np.zeros(0, np.uint64), *doubtful]))
 
 

@@ -1,14 +1,16 @@
-"""What a run does once parts are committed: the index of ids, and posts whose row was rejected although another part has them."""
+"""What a run does as parts are committed: the index of ids, and posts whose row was rejected although another row has them."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 
 from hashtag_core.errors import HashtagError
 from hashtag_core.output.catalog import complete_index
-from hashtag_core.output.ids import Entries, IdIndex, Keys
-from hashtag_core.output.records import PartRecord
+from hashtag_core.output.ids import Entries, IdIndex, Keys, keys_of
+from hashtag_core.output.publish import Staged, Yields
 from hashtag_core.output.table import FencedError
 from hashtag_core.tagging.encode_histories import records_of
 from hashtag_core.tagging.plan import PartWork, TagPlan
@@ -27,23 +29,52 @@ def ids_of_plan(plan: TagPlan) -> IdIndex:
     return index
 
 
-def contested(plan: TagPlan, fresh: IdIndex, keys: Keys, number: int) -> Keys:
-    """Those of the posts of a part that another part of the archive has too. `fresh`: as `ids_of_plan` gives it."""
-    live = np.array(sorted({record.number for record in records_of(plan).values()} - {number}), np.uint32)
-    found = Entries.concatenate([plan.index.find(keys), fresh.find(keys)])
-    return found.keys.take(np.flatnonzero(np.isin(found.number, live)))
+class Yielding:
+    """Says which posts of a part that is to be committed are given to another row, since theirs was rejected when it was tagged.
+
+    Another part has the post: its row is tagged by the next round. Only this part has it: its next row is. One for each plan.
+    """
+
+    def __init__(self, plan: TagPlan) -> None:
+        self._plan = plan
+        self.found = False
+        """Whether there was any."""
+
+    @cached_property
+    def _fresh(self) -> IdIndex:
+        return ids_of_plan(self._plan)
+
+    def of(self, work: PartWork, staged: Staged) -> Yields:
+        """For the record of the part."""
+        lines = staged.rejected.select(["row", "post_id"])
+        lines = lines.filter(pa.array(np.isin(lines["row"].fill_null(-1).to_numpy(), work.wanted)))
+        barred = set() if work.whole else set(work.record.barred)
+        untried = {} if work.whole else dict(work.record.untried)
+        for key in [key for key, rows in untried.items() if rows[0] in work.wanted]:
+            del untried[key]
+        if lines.num_rows:
+            keys = keys_of(lines["post_id"])
+            others = self._of_other_parts(keys, work.record.number)
+            for key, row in zip(keys.told(), lines["row"].to_pylist(), strict=True):
+                if key in others:
+                    barred.add(key)
+                elif rest := _rest(work, key, row):
+                    untried[key] = rest
+            self.found |= bool(untried) or barred != (set() if work.whole else set(work.record.barred))
+        return Yields(sorted(barred), untried)
+
+    def _of_other_parts(self, keys: Keys, number: int) -> set[str]:
+        """Those of the keys that another part of the archive has too."""
+        live = np.array(sorted({record.number for record in records_of(self._plan).values()} - {number}), np.uint32)
+        found = Entries.concatenate([self._plan.index.find(keys), self._fresh.find(keys)])
+        return set(found.keys.take(np.flatnonzero(np.isin(found.number, live))).told())
 
 
-def bar_rejected(plan: TagPlan, barred: Mapping[str, set[str]], name: str) -> bool:
-    """Note in the records of parts that another row is to be tagged in place of theirs; whether there are any."""
-    records = plan.output.records.parts
-    changed: list[PartRecord] = []
-    for path, keys in barred.items():
-        if keys and path in records:
-            changed.append(records[path].model_copy(update={"barred": sorted({*records[path].barred, *keys})}))
-    if changed:
-        plan.output.save(name, parts=changed)
-    return bool(changed)
+def _rest(work: PartWork, key: str, row: int) -> list[int]:
+    """Rows of the part with the id of a row that was rejected, the next best first."""
+    if not work.whole:
+        return work.record.untried.get(key, [])[1:]
+    return [int(other) for other in work.doubles[work.doubles[:, 1] == row, 0][::-1]]
 
 
 def save_index(plan: TagPlan) -> None:

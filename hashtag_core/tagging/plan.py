@@ -70,6 +70,8 @@ class PartWork:
     """int64, one for each wanted row: hash of the content that the table has tags for, 0 where it has none."""
     whole: bool = True
     """Whether the part is replaced; else only the wanted rows of it are."""
+    doubles: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    """int64 [m, 2]: rows of this part with the id of another one, and that one, which is wanted in their place; the best last."""
     begin: int = 0
     """Row of its first post among all rows of the archive, for histories."""
 

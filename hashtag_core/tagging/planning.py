@@ -121,7 +121,8 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
     dropped = gone if plan.request.drop_gone else []
     _check_gone(plan, dropped)
     plan = replace(plan, unselected=unselected, skipped=skipped, gone=gone, dropped=dropped)
-    if not news and not dropped and not any(record.barred for record in records.values()) and not plan.needs_histories:
+    yielding = any(record.barred or record.untried for record in records.values())
+    if not news and not dropped and not yielding and not plan.needs_histories:
         return plan
     scans = scan_parts(plan.source, news, plan.forgotten)
     if news and len(news) == len(plan.files) and not any(scan.rows for scan in scans):
@@ -142,7 +143,7 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
         _new_part(plan, scan, number, n, decision, path_of)
         for n, (scan, number) in enumerate(zip(scans, numbers, strict=True))
     ]
-    works += _returning(plan, decision)
+    works += _with_untried(plan, present, _returning(plan, decision))
     if plan.finder is not None:
         plan, works = _with_histories(plan, works)
     _expect(plan, works, decision)
@@ -174,7 +175,8 @@ def _new_part(
     record = PartRecord(
         path=file.path, etag=file.etag, number=number, size=file.size, rows=scan.rows, groups=scan.groups, token=token
     )
-    return PartWork(file, "", record, np.sort(scan.at[wins]), left_out, decision.owners[at])
+    doubles = scan.doubles[np.isin(scan.doubles[:, 1], scan.at[wins])]
+    return PartWork(file, "", record, np.sort(scan.at[wins]), left_out, decision.owners[at], doubles=doubles)
 
 
 def _returning(plan: TagPlan, decision: Decision) -> list[PartWork]:
@@ -189,6 +191,18 @@ def _returning(plan: TagPlan, decision: Decision) -> list[PartWork]:
             wanted = np.unique(rows[back])
             works.append(PartWork(files[path], "", record, wanted, owners=owners, whole=False))
     return works
+
+
+def _with_untried(plan: TagPlan, present: set[str], works: list[PartWork]) -> list[PartWork]:
+    """The works, and rows of parts that are done whose post has no tags, since another row of the part was rejected."""
+    by_path = {work.path: work for work in works}
+    for file in plan.files:
+        record = plan.output.records.parts.get(file.path)
+        if file.path in present and record is not None and record.untried:
+            rows = np.array([rows[0] for rows in record.untried.values()], np.int64)
+            work = by_path.setdefault(file.path, PartWork(file, "", record, rows[:0], whole=False))
+            work.wanted = np.union1d(work.wanted, rows)
+    return list(by_path.values())
 
 
 def _with_histories(plan: TagPlan, works: list[PartWork]) -> tuple[TagPlan, list[PartWork]]:

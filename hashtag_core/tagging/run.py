@@ -7,7 +7,7 @@ chunk files are named by the plan, and a part goes on from those that are there.
 import json
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -18,14 +18,14 @@ import pyarrow as pa
 from hashtag_core import storage
 from hashtag_core.errors import HashtagError, StorageError
 from hashtag_core.output.forget_list import ForgetList
-from hashtag_core.output.ids import IdIndex, keys_of
 from hashtag_core.output.lease import Lease, new_run_id
 from hashtag_core.output.output import Output
-from hashtag_core.output.publish import REPEATED, FinishedPart, Publisher, Staged
+from hashtag_core.output.publish import FinishedPart, Publisher, Staged, Yields
+from hashtag_core.output.reconcile import reconcile
 from hashtag_core.output.removal import drop_parts
 from hashtag_core.output.table import FencedError
 from hashtag_core.schema import REJECTED_TABLE
-from hashtag_core.tagging.aftermath import bar_rejected, contested, ids_of_plan, save_index
+from hashtag_core.tagging.aftermath import Yielding, save_index
 from hashtag_core.tagging.archive_columns import save_digests
 from hashtag_core.tagging.encode_histories import (
     HOPELESS_CHUNKS,
@@ -65,8 +65,7 @@ class TagRun:
         self.statuses: Counter[str] = Counter()
         self.failures: list[str] = []
         self.record: dict[str, Any] = {}
-        self._barred: defaultdict[str, set[str]] = defaultdict(set)
-        self._fresh: IdIndex | None = None
+        self._yielding = Yielding(plan)
         self._began = time.monotonic()
 
     def execute(self, deadline: datetime | None = None) -> TagSummary:
@@ -91,10 +90,12 @@ class TagRun:
                     raise
 
     def _take_over(self) -> None:
-        """Claim the output, and plan again if another run changed it since the plan was made."""
+        """Claim the output; plan again if another run changed it since the plan was made, or was killed between two commits."""
         plan = self.plan
         output = Output.open(plan.layout)
         output.claim(by_day=plan.request.by_day)
+        if plan.unfinished:
+            reconcile(output, f"{self.run_id}-reconciled")
         forgotten = ForgetList.load(plan.layout.out)
         if output.records.sequence == plan.output.records.sequence and forgotten == plan.forgotten:
             self.plan = replace(plan, output=output)
@@ -105,13 +106,15 @@ class TagRun:
     def _rounds(self) -> TagSummary:
         self._prepare()
         for number in range(ROUNDS):
+            if number:
+                again = replace(self.plan.request, selection=replace(self.plan.request.selection, retag=False))
+                plan = plan_tagging(again, self.plan.output)
+                if not plan.works:
+                    break
+                self.plan = plan
+            self._yielding = Yielding(self.plan)
             self._round(f"{self.run_id}r{number}")
-            barred, self._barred = self._barred, defaultdict(set)
-            if not bar_rejected(self.plan, barred, f"{self.run_id}r{number}-barred") or self.stop.reason is not None:
-                break
-            self.plan = plan_tagging(replace(self.plan.request, selection=replace(self.plan.request.selection, retag=False)),
-                                     self.plan.output)  # fmt: skip
-            if not self.plan.works:
+            if not self._yielding.found or self.stop.reason is not None:
                 break
         if self.plan.dropped and not self.failures and self.stop.reason is None:
             self.summary.dropped_posts = drop_parts(self.plan.output, self.run_id, self.plan.dropped)
@@ -138,7 +141,6 @@ class TagRun:
     def _round(self, name: str) -> None:
         """Tag and commit what the plan misses."""
         plan = self.plan
-        self._fresh = None
         sweep_staging(plan, self.run_id)
         if plan.sidecar is not None:
             plan.sidecar.write(self._history_folder)
@@ -150,7 +152,7 @@ class TagRun:
         }
         self.progress = Progress(works, waiting)
         self.publisher = Publisher(
-            plan.output, name, plan.takers, self._committed, self._count, plan.request.keep_history_h
+            plan.output, name, plan.takers, self._committed, self._count, self._yields, plan.request.keep_history_h
         )
         for work in plan.works:
             if not waiting[work.key]:
@@ -289,17 +291,14 @@ class TagRun:
         self.summary.parts += 1
         path = part.record.path
         logger.info("%s: %d tagged, %d kept, %d rejected", path, staged.tagged - staged.kept, staged.kept, rejected)
-        lines = staged.rejected.select(["post_id", "reason"]).to_pylist()
-        ids = [line["post_id"] for line in lines if line["post_id"] and not line["reason"].startswith(REPEATED)]
-        if ids:
-            keys = keys_of(pa.array(ids, pa.string()))
-            self._fresh = ids_of_plan(self.plan) if self._fresh is None else self._fresh
-            self._barred[path].update(contested(self.plan, self._fresh, keys, part.record.number).told())
         work = self.progress.works[part.key]
         if self.plan.sidecar is not None and self.plan.begins:
             begin = self.plan.begins[path]
             digests = self.plan.sidecar.digests[begin : begin + part.record.rows]
             save_digests(self.plan.layout.columns, work.file, digests)
+
+    def _yields(self, staged: Staged) -> Yields:
+        return self._yielding.of(self.progress.works[staged.part.key], staged)
 
     def _count(self, rows: pa.Table) -> None:
         self.figures.add(TagFigures.of(rows))

@@ -3,14 +3,12 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hashtag_core.tagging.chunk_posts import ChunkPosts
-from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.output.verify import verify_output
 from tests.tagging.outputs import rejected, rows_by_glob, rows_by_table, run
 
 DAY_US = 86_400_000_000
@@ -138,39 +136,11 @@ class TestNights:
         told = run(archive, out, popularity)
         assert (told.parts, told.gone_parts) == (0, 1)
         assert parts_of(out) == {"1": "a.parquet", "2": "a.parquet", "3": "b.parquet", "4": "b.parquet"}
+        assert verify_output(str(out), str(archive)).problems == []
         dropped = run(archive, out, popularity, drop_gone=True)
         assert dropped.dropped_posts == 1
         assert parts_of(out) == dict.fromkeys("234", "b.parquet")
         assert rejected(out) == []
-
-    def test_a_winner_that_cannot_be_scored_leaves_its_post_to_the_next(
-        self, tmp_path: Path, popularity: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        recommend = ChunkTagger._recommend
-
-        def poisoned(tagger: ChunkTagger, posts: ChunkPosts, *arguments: Any) -> pa.Table:
-            positions = arguments[1] if len(arguments) > 1 else range(len(posts.rows))
-            if any("no score" in (posts.opened.captions[at] or "") for at in positions):
-                raise ValueError("cannot be scored")
-            return recommend(tagger, posts, *arguments)
-
-        monkeypatch.setattr(ChunkTagger, "_recommend", poisoned)
-        archive, out = tmp_path / "archive", tmp_path / "out"
-        part(archive / "a.parquet", ["1", "2"], day=1)
-        part(archive / "b.parquet", ["2", "3"], day=3, caption="no score")
-        part(archive / "c.parquet", ["2"], day=2)
-        run(archive, out, popularity)
-        assert parts_of(out) == {"1": "a.parquet", "2": "c.parquet"}
-        found = [(line["part"], line["post_id"], line["reason"].split(":")[0]) for line in rejected(out)]
-        assert found == [
-            ("a.parquet", "2", "repeated post_id"),
-            ("b.parquet", "2", "ValueError"),
-            ("b.parquet", "3", "ValueError"),
-        ]
-        assert run(archive, out, popularity).parts == 0
-        part(archive / "c.parquet", ["9"], day=2)
-        run(archive, out, popularity)
-        assert parts_of(out) == {"1": "a.parquet", "2": "a.parquet", "9": "c.parquet"}
 
     def test_the_index_of_ids_is_made_anew_where_it_is_lost(self, tmp_path: Path, popularity: Path) -> None:
         archive, out = tmp_path / "archive", tmp_path / "out"

@@ -7,6 +7,7 @@ import pytest
 
 from hashtag_core.errors import HashtagError
 from hashtag_core.output import lease
+from hashtag_core.output.verify import verify_output
 from tests.tagging.outputs import content, rejected, rows_by_glob, run
 from tests.tagging.pausing import KilledError, PausedRun, Writes
 from tests.tagging.test_nights import part
@@ -101,4 +102,49 @@ def test_a_run_killed_at_any_write_is_taken_up(
         run(archive, out, popularity)
         assert told(out) == expected, number
         shutil.rmtree(out)
+    assert number > 20
+
+
+@pytest.mark.parametrize("change", ["renamed", "deleted"])
+def test_a_part_that_changes_its_name_after_the_kill(
+    change: str,
+    nights: tuple[Path, Path, object],
+    popularity: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows of a part that the killed run committed, and of which it has no record, are not tagged twice and not lost."""
+    whole, first, _ = nights
+    monkeypatch.setattr(lease, "_is_dead", lambda content: True)
+    writes = Writes(monkeypatch)
+    number, killed = 0, True
+    while killed:
+        number, killed = number + 1, False
+        out, archive = tmp_path / f"out-{number}", tmp_path / "archive"
+        shutil.copytree(first, out)
+        stays = tmp_path / f"stays-{number}"
+        shutil.copytree(whole, stays)
+
+        def kill(at: int, number: int = number) -> None:
+            if at >= number:
+                raise KilledError
+
+        try:
+            with writes.of_this_thread(kill):
+                run(archive, out, popularity)
+        except KilledError:
+            killed = True
+        new = archive / "new.parquet"
+        new.rename(archive / "named-anew.parquet") if change == "renamed" else new.unlink()
+        run(archive, out, popularity)
+        rows = rows_by_glob(out)
+        ids = [row["post_id"] for row in rows]
+        assert len(set(ids)) == len(ids), number
+        there = {str(n) for n in range(10)} | {"11"} | {"20", "21", "22", "30", "31", "50"}
+        assert there | ({"40", "41"} if change == "renamed" else set()) <= set(ids), number
+        assert verify_output(str(out), str(archive)).problems == [], number
+        assert run(archive, out, popularity).parts == 0, number
+        shutil.rmtree(out)
+        shutil.rmtree(archive)
+        stays.rename(archive)
     assert number > 20
