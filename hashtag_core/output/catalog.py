@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from hashtag_core.output.ids import NEVER, Entries, IdIndex, Keys, keys_of
 from hashtag_core.output.output import Output
-from hashtag_core.output.publish import REPEATED
+from hashtag_core.output.strip import REPEATED
 from hashtag_core.output.table import Table
 
 FEW_PARTS = 1_000

@@ -28,6 +28,7 @@ from hashtag_core.output.chunk_files import ChunkContent, read_chunk
 from hashtag_core.output.layout import hive
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
+from hashtag_core.output.strip import Stripped, going
 from hashtag_core.output.table import Change, DataFile
 from hashtag_core.schema import REJECTED_TABLE, TABLE
 
@@ -39,8 +40,6 @@ REQUESTS, CHUNKS_AHEAD = 8, 256
 """Chunk files that are read at once, and that may wait to be written on."""
 GROUP_PARTS, GROUP_ROWS, GROUP_S = 64, 200_000, 15.0
 """So many parts or rows, or so long since the first of them, and what is finished is committed."""
-REPEATED = "repeated post_id"
-"""How the reason of a row begins whose post is tagged from another row."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +257,7 @@ class Publisher:
     def _read(self, file: DataFile) -> pa.Table:
         return self.output.tables()[0].read(file, TABLE.names).cast(TABLE)
 
-    def _strip(self, waiting: list[Staged], name: str) -> "Stripped":
+    def _strip(self, waiting: list[Staged], name: str) -> Stripped:
         """Take the rows that are to go out of the files that have them."""
         nothing = pa.array([], pa.string())
         victims: dict[str, pa.Array | None] = {}  # None: all of that part
@@ -280,7 +279,7 @@ class Publisher:
                 result.remove.append(file)
                 continue
             rows = self._read(file)
-            gone = _going(rows, victims)
+            gone = going(rows, victims)
             if not gone.any():
                 continue
             result.remove.append(file)
@@ -323,7 +322,7 @@ class Publisher:
         return Change([table.write(path, content, self.output.layout.values)], removed)
 
     def _records(
-        self, waiting: list[Staged], stripped: "Stripped"
+        self, waiting: list[Staged], stripped: Stripped
     ) -> tuple[dict[str, PartRecord | None], dict[str, int]]:
         """Changed records by path (None: nothing is left of the part), and the rejected rows of each finished part."""
         before = self.output.records.parts
@@ -353,43 +352,6 @@ class Publisher:
         return changed, rejected
 
 
-@dataclass
-class Stripped:
-    """What a commit takes out of other files."""
-
-    add: list[DataFile] = field(default_factory=list)
-    remove: list[DataFile] = field(default_factory=list)
-    lines: pa.Table = field(default_factory=REJECTED_TABLE.empty_table)
-    """Rows that a part lost to another one and that are still in the archive."""
-    taken: dict[str, int] = field(default_factory=dict)
-    """Posts that went out, by part."""
-
-    def take(
-        self,
-        rows: pa.Table,
-        present: Mapping[str, bool],
-        victims: Mapping[str, "pa.Array | None"],
-        winners: Mapping[str, str],
-    ) -> None:
-        """Count rows that go out; those of parts that are still in the archive and only lost them are told as rejected."""
-        lines = []
-        for row in rows.select(["part", "part_row", "post_id", "part_version", "created_at", "user_key"]).to_pylist():
-            self.taken[row["part"]] = self.taken.get(row["part"], 0) + 1
-            winner = winners.get(row["post_id"])
-            if (
-                present.get(row["part"], False)
-                and victims[row["part"]] is not None
-                and winner not in (None, row["part"])
-            ):
-                lines.append({
-                    "part": row["part"], "row": row["part_row"], "post_id": row["post_id"],
-                    "reason": f"{REPEATED}: tagged from {winner}", "rows": 1, "part_version": row["part_version"],
-                    "created_at": row["created_at"], "user_key": row["user_key"],
-                })  # fmt: skip
-        if lines:
-            self.lines = pa.concat_tables([self.lines, pa.Table.from_pylist(lines, schema=REJECTED_TABLE)])
-
-
 def _by_day(rows: pa.Table, *, by_day: bool) -> Iterator[tuple[str, dict[str, str | None], pa.Table]]:
     """Folder, partition value and rows: all as they are, or those of each UTC day of `created_at`, null last."""
     if not by_day:
@@ -398,14 +360,3 @@ def _by_day(rows: pa.Table, *, by_day: bool) -> Iterator[tuple[str, dict[str, st
     days = pc.strftime(rows["created_at"], format="%Y-%m-%d")
     for day in sorted(pc.unique(days).to_pylist(), key=lambda day: (day is None, day or "")):
         yield f"/day={hive(day)}", {"day": day}, rows.filter(pc.is_null(days) if day is None else pc.equal(days, day))
-
-
-def _going(rows: pa.Table, victims: Mapping[str, "pa.Array | None"]) -> np.ndarray:
-    """bool [n]: rows that go out."""
-    gone = np.zeros(rows.num_rows, dtype=bool)
-    for path in pc.unique(rows["part"]).to_pylist():
-        if path in victims:
-            of_part = pc.equal(rows["part"], path).to_numpy()
-            ids = victims[path]
-            gone |= of_part if ids is None else of_part & pc.is_in(rows["post_id"], value_set=ids).to_numpy()
-    return gone

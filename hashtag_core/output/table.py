@@ -108,9 +108,15 @@ class Table:
         self.refresh()
         before = self.delta.transaction_version(app) or 0
         self.epoch = before + 1
-        if not self._commit_once([], uuid.uuid4().hex):
-            raise FencedError(f"{self.uri}: another run began on this output at the same moment: run again")
-        self.refresh()
+        token = uuid.uuid4().hex
+        for attempt in range(ATTEMPTS):
+            if self._commit_once([], token):
+                self.refresh()
+                return
+            if (self.delta.transaction_version(app) or 0) != before:
+                raise FencedError(f"{self.uri}: another run began on this output at the same moment: run again")
+            time.sleep(PAUSE_S * 2 ** min(attempt, 4))  # another model's commit, or a store that did not answer
+        raise StorageError(f"{self.uri}: the output could not be claimed in {ATTEMPTS} attempts")
 
     def holds(self) -> bool:
         """Whether the claim still holds, by the newest snapshot."""
@@ -245,29 +251,26 @@ def ensure_table(uri: str, schema: pa.Schema, partition_by: Sequence[str], descr
     ConfigError where the store cannot keep two writers apart.
     """
     storage.conditional_writes(uri).require(uri)
-    found = open_table(uri)
-    if found is not None:
-        return found
-    try:
-        DeltaTable.create(
-            storage.object_store_url(uri),
-            schema,
-            mode="error",
-            partition_by=list(partition_by),
-            description=description,
-            configuration=CONFIGURATION,
-            storage_options=storage.object_store_options(uri),
-        )
-    except (DeltaError, OSError) as error:
-        logger.debug("%s: %s", uri, error)
+    for attempt in range(ATTEMPTS):
         found = open_table(uri)
-        if found is None:
-            raise StorageError(f"{uri}: the table could not be made: {error}") from error
-        return found
-    made = open_table(uri)
-    if made is None:
-        raise StorageError(f"{uri}: the table that was just made is not there")
-    return made
+        if found is not None:
+            return found
+        try:
+            DeltaTable.create(
+                storage.object_store_url(uri),
+                schema,
+                mode="error",
+                partition_by=list(partition_by),
+                description=description,
+                configuration=CONFIGURATION,
+                storage_options=storage.object_store_options(uri),
+            )
+        except (DeltaError, OSError) as error:
+            if attempt == ATTEMPTS - 1:
+                raise StorageError(f"{uri}: the table could not be made: {error}") from error
+            logger.debug("%s: looking whether the table was made: %s", uri, error)
+            time.sleep(PAUSE_S * 2 ** min(attempt, 4))
+    raise StorageError(f"{uri}: the table that was just made is not there")
 
 
 def _opened(uri: str, options: dict[str, str]) -> DeltaTable:

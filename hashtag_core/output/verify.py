@@ -22,7 +22,7 @@ from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.output.forget_list import FORGOTTEN
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.output import Output
-from hashtag_core.output.publish import REPEATED
+from hashtag_core.output.strip import REPEATED
 from hashtag_core.output.table import DataFile, Table
 from hashtag_core.output.verify_archive import check_archive
 from hashtag_core.output.verify_rows import ABSENT, LEFT_OUT, LOST, REFUSED, TAGGED_ROW, PartRows

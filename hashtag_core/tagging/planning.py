@@ -29,8 +29,8 @@ from hashtag_core.output.ids import Keys, load_index
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.migrate import refuse_old_output
 from hashtag_core.output.output import Output
-from hashtag_core.output.publish import REPEATED
 from hashtag_core.output.records import PartRecord, TagSettings
+from hashtag_core.output.strip import REPEATED
 from hashtag_core.recommend.policy import Policy, read_thresholds
 from hashtag_core.tagging.archive_columns import load_digests, save_digests
 from hashtag_core.tagging.histories import HistoryFinder

@@ -8,7 +8,7 @@ from typing import Protocol
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import HashtagError
 from hashtag_core.output.forget_list import FORGOTTEN
-from hashtag_core.output.publish import REPEATED
+from hashtag_core.output.strip import REPEATED
 from hashtag_core.tagging.scan import LeftOut
 
 ENOUGH_ROWS = 1_000
