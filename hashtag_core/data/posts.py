@@ -262,6 +262,8 @@ def _column_problem(names: Sequence[str], reading: Reading = AS_IT_IS) -> str | 
         return problem
     if reading.column_of("post_id", names) is None:
         return missing_column("post_id", names)
+    if len(set(names)) == len(names):
+        return None
     held = (reading.column_of(name, names) for name in POST.names)
     twice = [name for name in held if name is not None and list(names).count(name) > 1]
     return f"{twice[0]}: column occurs twice" if twice else None

@@ -175,7 +175,7 @@ def _new_part(
     record = PartRecord(
         path=file.path, etag=file.etag, number=number, size=file.size, rows=scan.rows, groups=scan.groups, token=token
     )
-    doubles = scan.doubles[np.isin(scan.doubles[:, 1], scan.at[wins])]
+    doubles = scan.doubles[np.isin(scan.doubles[:, 1], scan.at[wins])] if len(scan.doubles) else scan.doubles
     return PartWork(file, "", record, np.sort(scan.at[wins]), left_out, decision.owners[at], doubles=doubles)
 
 

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
+from hashtag_core import storage
 from hashtag_core.data.posts import PartFooter, is_undated
 from hashtag_core.data.source import Source
 from hashtag_core.errors import MachineError, StorageError
@@ -68,8 +69,9 @@ def scan_parts(source: Source, files: Sequence[FileInfo], forgotten: ForgetList 
     MachineError where a process that looks through parts was killed.
     """
     processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
-    if len(files) < MANY_PARTS or processes < 2:
+    if len(files) < MANY_PARTS or processes < 2 or not source.is_parquet:
         return _scan_some(source, forgotten, files)
+    source = replace(source)  # without the listing, which would go to the processes with every task
     tasks = [files[begin : begin + PARTS_PER_TASK] for begin in range(0, len(files), PARTS_PER_TASK)]
     spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of Arrow's and the S3 client's threads
     try:
@@ -80,6 +82,10 @@ def scan_parts(source: Source, files: Sequence[FileInfo], forgotten: ForgetList 
 
 
 def _scan_some(source: Source, forgotten: ForgetList | None, files: Sequence[FileInfo]) -> list[Scan]:
+    if not storage.is_remote(
+        source.uri
+    ):  # nothing is waited for: threads would only take the interpreter from each other
+        return [scan_part(source, file, forgotten) for file in files]
     with ThreadPoolExecutor(min(PARTS_AT_ONCE, max(1, len(files)))) as pool:
         return list(pool.map(lambda file: scan_part(source, file, forgotten), files))
 
