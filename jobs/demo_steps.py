@@ -20,14 +20,13 @@ from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.prepare import prepare
-from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.promote import plan_promote, promote
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.train import train
-from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.errors import GateRefused
 from hashtag_core.evaluation.report import leaderboard_table, rank_models
+from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.redaction import redact
 from hashtag_core.tagging.plan import TagRequest
 from hashtag_core.tagging.planning import plan_tagging
@@ -35,6 +34,7 @@ from hashtag_core.tagging.report import report
 from hashtag_core.tagging.run_page import write_run_page
 from hashtag_core.tracking.registry import resolve_model
 from hashtag_core.tracking.runs import tracking_uri
+from hashtag_core.training.plan import plan_training
 from jobs.common import recipe_of
 from jobs.prepare import SAMPLE_ARCHIVE, SAMPLE_DATASET
 from jobs.tag import SAMPLE_OUT

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leaderboard(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
-    from hashtag_core.distributed.leaderboard_plan import describe_leaderboard, family_recipes, plan_leaderboard
+    from hashtag_core.leaderboard.plan import describe_leaderboard, family_recipes, plan_leaderboard
 
     if arguments.split:
         arguments.overrides.append(f"split.kind={arguments.split!r}")

@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hashtag_core.config import Recipe, validate_section
-from hashtag_core.distributed.prepare_plan import PreparePlan, plan_prepare
-from hashtag_core.distributed.prepare_report import files_of
 from hashtag_core.errors import UsageError
+from hashtag_core.preparation.plan import PreparePlan, plan_prepare
+from hashtag_core.preparation.report import files_of
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 
 logger = logging.getLogger("hashtag_core.jobs")
@@ -137,7 +137,7 @@ def _mapped(text: str) -> tuple[str, str]:
 def _convert(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     if arguments.dataset is not None or arguments.test_archive is not None:
         build_parser().error("--convert writes posts and no dataset: leave --dataset and --test-archive out")
-    from hashtag_core.distributed.prepare_convert import convert, plan_conversion
+    from hashtag_core.preparation.convert import convert, plan_conversion
 
     plan = plan_conversion(arguments.archive or str(SAMPLE_ARCHIVE), arguments.convert, recipe)
     return plan.described() if arguments.dry_run else convert(plan)

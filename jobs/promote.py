@@ -97,7 +97,7 @@ def _shadow(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     if arguments.posts < 1:
         build_parser().error(f"--posts {arguments.posts}: expected at least 1")
     since = None if arguments.since is None else _moment(arguments.since)
-    from hashtag_core.distributed.shadow import shadow  # torch
+    from hashtag_core.promotion.shadow import shadow  # torch
 
     how = {"posts": arguments.posts, "since": since, "report": arguments.report}
     if arguments.dry_run:

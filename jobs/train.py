@@ -20,14 +20,14 @@ sys.path.insert(0, str(ROOT))
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.errors import NotFoundError
+from hashtag_core.preparation.plan import plan_prepare
 from jobs.common import RECIPES, JobParser, add_common_arguments, recipe_of, run
 from jobs.prepare import SAMPLE_ARCHIVE, SAMPLE_DATASET
 
 if TYPE_CHECKING:
     from hashtag_core.distributed.train import TrainSummary
-    from hashtag_core.distributed.train_plan import TrainPlan
+    from hashtag_core.training.plan import TrainPlan
 
 logger = logging.getLogger("hashtag_core.jobs")
 
@@ -72,7 +72,7 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
             )
         if not storage.exists(storage.join(dataset, "dataset.json")):
             return _train_sample(arguments, recipe)
-    from hashtag_core.distributed.train_plan import describe_training, plan_training  # torch and Ray: seconds to import
+    from hashtag_core.training.plan import describe_training, plan_training  # torch and Ray: seconds to import
 
     plan = plan_training(recipe, dataset, arguments.resume)
     _warn(plan)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import schema, storage
+from hashtag_core.config import EncodersSection
 from hashtag_core.errors import IntegrityError, NotFoundError
 
 ROW_GROUP_BYTES = 4 << 20
@@ -27,6 +28,14 @@ UNREADABLE = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("
 
 Digests = npt.NDArray[np.bytes_]
 """SHA-256 digests, dtype S32: 32 bytes each, sorted and compared as bytes."""
+
+
+def cache_root(dataset_uri: str, section: EncodersSection) -> str:
+    """Where features are kept: `encoders.cache`, else `_features` beside the dataset."""
+    if section.cache:
+        return section.cache
+    parent = posixpath.dirname(dataset_uri.rstrip("/"))
+    return posixpath.join(parent, "_features") if parent else "_features"
 
 
 @dataclass(frozen=True)

@@ -25,17 +25,14 @@ from rich.console import Console
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
-from hashtag_core.data.feature_cache import FeatureCache
+from hashtag_core.data.feature_cache import FeatureCache, cache_root
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.hub_folder import SCHEME as HUB
-from hashtag_core.distributed.evaluate_page import evaluation_page, learning, score_figures
-from hashtag_core.distributed.evaluate_truth import Ranked, Truth, read_truths, slices_of, write_ranked
-from hashtag_core.distributed.features import cache_root, ensure_features, tables_folder
-from hashtag_core.distributed.passes import Pass
-from hashtag_core.distributed.provenance import log_split
+from hashtag_core.distributed.features import ensure_features, tables_folder
 from hashtag_core.distributed.session import connect
 from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.evaluation.ground_truth import Ranked, Truth, read_truths, slices_of, write_ranked
 from hashtag_core.evaluation.metrics import (
     PROTOCOLS,
     Integers,
@@ -49,10 +46,13 @@ from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_tab
 from hashtag_core.evaluation.significance import bootstrap, paired_difference
 from hashtag_core.evaluation.slices import slice_metrics, tag_slices
 from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
+from hashtag_core.judging.page import evaluation_page, learning, score_figures
+from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import ResolvedModel, find_version, resolve_model, set_version_tags
 from hashtag_core.tracking.runs import start_run
+from hashtag_core.tracking.splits import log_split
 
 logger = logging.getLogger(__name__)
 
@@ -270,7 +270,7 @@ def _rank(
     statuses: list[str] = []
     rule, vocabulary = recommender.loaded.history, recommender.loaded.vocabulary
     past = open_history(truth.dataset, truth.split, rule, cache, vocabulary, tables_folder()) if rule else None
-    with Pass(len(truth.tags), f"evaluating {label}") as progress:
+    with ProgressBar(len(truth.tags), f"evaluating {label}") as progress:
         for table in truth.dataset.read(truth.split, READ.names, batch_rows):
             opened = recommender.open_posts(table, cached=cache)
             begin = len(statuses)

@@ -9,7 +9,6 @@ all of a chunk; with GPUs a pool of CPU tasks reads and decodes, and one actor a
 import json
 import logging
 import os
-import posixpath
 import shutil
 import tempfile
 import time
@@ -28,17 +27,17 @@ from ray.data import ActorPoolStrategy, DataContext
 from hashtag_core import storage
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
-from hashtag_core.data.feature_cache import DIED, FeatureCache
+from hashtag_core.data.feature_cache import DIED, FeatureCache, cache_root
 from hashtag_core.data.features import build_feature_table
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import READ_BUFFER_BYTES
-from hashtag_core.distributed.passes import Pass
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.train_resources import grows
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import HashtagError, ImageError
+from hashtag_core.progress_bar import ProgressBar
 
-__all__ = ["build_feature_table", "cache_root", "ensure_features", "tables_folder"]
+__all__ = ["build_feature_table", "ensure_features", "tables_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +78,6 @@ class _Content:
     captions: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     posts: int = 0
-
-
-def cache_root(dataset_uri: str, section: EncodersSection) -> str:
-    """Where features are kept: `encoders.cache`, else `_features` beside the dataset."""
-    if section.cache:
-        return section.cache
-    parent = posixpath.dirname(dataset_uri.rstrip("/"))
-    return posixpath.join(parent, "_features") if parent else "_features"
 
 
 def tables_folder() -> Path:
@@ -234,7 +225,7 @@ def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int
         errors: list[str] = []
         started = time.monotonic()
         unreadable = 0
-        with Pass(posts, "encoding") as progress:
+        with ProgressBar(posts, "encoding") as progress:
             for report in reports.iter_rows():
                 progress.add(report["posts"])
                 unreadable += report["unreadable"]

@@ -22,16 +22,16 @@ from hashtag_core import storage
 from hashtag_core.config import ModelSection, Recipe
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.evaluate import evaluate_model, log_evaluation
-from hashtag_core.distributed.evaluate_truth import read_truths, write_ranked
 from hashtag_core.distributed.features import ensure_features
-from hashtag_core.distributed.leaderboard_plan import Entry, LeaderboardPlan
-from hashtag_core.distributed.leaderboard_report import write_report
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_worker import PREFIX
 from hashtag_core.errors import HashtagError, NotFoundError
+from hashtag_core.evaluation.ground_truth import read_truths, write_ranked
 from hashtag_core.evaluation.side_by_side import side_by_side_table
+from hashtag_core.leaderboard.plan import Entry, LeaderboardPlan
+from hashtag_core.leaderboard.report import write_report
 from hashtag_core.models.registry import family
 from hashtag_core.tracking.registry import find_version
 from hashtag_core.tracking.runs import metric_history

@@ -44,13 +44,13 @@ from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition, content
 from hashtag_core.data.posts import Rejected
 from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, lean_index, prepare_posts
 from hashtag_core.data.splits import OUT
-from hashtag_core.distributed.passes import Pass
-from hashtag_core.distributed.prepare_claim import WORK, Claim, remove_leftovers
-from hashtag_core.distributed.prepare_pictures import Pictures, places_of
-from hashtag_core.distributed.prepare_plan import PreparePlan, finished_dataset
-from hashtag_core.distributed.prepare_report import check_pictures, counted, files_of, named_pictures, tell_rejected
 from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
+from hashtag_core.preparation.claim import WORK, Claim, remove_leftovers
+from hashtag_core.preparation.pictures import Pictures, places_of
+from hashtag_core.preparation.plan import PreparePlan, finished_dataset
+from hashtag_core.preparation.report import check_pictures, counted, files_of, named_pictures, tell_rejected
+from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.storage import FileInfo
 
 logger = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ def _over_parts(work: Callable[..., Any], tasks: Sequence[dict[str, Any]], plan:
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     results: dict[int, Any] = {}
-    with DataContext.current(context), Pass(len(tasks), told, "part") as progress:
+    with DataContext.current(context), ProgressBar(len(tasks), told, "part") as progress:
         with warnings.catch_warnings():  # there is no other way yet to end the endless retries of a task that dies
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             rows = ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))

@@ -9,11 +9,10 @@ from typing import Any
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.evaluate import check_evaluation, evaluate_model
-from hashtag_core.distributed.evaluate_truth import read_truths
 from hashtag_core.distributed.promote_figures import contender, duel, golden_of, judged_floors, measure_speeds
-from hashtag_core.distributed.provenance import log_split
 from hashtag_core.errors import ConfigError, GateRefused, IntegrityError
 from hashtag_core.evaluation.gates import Contender, Duel, Gate, check_gates, judge_challenger
+from hashtag_core.evaluation.ground_truth import read_truths
 from hashtag_core.evaluation.promotion_report import promotion_html, promotion_markdown
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.recommend.recommender import Recommender
@@ -30,6 +29,7 @@ from hashtag_core.tracking.registry import (
     version_run,
 )
 from hashtag_core.tracking.runs import Run, count_runs, current_user, start_run
+from hashtag_core.tracking.splits import log_split
 
 logger = logging.getLogger(__name__)
 

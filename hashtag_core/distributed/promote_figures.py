@@ -12,17 +12,16 @@ import numpy as np
 
 from hashtag_core.config import EncodersSection, GatesSection, ModelSection, Recipe
 from hashtag_core.data.dataset import Dataset, Split
-from hashtag_core.data.feature_cache import FeatureCache
+from hashtag_core.data.feature_cache import FeatureCache, cache_root
 from hashtag_core.distributed.evaluate import Evaluation, evaluate_model
-from hashtag_core.distributed.evaluate_truth import Truth, slices_of
-from hashtag_core.distributed.features import cache_root, ensure_features
+from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import make_job
 from hashtag_core.distributed.train_finish import model_info
-from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.encoders import load_encoders
 from hashtag_core.evaluation.calibration import calibration_error
 from hashtag_core.evaluation.gates import FLOORS, Contender, Duel
+from hashtag_core.evaluation.ground_truth import Truth, slices_of
 from hashtag_core.evaluation.metrics import post_scores, with_f1
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.significance import Difference, paired_difference
@@ -36,6 +35,7 @@ from hashtag_core.recommend.served import golden_difference
 from hashtag_core.tracking.mlflow_model import GOLDEN
 from hashtag_core.tracking.registry import download_version_file, version_signature
 from hashtag_core.training.loader import TableFitSource
+from hashtag_core.training.plan import plan_training
 
 logger = logging.getLogger(__name__)
 

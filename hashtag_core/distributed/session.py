@@ -15,6 +15,7 @@ import ray
 from hashtag_core import storage
 from hashtag_core.distributed.quiet import quieten_before_start, quieten_workers, terminated_as_interrupted
 from hashtag_core.errors import HashtagError, NotFoundError
+from hashtag_core.storage.home import SUBMITTED
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,6 @@ MOST_TEMP_CHARACTERS = 40
 
 START_ATTEMPTS = 3
 """For a local Ray, which gives its own processes half a minute to start: less than a machine under load takes."""
-
-_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
     runtime: dict[str, Any] = {"env_vars": environment}
     if address:
         logger.info("joining the Ray cluster of RAY_ADDRESS")
-        if _SUBMITTED not in os.environ:
+        if SUBMITTED not in os.environ:
             runtime["py_modules"] = [str(package)]
     else:
         root = str(package.parent)
@@ -150,15 +149,9 @@ def _quieten_ray_data() -> None:
                 handler.setLevel(logging.WARNING)
 
 
-def home_folder() -> Path:
-    """Where what a user keeps goes by default: the working folder, or, in a submitted job, whose working folder is a
-    temporary copy, `~/.hashtag-recommender` of the node that the driver runs on."""
-    return Path.home() / ".hashtag-recommender" if _SUBMITTED in os.environ else Path.cwd()
-
-
 def _submitted_variables() -> set[str]:
     """Variables of the runtime_env of `ray job submit`: Ray refuses a driver that sets one of them again."""
-    described = json.loads(os.environ.get(_SUBMITTED) or "{}")
+    described = json.loads(os.environ.get(SUBMITTED) or "{}")
     return set((described.get("runtime_env") or {}).get("env_vars") or {})
 
 

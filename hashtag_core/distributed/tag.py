@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from hashtag_core.config import TaggingSection
-from hashtag_core.distributed.passes import Pass
+from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.tagging.plan import TagPlan
 from hashtag_core.tagging.run import TagRun
 from hashtag_core.tagging.work_list import Cluster, TagSummary
@@ -38,5 +38,5 @@ def on_ray(section: TaggingSection) -> Iterator[Cluster]:
 @contextmanager
 def monitor(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """A progress bar or lines in the log."""
-    with Pass(total, what) as progress:
+    with ProgressBar(total, what) as progress:
         yield progress.add

@@ -27,12 +27,8 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.features import FeatureCache
 from hashtag_core.distributed.features import ensure_features, tables_folder
-from hashtag_core.distributed.progress import Watch, start_run_log
-from hashtag_core.distributed.provenance import log_split
-from hashtag_core.distributed.train_check import check_model, input_spec, tokenizer_of
 from hashtag_core.distributed.train_finish import curves, model_info, register_model, save_and_evaluate
-from hashtag_core.distributed.train_plan import TrainPlan, check_base, plan_training
-from hashtag_core.distributed.train_record import RunRecord, new_run_name
+from hashtag_core.distributed.train_monitor import Watch, start_run_log
 from hashtag_core.distributed.train_resources import grows, set_start_timeout, worker_resources
 from hashtag_core.distributed.train_worker import (
     BEST,
@@ -47,8 +43,12 @@ from hashtag_core.models.base import BuiltOnModel, FittedModel, NeuralModel, Tag
 from hashtag_core.models.registry import create_model
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.provenance import source_tags, system_metrics
+from hashtag_core.tracking.splits import log_split
+from hashtag_core.training.check import check_model, input_spec, tokenizer_of
 from hashtag_core.training.checkpoint import WEIGHTS, Progress
 from hashtag_core.training.loader import TableFitSource
+from hashtag_core.training.plan import TrainPlan, check_base, plan_training
+from hashtag_core.training.record import RunRecord, new_run_name
 
 logger = logging.getLogger(__name__)
 

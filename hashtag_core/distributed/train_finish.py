@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from hashtag_core.distributed.train_plan import TrainPlan
 from hashtag_core.distributed.train_thresholds import find_thresholds
 from hashtag_core.distributed.train_worker import PREFIX, TrainJob, rank_table, validation_metrics
 from hashtag_core.evaluation.metrics import Protocol
@@ -21,6 +20,7 @@ from hashtag_core.tracking.provenance import commit_of, source_tags
 from hashtag_core.tracking.registry import register_model_folder
 from hashtag_core.tracking.runs import Run
 from hashtag_core.training.checkpoint import Progress
+from hashtag_core.training.plan import TrainPlan
 
 
 def model_info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[str, Any]:

@@ -33,11 +33,11 @@ from hashtag_core.recommend.ranking import top_tags
 from hashtag_core.training.checkpoint import Progress
 from hashtag_core.training.loader import BatchLoader, PostTable, Reading, Share, TableFitSource, in_order
 from hashtag_core.training.loop import TrainingLoop, gather, rank, sum_over_ranks, world_size
+from hashtag_core.training.selection import BEST_F1, epoch_ks
 
 STEP_REPORT_S = 0.5
 SCORE_POSTS = 64
 PREFIX = "validation_"
-BEST_F1 = "best_f1"
 BEST = "best_epoch_or_minus_one"
 """What Ray Train orders checkpoints by: the epoch where it is the best so far, else -1, so that the highest is ours."""
 
@@ -208,15 +208,6 @@ class Validation:
             f"{PREFIX}loss": sum_over_ranks(loss, loop.device) / len(self.table),
             **{PREFIX + name: figures[name] for name in dict.fromkeys([self.settings.select_metric, *wanted])},
         }
-
-
-def epoch_ks(recipe: Recipe) -> list[int]:
-    """The list lengths that are looked at after each epoch: the one of `select_metric`, all for `best_f1`, or the largest for
-    one that has no k in its name."""
-    if recipe.training.select_metric == BEST_F1:
-        return list(recipe.evaluation.ks)
-    named = re.search(r"_at_(\d+)", recipe.training.select_metric)
-    return [int(named[1])] if named else [max(recipe.evaluation.ks)]
 
 
 def rank_table(

@@ -18,10 +18,10 @@ from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed import evaluate as module
 from hashtag_core.distributed.evaluate import check_evaluation, evaluate
 from hashtag_core.distributed.prepare import prepare
-from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.models import InputSpec, create_model, parse_options
 from hashtag_core.models.folder import save_model_folder
+from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import RANKED
 from hashtag_core.tracking.registry import champion, champion_moves, find_version, move_champion, register_model_folder

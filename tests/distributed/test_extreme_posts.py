@@ -19,10 +19,10 @@ from hashtag_core.data.captions import MAX_CHARACTERS
 from hashtag_core.data.dataset import SPLITS, Dataset
 from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.prepare import prepare
-from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.train import train
 from hashtag_core.models import family, list_models
+from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.tagging.plan import TagRequest
 from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tracking.registry import resolve_model

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hashtag_core import schema, storage
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.dataset import Dataset
+from hashtag_core.data.feature_cache import cache_root
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.distributed.features import (
@@ -22,7 +23,6 @@ from hashtag_core.distributed.features import (
     _read,
     _unpack,
     build_feature_table,
-    cache_root,
     ensure_features,
 )
 from hashtag_core.encoders import load_encoders

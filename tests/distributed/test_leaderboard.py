@@ -10,10 +10,10 @@ import pytest
 
 from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.distributed.leaderboard import run_leaderboard
-from hashtag_core.distributed.leaderboard_compare import Comparison
-from hashtag_core.distributed.leaderboard_plan import LeaderboardPlan, family_recipes, plan_leaderboard
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.evaluation.metrics import Judged, judge
+from hashtag_core.leaderboard.compare import Comparison
+from hashtag_core.leaderboard.plan import LeaderboardPlan, family_recipes, plan_leaderboard
 from hashtag_core.tracking.registry import champion
 from hashtag_core.tracking.runs import connect
 from jobs import leaderboard as job

@@ -17,8 +17,8 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.data.dataset import SPLITS, Dataset, DatasetInfo
 from hashtag_core.distributed.prepare import prepare
-from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.errors import ArchiveError, ConfigError, NotFoundError
+from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.schema import PREPARED
 from jobs import prepare as job
 

@@ -10,8 +10,8 @@ import pytest
 from hashtag_core.config import read_recipe
 from hashtag_core.data.dataset import SPLITS, Dataset
 from hashtag_core.data.hashtags import normalise_hashtags
-from hashtag_core.distributed.train_plan import plan_training
 from hashtag_core.errors import ConfigError
+from hashtag_core.training.plan import plan_training
 from jobs import prepare as job
 
 pytestmark = pytest.mark.usefixtures("ray_session")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from hashtag_core.config import read_recipe
-from hashtag_core.distributed.shadow import shadow
 from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.promotion.shadow import shadow
 from hashtag_core.tracking.registry import champion, move_champion, register_model_folder
 from hashtag_core.tracking.runs import connect, start_run
 from jobs import promote

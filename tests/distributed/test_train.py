@@ -18,13 +18,11 @@ from PIL import Image
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.prepare import prepare
-from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.distributed.tag import tag as tag_archive
 from hashtag_core.distributed.train import train
-from hashtag_core.distributed.train_plan import describe_training, plan_training
-from hashtag_core.distributed.train_record import RunRecord
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError, TrainingError
 from hashtag_core.models.folder import load_model_folder
+from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.recommend.policy import read_thresholds
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
@@ -32,6 +30,8 @@ from hashtag_core.tagging.plan import TagRequest
 from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import resolve_model
+from hashtag_core.training.plan import describe_training, plan_training
+from hashtag_core.training.record import RunRecord
 
 COLOURS = {"crimson": (200, 20, 40), "forest": (20, 120, 30), "ocean": (20, 40, 200), "sunny": (240, 220, 40)}
 SHAPES = {"circle": "a round ring drawn by hand", "square": "a box with four corners", "star": "five points of light"}

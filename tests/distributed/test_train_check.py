@@ -10,13 +10,13 @@ from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import train_worker as worker_module
-from hashtag_core.distributed.train_check import check_model
-from hashtag_core.distributed.train_paths import resolve_paths
-from hashtag_core.distributed.train_plan import describe_training, plan_training
-from hashtag_core.distributed.train_record import RunRecord
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, HashtagError, IntegrityError, NotFoundError, StorageError
 from hashtag_core.models import list_models
+from hashtag_core.training.check import check_model
+from hashtag_core.training.paths import resolve_paths
+from hashtag_core.training.plan import describe_training, plan_training
+from hashtag_core.training.record import RunRecord
 
 
 @pytest.fixture(scope="module")

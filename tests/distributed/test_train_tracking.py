@@ -8,8 +8,8 @@ import pytest
 
 from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.distributed import train as module
-from hashtag_core.distributed.progress import Watch
 from hashtag_core.distributed.train import train
+from hashtag_core.distributed.train_monitor import Watch
 from hashtag_core.errors import StorageError
 from hashtag_core.tracking.registry import find_version, lineage, lineage_lines, resolve_model
 from hashtag_core.tracking.runs import connect, start_run
@@ -116,7 +116,7 @@ def test_figures_that_are_logged_later_carry_the_time_they_were_measured_at(
     figures = ("train_loss", "validation_loss", "f", "posts_per_second", "learning_rate", "gradient_norm")
     history = [{"epoch": n, **dict.fromkeys(figures, 0.5)} for n in range(2)]
     clock = [1000.0]
-    monkeypatch.setattr("hashtag_core.distributed.progress.time.time", lambda: clock[0])
+    monkeypatch.setattr("hashtag_core.distributed.train_monitor.time.time", lambda: clock[0])
     with start_run("e", "r") as run:
         watch = Watch(None, run, 2, "f")
         watch._show(history[:1])

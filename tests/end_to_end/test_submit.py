@@ -11,7 +11,7 @@ import pytest
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.prepare import prepare
-from hashtag_core.distributed.prepare_plan import plan_prepare
+from hashtag_core.preparation.plan import plan_prepare
 
 
 @pytest.mark.slow

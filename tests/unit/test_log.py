@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from hashtag_core.distributed.passes import Pass, passing
 from hashtag_core.errors import ConfigError
+from hashtag_core.progress_bar import ProgressBar, with_progress
 from jobs.common import JobParser, add_common_arguments, run
 
 
@@ -45,7 +45,7 @@ def test_a_bug_is_one_object_with_its_trace(capfd: pytest.CaptureFixture[str]) -
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), Pass(1_000, "tagging", every_s=0) as progress:
+    with caplog.at_level(logging.INFO), ProgressBar(1_000, "tagging", every_s=0) as progress:
         progress.add(240, 10)
         progress.every_s = 3_600
         progress.add(250)
@@ -61,7 +61,7 @@ def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
             return True
 
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with caplog.at_level(logging.INFO), Pass(10, "tagging") as progress:
+    with caplog.at_level(logging.INFO), ProgressBar(10, "tagging") as progress:
         progress.add(4, 1)
         told = str(progress._bar)
     assert "5/10" in told
@@ -71,7 +71,7 @@ def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
 
 def test_a_short_pass_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert list(passing(["a", "b"], "compacting", "part")) == ["a", "b"]
+        assert list(with_progress(["a", "b"], "compacting", "part")) == ["a", "b"]
     assert not caplog.records
 
 

@@ -10,11 +10,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from hashtag_core.distributed import passes
-from hashtag_core.distributed.passes import Pass
+from hashtag_core import progress_bar
 from hashtag_core.distributed.quiet import pass_on, terminated_as_interrupted
 from hashtag_core.errors import NotFoundError, UsageError
 from hashtag_core.evaluation.report import leaderboard_table
+from hashtag_core.progress_bar import ProgressBar
 from jobs.common import JobParser, add_common_arguments, recipe_file, run
 from jobs.train import _small_one_named, _warn
 
@@ -102,9 +102,9 @@ def test_the_leaderboard_fits_and_cuts_nothing(width: int) -> None:
 def test_time_left_does_not_count_the_start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """60 s until the first ten posts come, then ten a second: 80 more take 8 s, not 70 s."""
     now = [0.0]
-    monkeypatch.setattr(passes.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(passes.sys.stderr, "isatty", lambda: False, raising=False)
-    with caplog.at_level(logging.INFO), Pass(100, "tagging", every_s=60.5) as progress:
+    monkeypatch.setattr(progress_bar.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_bar.sys.stderr, "isatty", lambda: False, raising=False)
+    with caplog.at_level(logging.INFO), ProgressBar(100, "tagging", every_s=60.5) as progress:
         now[0] = 60.0
         progress.add(10)
         now[0] = 61.0

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from hashtag_core.distributed.train_record import RunRecord
+from hashtag_core.training.record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,8 +18,8 @@ from hashtag_core.data.formats import archive_format
 from hashtag_core.data.partition import Partition, partition_posts
 from hashtag_core.data.preparing import PostRules, index_posts
 from hashtag_core.data.vocabulary import read_tag_rules
-from hashtag_core.distributed.prepare_plan import plan_prepare
 from hashtag_core.errors import ConfigError
+from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.schema import POST
 
 RECIPES = sorted((Path(__file__).parents[3] / "jobs" / "recipes" / "prepare").glob("*.toml"))

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
-from hashtag_core.distributed.evaluate_truth import Truth, slices_of
-from hashtag_core.distributed.leaderboard_plan import LeaderboardPlan, Pair
+from hashtag_core.evaluation.ground_truth import Truth, slices_of
 from hashtag_core.evaluation.metrics import Booleans, Floats, Judged, Protocol, judge_tags, post_scores, with_f1
 from hashtag_core.evaluation.significance import Difference, every_pair, holm, paired_difference, slice_contrast
+from hashtag_core.leaderboard.plan import LeaderboardPlan, Pair
 
 DIGITS = 5
 KS = (1, 2, 3, 5, 7, 10)

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from hashtag_core.data.images import thumbnail
-from hashtag_core.distributed.evaluate_truth import Ranked, Truth
-from hashtag_core.distributed.passes import Pass
 from hashtag_core.errors import HashtagError
 from hashtag_core.evaluation.gallery import MOST_TAGS, Gallery, ShownPost, shown_rows, thumbnail_side_px
+from hashtag_core.evaluation.ground_truth import Ranked, Truth
 from hashtag_core.evaluation.metrics import Booleans
+from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.recommend.images import ImagePlaces, fetch_images
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def read_gallery(
     )
     side_px = thumbnail_side_px(len(rows))
     start = 0
-    with Pass(len(rows), "posts of the report") as progress:
+    with ProgressBar(len(rows), "posts of the report") as progress:
         for table in truth.dataset.read(
             truth.split, ["post_id", "user_id", "caption", "image", "image_uri", "image_key"]
         ):

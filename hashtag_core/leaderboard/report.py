@@ -11,12 +11,12 @@ from dataclasses import asdict
 from typing import Any
 
 from hashtag_core import storage
-from hashtag_core.distributed.evaluate_truth import Truth
-from hashtag_core.distributed.leaderboard_compare import KS, Comparison, rounded
-from hashtag_core.distributed.leaderboard_plan import Entry, LeaderboardPlan
 from hashtag_core.evaluation.curves import report_figures
+from hashtag_core.evaluation.ground_truth import Truth
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.side_by_side import FLOORS, done_entries, side_by_side_html, side_by_side_markdown
+from hashtag_core.leaderboard.compare import KS, Comparison, rounded
+from hashtag_core.leaderboard.plan import Entry, LeaderboardPlan
 from hashtag_core.models import FittedModel, family
 
 logger = logging.getLogger(__name__)

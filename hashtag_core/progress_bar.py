@@ -17,8 +17,8 @@ T = TypeVar("T")
 EVERY_S = 30.0
 
 
-class Pass:
-    """`with Pass(total, "tagging") as progress: progress.add(done, rejected)`.
+class ProgressBar:
+    """`with ProgressBar(total, "tagging") as progress: progress.add(done, rejected)`.
 
     Where stderr is no terminal, a line every `every_s` seconds: done, rate, time left, rejected; a shorter pass has none. Rate and time
     left count from the first item that came through, not from the start of the workers before it.
@@ -91,9 +91,9 @@ class Pass:
         )
 
 
-def passing(items: Sequence[T], what: str, unit: str) -> Iterator[T]:
+def with_progress(items: Sequence[T], what: str, unit: str) -> Iterator[T]:
     """The items, one after another, as a pass."""
-    with Pass(len(items), what, unit) as progress:
+    with ProgressBar(len(items), what, unit) as progress:
         for item in items:
             yield item
             progress.add()

@@ -23,14 +23,14 @@ from hashtag_core.config import (
     read_recipe,
     validate_section,
 )
-from hashtag_core.distributed.prepare_plan import PreparePlan, plan_prepare
-from hashtag_core.distributed.train_record import FREE_KEYS
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.evaluation.metrics import Protocol, judge, post_scores, with_f1
 from hashtag_core.evaluation.slices import post_slices
 from hashtag_core.models import list_models
 from hashtag_core.models.base import ModelOptions
 from hashtag_core.models.registry import family, parse_options
+from hashtag_core.preparation.plan import PreparePlan, plan_prepare
+from hashtag_core.training.record import FREE_KEYS
 
 EXPERIMENT = "leaderboard"
 SHARES = (0.25, 0.5)

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.train_paths import resolve_paths
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.training.paths import resolve_paths
 
 FREE_KEYS = frozenset(
     f"training.{key}"

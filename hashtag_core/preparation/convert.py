@@ -17,11 +17,11 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.archive import Archive, open_archive
 from hashtag_core.data.dataset import ROW_GROUP_ROWS
 from hashtag_core.data.posts import Rejected
-from hashtag_core.distributed.passes import Pass
-from hashtag_core.distributed.prepare_pictures import Pictures, count_missing, places_of
-from hashtag_core.distributed.prepare_plan import absolute
-from hashtag_core.distributed.prepare_report import check_pictures, files_of, tell_rejected
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
+from hashtag_core.preparation.pictures import Pictures, count_missing, places_of
+from hashtag_core.preparation.plan import absolute
+from hashtag_core.preparation.report import check_pictures, files_of, tell_rejected
+from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo
 
@@ -85,7 +85,7 @@ def convert(plan: Conversion) -> dict[str, Any]:
     posts = pictures = absent = done_before = 0
     missing: list[str] = []
     with_posts: set[str] = set()
-    with Pass(len(plan.names), "converting", "part") as progress:
+    with ProgressBar(len(plan.names), "converting", "part") as progress:
         for name, part in zip(plan.names, plan.archive.parts, strict=True):
             if storage.exists(storage.join(plan.out, name)):
                 done_before += 1

@@ -13,7 +13,7 @@ from hashtag_core.models.base import InputSpec, NeuralModel
 from hashtag_core.models.registry import create_model
 
 if TYPE_CHECKING:
-    from hashtag_core.distributed.train_plan import TrainPlan
+    from hashtag_core.training.plan import TrainPlan
 
 UNKNOWN_WORDS = 2
 """Size of a `words` tokenizer that is not built yet: padding and the unknown word."""

@@ -10,12 +10,7 @@ from typing import Any
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
-from hashtag_core.distributed.features import cache_root
-from hashtag_core.distributed.session import home_folder
-from hashtag_core.distributed.train_check import check_model
-from hashtag_core.distributed.train_paths import resolve_paths
-from hashtag_core.distributed.train_record import RunRecord
-from hashtag_core.distributed.train_worker import BEST_F1, epoch_ks
+from hashtag_core.data.feature_cache import cache_root
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, NotFoundError, TrainingError
 from hashtag_core.evaluation.metrics import index_metrics, judge
@@ -23,8 +18,13 @@ from hashtag_core.models.base import BuiltOnModel, FittedModel, ModelOptions, Ta
 from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.models.registry import family, parse_options
 from hashtag_core.redaction import redact
+from hashtag_core.storage.home import home_folder
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import resolve_model
+from hashtag_core.training.check import check_model
+from hashtag_core.training.paths import resolve_paths
+from hashtag_core.training.record import RunRecord
+from hashtag_core.training.selection import BEST_F1, epoch_ks
 
 logger = logging.getLogger(__name__)
 

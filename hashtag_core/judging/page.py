@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from hashtag_core.config import Recipe
-from hashtag_core.distributed.evaluate_gallery import read_gallery
-from hashtag_core.distributed.evaluate_truth import Ranked, Truth, slices_of
 from hashtag_core.errors import HashtagError
+from hashtag_core.evaluation.ground_truth import Ranked, Truth, slices_of
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.report_charts import labels
 from hashtag_core.evaluation.report_page import report_page
 from hashtag_core.evaluation.score_curves import calibration, confused_tags, precision_recall
+from hashtag_core.judging.gallery import read_gallery
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.tracking.registry import ResolvedModel
 from hashtag_core.tracking.runs import metric_history

@@ -15,8 +15,8 @@ from hashtag_core.data.dataset import Dataset
 from hashtag_core.data.formats import ArchiveFormat
 from hashtag_core.data.preparing import PostRules
 from hashtag_core.data.vocabulary import read_tag_rules
-from hashtag_core.distributed.prepare_claim import WORK, foreign_files
 from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.preparation.claim import WORK, foreign_files
 from hashtag_core.storage import FileInfo
 
 TEST_PREFIX = "test-archive/"

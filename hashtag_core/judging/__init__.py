@@ -1,0 +1,1 @@
+"""Models judged on a split of a dataset: plan, figures, the report and its page; needs no Ray."""
