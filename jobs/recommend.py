@@ -12,8 +12,8 @@ UTF-8, with a header) has captions in a column `caption` or `text`, paths of pic
 
 import argparse
 import atexit
-import importlib
 import itertools
+import json
 import logging
 import multiprocessing
 import shutil
@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,8 +165,6 @@ def load_recommender(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Reco
         from hashtag_core.recommend.policy import Policy, read_thresholds
         from hashtag_core.recommend.recommender import Recommender
 
-        if model.startswith("models:"):
-            _import_ahead()
         resolved = resolved_later(chosen)
     section = recipe.tagging
     deny = read_tags(section.deny, section.deny_file, "tagging.deny")
@@ -174,16 +172,33 @@ def load_recommender(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Reco
     prefixes = None if section.image_prefixes is None else tuple(section.image_prefixes)
     places = ImagePlaces(None, prefixes, recipe.archive.max_image_bytes)
     recommender = Recommender.load(
-        str(resolved.folder), name=resolved.name, version=resolved.version, places=places, policy=policy
+        str(resolved.folder),
+        name=resolved.name,
+        version=resolved.version,
+        places=places,
+        policy=policy,
+        **_at_once(resolved.folder),
     )
     return recommender, resolved.uri
 
 
-def _import_ahead() -> None:
-    """What nearly every model's encoders import, while another process looks the model up."""
-    with suppress(ImportError):
-        importlib.import_module("transformers.modeling_utils")
-        importlib.import_module("transformers.models.bert.modeling_bert")
+def _at_once(folder: Path) -> dict[str, str]:
+    """How the encoders run for a few posts: from their ONNX graphs in float32, wherever the recipe leaves it open.
+
+    Nothing is measured then, and neither transformers nor the networks' weights are loaded: seconds, where the posts themselves
+    take tenths of one. (A tagging run takes what is fastest for thousands, which may be bfloat16.)
+    """
+    import torch
+
+    from hashtag_core.encoders.onnx import can_export
+
+    try:
+        section = json.loads((folder / "model.json").read_bytes())["recipe"]["encoders"]
+    except (OSError, ValueError, KeyError, TypeError):  # loading the model says what is wrong with it
+        return {}
+    default = section.get("text") == "minilm" and section.get("image") == "efficientnet_lite0"
+    left_open = section.get("backend", "auto") == "auto" and section.get("precision", "auto") != "bfloat16"
+    return {"backend": "onnx"} if default and left_open and can_export() and not torch.cuda.is_available() else {}
 
 
 @contextmanager

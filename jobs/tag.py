@@ -26,22 +26,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hashtag_core.config import nearest
-from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import NotFoundError, UsageError
-from hashtag_core.tagging.plan import TagPlan, TagRequest
-from hashtag_core.tagging.planning import plan_tagging
-from hashtag_core.tagging.report import last_rate, report
-from hashtag_core.tagging.select import Selection, parse_since
-from hashtag_core.tagging.stop import parse_deadline
-from hashtag_core.tracking.registry import ResolvedModel, resolve_model
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 from jobs.tag_commands import COMMANDS
+
+# What plans and tags is imported where it is called: it brings the table format and pandas, a second that --help need not wait for.
+if TYPE_CHECKING:
+    from hashtag_core.tagging.plan import TagPlan
+    from hashtag_core.tracking.registry import ResolvedModel
 
 logger = logging.getLogger("hashtag_core.jobs")
 
@@ -169,6 +167,13 @@ class _Refusing(JobParser):
 
 
 def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
+    from hashtag_core.distributed.tag import tag
+    from hashtag_core.tagging.plan import TagRequest
+    from hashtag_core.tagging.planning import plan_tagging
+    from hashtag_core.tagging.report import report
+    from hashtag_core.tagging.select import Selection, parse_since
+    from hashtag_core.tagging.stop import parse_deadline
+
     for key in ("top_k", "chunk_rows", "max_rejected"):
         if getattr(arguments, key) is not None:
             arguments.overrides.append(f"tagging.{key}={getattr(arguments, key)}")
@@ -201,7 +206,7 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
     summary = tag(plan, deadline)
     if summary.run is not None and summary.posts:
         report(plan.layout.out, summary.run, recipe.tracking.experiment)
-        from hashtag_core.tagging.run_page import write_run_page  # matplotlib: not for --help
+        from hashtag_core.tagging.run_page import write_run_page
 
         page = write_run_page(plan.layout.out, summary.run)
         if page is not None:
@@ -217,7 +222,9 @@ def _places(arguments: argparse.Namespace) -> tuple[str, str]:
     return arguments.archive or str(SAMPLE_ARCHIVE), arguments.out or str(SAMPLE_OUT)
 
 
-def _model(model: str | None, name: str) -> ResolvedModel:
+def _model(model: str | None, name: str) -> "ResolvedModel":
+    from hashtag_core.tracking.registry import resolve_model
+
     if model is not None:
         return resolve_model(model)
     try:
@@ -229,7 +236,9 @@ def _model(model: str | None, name: str) -> ResolvedModel:
         ) from None
 
 
-def _dry_run(plan: TagPlan) -> dict[str, Any]:
+def _dry_run(plan: "TagPlan") -> dict[str, Any]:
+    from hashtag_core.tagging.report import last_rate
+
     left_out = sum(len(work.left_out) for work in plan.works)
     logger.info(
         "would tag %d row(s) of %d part(s), those whose content is tagged already excepted; %d row(s) or part(s) are left out",

@@ -287,6 +287,11 @@ class Encoders:
 
     @cached_property
     def _image_encoder(self) -> ImageEncoder:
+        card, names = self.image, self._image_outputs
+        if card and not self.detector and self._image_backend(card, "image") == onnx.OnnxBackend.name:
+            ready = onnx.OnnxBackend.ready(self.section.image, names, self.section.grid_side, self.threads)
+            if ready is not None:
+                return ImageEncoder(ready, names, card.side_px, self.section.batch_size)
         return self._image_encoder_of(self._backbone, self._image_outputs, "image")
 
     @cached_property
@@ -308,6 +313,11 @@ class Encoders:
     @cached_property
     def _text_encoder(self) -> TextEncoder:
         chosen = self._text_backend
+        if chosen == text_onnx.OnnxTextBackend.name:
+            names = self._outputs(text_encoders.OUTPUTS)
+            made = text_onnx.OnnxTextBackend.ready(self.section.text, self.section.max_tokens, names, self.threads)
+            if made is not None:
+                return self._text_encoder_of(*made)
         loaded = text_encoders.load_text(self.section.text, self.section.max_tokens)
         return self._text_encoder_of(loaded, self._text_backend_of(loaded, chosen, self.threads))
 

@@ -33,6 +33,8 @@ class EfficientNetLite0(Backbone):
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
     convolutional = True
+    map_side = 7
+    """Cells on a side of its feature map."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,14 +13,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hashtag_core.encoders.backbone import LoadedBackbone
-from hashtag_core.encoders.image import Pixels2Features
+from hashtag_core.encoders.backbone import ImageCard, LoadedBackbone
+from hashtag_core.encoders.image import EfficientNetLite0, Pixels2Features, packaged_card
 from hashtag_core.encoders.packaged import cache_folder
 from hashtag_core.errors import ConfigError, NotFoundError
 
@@ -42,6 +42,21 @@ class OnnxBackend:
 
     def __init__(self, module: Pixels2Features, backbone: LoadedBackbone, threads: int | None) -> None:
         self.session = open_session(export(module, backbone), threads)
+
+    @classmethod
+    def ready(cls, encoder: str, outputs: tuple[str, ...], grid_side: int, threads: int | None) -> Self | None:
+        """The default encoder from the graph that an earlier run exported: its network is not made and runs no probe, which is
+        most of what a single picture would wait for. None for another encoder, and where no graph is there yet."""
+        card = packaged_card(encoder)
+        if card is None:
+            return None
+        shape = (grid_side**2, EfficientNetLite0.map_side**2)
+        graph = graph_file(_made_of(card, EfficientNetLite0.mean, EfficientNetLite0.std, outputs, shape))
+        if not graph.exists():
+            return None
+        backend = cls.__new__(cls)
+        backend.session = open_session(graph, threads)
+        return backend
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
         pieces = [pixels[start : start + RUN_IMAGES] for start in range(0, max(1, len(pixels)), RUN_IMAGES)]
@@ -83,9 +98,20 @@ def export(module: Pixels2Features, backbone: LoadedBackbone) -> Path:
         inputs=["pixels"],
         outputs=module.outputs,
         dynamic_axes={name: {0: "n"} for name in ("pixels", *module.outputs)},
-        made_of=[backbone.card, network.mean, network.std, module.outputs, tuple(module.pooling_RC.shape)],
+        made_of=_made_of(backbone.card, network.mean, network.std, module.outputs, tuple(module.pooling_RC.shape)),
         name=backbone.card.id,
     )
+
+
+def _made_of(card: ImageCard, mean: Any, std: Any, outputs: tuple[str, ...], pooling: tuple[int, ...]) -> list[Any]:
+    """What the graph of an image encoder depends on; `pooling` is the shape of its matrix, regions by cells."""
+    return [card, mean, std, outputs, pooling]
+
+
+def graph_file(made_of: list[Any]) -> Path:
+    """Where the graph that was `made_of` this lies, or will."""
+    key = hashlib.sha256(repr([FORMAT, OPSET, torch.__version__, *made_of]).encode()).hexdigest()[:24]
+    return cache_folder("onnx") / f"{key}.onnx"
 
 
 def export_graph(
@@ -110,8 +136,7 @@ def export_graph(
         raise NotFoundError(
             'encoders.backend = "onnx" needs the package onnx: pip install "hashtag-recommender[sample]"'
         )
-    key = hashlib.sha256(repr([FORMAT, OPSET, torch.__version__, *made_of]).encode()).hexdigest()[:24]
-    graph = cache_folder("onnx") / f"{key}.onnx"
+    graph = graph_file(made_of)
     if graph.exists():
         return graph
     temporary = graph.with_suffix(f".{uuid.uuid4().hex}.tmp")

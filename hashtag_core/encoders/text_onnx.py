@@ -6,12 +6,20 @@ no faster than float32 (`tests/benchmarks/bench_encoders.py --int8`).
 """
 
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from hashtag_core.encoders import onnx
-from hashtag_core.encoders.text import LoadedText, Tokens2Features
+from hashtag_core.encoders.text import (
+    FileTokenizer,
+    LoadedText,
+    TextCard,
+    Tokens2Features,
+    packaged_card,
+    tokenizer_file,
+)
 from hashtag_core.errors import ConfigError
 
 LARGEST_DIFFERENCE = 1e-3
@@ -56,14 +64,34 @@ class OnnxTextBackend:
             inputs=["tokens", "mask"],
             outputs=["states", "vectors"],
             dynamic_axes={"tokens": rows, "mask": rows, "states": rows, "vectors": {0: "n"}},
-            made_of=["text", loaded.card.id, loaded.card.revision, loaded.card.dim],
+            made_of=_made_of(loaded.card),
             name=loaded.card.id,
             check=check,
         )
         self.session = onnx.open_session(graph, threads)
+
+    @classmethod
+    def ready(
+        cls, encoder: str, max_tokens: int, outputs: tuple[str, ...], threads: int | None
+    ) -> tuple[LoadedText, Self] | None:
+        """The default encoder from the graph that an earlier run exported, with its tokenizer: transformers is not imported and
+        no weights are read. None for another encoder, and where no graph is there yet."""
+        card = packaged_card(encoder, max_tokens)
+        graph = None if card is None else onnx.graph_file(_made_of(card))
+        if card is None or graph is None or not graph.exists():
+            return None
+        backend = cls.__new__(cls)
+        backend._asked = None if "text_states" in outputs else ["vectors"]
+        backend.session = onnx.open_session(graph, threads)
+        return LoadedText(card, None, FileTokenizer(tokenizer_file(encoder), card.max_tokens)), backend
 
     def run(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = self.session.run(self._asked, {"tokens": tokens, "mask": mask})
         if self._asked:
             return np.zeros((len(tokens), 0, 0), np.float32), found[0]
         return found[0], found[1]
+
+
+def _made_of(card: TextCard) -> list[Any]:
+    """What the graph of a text encoder depends on."""
+    return ["text", card.id, card.revision, card.dim]
