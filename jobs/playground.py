@@ -211,7 +211,7 @@ def _answer(model: "tuple[str, Recommender]", question: dict[str, Any], lock: th
     uri, recommender = model
     told = {"model": f"{recommender.loaded.family} · {uri}"}
     began = time.monotonic()
-    extra = {"explain": True} if question["explain"] and _explains(model) else {}
+    extra: dict[str, Any] = {"explain": True} if question["explain"] and _explains(model) else {}
     try:
         with lock:
             (row,) = recommender.recommend([question["post"]], question["top_k"], **extra).to_pylist()

@@ -120,7 +120,7 @@ def _answers(
         raise ConfigError(f"--explain: a model of the family {recommender.loaded.family} cannot say why")
     most = recipe.archive.max_image_bytes
     for source in asked:
-        reads = {"archive": source.folder, **({"explain": True} if explain else {})}
+        reads: dict[str, Any] = {"archive": source.folder, **({"explain": True} if explain else {})}
         if recommender.loaded.history is not None:
             reads["history"] = history_rows(source)
         posts = source.posts(most)
@@ -182,7 +182,7 @@ def load_recommender(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Reco
     return recommender, resolved.uri
 
 
-def _at_once(folder: Path) -> dict[str, str]:
+def _at_once(folder: Path) -> dict[str, Any]:
     """How the encoders run for a few posts: from their ONNX graphs in float32, wherever the recipe leaves it open.
 
     Nothing is measured then, and neither transformers nor the networks' weights are loaded: seconds, where the posts themselves
