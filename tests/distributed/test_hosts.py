@@ -5,8 +5,10 @@ The jobs are long, hence in `make soak` alone. Nothing lies on a disk that two o
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -92,7 +94,7 @@ COMMON = ("--object-store-memory=200000000", "--disable-usage-stats", "--block")
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     if reason := why_not():
         pytest.skip(reason)
     store = {
@@ -113,13 +115,17 @@ def cluster(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(repository),
     }
-    network = Network(tmp_path, ["head", "one", "two", "s3"], {**store, **settings})
+    folder = Path(
+        tempfile.mkdtemp(prefix="hosts-", dir="/tmp")
+    )  # Ray's sockets lie below it, and their paths must be short
+    network = Network(folder, ["head", "one", "two", "s3"], {**store, **settings})
     try:
         network.hosts["s3"].start(sys.executable, "-m", "moto.server", "-H", "0.0.0.0", "-p", S3_PORT)
         wait_for(lambda: urllib.request.urlopen(store["AWS_ENDPOINT_URL"]), 60, network.hosts["s3"].said)
         yield Cluster(network, repository)
     finally:
         network.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def bucket() -> tuple[pafs.FileSystem, Any]:
