@@ -24,6 +24,7 @@ from hashtag_core.data.dataset import Dataset, Split
 from hashtag_core.data.feature_cache import Digests, FeatureCache, FeatureKind, digests_of
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.storage.node_local import hold
 
 __all__ = ["FeatureCache", "FeatureKind", "FeatureTable", "build_feature_table"]
 
@@ -203,7 +204,7 @@ def build_feature_table(
     name = f"{split}-{hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]}"
     final = Path(folder, name)
     with suppress(NotFoundError):
-        return FeatureTable.open(final)
+        return _in_use(FeatureTable.open(final))
     final.parent.mkdir(parents=True, exist_ok=True)
     _sweep(final.parent)
     building = final.with_name(f"{BUILDING}{name}-{uuid.uuid4().hex[:8]}")
@@ -214,7 +215,16 @@ def build_feature_table(
             building.rename(final)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return FeatureTable.open(final)
+    return _in_use(FeatureTable.open(final))
+
+
+def _in_use(table: FeatureTable) -> FeatureTable:
+    """The table, which nobody removes while this process lives; NotFoundError where somebody just has."""
+    try:
+        hold(table.folder)
+    except FileNotFoundError:
+        raise NotFoundError(f"no feature table in {table.folder}") from None
+    return table
 
 
 class _Writer:

@@ -8,12 +8,8 @@ all of a chunk; with GPUs a pool of CPU tasks reads and decodes, and one actor a
 
 import json
 import logging
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +32,7 @@ from hashtag_core.distributed.train_resources import grows
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import HashtagError, ImageError
 from hashtag_core.progress_bar import ProgressBar
+from hashtag_core.storage.node_local import open_root
 
 __all__ = ["build_feature_table", "ensure_features", "tables_folder"]
 
@@ -56,8 +53,6 @@ AT_REST_ACTORS = 8
 READ_ROWS = 128
 NO_PROGRESS_TIMEOUT_S = 1800
 """A chunk of a large encoder takes minutes on a CPU."""
-
-TABLE_AGE_S = 3 * 24 * 3600
 
 REPORT = pa.schema([("posts", pa.int64()), ("unreadable", pa.int64()), ("error", pa.string())])
 DECODED = pa.schema([("pixels", pa.large_binary()), ("rest", pa.string())])
@@ -81,14 +76,8 @@ class _Content:
 
 
 def tables_folder() -> Path:
-    """Where this user's feature tables are on a node: its own disk. Tables that no run opened for three days go."""
-    folder = Path(tempfile.gettempdir(), f"hashtag-recommender-{os.getuid()}", "tables")
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*-*"):
-        with suppress(OSError):
-            if time.time() - old.stat().st_mtime > TABLE_AGE_S:
-                shutil.rmtree(old)
-    return folder
+    """Where this user's feature tables are on a node: its own disk. Tables that nobody uses go by age, or when room is short."""
+    return open_root("tables")
 
 
 def ensure_features(

@@ -55,7 +55,16 @@ def node_folder(kind: str, name: str, build: Callable[[Path], None], source: str
                 shutil.rmtree(building, ignore_errors=True)
                 raise
         os.utime(folder)
-        _hold(folder)
+        hold(folder)
+    return folder
+
+
+def open_root(kind: str) -> Path:
+    """The folder of a kind whose copies are built and named by who asks for them, room made first. Who opens one calls `hold`."""
+    root = node_root()
+    _make_room(root)
+    folder = root / kind
+    folder.mkdir(exist_ok=True)
     return folder
 
 
@@ -69,9 +78,10 @@ def drop_copies(kind: str, below: str) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _hold(folder: Path) -> None:
+def hold(folder: Path) -> None:
+    """Keep a copy from being removed for as long as this process lives. FileNotFoundError where it is gone."""
     if str(folder) not in _held:
-        descriptor = os.open(folder / _LOCK, os.O_RDONLY)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         _held[str(folder)] = descriptor
 
