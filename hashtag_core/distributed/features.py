@@ -6,19 +6,18 @@ A chunk's files are written when it is done, so that a killed run goes on where 
 all of a chunk; with GPUs a pool of CPU tasks reads and decodes, and one actor a GPU encodes.
 """
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-from ray.data import ActorPoolStrategy, DataContext
 
 from hashtag_core import storage
 from hashtag_core.config import EncodersSection
@@ -28,6 +27,7 @@ from hashtag_core.data.features import build_feature_table
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import READ_BUFFER_BYTES
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
+from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.distributed.train_resources import grows
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import HashtagError, ImageError
@@ -53,9 +53,6 @@ AT_REST_ACTORS = 8
 READ_ROWS = 128
 NO_PROGRESS_TIMEOUT_S = 1800
 """A chunk of a large encoder takes minutes on a CPU."""
-
-REPORT = pa.schema([("posts", pa.int64()), ("unreadable", pa.int64()), ("error", pa.string())])
-DECODED = pa.schema([("pixels", pa.large_binary()), ("rest", pa.string())])
 
 Slices = list[tuple[str, int, list[int], list[int]]]
 """A chunk: (file, row group, rows whose image is wanted, rows whose caption is wanted)."""
@@ -189,44 +186,37 @@ def _cut(slices: Slices, size: int) -> Iterator[Slices]:
 
 
 def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int, posts: int, gpus: bool) -> None:
-    """One round over the chunks, with a progress bar on stderr."""
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    with DataContext.current(context):
-        rows = ray.data.from_items([{"chunk": json.dumps(chunk)} for chunk in chunks], override_num_blocks=len(chunks))
-        if gpus:
-            rows = rows.map_batches(
-                _decode_batch, fn_args=[side_px], batch_size=1, batch_format="pyarrow", num_cpus=1, max_retries=2
-            )
-        reports = rows.map_batches(
-            _Encode,
-            fn_constructor_kwargs={**shared, "threads": None if gpus else 1},
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=None if gpus else ACTOR_CPUS,
-            num_gpus=1.0 if gpus else None,
-            compute=ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
-            max_restarts=-1,
-            max_task_retries=2,
-        )
-        errors: list[str] = []
-        started = time.monotonic()
-        unreadable = 0
-        with ProgressBar(posts, "encoding") as progress:
-            for report in reports.iter_rows():
-                progress.add(report["posts"])
-                unreadable += report["unreadable"]
-                errors += [report["error"]] if report["error"] else []
+    """One round over the chunks, with a progress bar on stderr. Those whose process died are left to the next round."""
+    pool = Pool(actors, None if gpus else ACTOR_CPUS, 1.0 if gpus else None)
+    make = partial(_Encode, **shared, threads=None if gpus else 1)
+    ahead = partial(_read, side_px=side_px) if gpus else None
+    errors: list[str] = []
+    started = time.monotonic()
+    unreadable = 0
+    outcomes = run_tasks("encoding", chunks, make, pool, end_s=NO_PROGRESS_TIMEOUT_S, ahead=ahead)
+    with closing(outcomes), ProgressBar(posts, "encoding") as progress:
+        for outcome in outcomes:
+            if outcome.value is not None:
+                progress.add(outcome.value.posts)
+                unreadable += outcome.value.unreadable
+            elif not outcome.died:
+                errors.append(str(outcome.error))
     if errors:
         raise HashtagError(f"{len(errors)} of {len(chunks)} chunks could not be encoded; the first: {errors[0]}")
     rate = posts / max(time.monotonic() - started, 1e-9)
     logger.info("encoded %d posts (%.0f a second, actors' start included), %d unreadable", posts, rate, unreadable)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What came of a chunk: posts encoded, contents that could not be read."""
+
+    posts: int
+    unreadable: int
+
+
 class _Encode:
-    """An actor: chunks in, cache files out. A chunk that fails gives its error as a row."""
+    """In an actor: chunks in, cache files out."""
 
     def __init__(
         self, section: EncodersSection, lacking: frozenset[str], cache: FeatureCache, threads: int | None
@@ -234,18 +224,10 @@ class _Encode:
         self.encoders = load_encoders(section, lacking, threads=threads)
         self.cache = cache
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        reports: list[dict[str, Any]] = []
-        for row in batch.to_pylist():
-            try:
-                content = (
-                    _unpack(row) if "rest" in row else _read(json.loads(row["chunk"]), self.encoders.image_side_px)
-                )
-                self._write(content)
-                reports.append({"posts": content.posts, "unreadable": len(content.unreadable), "error": None})
-            except Exception as error:  # noqa: BLE001  (an exception would end the run; the driver raises it at the end)
-                reports.append({"posts": 0, "unreadable": 0, "error": f"{type(error).__name__}: {error}"})
-        return pa.Table.from_pylist(reports, schema=REPORT)
+    def __call__(self, chunk: "Slices | _Content") -> list[Encoded]:
+        content = chunk if isinstance(chunk, _Content) else _read(chunk, self.encoders.image_side_px)
+        self._write(content)
+        return [Encoded(content.posts, len(content.unreadable))]
 
     def _write(self, content: _Content) -> None:
         step = max(READ_ROWS, self.encoders.section.batch_size)
@@ -310,27 +292,3 @@ def _take(content: _Content, batch: pa.RecordBatch, images: list[int], captions:
     for row in (row for row in captions if 0 <= row < batch.num_rows):
         content.captions.append(batch["caption"][row].as_py())
         content.caption_keys.append(batch["caption_key"][row].as_py())
-
-
-def _decode_batch(batch: pa.Table, side_px: int) -> pa.Table:
-    """The CPU stage before GPU actors: chunks in, decoded chunks out."""
-    rows = []
-    for row in batch.to_pylist():
-        try:
-            content = _read(json.loads(row["chunk"]), side_px)
-            rest = {name: value for name, value in vars(content).items() if name != "pixels"} | {"side_px": side_px}
-            pixels = np.stack(content.pixels).tobytes() if content.pixels else b""
-        except Exception as error:  # noqa: BLE001  (goes on as a row, and comes back as the chunk's report)
-            rest, pixels = {"error": f"{type(error).__name__}: {error}"}, b""
-        rows.append({"pixels": pixels, "rest": json.dumps(rest)})
-    return pa.Table.from_pylist(rows, schema=DECODED)
-
-
-def _unpack(row: dict[str, Any]) -> _Content:
-    rest = json.loads(row["rest"])
-    if "error" in rest:
-        raise HashtagError(rest["error"])
-    side_px = rest.pop("side_px")
-    images = len(rest["image_keys"]) if side_px else 0
-    pixels = np.frombuffer(row["pixels"], np.uint8).reshape(images, side_px, side_px, 3)
-    return _Content(**rest, pixels=list(pixels))

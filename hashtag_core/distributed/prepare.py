@@ -14,20 +14,17 @@ import json
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
-import ray.data
-from ray.data import DataContext, TaskPoolStrategy
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
@@ -45,6 +42,7 @@ from hashtag_core.data.posts import Rejected
 from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, lean_index, prepare_posts
 from hashtag_core.data.splits import OUT
 from hashtag_core.distributed.session import cluster_cpus, connect
+from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.preparation.claim import WORK, Claim, remove_leftovers
 from hashtag_core.preparation.pictures import Pictures, places_of
@@ -201,51 +199,32 @@ def _write_records(plan: PreparePlan, index: pa.Table, partition: Partition, rej
     return counts[REJECTED]
 
 
-def _over_parts(work: Callable[..., Any], tasks: Sequence[dict[str, Any]], plan: PreparePlan, told: str) -> list[Any]:
+def _over_parts(work: Callable[..., Any], tasks: Sequence[dict[str, Any]], plan: PreparePlan, what: str) -> list[Any]:
     """What `work` gives for each task, in the order of the tasks; HashtagError with the part if one failed."""
-
-    layout, recipe, rules = plan.layout, plan.recipe, plan.rules
-
-    def guarded(batch: pa.Table) -> pa.Table:
-        """An exception in here would end the run without saying at which part, so it becomes a row."""
-        task = json.loads(batch["task"][0].as_py())
-        answer: dict[str, Any] = {"part": task["part"], "result": None, "error": None}
-        try:
-            answer["result"] = json.dumps(work(task, plan.dataset, layout, recipe, rules))
-        except Exception as error:  # noqa: BLE001
-            cause = str(error) if isinstance(error, HashtagError) else f"{type(error).__name__}: {error}"
-            answer["error"] = f"{task['path']}: {cause}"
-        return pa.Table.from_pylist([answer], schema=_ANSWER)
-
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    run = partial(_run_part, work, plan.dataset, plan.layout, plan.recipe, plan.rules)
+    pool = Pool(max(1, int(cluster_cpus() / TASK_CPUS) - 1), TASK_CPUS, actors=False, retries=MAX_RETRIES)
     results: dict[int, Any] = {}
-    with DataContext.current(context), ProgressBar(len(tasks), told, "part") as progress:
-        with warnings.catch_warnings():  # there is no other way yet to end the endless retries of a task that dies
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            rows = ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
-            rows = rows.map_batches(
-                guarded,
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=TASK_CPUS,
-                compute=TaskPoolStrategy(size=min(len(tasks), max(1, int(cluster_cpus() / TASK_CPUS) - 1))),
-                max_retries=MAX_RETRIES,
-            )
-        try:
-            for answer in rows.iter_rows():
-                if answer["error"]:
-                    raise HashtagError(answer["error"])
-                results[answer["part"]] = json.loads(answer["result"])
-                progress.add()
-        except ray.exceptions.RayError as error:
-            cause = str(error).strip().splitlines()[0]
-            raise HashtagError(f"{told}: a process died more than {MAX_RETRIES} times: {cause}") from error
+    outcomes = run_tasks(what, tasks, lambda: run, pool, end_s=NO_PROGRESS_TIMEOUT_S)
+    with closing(outcomes), ProgressBar(len(tasks), what, "part") as progress:
+        for outcome in outcomes:
+            if outcome.error is not None:
+                raise HashtagError(f"{outcome.task['path']}: {outcome.error}")
+            results[outcome.task["part"]] = outcome.result()
+            progress.add()
     return [results[task["part"]] for task in tasks]
 
 
-_ANSWER = pa.schema([("part", pa.int32()), ("result", pa.string()), ("error", pa.string())])
+def _run_part(
+    work: Callable[..., Any],
+    dataset: str,
+    layout: ArchiveFormat,
+    recipe: Recipe,
+    rules: PostRules,
+    task: dict[str, Any],
+) -> list[Any]:
+    return [work(task, dataset, layout, recipe, rules)]
+
+
 _REJECTED = pa.schema([("part", pa.string()), ("row", pa.int64()), ("post_id", pa.string()), ("reason", pa.string())])
 
 

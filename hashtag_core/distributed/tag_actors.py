@@ -1,29 +1,27 @@
-"""Tagging tasks on Ray Data: a row a task, an actor a CPU or GPU, one row back for each chunk.
+"""Tagging on Ray: an actor a CPU or GPU, one outcome for each chunk.
 
 An actor on a CPU opens its posts itself; for one with a GPU tasks on the CPUs do, ahead of it.
-Ray cannot cut inside a row and never repeats one that came through, so the chunks' borders are the plan's.
+The chunks' borders are the plan's.
 """
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from contextlib import closing
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
-from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import WorkerCrashedError
 
 from hashtag_core.config import CaptionsSection
+from hashtag_core.distributed import tasks as tasks_on_ray
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
-from hashtag_core.distributed.stall import watched
-from hashtag_core.errors import HashtagError
+from hashtag_core.distributed.tasks import Pool
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.posts import OpenedPosts, open_posts
-from hashtag_core.tagging.task import OUTCOME, Task, Work, has_model
+from hashtag_core.tagging.task import Task, Work, has_model
 
 logger = logging.getLogger(__name__)
 
@@ -56,49 +54,27 @@ def decode_ahead(actors: int, device: str) -> int:
 def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
     """Run the tasks and give a row of OUTCOME for each chunk as it is done, in any order.
 
-    A chunk whose actor died `TASK_RETRIES` times has no row. Only what is in memory of the tasks is: a JSON line each.
-    HashtagError when nothing came back for `STALL_TIMEOUT_S`.
+    A chunk whose actor died again after `TASK_RETRIES` has no row: the caller runs it again, alone. HashtagError where an actor
+    cannot load the model, or nothing came back for `STALL_TIMEOUT_S`.
     """
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1
-    context.execution_no_progress_timeout_s = STALL_TIMEOUT_S
-    gpus = work.device == "cuda"
-    with DataContext.current(context), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "`ray_remote_args` is deprecated"
-        )  # `max_task_retries` has no other place yet
-        outcomes = ray.data.from_items(
-            [{"task": task.to_json()} for task in tasks], override_num_blocks=len(tasks)
-        ).map_batches(
-            _Actor,
-            fn_constructor_kwargs={"work": work, "model_files": _model_for_other_nodes(work)},
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=ACTOR_CPUS,
-            num_gpus=1.0 if gpus else None,
-            compute=ActorPoolStrategy(size=min(actors, len(tasks)), max_tasks_in_flight_per_actor=2),
-            max_task_retries=TASK_RETRIES,
-        )
-    try:
-        yield from watched(outcomes.iter_rows(), STALL_WARNING_S, STALL_TIMEOUT_S)
-    except ExecutionTimeoutError as error:
-        raise HashtagError(f"Ray did nothing for {STALL_TIMEOUT_S} s, run again to go on: {error}") from error
+    pool = Pool(min(actors, len(tasks)), ACTOR_CPUS, 1.0 if work.device == "cuda" else None, retries=TASK_RETRIES)
+    make = partial(_make_tagger, work, _model_for_other_nodes(work))
+    outcomes = tasks_on_ray.run_tasks("tagging", tasks, make, pool, end_s=STALL_TIMEOUT_S, warn_s=STALL_WARNING_S)
+    with closing(outcomes):
+        for outcome in outcomes:
+            if outcome.died:
+                logger.warning("%s: %s", outcome.task.path, outcome.error)
+            else:
+                yield outcome.result()
 
 
-class _Actor:
-    def __init__(self, work: Work, model_files: list[Any]) -> None:
-        """`model_files`: at most one reference to the folder's content, got only on a node that lacks it."""
-        from hashtag_core.tagging.chunks import ChunkTagger  # brings torch, which the driver does without
+def _make_tagger(work: Work, model_files: list[Any]) -> Callable[[Task], Iterator[dict[str, Any]]]:
+    """In an actor. `model_files`: at most one reference to the folder's content, got only on a node that lacks it."""
+    from hashtag_core.tagging.chunks import ChunkTagger  # brings torch, which the driver does without
 
-        lacking = model_files and not has_model(work.model_folder, work.model_hash)
-        files = ray.get(model_files[0]) if lacking else None
-        self._tagger = ChunkTagger(work, files, _open_elsewhere if work.decode_ahead else None)
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for text in batch["task"].to_pylist():
-            for outcome in self._tagger.run(Task.from_json(text)):
-                yield pa.Table.from_pylist([outcome], schema=OUTCOME)
+    lacking = model_files and not has_model(work.model_folder, work.model_hash)
+    files = ray.get(model_files[0]) if lacking else None
+    return ChunkTagger(work, files, _open_elsewhere if work.decode_ahead else None).run
 
 
 def _open_elsewhere(

@@ -1,0 +1,119 @@
+"""Tasks on a real Ray: every task has its outcome, whatever became of it."""
+
+import logging
+import os
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hashtag_core.distributed.tasks import MACHINE_RETRIES, Pool, run_tasks
+from hashtag_core.errors import ArchiveError, HashtagError, MachineError
+from hashtag_core.faults import Fault
+
+ACTOR = Pool(1, 0.5, retries=1)
+PLAIN = Pool(1, 0.5, actors=False, retries=1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task: what is to happen, and a folder that counts how often it did."""
+
+    name: str
+    folder: str
+
+
+class Work:
+    """Does what a task's name says."""
+
+    def __call__(self, task: Job) -> list[tuple[str, int]]:
+        times = len(list(Path(task.folder).glob(f"{task.name}-*")))
+        Path(task.folder, f"{task.name}-{times}").touch()
+        if task.name == "killer" or (task.name == "killed once" and not times):
+            os._exit(7)
+        if task.name == "content":
+            raise ArchiveError("part 3, row 4: no post")
+        if task.name == "machine" or (task.name == "machine once" and not times):
+            raise OSError(28, "No space left on device")
+        if task.name == "nothing":
+            return []
+        if task.name == "sleeps":
+            time.sleep(60)
+        return [(task.name, number) for number in range(2)]
+
+
+def times(folder: Path, name: str) -> int:
+    return len(list(folder.glob(f"{name}-*")))
+
+
+@pytest.mark.parametrize("pool", [ACTOR, PLAIN], ids=["actors", "tasks"])
+def test_every_task_has_its_outcome(ray_session: None, tmp_path: Path, pool: Pool) -> None:
+    names = ["good", "content", "machine", "machine once", "nothing", "killed once", "killer", "better"]
+    tasks = [Job(name, str(tmp_path)) for name in names]
+    found: dict[str, list] = {}
+    for outcome in run_tasks("testing", tasks, Work, pool, end_s=60):
+        found.setdefault(outcome.task.name, []).append(outcome)
+    for name in ("good", "machine once", "killed once", "better"):
+        assert [outcome.result() for outcome in found.pop(name)] == [(name, 0), (name, 1)]
+    (content,), (machine,), (killer,) = found.pop("content"), found.pop("machine"), found.pop("killer")
+    assert (content.error, content.died) == ("part 3, row 4: no post", False)
+    assert content.fault is not Fault.MACHINE
+    assert times(tmp_path, "content") == 1
+    with pytest.raises(HashtagError, match="row 4"):
+        content.result()
+    assert (machine.fault, machine.died) == (Fault.MACHINE, False)
+    assert times(tmp_path, "machine") == MACHINE_RETRIES + 1
+    with pytest.raises(MachineError, match="No space left"):
+        machine.result()
+    assert (killer.died, killer.fault) == (True, Fault.MACHINE)
+    assert times(tmp_path, "killer") == 2
+    assert not found  # a task may give nothing
+
+
+def test_a_stall_is_told_and_ends_the_run(ray_session: None, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tasks = [Job("good", str(tmp_path)), Job("sleeps", str(tmp_path))]
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(HashtagError, match=r"Ray did nothing for 15 s.*testing, \d of 2"),
+    ):
+        list(run_tasks("testing", tasks, Work, ACTOR, end_s=15, warn_s=2))
+    warned = [text for text in caplog.messages if "nothing came back from Ray" in text]
+    assert 1 <= len(warned) <= 6  # after 2, 4 and 8 seconds, before and after the first result
+    assert "1 of 1 node(s) alive" in warned[-1]
+
+
+def test_once_it_is_closed_no_further_task_is_begun(ray_session: None, tmp_path: Path) -> None:
+    tasks = [Job(f"job {number:03d}", str(tmp_path)) for number in range(300)]
+    outcomes = run_tasks("testing", tasks, Work, ACTOR, end_s=60)
+    with closing(outcomes):
+        assert next(outcomes).error is None
+    time.sleep(1)
+    begun = len(list(tmp_path.iterdir()))
+    time.sleep(2)
+    assert len(list(tmp_path.iterdir())) == begun < 300
+
+
+def test_what_is_read_ahead_is_what_the_actor_gets(ray_session: None, tmp_path: Path) -> None:
+    def ahead(task: Job) -> Job:
+        if task.name == "broken":
+            raise ArchiveError("cannot be opened")
+        return Job(task.name.upper(), task.folder)
+
+    tasks = [Job("good", str(tmp_path)), Job("broken", str(tmp_path))]
+    outcomes = list(run_tasks("testing", tasks, Work, ACTOR, end_s=60, ahead=ahead))
+    assert [outcome.value for outcome in outcomes if outcome.task.name == "good"] == [("GOOD", 0), ("GOOD", 1)]
+    assert [outcome.error for outcome in outcomes if outcome.task.name == "broken"] == ["cannot be opened"]
+
+
+def test_an_actor_that_cannot_be_made_is_told_by_its_tasks(ray_session: None, tmp_path: Path) -> None:
+    def make() -> Work:
+        raise ArchiveError("no model here")
+
+    (outcome,) = run_tasks("testing", [Job("good", str(tmp_path))], make, ACTOR, end_s=60)
+    assert (outcome.error, outcome.died) == ("no model here", False)
+
+
+def test_no_task_needs_no_ray() -> None:
+    assert list(run_tasks("testing", [], Work, ACTOR, end_s=1)) == []
