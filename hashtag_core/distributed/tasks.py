@@ -71,7 +71,7 @@ class Outcome(Generic[T, R]):
     fault: Fault | None = None
     """Whose fault the error was."""
     died: bool = False
-    """Whether the task's process died, each time that it was begun."""
+    """Whether the task's process died, each time that it was begun; what waits in a dying actor for its turn dies with it."""
 
     def result(self) -> R:
         """The value; MachineError or HashtagError where there is none."""
