@@ -28,15 +28,16 @@ from .bench_encoders import WORDS
 
 SMALL, LARGE = (int(size) for size in os.environ.get("BENCH_SCALE", "100000,1000000").split(","))
 PART_ROWS = 50_000
+NIGHTS, NIGHT_POSTS = 10, 2_000
 SAMPLE_S = 0.2
 
 
-def write_posts(folder: Path, count: int) -> None:
-    """Captions of 4 to 20 words, a user of 10,000, a date; parts of `PART_ROWS`."""
+def write_posts(folder: Path, count: int, part_rows: int = PART_ROWS) -> None:
+    """Captions of 4 to 20 words, a user of 10,000, a date; parts of `part_rows`."""
     rng = np.random.default_rng(0)
     folder.mkdir()
-    for first in range(0, count, PART_ROWS):
-        rows = range(first, min(count, first + PART_ROWS))
+    for first in range(0, count, part_rows):
+        rows = range(first, min(count, first + part_rows))
         words = rng.choice(WORDS, (len(rows), 20))
         columns = {
             "post_id": [f"{row:09d}" for row in rows],
@@ -121,3 +122,23 @@ def test_scale(make_model_folder: Callable[..., Path], tmp_path: Path, repositor
         assert memory <= 1.15
         assert per_post <= 1.10
         assert again.seconds <= 10
+
+
+@pytest.mark.slow
+def test_ten_nights(make_model_folder: Callable[..., Path], tmp_path: Path, repository: Path) -> None:
+    """An archive to which one part in a hundred is added each night: what a night costs, and whether it grows."""
+    model = make_model_folder(tmp_path / "popularity", family="popularity")
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write_posts(archive, NIGHT_POSTS * (100 + NIGHTS), NIGHT_POSTS)
+    waiting = sorted(archive.iterdir())[100:]
+    (tmp_path / "waiting").mkdir()
+    for part in waiting:
+        part.rename(tmp_path / "waiting" / part.name)
+    nights = [run(archive, out, model, repository)]
+    for part in waiting:
+        (tmp_path / "waiting" / part.name).rename(archive / part.name)
+        nights.append(run(archive, out, model, repository))
+        assert nights[-1].summary["parts"] == 1
+        print(f"night {len(nights)}: {nights[-1].seconds:.1f} s, {nights[-1].peak_bytes / 2**20:.0f} MiB", flush=True)
+    print(f"the last night takes {nights[-1].seconds / nights[1].seconds:.2f} x the second")
+    assert nights[-1].seconds <= 1.2 * nights[1].seconds
