@@ -108,6 +108,7 @@ soak: setup
 	  && SOAK_CEPH=1 $(BIN)/python -m pytest -v -s tests/distributed/test_tag_ceph.py tests/unit/test_storage_ceph.py; \
 	  code=$$?; $(CEPH) stop $$folder; rm -rf $$folder; exit $$code; else echo "no Ceph here: its tests are skipped"; fi
 	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) tests/tagging/test_two_processes.py $(SOAKED)
+	SOAK_SPARK=1 $(BIN)/python -m pytest -v tests/end_to_end/test_served_model.py
 
 mutants: setup
 	nice -n 10 $(BIN)/python tests/mutants/run.py

@@ -11,18 +11,16 @@ import getpass
 import logging
 import os
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from ssl import SSLError
 from typing import TYPE_CHECKING, Any
 
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.redaction import redact
+from hashtag_core.tracking.reach import QUIET, check_reachable, wait_until_reachable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,23 +28,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REACH_TIMEOUT_S = 10
 PARAM_CHARACTERS = 6000
 TAG_CHARACTERS = 5000
 """The smallest of MLflow's limits for a tag's value: run tags 8000, tags of a registered model 5000."""
 PARAMS_A_BATCH = 100
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Of an experiment: its page in MLflow opens on the runs, and not on traces of a language model."""
 METRICS_A_BATCH = 1000
-
-
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    # MLflow's own seven retries take four minutes to say that a server is away.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-}
 
 
 def tracking_uri() -> str:
@@ -81,7 +69,7 @@ def connect(*, create: bool = True) -> "MlflowClient":
     Raises StorageError when the server does not answer within seconds or the database cannot be written, and, where
     `create` is False, NotFoundError for a database file that is not there (MLflow would make an empty one).
     """
-    for name, value in _QUIET.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     # A warning for every retry, of a server that is away for a while; what fails in the end is told by its error.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -92,7 +80,7 @@ def connect(*, create: bool = True) -> "MlflowClient":
         if not database.exists():
             _create_database(database)
     elif uri.startswith(("http://", "https://")):
-        _check_reachable(uri)
+        wait_until_reachable(uri)
     from mlflow import MlflowClient
 
     with mlflow_errors(f"cannot open {redact(uri)}"):
@@ -141,26 +129,6 @@ def _check_database_file(database: Path, *, create: bool) -> None:
     for path in (database.parent, database):
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise StorageError(f"{path}: the MLflow database cannot be written: permission denied")
-
-
-def _check_reachable(uri: str) -> None:
-    # Any answer will do, a refusal for want of credentials too; a certificate is MLflow's own business. Name and password
-    # in the URI are MLflow's to send: urllib would take them for a part of the host.
-    try:
-        with urllib.request.urlopen(_without_user(uri), timeout=REACH_TIMEOUT_S):  # noqa: S310 - http(s) by the caller's check
-            pass
-    except urllib.error.HTTPError:
-        pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        if not isinstance(reason, SSLError):
-            raise StorageError(f"MLflow does not answer at {redact(uri)}: {reason}") from None
-
-
-def _without_user(uri: str) -> str:
-    scheme, _, rest = uri.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 @contextmanager
@@ -349,6 +317,8 @@ def start_run(
 
 def _end_run(client: "MlflowClient", run_id: str, status: str) -> None:
     try:
+        if status != "FINISHED" and client.tracking_uri.startswith(("http://", "https://")):
+            check_reachable(client.tracking_uri)  # what failed since the server is away need not wait for it once more
         with mlflow_errors(f"cannot close run {run_id}"):
             client.set_terminated(run_id, status)
     except StorageError as error:
@@ -363,7 +333,8 @@ def _experiment_id(client: "MlflowClient", name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name, artifact_location=_artifact_location(client.tracking_uri, name)))
+            location = _artifact_location(client.tracking_uri, name)
+            return str(client.create_experiment(name, artifact_location=location, tags=KIND))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -162,3 +163,32 @@ def test_fifty_at_once_are_answered_as_the_batch_job_does(
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SOAK_SPARK" not in os.environ, reason="a minute to start Java and Spark: make soak (SOAK_SPARK=1)")
+def test_spark_tags_a_table_with_it(
+    store: dict[str, str],
+    sample: list[dict[str, Any]],
+    batch: dict[str, dict[str, float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As docs/registry.md has it: a Spark column of tags, those of the batch job."""
+    sql = pytest.importorskip("pyspark.sql", reason="no Spark (pip install pyspark)")
+    if shutil.which("java") is None:
+        pytest.skip("no Java, which Spark runs on (Debian's package `default-jre-headless`)")
+    import mlflow
+
+    monkeypatch.setenv("PATH", store["PATH"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store["MLFLOW_TRACKING_URI"])
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    spark = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        tags = mlflow.pyfunc.spark_udf(spark, URI, result_type="hashtags array<string>", env_manager="local")
+        posts = [(row["post_id"], row["caption"], row["image"]) for row in sample[:4]]
+        table = spark.createDataFrame(posts, "post_id string, caption string, image string")
+        found = table.select("post_id", tags(sql.functions.struct("post_id", "caption", "image")).alias("tagged"))
+        rows = {row["post_id"]: list(row["tagged"]["hashtags"]) for row in found.collect()}
+    finally:
+        spark.stop()
+    assert rows == {row["post_id"]: list(batch[row["post_id"]]) for row in sample[:4]}

@@ -9,12 +9,12 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 
 import pytest
 
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
-from hashtag_core.tracking import runs
+from hashtag_core.tracking import reach, runs
 from hashtag_core.tracking.runs import connect, metric_history, start_run, tracking_uri
 
 
@@ -168,7 +168,7 @@ def test_a_server_that_is_away(monkeypatch):
 
 
 def test_a_server_that_never_answers(monkeypatch):
-    monkeypatch.setattr(runs, "REACH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(reach, "REACH_TIMEOUT_S", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -238,3 +238,34 @@ def test_telemetry_is_off(mlflow_store):
 
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert get_telemetry_client() is None
+
+
+def test_an_experiment_is_shown_as_one_of_models_and_not_of_traces(mlflow_store: Path) -> None:
+    with start_run("kind", "r"):
+        pass
+    assert connect().get_experiment_by_name("kind").tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_server_that_answered_before_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "REACH_PAUSE_S", 0.05)
+    first = HTTPServer(("127.0.0.1", 0), _NoMlflow)
+    uri, back = f"http://127.0.0.1:{first.server_port}", []
+
+    def again() -> None:
+        back.append(HTTPServer(("127.0.0.1", first.server_port), _NoMlflow))
+        back[0].serve_forever()
+
+    Thread(target=first.serve_forever, daemon=True).start()
+    reach.wait_until_reachable(uri)
+    first.shutdown()
+    first.server_close()
+    timer = Timer(0.5, again)
+    timer.daemon = True
+    timer.start()
+    reach.wait_until_reachable(uri)
+    assert back, "it did not wait"
+    back[0].shutdown()
+    back[0].server_close()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with pytest.raises(StorageError, match="does not answer"):
+        reach.wait_until_reachable(uri)
