@@ -132,6 +132,17 @@ class EncodersSection(Section):
     """Of transformers; a convolutional network stays in float32."""
     cache: str | None = None
     """Where features are kept; null: `_features/` beside the dataset."""
+    finetune: str = Field("none", pattern=r"^(none|all|last:[1-9][0-9]*)$")
+    """What of the encoders is trained with the model: `none`, their last N blocks (`last:N`), or `all` of them. The model folder
+    then holds what was trained. `training.encoder_learning_rate` is its rate."""
+    finetune_of: list[Literal["image", "caption"]] = ["image", "caption"]
+    """Which encoders `finetune` is of."""
+    layer_decay: float = Field(1.0, gt=0.0, le=1.0)
+    """The rate of a block is that of the block above it times this."""
+    augment: bool = False
+    """Flip and crop pictures at random while an image encoder is trained on pixels (`finetune = "all"`)."""
+    checkpoint_gradients: bool = False
+    """Compute the blocks that are trained once more for their gradients, in place of keeping what they gave: less memory."""
 
 
 class HistorySection(Section):

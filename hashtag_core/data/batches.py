@@ -28,6 +28,9 @@ PADDING = -100
 FEATURES = ("image_vector", "image_vector_second", "image_grid", "text_vector", "text_states", "tokens", "history")
 """Names a family may list in `needs`; each stands for the field or fields of `PostBatch` of that name."""
 
+TRUNKS = ("image_trunk", "text_trunk")
+"""What stands in their place where encoders are trained through (`hashtag_core.encoders.tops`)."""
+
 
 class _Tensors:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
@@ -83,6 +86,12 @@ class PostBatch(_Tensors):
     """int64; ids of the family's own tokenizer, padded with its pad id."""
     token_mask_BT: Tensor | None = None
     """bool; True where there is a token. A row of an absent caption is all False."""
+    image_trunk_BXC: Tensor | None = None
+    """float32; what the frozen part of an image encoder gives, whose last blocks are trained."""
+    text_trunk_BSD: Tensor | None = None
+    """float32; the same of a text encoder."""
+    text_trunk_mask_BS: Tensor | None = None
+    """bool; True where there is a token."""
     captions: list[str | None] = field(default_factory=list)
     """Cleaned captions, for families that read text themselves (TF-IDF)."""
     history: "HistoryBatch | None" = None
@@ -193,10 +202,7 @@ def collate(
         values["image_vector_second_BD"] = tensor("image_vector_second", image_present)
     if "image_grid" in needs:
         values["image_grid_BRD"] = tensor("image_grid", image_present)
-        boxes = np.asarray(arrays["boxes"], dtype=np.float32)
-        if boxes.ndim == 2:
-            boxes = np.broadcast_to(boxes, (len(posts.post_ids), *boxes.shape))
-        values["boxes_BR4"] = torch.from_numpy(np.array(boxes))
+        values["boxes_BR4"] = _boxes(arrays["boxes"], len(posts.post_ids))
     if "text_vector" in needs:
         values["text_vector_BD"] = tensor("text_vector", text_present)
     if "text_states" in needs:
@@ -204,6 +210,15 @@ def collate(
         values["text_states_mask_BS"] = torch.from_numpy(
             np.array(arrays["text_states_mask"], dtype=bool) & text_present[:, None]
         )
+    if "image_trunk" in needs:
+        values["image_trunk_BXC"] = tensor("image_trunk", image_present)
+    if "text_trunk" in needs:
+        values["text_trunk_BSD"] = tensor("text_trunk", text_present)
+        values["text_trunk_mask_BS"] = torch.from_numpy(
+            np.array(arrays["text_trunk_mask"], dtype=bool) & text_present[:, None]
+        )
+    if "image_grid" not in needs and "image_trunk" in needs and "boxes" in arrays:
+        values["boxes_BR4"] = _boxes(arrays["boxes"], len(posts.post_ids))
     captions = [caption if seen else None for caption, seen in zip(posts.captions, text_present, strict=True)]
     if "tokens" in needs:
         if tokenizer is None:
@@ -218,6 +233,12 @@ def collate(
         history=_seen_history(history or posts.history, inputs) if "history" in needs else None,
         **values,
     )
+
+
+def _boxes(boxes: np.ndarray, n: int) -> Tensor:
+    """[n, R, 4], of boxes of each image or of those that all share."""
+    boxes = np.asarray(boxes, dtype=np.float32)
+    return torch.from_numpy(np.array(boxes if boxes.ndim == 3 else np.broadcast_to(boxes, (n, *boxes.shape))))
 
 
 def _seen_history(history: HistoryBatch | None, inputs: Sequence[str]) -> HistoryBatch | None:

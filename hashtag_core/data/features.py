@@ -192,7 +192,8 @@ def build_feature_table(
     """
     if storage.is_remote(str(folder)):
         raise ConfigError(f"{folder}: a feature table is memory-mapped and needs a local folder")
-    wanted = needs | ({"boxes"} if "image_grid" in needs else frozenset())
+    has_regions = bool({"image_grid", "image_trunk"} & needs)
+    wanted = needs | ({"boxes"} if has_regions else frozenset())
     kinds = {name: cache.kinds[name] for name in sorted(wanted & cache.kinds.keys())}
     described = {
         "format": FORMAT,
@@ -263,7 +264,7 @@ def _build(
         present[kind.of] &= here
     writer.append("image_present", present["image"])
     writer.append("text_present", present["caption"])
-    if cache.boxes is not None and "image_grid" in kinds:
+    if cache.boxes is not None and {"image_grid", "image_trunk"} & kinds.keys():
         writer.append("boxes", cache.boxes)
     info |= {"posts": len(keys["image"][0]), "files": writer.files}
     (building / "table.json").write_text(json.dumps(info, indent=1))

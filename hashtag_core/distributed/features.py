@@ -221,7 +221,7 @@ class _Encode:
     def __init__(
         self, section: EncodersSection, lacking: frozenset[str], cache: FeatureCache, threads: int | None
     ) -> None:
-        self.encoders = load_encoders(section, lacking, threads=threads)
+        self.encoders = load_encoders(section, lacking, threads=threads, as_they_are=True)
         self.cache = cache
 
     def __call__(self, chunk: "Slices | _Content") -> list[Encoded]:

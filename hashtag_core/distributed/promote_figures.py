@@ -142,7 +142,10 @@ def judged_floors(challenger: Evaluation, truth: Truth, recipe: Recipe) -> Itera
 def fit_floor(family: str, dataset: Dataset, challenger: Evaluation, folder: Path) -> None:
     """Fit a closed-form family with its defaults, on the features that the challenger reads, into a model folder."""
     trained = json.loads((challenger.model.folder / "model.json").read_text(encoding="utf-8")).get("recipe", {})
-    recipe = Recipe(model=ModelSection(family=family), encoders=EncodersSection(**trained.get("encoders", {})))
+    recipe = Recipe(
+        model=ModelSection(family=family),
+        encoders=EncodersSection(**{**trained.get("encoders", {}), "finetune": "none"}),
+    )
     plan = plan_training(recipe, dataset.uri)
     encoders = load_encoders(recipe.encoders, plan.needs, "cpu")
     splits: tuple[Split, ...] = ("train", "validation")

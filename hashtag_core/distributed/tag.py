@@ -18,9 +18,9 @@ def tag(plan: TagPlan, deadline: datetime | None = None) -> TagSummary:
         version = plan.request.model.version
         return TagSummary(skipped_parts=plan.skipped, gone_parts=len(plan.gone), model_version=version)
     if plan.works:
-        from hashtag_core.models.folder import load_model_folder  # torch: not for a run with nothing to tag
+        from hashtag_core.recommend.model import load_model  # torch: not for a run with nothing to tag
 
-        load_model_folder(plan.request.model.folder)  # what is wrong with the model is said before anything is written
+        load_model(plan.request.model.folder)  # what is wrong with the model is said before anything is written
     return TagRun(plan, on_ray, monitor).execute(deadline)
 
 

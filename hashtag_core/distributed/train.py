@@ -37,6 +37,7 @@ from hashtag_core.distributed.train_worker import (
     train_worker,
 )
 from hashtag_core.encoders import Encoders, load_encoders
+from hashtag_core.encoders.tops import tuned_needs
 from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol
 from hashtag_core.models.base import BuiltOnModel, FittedModel, NeuralModel, TagModel
@@ -185,7 +186,7 @@ def make_job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJ
         family=recipe.model.family,
         options=plan.options,
         spec=input_spec(plan, encoders, tokenizer),
-        needs=plan.needs,
+        needs=tuned_needs(plan.needs, recipe.encoders),
         tokenizer_json=text,
         encoder_folder=encoders.text_folder,
         dataset=dataset,
@@ -284,7 +285,7 @@ def _train_on_ray(
     run.log_figure(curves(progress, select), "curves.png")
     run.set_tags({"precision": progress.precision, "best_epoch": (progress.best_epoch or 0) + 1})
     best, _ = max(result.best_checkpoints, key=lambda pair: pair[1][BEST])
-    model = create_model(job.family, job.spec, job.options, plan.dataset.vocabulary.tags)
+    model = job.model()
     with best.as_directory() as folder:
         load_model(model, str(Path(folder, WEIGHTS)))
     if isinstance(model, NeuralModel):

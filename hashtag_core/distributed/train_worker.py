@@ -25,10 +25,12 @@ from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.distributed.train_resources import check_storage
+from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import HashtagError, StorageError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol, index_metrics, judge
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model
+from hashtag_core.models.tuned import with_encoder
 from hashtag_core.recommend.ranking import top_tags
 from hashtag_core.training.checkpoint import Progress
 from hashtag_core.training.loader import BatchLoader, PostTable, Reading, Share, TableFitSource, in_order
@@ -69,6 +71,13 @@ class TrainJob:
     def reading(self) -> Reading:
         """How rows become batches."""
         return Reading(self.spec.vocabulary_size, self.needs, tuple(self.options.inputs), self.tokenizer())
+
+    def model(self) -> TagModel:
+        """A new model, behind the parts of its encoders that are trained with it."""
+        model = create_model(self.family, self.spec, self.options, self.dataset.vocabulary.tags)
+        if self.recipe.encoders.finetune == "none":
+            return model
+        return with_encoder(model, load_encoders(self.recipe.encoders, type(model).needs(self.options), "cpu").tops())
 
     def tokenizer(self) -> CaptionTokenizer | None:
         """The family's tokenizer, from the text of its file."""
@@ -140,7 +149,7 @@ def _make_loop(job: TrainJob) -> TrainingLoop:
         pin_memory=device.type == "cuda",
     )
     torch.manual_seed(settings.seed)
-    model = create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)
+    model = job.model()
     if not isinstance(model, NeuralModel):
         raise TypeError(f"{job.family} is not trained by gradient")
     checkpoint = ray.train.get_checkpoint()

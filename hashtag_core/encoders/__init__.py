@@ -1,4 +1,4 @@
-"""Frozen pretrained encoders of images and captions, behind one object.
+"""Pretrained encoders of images and captions, behind one object: frozen, or the part below the blocks that are trained (`tops`).
 
     encoders = load_encoders(recipe.encoders, needs)
     encoders.encode_images([pixels, ...])   -> {"image_vector": float16 [n, D], "image_grid": float16 [n, R, D], ...}
@@ -26,6 +26,7 @@ from hashtag_core.encoders.image import ImageEncoder, Pixels2Features, TorchBack
 from hashtag_core.encoders.regions import DETECTOR, PRECOMPUTED, Detector, Precomputed, cells_under, grid_boxes
 from hashtag_core.encoders.tag_words import TagWords
 from hashtag_core.encoders.text import LoadedText, TextBackend, TextCard, TextEncoder, TorchTextBackend
+from hashtag_core.encoders.tops import EncoderTops, ImageTop, ImageTrunk, TextTop, text_trunk, trunk_layers, tuned_needs
 from hashtag_core.errors import ConfigError
 
 __all__ = ["Encoders", "load_encoders"]
@@ -52,8 +53,12 @@ class Encoders:
         device: torch.device,
         threads: int | None = None,
         pinned: Mapping[str, str] | None = None,
+        as_they_are: bool = False,
     ) -> None:
         self.section = section
+        self.wanted = needs
+        """What the model reads; `needs` has trunks in place of what is computed from them."""
+        needs = needs if as_they_are else tuned_needs(needs, section)
         if needs & REGIONS and section.regions != "grid":
             needs = needs | REGIONS  # boxes are each image's own, and cached like the features
         self.needs = needs
@@ -64,7 +69,7 @@ class Encoders:
     @cached_property
     def image(self) -> ImageCard | None:
         """What the image encoder is, None where no image is needed."""
-        if not self._image_outputs:
+        if not (self._image_outputs or "image_trunk" in self.needs):
             return None
         known = image_encoders.packaged_card(self.section.image)
         return known or self._backbone.card
@@ -82,7 +87,7 @@ class Encoders:
     @cached_property
     def text(self) -> TextCard | None:
         """What the text encoder is, None where no caption is needed."""
-        if not self._outputs(text_encoders.OUTPUTS):
+        if not (self._outputs(text_encoders.OUTPUTS) or "text_trunk" in self.needs):
             return None
         known = text_encoders.packaged_card(self.section.text, self.section.max_tokens)
         return known or self._text_encoder.card
@@ -152,6 +157,7 @@ class Encoders:
                 "side_px": self.image.side_px,
                 "regions": self.regions,
                 "region_source": self.section.regions,
+                **self._cut("image_trunk"),
             }
         if self.detector:
             found["regions"] = {"id": self.section.regions, "revision": self.detector.revision}
@@ -172,8 +178,12 @@ class Encoders:
                 "revision": self.text.revision,
                 "dim": self.text.dim,
                 "max_tokens": self.text.max_tokens,
+                **self._cut("text_trunk"),
             }
         return found
+
+    def _cut(self, trunk: str) -> dict[str, str]:
+        return {"finetune": self.section.finetune} if trunk in self.needs else {}
 
     @property
     def backends(self) -> dict[str, str]:
@@ -204,6 +214,10 @@ class Encoders:
                 boxes = f"{source}/boxes-{side_px}px-{self.regions}"
                 found["boxes"] = FeatureKind("image", boxes, 4, rows=self.regions)
             found["image_grid"] = FeatureKind("image", grid, self.image.dim, rows=self.regions)
+            if "image_trunk" in self.needs:
+                cells, dim = self._image_trunk.shape()
+                trunk = f"{folder}/image_trunk-{side_px}px-{cells}x{dim}"
+                found["image_trunk"] = FeatureKind("image", trunk, dim, rows=cells)
         if self.precomputed:
             folder = f"{_file_name(self.section.regions)}/{self.precomputed.revision}"
             features = f"{folder}/image_grid-{self.regions}"
@@ -220,11 +234,30 @@ class Encoders:
             )
             states = f"{folder}/text_states-{self.text.max_tokens}tokens"
             found["text_states"] = FeatureKind("caption", states, self.text.dim, rows=0)
+            if "text_trunk" in self.needs:
+                layers = trunk_layers(self._loaded_text, self.section)
+                trunk = f"{folder}/text_trunk-{layers}-{self.text.max_tokens}tokens"
+                found["text_trunk"] = FeatureKind("caption", trunk, self.text.dim, rows=0)
         return {name: kind for name, kind in found.items() if name in self.needs}
 
     def open_cache(self, root: str) -> FeatureCache:
         """The cache below `root` of what these encoders give."""
-        return FeatureCache(root, self.kinds, self.boxes if "image_grid" in self.kinds else None)
+        return FeatureCache(root, self.kinds, self.boxes if {"image_grid", "image_trunk"} & self.kinds.keys() else None)
+
+    def tops(self) -> EncoderTops | None:
+        """The parts that are trained with the model, pretrained; None where none is. ConfigError for what cannot be trained."""
+        if self.section.finetune == "none":
+            return None
+        if self.section.regions != "grid" and REGIONS & self.wanted and "image_trunk" in self.needs:
+            raise ConfigError(
+                f'encoders.finetune: regions of an image encoder that is trained are its own cells: encoders.regions = "grid" is '
+                f'needed, found "{self.section.regions}", or encoders.finetune_of without "image"'
+            )
+        image = ImageTop(self._backbone, self.section) if "image_trunk" in self.needs else None
+        text = TextTop(self._loaded_text, self.section) if "text_trunk" in self.needs else None
+        if image is None and text is None:
+            raise ConfigError("encoders.finetune: this model reads no encoder of encoders.finetune_of")
+        return EncoderTops(image, text, self.wanted, self.section.layer_decay)
 
     def precomputed_regions(self, post_ids: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Which posts have regions [n], and theirs: `image_grid` and `boxes`, float16; of `precomputed:` regions alone."""
@@ -236,7 +269,9 @@ class Encoders:
         as far as needed. Precomputed regions are no encoder's: see `precomputed_regions`."""
         side = self.image_side_px
         stacked = np.stack(images) if images else np.zeros((0, side, side, 3), np.uint8)
-        found = self._image_encoder.encode(stacked) if self.image else {}
+        found = self._image_encoder.encode(stacked) if self._image_outputs else {}
+        if "image_trunk" in self.needs:
+            found |= self._image_trunk_encoder.encode(stacked)
         if self.detector and "image_grid" in found:
             found["boxes"] = self.detector.boxes(stacked, self.section.batch_size)
             cells = math.isqrt(found["image_grid"].shape[1])
@@ -249,7 +284,10 @@ class Encoders:
         """Captions -> `text_vector`, `text_states` (float16) and `text_states_mask` (bool), as far as they are needed."""
         if self.text is None:
             return {}
-        found = self._text_encoder.encode(captions)
+        found = self._text_encoder.encode(captions) if self._outputs(text_encoders.OUTPUTS) else {}
+        if "text_trunk" in self.needs:
+            trunk = self._text_trunk_encoder.encode(captions)
+            found |= {name.replace("states", "trunk"): value for name, value in trunk.items()}
         return {name: value if value.dtype == bool else _half(value) for name, value in found.items()}
 
     def encode_tags(self, tags: Sequence[str]) -> np.ndarray:
@@ -309,6 +347,25 @@ class Encoders:
         else:
             backend = TorchBackend(module, self.device, "bfloat16" if name == "torch-bfloat16" else "float32")
         return ImageEncoder(backend, outputs, backbone.card.side_px, self.section.batch_size)
+
+    @cached_property
+    def _image_trunk(self) -> ImageTrunk:
+        return ImageTrunk(self._backbone.network, self.section).eval()
+
+    @cached_property
+    def _image_trunk_encoder(self) -> ImageEncoder:
+        backend = TorchBackend(self._image_trunk, self.device, "float32")
+        return ImageEncoder(backend, ("image_trunk",), self._backbone.card.side_px, self.section.batch_size)
+
+    @cached_property
+    def _loaded_text(self) -> LoadedText:
+        return text_encoders.load_text(self.section.text, self.section.max_tokens)
+
+    @cached_property
+    def _text_trunk_encoder(self) -> TextEncoder:
+        trunk = text_trunk(self._loaded_text, self.section)
+        backend = TorchTextBackend(trunk.model, self.device, "float32")
+        return TextEncoder(trunk, backend, ("text_states",), self.section.batch_size)
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
@@ -403,8 +460,10 @@ def load_encoders(
     *,
     threads: int | None = None,
     backends: Mapping[str, str] | None = None,
+    as_they_are: bool = False,
 ) -> Encoders:
-    """The encoders that `needs` (names of `batches.FEATURES`) asks for.
+    """The encoders that `needs` (names of `batches.FEATURES`) asks for; trunks for those that `section.finetune` trains, unless
+    the needs are to be taken `as_they_are`.
 
     `device`: a torch device, or `auto` for the first GPU, else the CPU. `threads`: CPU threads of this process's
     encoders; None leaves the library's choice (an actor that shares a machine passes its own share). `backends`: how they
@@ -431,7 +490,7 @@ def load_encoders(
             raise ConfigError(f"the {which} encoder cannot run as {name!r} on {where}; there is {', '.join(known)}")
     if threads is not None:
         torch.set_num_threads(threads)
-    encoders = Encoders(section, needs, where, threads, backends)
+    encoders = Encoders(section, needs, where, threads, backends, as_they_are)
     first, second, _ = encoders.image, encoders.image_second, encoders.text  # what is missing or broken is said now
     _ = encoders.detector, encoders.image_dim
     if first and second and first.side_px != second.side_px:

@@ -175,9 +175,9 @@ class ImageBackend(Protocol):
 class TorchBackend:
     """Eager torch, in float32 or under bfloat16 autocast, channels-last for a convolutional network."""
 
-    def __init__(self, module: Pixels2Features, device: torch.device, precision: Precision) -> None:
+    def __init__(self, module: nn.Module, device: torch.device, precision: Precision) -> None:
         self.name = f"torch-{precision}"
-        memory = torch.channels_last if module.network.convolutional else torch.contiguous_format
+        memory = torch.channels_last if getattr(module.network, "convolutional", False) else torch.contiguous_format
         self.module = module.to(device=device, memory_format=memory)  # type: ignore[call-overload]
         self.device = device
         self.precision = precision

@@ -12,7 +12,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from hashtag_core.config import HistorySection
 from hashtag_core.data.history import HistoryRule
@@ -38,6 +39,7 @@ from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.models.base import InputSpec, ModelOptions, TagModel
 from hashtag_core.models.card import model_card
 from hashtag_core.models.registry import create_model, parse_options
+from hashtag_core.models.tuned import with_encoder
 
 FORMAT = 1
 WEIGHTS, VOCABULARY, TOKENIZER, EXTRA, CARD = (
@@ -122,8 +124,15 @@ def save_model_folder(
     return version
 
 
-def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") -> LoadedModel:
-    """The model of a folder, every file checked (`data.model_files`) before one is read.
+BuildTops = Callable[[Mapping[str, Any], ModelOptions], nn.Module | None]
+"""`model.json` and the options -> the encoders' parts that were trained with the model, None where none were."""
+
+
+def load_model_folder(
+    folder: str | Path, device: torch.device | str = "cpu", build_tops: BuildTops | None = None
+) -> LoadedModel:
+    """The model of a folder, every file checked (`data.model_files`) before one is read. `build_tops`: what makes the modules of
+    encoders that were trained through; `recommend.model.load_model` has it.
 
     Raises NotFoundError where there is no `model.json`, IntegrityError naming the file that is missing, added or not what
     was saved, ConfigError for a family that this release does not have.
@@ -153,7 +162,7 @@ def load_model_folder(folder: str | Path, device: torch.device | str = "cpu") ->
         options = parse_options(name, stored_options)
     except HashtagError as error:
         raise type(error)(f"{folder / DESCRIPTION}: {error}") from None
-    model = create_model(name, spec, options)
+    model = with_encoder(create_model(name, spec, options), build_tops(described, options) if build_tops else None)
     if EXTRA in files:
         model.load_extra_state(json.loads((folder / EXTRA).read_text(encoding="utf-8")))
     try:

@@ -27,10 +27,11 @@ from hashtag_core.data.images import image_key
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.errors import ConfigError, IntegrityError, ScoreError
 from hashtag_core.models import family, list_models
-from hashtag_core.models.folder import LoadedModel, load_model_folder
+from hashtag_core.models.folder import LoadedModel
 from hashtag_core.recommend.explanations import EXPLAINED, explained
 from hashtag_core.recommend.extra_tags import with_tags
 from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.model import load_model
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
 from hashtag_core.recommend.ranking import less_popular, popularity_logits, top_tags
@@ -94,9 +95,9 @@ class Recommender:
 
         resolved = resolve_model(model)
         where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        loaded = load_model_folder(resolved.folder, device=str(where))
+        loaded = load_model(resolved.folder, device=str(where))
         section = EncodersSection(**{**loaded.info.get("recipe", {}).get("encoders", {}), **encoding})
-        needs = type(loaded.model).needs(loaded.options)
+        needs = family(loaded.family).needs(loaded.options)
         encoders = load_encoders(section, needs, str(where), threads=threads)
         _check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
         named = name or resolved.name, version or resolved.version
@@ -326,7 +327,7 @@ class Recommender:
 
     def _put_captions(self, arrays: dict[str, np.ndarray], posts: OpenedPosts, cached: FeatureCache | None) -> None:
         present = {row: caption for row, caption in enumerate(posts.captions) if caption is not None}
-        kinds = [name for name in ("text_vector", "text_states") if name in self.needs]
+        kinds = [name for name in ("text_vector", "text_states", "text_trunk") if name in self.needs]
         if cached is not None and kinds:
             keys = {row: image_key(caption.encode()) for row, caption in present.items()}
             missing = {key for kind in kinds for key in cached.missing(kind, keys.values())}
@@ -346,7 +347,7 @@ class Recommender:
             arrays[name] = np.zeros((n, 0, kind.dim) if kind.ragged else (n, *kind.shape), np.float16)
             if kind.ragged:
                 arrays[f"{name}_mask"] = np.zeros((n, 0), bool)
-        if "image_grid" in self.needs and self.encoders.boxes is not None:
+        if {"image_grid", "image_trunk"} & self.needs and self.encoders.boxes is not None:
             arrays["boxes"] = self.encoders.boxes
         return arrays
 
@@ -378,7 +379,7 @@ def _vectors(
 
 def _put(arrays: dict[str, np.ndarray], name: str, rows: Sequence[int], values: np.ndarray) -> None:
     """Write `values` to those rows of `arrays[name]`; token states grow to the longest."""
-    if not name.startswith("text_states"):
+    if not name.startswith(("text_states", "text_trunk")):
         arrays[name][list(rows)] = values
         return
     longer = values.shape[1] - arrays[name].shape[1]

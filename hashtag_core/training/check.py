@@ -11,6 +11,7 @@ from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.encoders import Encoders
 from hashtag_core.models.base import InputSpec, NeuralModel
 from hashtag_core.models.registry import create_model
+from hashtag_core.models.tuned import with_encoder
 
 if TYPE_CHECKING:
     from hashtag_core.training.plan import TrainPlan
@@ -61,6 +62,7 @@ def check_model(plan: "TrainPlan", encoders: Encoders) -> int:
     spec = input_spec(plan, encoders, tokenizer)
     with torch.device("meta"):
         model = create_model(plan.recipe.model.family, spec, plan.options, plan.dataset.vocabulary.tags)
+    model = with_encoder(model, encoders.tops())
     if isinstance(model, NeuralModel) and plan.resumed is None:
         model.check_start(encoders.text_folder, tokenizer)
     return sum(parameter.numel() for parameter in model.parameters())

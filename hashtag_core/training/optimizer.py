@@ -30,12 +30,13 @@ def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim
         if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm)
         for leaf, _ in module.named_parameters(recurse=False)
     }
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    scales: dict[str, float] = getattr(model, "rate_scales", dict)()
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = parameter.ndim > 1 and name not in normed and "absent" not in name
             decayed = matrix or settings.weight_decay_of == "all"
-            groups.setdefault((name in pretrained, decayed), []).append(parameter)
+            groups.setdefault((name in pretrained, decayed, scales.get(name, 1.0)), []).append(parameter)
     rates = {True: settings.encoder_learning_rate or settings.learning_rate, False: settings.learning_rate}
     optimizers: dict[str, type[torch.optim.Optimizer]] = {
         "adamw": torch.optim.AdamW,
@@ -47,11 +48,11 @@ def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim
         [
             {
                 "params": parameters,
-                "lr": rates[is_pretrained],
-                "peak": rates[is_pretrained],
+                "lr": rates[is_pretrained] * scale,
+                "peak": rates[is_pretrained] * scale,
                 "weight_decay": settings.weight_decay if decayed else 0.0,
             }
-            for (is_pretrained, decayed), parameters in sorted(groups.items())
+            for (is_pretrained, decayed, scale), parameters in sorted(groups.items(), key=lambda group: group[0])
         ]
     )
 

@@ -15,8 +15,9 @@ from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, NotFoundError, TrainingError
 from hashtag_core.evaluation.metrics import index_metrics, judge
 from hashtag_core.models.base import BuiltOnModel, FittedModel, ModelOptions, TagModel
-from hashtag_core.models.folder import LoadedModel, load_model_folder
+from hashtag_core.models.folder import LoadedModel
 from hashtag_core.models.registry import family, parse_options
+from hashtag_core.recommend.model import load_model
 from hashtag_core.redaction import redact
 from hashtag_core.storage.home import home_folder
 from hashtag_core.tracking import runs
@@ -73,7 +74,7 @@ def plan_training(recipe: Recipe | None, dataset_uri: str | None, resume: str | 
         record.check_same(asked, dataset_uri, dataset.info.content_hash)
     base = None
     if issubclass(cls, BuiltOnModel) and (named := cls.base_model(options)) is not None:
-        base = load_model_folder(resolve_model(named).folder)
+        base = load_model(resolve_model(named).folder)
         options = cls.on_base(options, base.model)
     plan = TrainPlan(asked, dataset, cls, options, cls.needs(options), root, record, base)
     _check_data(plan)
@@ -157,6 +158,11 @@ def check_base(plan: TrainPlan, identity: Mapping[str, Any]) -> None:
 def _check_settings(plan: TrainPlan) -> None:
     settings = plan.recipe.training
     if plan.fitted:
+        if plan.recipe.encoders.finetune != "none":
+            raise ConfigError(
+                f"encoders.finetune: {plan.recipe.model.family} is fitted in closed form, and no gradient reaches its encoders; "
+                'take "none", or a family that is taught by gradient'
+            )
         return
     if settings.batch_size < settings.workers:
         raise ConfigError(
@@ -165,6 +171,11 @@ def _check_settings(plan: TrainPlan) -> None:
     posts = plan.dataset.info.posts["train"]
     if posts < settings.workers:
         raise TrainingError(f"{plan.dataset.uri}: {posts} train posts cannot be spread over {settings.workers} workers")
+    if plan.recipe.encoders.finetune != "none" and settings.encoder_learning_rate is None:
+        raise ConfigError(
+            f"training.encoder_learning_rate: name the rate of the encoders that encoders.finetune trains; that of the model, "
+            f"{settings.learning_rate:g}, would unlearn them (5e-5 is usual)"
+        )
     known = {BEST_F1, *index_metrics(judge([[0]], [[0]], 1), epoch_ks(plan.recipe), settings.select_protocol)}
     if settings.select_metric not in known:
         shown = ", ".join(sorted(name.replace(f"_at_{epoch_ks(plan.recipe)[0]}", "_at_<k>") for name in known))

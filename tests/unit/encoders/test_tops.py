@@ -1,0 +1,207 @@
+"""Encoders cut in two: trunk and top together are the whole encoder, and only the top learns."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from hashtag_core.config import EncodersSection
+from hashtag_core.data.batches import FeaturizedPosts, PostBatch, collate
+from hashtag_core.data.images import decode_image
+from hashtag_core.encoders import Encoders, load_encoders
+from hashtag_core.encoders.tops import EncoderTops, augmented, tuned_needs
+from hashtag_core.errors import ConfigError
+
+NEEDS = frozenset({"image_vector", "image_grid", "text_vector", "text_states"})
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "bird", "sun"]
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+CAPTIONS = ["a red bird", "sun", "a a red red bird sun"]
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> dict[str, str]:
+    """A BERT of three layers, a ViT of three and a ResNet of two stages, as `save_pretrained` leaves them."""
+    torch.manual_seed(0)
+    for name in ("bert", "vit", "resnet"):
+        (tmp_path / name).mkdir()
+    bert = transformers.BertConfig(**SMALL, vocab_size=len(WORDS), max_position_embeddings=16)
+    transformers.BertModel(bert).save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(WORDS))
+    transformers.ViTModel(transformers.ViTConfig(**SMALL, image_size=32, patch_size=8)).save_pretrained(
+        tmp_path / "vit"
+    )
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    transformers.ResNetModel(transformers.ResNetConfig(**sizes)).save_pretrained(tmp_path / "resnet")
+    size = {"height": 32, "width": 32}
+    preprocessing = {
+        "image_mean": [0.5, 0.4, 0.3],
+        "image_std": [0.2, 0.2, 0.25],
+        "size": size,
+        "rescale_factor": 1 / 255,
+    }
+    for name in ("vit", "resnet"):
+        (tmp_path / name / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    return {name: f"hf:{tmp_path / name}" for name in ("bert", "vit", "resnet")}
+
+
+def section(**values: object) -> EncodersSection:
+    return EncodersSection.model_validate({"precision": "float32", "backend": "torch", "grid_side": 2, **values})
+
+
+def posts(encoders: Encoders, images: list[np.ndarray], captions: list[str | None]) -> FeaturizedPosts:
+    """Features of posts, the first without an image, one whose caption is None without one."""
+    n = len(captions)
+    here = np.array([caption is not None for caption in captions])
+    arrays = {name: np.concatenate([np.zeros_like(v[:1]), v]) for name, v in encoders.encode_images(images).items()}
+    found = encoders.encode_captions([caption for caption in captions if caption is not None])
+    for name, value in found.items():
+        arrays[name] = np.zeros((n, *value.shape[1:]), value.dtype)
+        arrays[name][here] = value
+    if encoders.boxes is not None:
+        arrays["boxes"] = encoders.boxes
+    nobody: list[str | None] = [None] * n
+    return FeaturizedPosts([str(k) for k in range(n)], nobody, captions, np.arange(n) > 0, here, arrays)
+
+
+def both_ways(
+    settings: EncodersSection, image_side: int, make_jpeg: object
+) -> tuple[PostBatch, PostBatch, EncoderTops]:
+    images = [decode_image(make_jpeg(n), image_side) for n in range(3)]  # type: ignore[operator]
+    captions: list[str | None] = [*CAPTIONS, None]
+    whole = load_encoders(settings.model_copy(update={"finetune": "none"}), NEEDS, "cpu")
+    cut = load_encoders(settings, NEEDS, "cpu")
+    tops = cut.tops()
+    assert tops is not None
+    with torch.no_grad():
+        computed = tops.eval()(collate(posts(cut, images, captions), cut.needs))
+    return collate(posts(whole, images, captions), NEEDS), computed, tops
+
+
+@pytest.mark.parametrize("finetune", ["last:1", "last:2", "all"])
+@pytest.mark.parametrize("image", ["vit", "resnet"])
+def test_trunk_and_top_are_the_whole_encoder(
+    tiny: dict[str, str], finetune: str, image: str, make_jpeg: object
+) -> None:
+    settings = section(text=tiny["bert"], image=tiny[image], finetune=finetune)
+    expected, found, _ = both_ways(settings, 32, make_jpeg)
+    for name in ("image_vector_BD", "image_grid_BRD", "text_vector_BD", "text_states_BSD", "boxes_BR4"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=6e-3, rtol=0)
+    assert torch.equal(found.text_states_mask_BS, expected.text_states_mask_BS)
+    assert not found.image_vector_BD[0].any()
+    assert not found.text_states_BSD[3].any()
+    assert not found.text_vector_BD[3].any()
+
+
+@pytest.mark.parametrize("finetune", ["last:3", "all"])
+def test_the_default_encoders(finetune: str, make_jpeg: object) -> None:
+    expected, found, tops = both_ways(section(finetune=finetune), 224, make_jpeg)
+    for name in ("image_vector_BD", "image_grid_BRD", "text_vector_BD", "text_states_BSD"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=2e-2, rtol=0)
+    assert tops.image is not None
+    assert tops.image.from_pixels == (finetune == "all")
+
+
+def test_only_the_last_blocks_learn(tiny: dict[str, str], make_jpeg: object) -> None:
+    settings = section(text=tiny["bert"], image=tiny["vit"], finetune="last:1", layer_decay=0.5)
+    _, _, tops = both_ways(settings, 32, make_jpeg)
+    learning = {name for name, value in tops.named_parameters() if value.requires_grad}
+    assert not any(".layer.0." in name or ".layer.1." in name or "embeddings" in name for name in learning)
+    assert any("layernorm" in name for name in learning)
+    assert {name for name in learning if name.startswith("text.")} == {
+        name for name, _ in tops.named_parameters() if name.startswith("text.layers.0.")
+    }
+    two = load_encoders(section(text=tiny["bert"], finetune="last:2", finetune_of=["caption"], layer_decay=0.5), NEEDS)
+    scales = two.tops().rate_scales()  # type: ignore[union-attr]
+    assert {scale for name, scale in scales.items() if name.startswith("text.layers.0.")} == {0.5}
+    assert {scale for name, scale in scales.items() if name.startswith("text.layers.1.")} == {1.0}
+
+
+def test_running_means_stay(tiny: dict[str, str], make_jpeg: object) -> None:
+    _, _, tops = both_ways(section(text=tiny["bert"], image=tiny["resnet"], finetune="all"), 32, make_jpeg)
+    before = {name: value.clone() for name, value in tops.named_buffers()}
+    tops.train()
+    assert tops.image is not None
+    tops.image(torch.rand(4, 32 * 32, 3) * 255)
+    assert all(torch.equal(value, before[name]) for name, value in tops.named_buffers())
+
+
+def test_gradients_are_the_same_when_blocks_are_computed_twice(tiny: dict[str, str], make_jpeg: object) -> None:
+    found = []
+    for twice in (False, True):
+        settings = section(text=tiny["bert"], image=tiny["vit"], finetune="last:2", checkpoint_gradients=twice)
+        cut = load_encoders(settings, NEEDS, "cpu")
+        images = [decode_image(make_jpeg(n), 32) for n in range(2)]  # type: ignore[operator]
+        tops = cut.tops()
+        assert tops is not None
+        for module in tops.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        batch = tops.train()(collate(posts(cut, images, ["a red bird", "sun", None]), cut.needs))
+        (batch.text_states_BSD.sum() + batch.text_vector_BD.square().sum() + batch.image_vector_BD.sum()).backward()
+        found.append({name: value.grad for name, value in tops.named_parameters() if value.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) > 20
+    for name, grad in found[0].items():
+        torch.testing.assert_close(grad, found[1][name])
+
+
+def test_needs_and_kinds(tiny: dict[str, str]) -> None:
+    settings = section(text=tiny["bert"], image=tiny["vit"], finetune="last:1")
+    assert tuned_needs(NEEDS, settings) == {"image_trunk", "text_trunk"}
+    assert tuned_needs(frozenset({"image_vector", "text_vector", "history"}), settings) == {
+        "image_trunk", "text_trunk", "image_vector", "text_vector", "history"
+    }  # fmt: skip
+    captions = settings.model_copy(update={"finetune_of": ["caption"]})
+    assert tuned_needs(NEEDS, captions) == {"image_vector", "image_grid", "text_trunk"}
+    assert tuned_needs(tuned_needs(NEEDS, settings), settings) == tuned_needs(NEEDS, settings)
+    folders = set()
+    for finetune in ("last:1", "last:2", "all"):
+        cut = load_encoders(settings.model_copy(update={"finetune": finetune, "finetune_of": ["caption"]}), NEEDS)
+        folders.add(cut.kinds["text_trunk"].folder)
+        assert cut.identity["text"]["finetune"] == finetune
+    assert len(folders) == 3
+    assert "finetune" not in load_encoders(settings.model_copy(update={"finetune": "none"}), NEEDS).identity["text"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"finetune": "last:9"}, "the image encoder has 3 blocks"),
+        ({"finetune": "last:1", "image": "efficientnet_lite0", "augment": True}, 'encoders.finetune = "all" is needed'),
+        ({"finetune": "last:1", "regions": "precomputed:/nowhere.parquet"}, "nowhere|are its own cells"),
+        ({"finetune": "last:1", "finetune_of": []}, "reads no encoder of encoders.finetune_of"),
+    ],
+)
+def test_what_cannot_be_is_refused(tiny: dict[str, str], values: dict[str, object], message: str) -> None:
+    from hashtag_core.errors import HashtagError
+
+    with pytest.raises(HashtagError, match=message):
+        load_encoders(section(**{"text": tiny["bert"], "image": tiny["vit"], **values}), NEEDS, "cpu").tops()
+
+
+def test_a_text_encoder_of_another_build_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "distilbert"
+    folder.mkdir()
+    config = transformers.DistilBertConfig(vocab_size=len(WORDS), dim=16, n_layers=2, n_heads=2, hidden_dim=24)
+    transformers.DistilBertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    transformers.BertTokenizer.from_pretrained(folder).save_pretrained(folder)
+    with pytest.raises(ConfigError, match="leave the captions out of encoders"):
+        load_encoders(section(text=f"hf:{folder}", finetune="last:1"), frozenset({"text_vector"})).tops()
+
+
+def test_augmentation() -> None:
+    torch.manual_seed(1)
+    ramp = torch.linspace(0, 255, 16).expand(200, 3, 16, 16).clone()  # darker to the left
+    found = augmented(ramp)
+    assert found.shape == ramp.shape
+    rising = (found[:, 0, 8, -1] > found[:, 0, 8, 0]).float().mean()
+    assert 0.35 < rising < 0.65
+    width = (found[:, 0, 8].max(1).values - found[:, 0, 8].min(1).values) / 255
+    assert width.min() > 0.6  # the square root of half the area, less a pixel
+    assert width.max() < 1.01
+    torch.manual_seed(1)
+    assert torch.equal(augmented(ramp), found)
