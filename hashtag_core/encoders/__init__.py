@@ -11,32 +11,27 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
-from hashtag_core.encoders import choice, huggingface, onnx, text_onnx
+from hashtag_core.encoders import choice, description, huggingface, onnx, text_onnx
 from hashtag_core.encoders import image as image_encoders
 from hashtag_core.encoders import text as text_encoders
 from hashtag_core.encoders.backbone import ImageCard, LoadedBackbone
+from hashtag_core.encoders.choice import Precision
+from hashtag_core.encoders.description import REGIONS, SECOND
 from hashtag_core.encoders.image import ImageEncoder, Pixels2Features, TorchBackend
 from hashtag_core.encoders.regions import DETECTOR, PRECOMPUTED, Detector, Precomputed, cells_under, grid_boxes
 from hashtag_core.encoders.tag_words import TagWords
 from hashtag_core.encoders.text import LoadedText, TextBackend, TextCard, TextEncoder, TorchTextBackend
-from hashtag_core.encoders.tops import EncoderTops, ImageTop, ImageTrunk, TextTop, text_trunk, trunk_layers, tuned_needs
+from hashtag_core.encoders.tops import EncoderTops, ImageTrunk, text_trunk, tuned_needs
 from hashtag_core.errors import ConfigError
 
 __all__ = ["Encoders", "load_encoders"]
-
-Precision = Literal["float32", "bfloat16"]
-
-REGIONS = frozenset({"image_grid", "boxes"})
-
-SECOND = "image_vector_second"
-"""What the second image encoder gives."""
 
 
 class Encoders:
@@ -72,7 +67,7 @@ class Encoders:
         if not (self._image_outputs or "image_trunk" in self.needs):
             return None
         known = image_encoders.packaged_card(self.section.image)
-        return known or self._backbone.card
+        return known or self.backbone.card
 
     @cached_property
     def image_second(self) -> ImageCard | None:
@@ -148,42 +143,7 @@ class Encoders:
     @property
     def identity(self) -> dict[str, Any]:
         """What the features depend on, for `model.json`: equal identities mean equal features (to float16 rounding)."""
-        found: dict[str, Any] = {}
-        if self.image:
-            found["image"] = {
-                "id": self.image.id,
-                "revision": self.image.revision,
-                "dim": self.image.dim,
-                "side_px": self.image.side_px,
-                "regions": self.regions,
-                "region_source": self.section.regions,
-                **self._cut("image_trunk"),
-            }
-        if self.detector:
-            found["regions"] = {"id": self.section.regions, "revision": self.detector.revision}
-        if self.precomputed:
-            # Files are added for new posts, so that their content is no part of it.
-            regions = {"id": self.section.regions, "dim": self.precomputed.dim, "regions": self.regions}
-            found["regions"] = regions
-        if self.image_second:
-            found["image_second"] = {
-                "id": self.image_second.id,
-                "revision": self.image_second.revision,
-                "dim": self.image_second.dim,
-                "side_px": self.image_second.side_px,
-            }
-        if self.text:
-            found["text"] = {
-                "id": self.text.id,
-                "revision": self.text.revision,
-                "dim": self.text.dim,
-                "max_tokens": self.text.max_tokens,
-                **self._cut("text_trunk"),
-            }
-        return found
-
-    def _cut(self, trunk: str) -> dict[str, str]:
-        return {"finetune": self.section.finetune} if trunk in self.needs else {}
+        return description.identity_of(self)
 
     @property
     def backends(self) -> dict[str, str]:
@@ -202,43 +162,7 @@ class Encoders:
     @property
     def kinds(self) -> dict[str, FeatureKind]:
         """The outputs, with the folder of the cache that each is kept in."""
-        found: dict[str, FeatureKind] = {}
-        if self.image:
-            folder = f"{_file_name(self.image.id)}/{self.image.revision}"
-            side_px = self.image.side_px
-            found["image_vector"] = FeatureKind("image", f"{folder}/image_vector-{side_px}px", self.image.dim)
-            grid = f"{folder}/image_grid-{side_px}px-{self.section.grid_side}x{self.section.grid_side}"
-            if self.detector:
-                source = f"{_file_name(self.section.regions)}/{self.detector.revision}"
-                grid = f"{folder}/image_regions-{side_px}px-{self.regions}-{_file_name(source)}"
-                boxes = f"{source}/boxes-{side_px}px-{self.regions}"
-                found["boxes"] = FeatureKind("image", boxes, 4, rows=self.regions)
-            found["image_grid"] = FeatureKind("image", grid, self.image.dim, rows=self.regions)
-            if "image_trunk" in self.needs:
-                cells, dim = self._image_trunk.shape()
-                trunk = f"{folder}/image_trunk-{side_px}px-{cells}x{dim}"
-                found["image_trunk"] = FeatureKind("image", trunk, dim, rows=cells)
-        if self.precomputed:
-            folder = f"{_file_name(self.section.regions)}/{self.precomputed.revision}"
-            features = f"{folder}/image_grid-{self.regions}"
-            found["image_grid"] = FeatureKind("image", features, self.precomputed.dim, rows=self.regions)
-            found["boxes"] = FeatureKind("image", f"{folder}/boxes-{self.regions}", 4, rows=self.regions)
-        if self.image_second:
-            folder = f"{_file_name(self.image_second.id)}/{self.image_second.revision}"
-            vector = f"{folder}/image_vector-{self.image_second.side_px}px"
-            found[SECOND] = FeatureKind("image", vector, self.image_second.dim)
-        if self.text:
-            folder = f"{_file_name(self.text.id)}/{self.text.revision}"
-            found["text_vector"] = FeatureKind(
-                "caption", f"{folder}/text_vector-{self.text.max_tokens}tokens", self.text.dim
-            )
-            states = f"{folder}/text_states-{self.text.max_tokens}tokens"
-            found["text_states"] = FeatureKind("caption", states, self.text.dim, rows=0)
-            if "text_trunk" in self.needs:
-                layers = trunk_layers(self._loaded_text, self.section)
-                trunk = f"{folder}/text_trunk-{layers}-{self.text.max_tokens}tokens"
-                found["text_trunk"] = FeatureKind("caption", trunk, self.text.dim, rows=0)
-        return {name: kind for name, kind in found.items() if name in self.needs}
+        return description.kinds_of(self)
 
     def open_cache(self, root: str) -> FeatureCache:
         """The cache below `root` of what these encoders give."""
@@ -246,18 +170,7 @@ class Encoders:
 
     def tops(self) -> EncoderTops | None:
         """The parts that are trained with the model, pretrained; None where none is. ConfigError for what cannot be trained."""
-        if self.section.finetune == "none":
-            return None
-        if self.section.regions != "grid" and REGIONS & self.wanted and "image_trunk" in self.needs:
-            raise ConfigError(
-                f'encoders.finetune: regions of an image encoder that is trained are its own cells: encoders.regions = "grid" is '
-                f'needed, found "{self.section.regions}", or encoders.finetune_of without "image"'
-            )
-        image = ImageTop(self._backbone, self.section) if "image_trunk" in self.needs else None
-        text = TextTop(self._loaded_text, self.section) if "text_trunk" in self.needs else None
-        if image is None and text is None:
-            raise ConfigError("encoders.finetune: this model reads no encoder of encoders.finetune_of")
-        return EncoderTops(image, text, self.wanted, self.section.layer_decay)
+        return description.tops_of(self)
 
     def precomputed_regions(self, post_ids: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Which posts have regions [n], and theirs: `image_grid` and `boxes`, float16; of `precomputed:` regions alone."""
@@ -315,7 +228,7 @@ class Encoders:
         return tuple(name for name in wanted if name != "image_grid" or self.precomputed is None)
 
     @cached_property
-    def _backbone(self) -> LoadedBackbone:
+    def backbone(self) -> LoadedBackbone:
         return image_encoders.load_backbone(self.section.image)
 
     @cached_property
@@ -330,7 +243,7 @@ class Encoders:
             ready = onnx.OnnxBackend.ready(self.section.image, names, self.section.grid_side, self.threads)
             if ready is not None:
                 return ImageEncoder(ready, names, card.side_px, self.section.batch_size)
-        return self._image_encoder_of(self._backbone, self._image_outputs, "image")
+        return self._image_encoder_of(self.backbone, self._image_outputs, "image")
 
     @cached_property
     def _image_encoder_second(self) -> ImageEncoder:
@@ -349,21 +262,21 @@ class Encoders:
         return ImageEncoder(backend, outputs, backbone.card.side_px, self.section.batch_size)
 
     @cached_property
-    def _image_trunk(self) -> ImageTrunk:
-        return ImageTrunk(self._backbone.network, self.section).eval()
+    def image_trunk(self) -> ImageTrunk:
+        return ImageTrunk(self.backbone.network, self.section).eval()
 
     @cached_property
     def _image_trunk_encoder(self) -> ImageEncoder:
-        backend = TorchBackend(self._image_trunk, self.device, "float32")
-        return ImageEncoder(backend, ("image_trunk",), self._backbone.card.side_px, self.section.batch_size)
+        backend = TorchBackend(self.image_trunk, self.device, "float32")
+        return ImageEncoder(backend, ("image_trunk",), self.backbone.card.side_px, self.section.batch_size)
 
     @cached_property
-    def _loaded_text(self) -> LoadedText:
+    def loaded_text(self) -> LoadedText:
         return text_encoders.load_text(self.section.text, self.section.max_tokens)
 
     @cached_property
     def _text_trunk_encoder(self) -> TextEncoder:
-        trunk = text_trunk(self._loaded_text, self.section)
+        trunk = text_trunk(self.loaded_text, self.section)
         backend = TorchTextBackend(trunk.model, self.device, "float32")
         return TextEncoder(trunk, backend, ("text_states",), self.section.batch_size)
 
@@ -443,14 +356,7 @@ class Encoders:
 
     @property
     def _precision(self) -> Precision:
-        """`auto`: bfloat16 where the device computes it."""
-        if self.section.precision != "auto":
-            return self.section.precision
-        if self.device.type == "cuda":
-            computes = torch.cuda.is_bf16_supported()
-        else:
-            computes = self.device.type == "cpu" and _cpu_computes_bfloat16()
-        return "bfloat16" if computes else "float32"
+        return choice.precision_of(self.section, self.device)
 
 
 def load_encoders(
@@ -501,14 +407,6 @@ def load_encoders(
     return encoders
 
 
-def _cpu_computes_bfloat16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def _half(values: np.ndarray) -> np.ndarray:
     top = float(np.finfo(np.float16).max)
     return np.asarray(np.clip(values, -top, top), dtype=np.float16)
-
-
-def _file_name(encoder: str) -> str:
-    return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in encoder).strip("._")

@@ -14,11 +14,16 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
+
+from hashtag_core.config import EncodersSection
 from hashtag_core.encoders.packaged import cache_folder
 
 logger = logging.getLogger(__name__)
+
+Precision = Literal["float32", "bfloat16"]
 
 FORMAT = 1
 """To be raised when what is measured changes."""
@@ -114,3 +119,18 @@ def _write(file: Path, value: dict[str, Any]) -> None:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def precision_of(section: EncodersSection, device: torch.device) -> Precision:
+    """`auto`: bfloat16 where the device computes it."""
+    if section.precision != "auto":
+        return section.precision
+    if device.type == "cuda":
+        computes = torch.cuda.is_bf16_supported()
+    else:
+        computes = device.type == "cpu" and _cpu_computes_bfloat16()
+    return "bfloat16" if computes else "float32"
+
+
+def _cpu_computes_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

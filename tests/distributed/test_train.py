@@ -13,14 +13,19 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from hashtag_core.config import Recipe
+from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.data.dataset import Dataset
+from hashtag_core.distributed.features import cache_root
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.tag import tag as tag_archive
 from hashtag_core.distributed.train import train
+from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError, TrainingError
+from hashtag_core.models import family, parse_options
 from hashtag_core.models.folder import load_model_folder
 from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.recommend.policy import read_thresholds
@@ -32,6 +37,7 @@ from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import resolve_model
 from hashtag_core.training.plan import describe_training, plan_training
 from hashtag_core.training.record import RunRecord
+from tests.tagging.outputs import rows_by_table
 
 COLOURS = {"crimson": (200, 20, 40), "forest": (20, 120, 30), "ocean": (20, 40, 200), "sunny": (240, 220, 40)}
 SHAPES = {"circle": "a round ring drawn by hand", "square": "a box with four corners", "star": "five points of light"}
@@ -366,3 +372,55 @@ def test_dry_run_describes_and_writes_nothing(place, dataset):
     assert described["posts"]["train"] > 90
     assert described["vocabulary"] == 7
     assert sorted(place.rglob("*")) == before
+
+
+def test_an_encoder_is_trained_with_its_model(inline, place, dataset, tmp_path):
+    """On two workers: the folder holds what was trained, and tagging, notebook and evaluation score with it alike."""
+    model = {
+        "family": "co_attention",
+        "text_input": "encoder",
+        "hidden": 16,
+        "attention_units": 8,
+        "inputs": ["caption", "image"],
+    }
+    encoders = {"finetune": "last:1", "layer_decay": 0.9, "grid_side": 2, "precision": "float32", "backend": "torch"}
+    training = {"epochs": 2, "workers": 2, "encoder_learning_rate": 1e-3}
+    recipe = _recipe(place, **training).model_dump(mode="json", exclude_unset=True)
+    recipe = Recipe.model_validate({**recipe, "model": model, "encoders": encoders})
+    summary = train(recipe, dataset)
+    folder = resolve_model(summary.model).folder
+    weights = load_file(folder / "weights.safetensors")
+    section = recipe.encoders
+    needs = family("co_attention").needs(
+        parse_options("co_attention", {k: v for k, v in model.items() if k != "family"})
+    )
+    start = load_encoders(section, needs, "cpu").tops().state_dict()
+    moved = {name for name, value in start.items() if not torch.equal(value, weights[f"encoder.{name}"])}
+    assert {name.split(".")[0] for name in moved} == {"image", "text"}
+    assert not any("running_" in name for name in moved)
+
+    posts = pq.read_table(place / "archive", columns=["post_id", "caption", "image"]).slice(0, 24)
+    recommender = Recommender.load(str(folder), "cpu")
+    raw = recommender.recommend(posts, top_k=3)
+    cache = recommender.encoders.open_cache(cache_root(dataset, section))
+    cached = recommender.recommend(posts, top_k=3, cached=cache)
+    assert raw["hashtags"].to_pylist() == cached["hashtags"].to_pylist()
+    request = TagRequest(Recipe.model_validate({"tagging": {"top_k": 3}}), str(place / "archive"), str(tmp_path / "out"),
+                         resolve_model(summary.model))  # fmt: skip
+    tag_archive(plan_tagging(request))
+    rows = {row["post_id"]: row for row in rows_by_table(tmp_path / "out")}
+    for row in raw.to_pylist():
+        assert rows[row["post_id"]]["hashtags"] == row["hashtags"]
+        assert rows[row["post_id"]]["scores"] == pytest.approx(row["scores"], abs=1e-3)
+
+
+def test_an_encoder_needs_a_rate_and_a_family_that_learns(place, dataset):
+    recipe = _recipe(place).model_dump(mode="json", exclude_unset=True)
+    for values, message in (
+        ({"encoders": {"finetune": "last:1"}}, r"training\.encoder_learning_rate: name the rate"),
+        ({"encoders": {"finetune": "last:1"}, "model": {"family": "linear"}}, "linear is fitted in closed form"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            plan_training(Recipe.model_validate({**recipe, **values}), dataset)
+    with pytest.raises(ConfigError, match=r"encoders\.finetune"):
+        read_recipe(None, ["encoders.finetune=some"])
