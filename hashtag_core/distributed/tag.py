@@ -18,9 +18,11 @@ def tag(plan: TagPlan, deadline: datetime | None = None) -> TagSummary:
         version = plan.request.model.version
         return TagSummary(skipped_parts=plan.skipped, gone_parts=len(plan.gone), model_version=version)
     if plan.works:
-        from hashtag_core.recommend.model import load_model  # torch: not for a run with nothing to tag
+        from hashtag_core.encoders.trained import trained_tops  # torch: not for a run with nothing to tag
+        from hashtag_core.models.folder import load_model_folder
 
-        load_model(plan.request.model.folder)  # what is wrong with the model is said before anything is written
+        # What is wrong with the model is said before anything is written.
+        load_model_folder(plan.request.model.folder, build_tops=trained_tops)
     return TagRun(plan, on_ray, monitor).execute(deadline)
 
 

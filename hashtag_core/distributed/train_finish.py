@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from hashtag_core.distributed.train_thresholds import find_thresholds
 from hashtag_core.distributed.train_worker import PREFIX, TrainJob, rank_table, validation_metrics
+from hashtag_core.encoders.trained import trained_tops
 from hashtag_core.evaluation.metrics import Protocol
 from hashtag_core.evaluation.report import main_figures
 from hashtag_core.models.base import TagModel
-from hashtag_core.models.folder import CARD, save_model_folder
-from hashtag_core.recommend.model import load_model
+from hashtag_core.models.folder import CARD, load_model_folder, save_model_folder
 from hashtag_core.recommend.policy import write_thresholds
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.recommend.served import golden_outputs
@@ -47,7 +47,7 @@ def save_and_evaluate(
     tokenizer, vocabulary = job.tokenizer(), plan.dataset.vocabulary
     save_model_folder(folder, model, job.options, vocabulary, tokenizer, info)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_model(folder, device)
+    loaded = load_model_folder(folder, device, trained_tops)
     table = job.table("validation")
     ranked = rank_table(loaded.model, table, job.reading(), max(plan.recipe.evaluation.ks), device)
     metrics = validation_metrics(ranked, table, job.outside, plan.dataset, plan.recipe)

@@ -35,9 +35,7 @@ __all__ = ["Encoders", "load_encoders"]
 
 
 class Encoders:
-    """The encoders that a set of `needs` asks for; a modality that is not needed has none (its `dim` is 0).
-
-    The default encoders' weights are read when the first image or caption is encoded: who finds everything in the
+    """The encoders that a set of `needs` asks for; a modality that is not needed has none (its `dim` is 0). The default encoders' weights are read when the first image or caption is encoded: who finds everything in the
     cache never loads them. Not for threads; each process loads its own.
     """
 

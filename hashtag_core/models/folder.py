@@ -124,15 +124,15 @@ def save_model_folder(
     return version
 
 
-BuildTops = Callable[[Mapping[str, Any], ModelOptions], nn.Module | None]
-"""`model.json` and the options -> the encoders' parts that were trained with the model, None where none were."""
+BuildTops = Callable[[Mapping[str, Any], frozenset[str]], nn.Module | None]
+"""`model.json` and the family's needs -> the encoders' parts that were trained with the model, None where none were."""
 
 
 def load_model_folder(
     folder: str | Path, device: torch.device | str = "cpu", build_tops: BuildTops | None = None
 ) -> LoadedModel:
     """The model of a folder, every file checked (`data.model_files`) before one is read. `build_tops`: what makes the modules of
-    encoders that were trained through; `recommend.model.load_model` has it.
+    encoders that were trained through (`encoders.trained.trained_tops`).
 
     Raises NotFoundError where there is no `model.json`, IntegrityError naming the file that is missing, added or not what
     was saved, ConfigError for a family that this release does not have.
@@ -162,7 +162,8 @@ def load_model_folder(
         options = parse_options(name, stored_options)
     except HashtagError as error:
         raise type(error)(f"{folder / DESCRIPTION}: {error}") from None
-    model = with_encoder(create_model(name, spec, options), build_tops(described, options) if build_tops else None)
+    model = create_model(name, spec, options)
+    model = with_encoder(model, build_tops(described, model.needs(options)) if build_tops else None)
     if EXTRA in files:
         model.load_extra_state(json.loads((folder / EXTRA).read_text(encoding="utf-8")))
     try:

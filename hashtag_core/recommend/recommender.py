@@ -25,13 +25,13 @@ from hashtag_core.data.history import HistoryRule, find_history
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.images import image_key
 from hashtag_core.encoders import Encoders, load_encoders
+from hashtag_core.encoders.trained import trained_tops
 from hashtag_core.errors import ConfigError, IntegrityError, ScoreError
 from hashtag_core.models import family, list_models
-from hashtag_core.models.folder import LoadedModel
+from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.recommend.explanations import EXPLAINED, explained
 from hashtag_core.recommend.extra_tags import with_tags
 from hashtag_core.recommend.images import ImagePlaces
-from hashtag_core.recommend.model import load_model
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
 from hashtag_core.recommend.ranking import less_popular, popularity_logits, top_tags
@@ -95,7 +95,7 @@ class Recommender:
 
         resolved = resolve_model(model)
         where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        loaded = load_model(resolved.folder, device=str(where))
+        loaded = load_model_folder(resolved.folder, str(where), trained_tops)
         section = EncodersSection(**{**loaded.info.get("recipe", {}).get("encoders", {}), **encoding})
         needs = family(loaded.family).needs(loaded.options)
         encoders = load_encoders(section, needs, str(where), threads=threads)

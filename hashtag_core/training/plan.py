@@ -12,12 +12,12 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.data.feature_cache import cache_root
 from hashtag_core.encoders import load_encoders
+from hashtag_core.encoders.trained import trained_tops
 from hashtag_core.errors import ConfigError, NotFoundError, TrainingError
 from hashtag_core.evaluation.metrics import index_metrics, judge
 from hashtag_core.models.base import BuiltOnModel, FittedModel, ModelOptions, TagModel
-from hashtag_core.models.folder import LoadedModel
+from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.models.registry import family, parse_options
-from hashtag_core.recommend.model import load_model
 from hashtag_core.redaction import redact
 from hashtag_core.storage.home import home_folder
 from hashtag_core.tracking import runs
@@ -74,7 +74,7 @@ def plan_training(recipe: Recipe | None, dataset_uri: str | None, resume: str | 
         record.check_same(asked, dataset_uri, dataset.info.content_hash)
     base = None
     if issubclass(cls, BuiltOnModel) and (named := cls.base_model(options)) is not None:
-        base = load_model(resolve_model(named).folder)
+        base = load_model_folder(resolve_model(named).folder, build_tops=trained_tops)
         options = cls.on_base(options, base.model)
     plan = TrainPlan(asked, dataset, cls, options, cls.needs(options), root, record, base)
     _check_data(plan)

@@ -109,7 +109,7 @@ def test_the_folder_holds_what_was_trained(name: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = model.score(batch)
     save_model_folder(tmp_path, model, subject.options, VOCABULARY, subject.tokenizer, {"name": "tuned"})
-    loaded = load_model_folder(tmp_path, build_tops=lambda described, options: tops(subject.needs))
+    loaded = load_model_folder(tmp_path, build_tops=lambda described, needs: tops(needs))
     with torch.inference_mode():
         torch.testing.assert_close(loaded.model.score(batch), expected)
         noise = dataclasses.replace(
