@@ -45,10 +45,10 @@ def test_a_graph_that_is_there_is_taken_and_gives_the_same(tmp_path: Path, monke
     assert OnnxTextBackend.ready("minilm", 128, ("text_vector",), 1) is None
     first = load_encoders(section, needs, "cpu")
     expected = {**first.encode_images(pictures), **first.encode_captions(CAPTIONS)}
-    assert "_backbone" in vars(first)
+    assert "backbone" in vars(first)
     again = load_encoders(section, needs, "cpu")
     found = {**again.encode_images(pictures), **again.encode_captions(CAPTIONS)}
-    assert "_backbone" not in vars(again), "its network was made all the same"
+    assert "backbone" not in vars(again), "its network was made all the same"
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
