@@ -238,7 +238,7 @@ class EncoderTops(nn.Module):
 
 def augmented(pixels_BCHW: Tensor) -> Tensor:
     """Each picture flipped left to right with a chance of one half, and a random part of it (half of its area or more) at the
-    size of the whole, as article 004 trains. The randomness is torch's own, which a checkpoint keeps."""
+    size of the whole, as article 004 (docs/models.md) trains. The randomness is torch's own, which a checkpoint keeps."""
     n = len(pixels_BCHW)
     draw = torch.rand(4, n, device=pixels_BCHW.device)
     scale = (SMALLEST_CROP + (1 - SMALLEST_CROP) * draw[0]).sqrt()
