@@ -313,6 +313,10 @@ class TaggingSection(Section):
     """Tags that are never given; the next ones move up."""
     deny_file: str | None = None
     """The same, one a line."""
+    extra_tags: list[str] = []
+    """Tags that the model was not taught and that may be given too, known by their names alone (see `recommend.extra_tags`)."""
+    extra_tags_file: str | None = None
+    """The same, one a line."""
     min_score: float = Field(0.0, ge=0, le=1)
     """A tag below it is not given: a post may then have fewer than `top_k`, or none. A `thresholds.json` in the model folder
     ({tag: score}; `training.tag_thresholds` writes it) sets it higher for single tags."""

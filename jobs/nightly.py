@@ -44,6 +44,7 @@ def build_parser() -> JobParser:
     )
     parser.add_argument("--out", metavar="URI", required=True, help="the tagged output")
     parser.add_argument("--gates", metavar="FILE", help="as of jobs/promote.py")
+    parser.add_argument("--extra-tags", metavar="FILE", help="as of jobs/tag.py")
     parser.add_argument(
         "--retrain-days", type=int, default=7, metavar="N", help="train anew after so many days (default: 7)"
     )
@@ -71,7 +72,8 @@ def _nightly(arguments: argparse.Namespace) -> dict[str, Any]:
         night |= _train(arguments, today) if due else {}
         night |= _judge(arguments, name)
         due = False
-    night["tagged"] = _job("tag", arguments, "--archive", arguments.archive, "--out", arguments.out)
+    extra = ["--extra-tags", arguments.extra_tags] if arguments.extra_tags else []
+    night["tagged"] = _job("tag", arguments, "--archive", arguments.archive, "--out", arguments.out, *extra)
     if night["tagged"]["parts"]:
         night["drift"] = newest_metric(recipe.tracking.experiment, {"job": "tag"}, "drift_psi")
         if night["drift"] is not None and night["drift"] > recipe.tagging.drift_warning:

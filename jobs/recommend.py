@@ -179,6 +179,9 @@ def load_recommender(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Reco
         policy=policy,
         **_at_once(resolved.folder),
     )
+    extra = read_tags(section.extra_tags, section.extra_tags_file, "tagging.extra_tags")
+    if extra:
+        recommender.add_tags(sorted(extra))
     return recommender, resolved.uri
 
 

@@ -58,6 +58,12 @@ def build_parser() -> JobParser:
     parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
     parser.add_argument("--chunk-rows", metavar="N", help="rows a chunk; the same as --set tagging.chunk_rows=N")
     parser.add_argument(
+        "--extra-tags",
+        metavar="FILE",
+        help="tags, one a line, that the model was not taught and that may be given too, known by their names alone; the same "
+        "as --set tagging.extra_tags_file=FILE",
+    )
+    parser.add_argument(
         "--max-rejected",
         metavar="SHARE",
         help="stop with exit code 1 when more of the rows are rejected; the same as --set tagging.max_rejected=SHARE",
@@ -177,6 +183,8 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
     for key in ("top_k", "chunk_rows", "max_rejected"):
         if getattr(arguments, key) is not None:
             arguments.overrides.append(f"tagging.{key}={getattr(arguments, key)}")
+    if arguments.extra_tags is not None:
+        arguments.overrides.append(f"tagging.extra_tags_file={arguments.extra_tags!r}")
     if not 0 <= arguments.max_gone <= 1:
         build_parser().error(f"--max-gone {arguments.max_gone:g}: expected a share from 0 to 1")
     if not 0 <= arguments.keep_history < float("inf"):

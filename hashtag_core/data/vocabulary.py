@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -30,6 +30,11 @@ class Vocabulary:
     def index(self) -> dict[str, int]:
         """Tag -> its place in `tags`."""
         return {tag: place for place, tag in enumerate(self.tags)}
+
+    def with_tags(self, tags: Sequence[str]) -> Self:
+        """This one with tags behind the others that no train post has; they must be new."""
+        counts = np.concatenate([self.counts, np.zeros(len(tags), np.int64)])
+        return replace(self, tags=[*self.tags, *tags], counts=counts)
 
     def encode(self, tags: Iterable[str]) -> list[int]:
         """Indices of the known tags, in the order given, repeats dropped."""

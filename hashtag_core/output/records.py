@@ -43,6 +43,8 @@ class TagSettings(Section):
     deny: str = ""
     """Which of the model's tags are denied, and the thresholds of tags, as `Policy.told` has them."""
     thresholds: str = ""
+    extra_tags: str = ""
+    """Tags that the model was not taught and may give, told in the same way."""
     diversity: float = 0.0
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes

@@ -1,15 +1,16 @@
 """Tags that a model was not taught, known by their names alone, put behind those of its vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from hashtag_core.data.hashtags import normalise_hashtag
+from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.encoders import Encoders
 from hashtag_core.errors import ConfigError
 from hashtag_core.models import family, list_models, parse_options
+from hashtag_core.models.base import ModelOptions
 from hashtag_core.models.folder import LoadedModel
 
 
@@ -17,19 +18,27 @@ def with_tags(
     loaded: LoadedModel, encoders: Encoders, tags: Sequence[str], device: torch.device
 ) -> tuple[LoadedModel, list[str]]:
     """The model, which is changed, with its vocabulary grown, and the tags that are new, normalised. See `Recommender.add_tags`."""
-    if not loaded.model.reads_tag_text(loaded.options):
-        able = ", ".join(name for name in list_models() if family(name).reads_tag_text(parse_options(name, {})))
-        raise ConfigError(
-            f"extra tags: this {loaded.family} does not read what tags are called; {able} with captions does"
-        )
-    vocabulary = loaded.vocabulary
+    check_reads_names(loaded.family, loaded.options)
     wanted = {tag: normalise_hashtag(tag) for tag in tags}
     for tag, normal in wanted.items():
         if not normal:
             raise ConfigError(f"extra tags: {tag!r} is no hashtag")
-    new = [tag for tag in dict.fromkeys(wanted.values()) if tag not in vocabulary.index]
+    new = unknown_tags(wanted.values(), loaded.vocabulary)
     if not new:
         return loaded, new
     loaded.model.add_tags(torch.from_numpy(encoders.encode_tags(new)).to(device))
-    counts = np.concatenate([vocabulary.counts, np.zeros(len(new), np.int64)])
-    return replace(loaded, vocabulary=replace(vocabulary, tags=[*vocabulary.tags, *new], counts=counts)), new
+    return replace(loaded, vocabulary=loaded.vocabulary.with_tags(new)), new
+
+
+def unknown_tags(tags: Iterable[str], vocabulary: Vocabulary) -> list[str]:
+    """Those of these normalised tags that are not in the vocabulary, each once, synonyms replaced as its posts' tags were."""
+    synonyms: dict[str, str] = vocabulary.config.get("synonyms", {})
+    known = dict.fromkeys(synonyms.get(tag, tag) for tag in tags)
+    return [tag for tag in known if tag not in vocabulary.index]
+
+
+def check_reads_names(name: str, options: ModelOptions) -> None:
+    """ConfigError for a family that, with these options, does not read what tags are called."""
+    if not family(name).reads_tag_text(options):
+        able = ", ".join(other for other in list_models() if family(other).reads_tag_text(parse_options(other, {})))
+        raise ConfigError(f"extra tags: this {name} does not read what tags are called; {able} with captions does")

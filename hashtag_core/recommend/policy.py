@@ -39,9 +39,9 @@ class Policy:
 
     @property
     def told(self) -> dict[str, str]:
-        """`deny` and `thresholds` in a line each: how many tags, the first names, a hash of all; empty for none."""
+        """`deny` and `thresholds` as `tell_tags` has them."""
         values = {"deny": dict.fromkeys(self.deny, 0.0), "thresholds": self.thresholds}
-        return {name: _told(tags) for name, tags in values.items()}
+        return {name: tell_tags(tags) for name, tags in values.items()}
 
 
 def read_thresholds(model_folder: Path) -> dict[str, float]:
@@ -65,7 +65,8 @@ def write_thresholds(model_folder: Path, thresholds: Mapping[str, float]) -> Non
     (model_folder / THRESHOLDS).write_text(text + "\n", encoding="utf-8")
 
 
-def _told(tags: Mapping[str, float]) -> str:
+def tell_tags(tags: Mapping[str, float]) -> str:
+    """Tags with a number each in a line: how many, the first names, a hash of all; empty for none."""
     if not tags:
         return ""
     names = sorted(tags)

@@ -41,19 +41,31 @@ class PartColumns:
     """uint64: hash of id, caption, `image_uri` and hashtags: when it changes, the histories that the post stands in did."""
     forgotten: str = ""
     """Digest of the list of forgotten users and posts whose rows are nobody's here; empty for an empty list."""
+    extra_tags: str = ""
+    """Tells which tags stand behind those of the model: with others the indices are not the same tags."""
 
 
 def columns_of_parts(
-    source: Source, folder: str, parts: Sequence[tuple[FileInfo, int]], tags: TagFinder, forgotten: ForgetList | None
+    source: Source,
+    folder: str,
+    parts: Sequence[tuple[FileInfo, int]],
+    tags: TagFinder,
+    forgotten: ForgetList | None,
+    extra_tags: str = "",
 ) -> list[PartColumns]:
-    """The columns of parts (file, rows by the footer), from `folder` or, where it lacks them, from the part."""
+    """The columns of parts (file, rows by the footer), from `folder` or, where it lacks them, from the part.
+
+    `extra_tags` tells which tags `tags` finds beside those of the model; columns of other ones are read anew.
+    """
     with ThreadPoolExecutor(min(PARTS_AT_ONCE, max(1, len(parts)))) as pool:
         found = list(pool.map(lambda part: _load(folder, part[0]), parts))
     digest = forgotten.digest if forgotten is not None and (forgotten.users or forgotten.posts) else ""
     for at, (file, rows) in enumerate(parts):
         held = found[at]
+        if held is not None and held.extra_tags != extra_tags:
+            held = None
         if held is None or held.forgotten != digest:
-            read = held or _read(source, file, rows, tags)
+            read = held or replace(_read(source, file, rows, tags), extra_tags=extra_tags)
             held = found[at] = _without_forgotten(source, read, file, forgotten, digest)
             _save(folder, file, held)
         if len(held.columns) != rows:
@@ -134,7 +146,7 @@ def _without_forgotten(
     columns["created_us"] = np.where(gone, UNDATED, part.columns.created_us)
     kept = part.tag_indices[~np.repeat(gone, part.tag_lengths)]
     lengths, identity = np.where(gone, 0, part.tag_lengths), np.where(gone, np.uint64(NONE), part.identity)
-    return PartColumns(HistoryColumns(**columns), lengths, kept, identity, digest)
+    return PartColumns(HistoryColumns(**columns), lengths, kept, identity, digest, part.extra_tags)
 
 
 def _name(file: FileInfo) -> str:
@@ -153,9 +165,9 @@ def _load(folder: str, file: FileInfo) -> PartColumns | None:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as held:
             columns = HistoryColumns(**{item.name: held[item.name] for item in fields(HistoryColumns)})
-            return PartColumns(
-                columns, held["tag_lengths"], held["tag_indices"], held["identity"], str(held["forgotten"])
-            )
+            arrays = (columns, held["tag_lengths"], held["tag_indices"], held["identity"])
+            extra = str(held["extra_tags"]) if "extra_tags" in held else ""  # before there were any
+            return PartColumns(*arrays, str(held["forgotten"]), extra)
     except (ValueError, KeyError, OSError) as error:
         logger.warning("%s: its columns are read again: %s", file.path, error)
         return None
@@ -170,5 +182,6 @@ def _save(folder: str, file: FileInfo, part: PartColumns) -> None:
             tag_indices=part.tag_indices,
             identity=part.identity,
             forgotten=np.array(part.forgotten),
+            extra_tags=np.array(part.extra_tags),
             **arrays,
         )

@@ -83,6 +83,8 @@ class ChunkTagger:
                 raise IntegrityError(
                     f"{work.model_folder}: model {work.model_hash} expected, found {loaded.loaded.version}"
                 )
+            if work.extra_tags:
+                loaded.add_tags(work.extra_tags)
             _pin_backends(work.encoders, loaded.encoders.backends)
             self._recommender = loaded
         return self._recommender

@@ -70,17 +70,17 @@ class Sidecar:
 
 
 class HistoryFinder:
-    """Finds the histories in an archive for one model."""
+    """Finds the histories in an archive for one model. `extra_tags` tells which tags stand behind those of the model."""
 
-    def __init__(self, rule: HistoryRule, vocabulary: Vocabulary) -> None:
-        self.rule = rule
+    def __init__(self, rule: HistoryRule, vocabulary: Vocabulary, extra_tags: str = "") -> None:
+        self.rule, self._extra_tags = rule, extra_tags
         self._tags = TagFinder(vocabulary)
 
     def find(
         self, source: Source, folder: str, parts: Sequence[tuple[FileInfo, int]], forgotten: ForgetList | None = None
     ) -> Sidecar:
         """The histories of all rows of the parts (file, rows by the footer), whose columns are kept in `folder`."""
-        found = columns_of_parts(source, folder, parts, self._tags, forgotten)
+        found = columns_of_parts(source, folder, parts, self._tags, forgotten, self._extra_tags)
         columns = HistoryColumns.concatenate([part.columns for part in found])
         _only_latest(columns)
         rows_NH = find_history(columns, self.rule)

@@ -140,6 +140,8 @@ class TagPlan:
     finder: HistoryFinder | None = None
     sidecar: Sidecar | None = None
     begins: dict[str, int] = field(default_factory=dict)
+    extra_tags: Sequence[str] = ()
+    """Tags behind those of the model's vocabulary, in this order."""
 
     @property
     def unfinished(self) -> bool:

@@ -31,7 +31,7 @@ from hashtag_core.output.migrate import refuse_old_output
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord, TagSettings
 from hashtag_core.output.strip import REPEATED
-from hashtag_core.recommend.policy import Policy, read_thresholds
+from hashtag_core.recommend.policy import Policy, read_thresholds, tell_tags
 from hashtag_core.tagging.archive_columns import load_digests, save_digests
 from hashtag_core.tagging.histories import HistoryFinder
 from hashtag_core.tagging.plan import PartWork, TagPlan, TagRequest, part_key_prefix
@@ -57,8 +57,12 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
     recipe, model = request.recipe, request.model
     archive = resolve_archive(request.archive, request.out)
     layout = Layout.at(request.out, model.name, model.version)
-    policy = _policy(recipe.tagging, model)
-    settings = _settings(request, archive, policy)
+    version = check_model_files(model.folder).version
+    vocabulary = Vocabulary.load(str(model.folder / "vocabulary.json"))
+    extra = _extra_tags(recipe.tagging, model, vocabulary)
+    vocabulary = vocabulary.with_tags(extra)
+    policy = _policy(recipe.tagging, model, vocabulary)
+    settings = _settings(request, archive, version, policy, extra)
     refuse_old_output(layout)
     output = output or Output.open(layout)
     if output.has_days not in (None, request.by_day) and request.by_day:
@@ -81,7 +85,7 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
     forgotten = ForgetList.load(layout.out)
     base = TagPlan(
         request, layout, settings, policy, output, forgotten, [], source, files, [], 0, [], [], retag, anew,
-        last_run=last_run(layout), finder=_finder(model),
+        last_run=last_run(layout), finder=_finder(model, vocabulary, settings.extra_tags), extra_tags=extra,
     )  # fmt: skip
     return _with_works(base, selected)
 
@@ -299,13 +303,13 @@ def _check_gone(plan: TagPlan, dropped: Sequence[str]) -> None:
         )
 
 
-def _settings(request: TagRequest, archive: str, policy: Policy) -> TagSettings:
+def _settings(request: TagRequest, archive: str, model_hash: str, policy: Policy, extra: Sequence[str]) -> TagSettings:
     section, encoders, model = request.recipe.tagging, request.recipe.encoders, request.model
     return TagSettings(
         archive=archive,
         model_name=model.name,
         model_version=model.version,
-        model_hash=check_model_files(model.folder).version,
+        model_hash=model_hash,
         top_k=section.top_k,
         chunk_rows=section.chunk_rows,
         batch_size=section.batch_size,
@@ -314,6 +318,7 @@ def _settings(request: TagRequest, archive: str, policy: Policy) -> TagSettings:
         min_score=policy.min_score,
         diversity=request.recipe.recommend.diversity,
         **policy.told,
+        extra_tags=tell_tags(dict.fromkeys(extra, 0.0)),
         image_prefixes=section.image_prefixes,
         max_image_bytes=request.recipe.archive.max_image_bytes,
         reading=_reading(request.recipe.archive),
@@ -326,17 +331,31 @@ def _reading(section: ArchiveSection) -> dict[str, Any]:
     return section.model_dump(include=set(names), exclude_defaults=True)
 
 
-def _finder(model: ResolvedModel) -> HistoryFinder | None:
+def _finder(model: ResolvedModel, vocabulary: Vocabulary, extra_tags: str) -> HistoryFinder | None:
     rule = HistoryRule.from_json(json.loads((model.folder / "model.json").read_bytes()).get("history"))
-    return None if rule is None else HistoryFinder(rule, Vocabulary.load(str(model.folder / "vocabulary.json")))
+    return None if rule is None else HistoryFinder(rule, vocabulary, extra_tags)
 
 
-def _policy(section: TaggingSection, model: ResolvedModel) -> Policy:
-    """What is allowed of the model's tags: names that it does not know are left out, for its rows do not depend on them."""
+def _extra_tags(section: TaggingSection, model: ResolvedModel, vocabulary: Vocabulary) -> list[str]:
+    """The tags by name alone, in an order that does not depend on that of the list; those that the model knows are left out.
+
+    ConfigError for a model of a family that cannot give them.
+    """
+    wanted = read_tags(section.extra_tags, section.extra_tags_file, "tagging.extra_tags")
+    if not wanted:
+        return []
+    from hashtag_core.models import parse_options  # brings torch, for these runs alone
+    from hashtag_core.recommend.extra_tags import check_reads_names, unknown_tags
+
+    described = json.loads((model.folder / "model.json").read_bytes())
+    check_reads_names(described["family"], parse_options(described["family"], described["options"]))
+    return unknown_tags(sorted(wanted), vocabulary)
+
+
+def _policy(section: TaggingSection, model: ResolvedModel, vocabulary: Vocabulary) -> Policy:
+    """What is allowed of the tags: names that none of them has are left out, for rows do not depend on them."""
     deny, thresholds = read_tags(section.deny, section.deny_file, "tagging.deny"), read_thresholds(model.folder)
-    if not deny and not thresholds:
-        return Policy(section.min_score)
-    known = Vocabulary.load(str(model.folder / "vocabulary.json")).index.keys()
+    known = vocabulary.index.keys()
     return Policy(section.min_score, deny & known, {tag: least for tag, least in thresholds.items() if tag in known})
 
 

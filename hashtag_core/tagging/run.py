@@ -225,6 +225,7 @@ class TagRun:
             max_image_bytes=settings.max_image_bytes,
             stop=self.stop.uri,
             policy=plan.policy,
+            extra_tags=plan.extra_tags,
             decode_ahead=cluster.decode_ahead,
         )
 

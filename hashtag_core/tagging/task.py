@@ -1,6 +1,7 @@
 """What the driver of a tagging run gives its actors, and what it gets back. Needs neither torch nor ray."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,8 @@ class Work:
     stop: str | None = None
     """File that is there once no more chunks are to be begun."""
     policy: Policy = field(default_factory=Policy)
+    extra_tags: Sequence[str] = ()
+    """Behind those of the model's vocabulary, in this order."""
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes
     decode_ahead: int = 0
