@@ -92,8 +92,8 @@ def run_tasks(
 ) -> Generator[Outcome[T, R], None, None]:
     """Run the tasks; `what` names them in messages.
 
-    `make` is called once in each actor (else in each plain task) and gives the function that a task is handed to; its results
-    come when the task has ended. `ahead` is run on CPUs before the actors: these are then handed what it gives. HashtagError
+    `make` is called once in each actor (else in each plain task) and gives the function that a task is handed to; each of its
+    results comes as it is done, so that a task of many may take longer than `end_s`. `ahead` is run on CPUs before the actors: these are then handed what it gives. HashtagError
     where nothing came back for `end_s` seconds, or Ray itself failed.
     """
     waiting = dict(enumerate(tasks))
@@ -188,7 +188,7 @@ class _Actor:
     def __init__(self, make: Callable[[], Callable[[Any], Iterable[Any]]]) -> None:
         self._make = cache(make)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         return _outcomes(batch, self._make)
 
 
@@ -196,7 +196,7 @@ class _PlainTask:
     def __init__(self, make: Callable[[], Callable[[Any], Iterable[Any]]]) -> None:
         self._make = make
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         return _outcomes(batch, self._make)
 
 
@@ -206,25 +206,32 @@ class _Ahead:
     def __init__(self, ahead: Callable[[Any], Any]) -> None:
         self._ahead = ahead
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        made = _outcomes(batch, lambda: lambda task: [self._ahead(task)])
-        return made.rename_columns(["number", "task", "error", "fault"])
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for made in _outcomes(batch, lambda: lambda task: [self._ahead(task)]):
+            yield made.rename_columns(_TASK.names)
 
 
-def _outcomes(batch: pa.Table, make: Callable[[], Callable[[Any], Iterable[Any]]]) -> pa.Table:
-    """Rows of `_OUTCOME`: all results of a task, or one error. An exception here would cost the task its outcome."""
-    rows: list[dict[str, Any]] = []
+def _outcomes(batch: pa.Table, make: Callable[[], Callable[[Any], Iterable[Any]]]) -> Iterator[pa.Table]:
+    """Rows of `_OUTCOME`, one at a time: the results of a task, and the error that ended it. An exception here would cost the task
+    its outcome."""
     for item in batch.to_pylist():
-        number = item["number"]
-        if item["error"]:
-            rows.append({"number": number, "error": item["error"], "fault": item["fault"]})
-            continue
-        try:
-            results = list(make()(pickle.loads(item["task"])))  # noqa: S301  (of our own driver)
-            rows += [{"number": number, "value": pickle.dumps(result)} for result in results] or [{"number": number}]
-        except Exception as error:  # noqa: BLE001
-            rows.append({"number": number, "error": _told(error), "fault": str(classify(error))})
-    return pa.Table.from_pylist(rows, schema=_OUTCOME)
+        for row in _rows_of_task(item, make):
+            yield pa.Table.from_pylist([{"number": item["number"], **row}], schema=_OUTCOME)
+
+
+def _rows_of_task(item: dict[str, Any], make: Callable[[], Callable[[Any], Iterable[Any]]]) -> Iterator[dict[str, Any]]:
+    if item["error"]:
+        yield {"error": item["error"], "fault": item["fault"]}
+        return
+    try:
+        any_result = False
+        for result in make()(pickle.loads(item["task"])):  # noqa: S301  (of our own driver)
+            any_result = True
+            yield {"value": pickle.dumps(result)}
+        if not any_result:
+            yield {}
+    except Exception as error:  # noqa: BLE001
+        yield {"error": _told(error), "fault": str(classify(error))}
 
 
 def _told(error: BaseException) -> str:
