@@ -21,7 +21,7 @@ from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.posts import OpenedPosts, open_posts
-from hashtag_core.tagging.task import Task, Work, has_model
+from hashtag_core.tagging.task import ChunkOutcome, Task, Work, has_model
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ def decode_ahead(actors: int, device: str) -> int:
     return -(-free // actors) + 1 if free >= 1 else 0
 
 
-def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
-    """Run the tasks and give a row of OUTCOME for each chunk as it is done, in any order.
+def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkOutcome]:
+    """Run the tasks and give an outcome for each chunk as it is done, in any order.
 
     A chunk whose actor died again after `TASK_RETRIES` has no row: the caller runs it again, alone. HashtagError where an actor
     cannot load the model, or nothing came back for `STALL_TIMEOUT_S`.
@@ -68,7 +68,7 @@ def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[s
                 yield outcome.result()
 
 
-def _make_tagger(work: Work, model_files: list[Any]) -> Callable[[Task], Iterator[dict[str, Any]]]:
+def _make_tagger(work: Work, model_files: list[Any]) -> Callable[[Task], Iterator[ChunkOutcome]]:
     """In an actor. `model_files`: at most one reference to the folder's content, got only on a node that lacks it."""
     from hashtag_core.tagging.chunks import ChunkTagger  # brings torch, which the driver does without
 

@@ -35,7 +35,7 @@ from hashtag_core.tagging.histories import Sidecar, open_vectors, vector_table
 from hashtag_core.tagging.isolate import find_killers
 from hashtag_core.tagging.plan import Chunk
 from hashtag_core.tagging.reject_limit import tell
-from hashtag_core.tagging.task import Task, Work, local_model
+from hashtag_core.tagging.task import ChunkOutcome, Task, Work, local_model
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +89,8 @@ class ChunkTagger:
             self._recommender = loaded
         return self._recommender
 
-    def run(self, task: Task) -> Iterator[dict[str, Any]]:
-        """One row of OUTCOME for each chunk, always all of them and in the task's order: when Ray repeats a task whose
+    def run(self, task: Task) -> Iterator[ChunkOutcome]:
+        """One outcome for each chunk, always all of them and in the task's order: when Ray repeats a task whose
         actor died, it takes the rows by their position. An exception is told in `error`: it would end the whole run.
         """
         outcomes = self._outcomes(task)
@@ -105,7 +105,7 @@ class ChunkTagger:
                     fault = error
             yield _failed(task, chunk, fault)
 
-    def _outcomes(self, task: Task) -> Iterator[dict[str, Any]]:
+    def _outcomes(self, task: Task) -> Iterator[ChunkOutcome]:
         if self._stopped():
             yield from (_outcome(task, chunk, stopped=True) for chunk in task.chunks)
             return
@@ -127,7 +127,7 @@ class ChunkTagger:
             self._is_stopped = storage.exists(self.work.stop)
         return self._is_stopped
 
-    def _do(self, task: Task, chunk: Chunk, posts: ChunkPosts) -> dict[str, Any]:
+    def _do(self, task: Task, chunk: Chunk, posts: ChunkPosts) -> ChunkOutcome:
         started = time.monotonic()
         try:
             if task.encode:
@@ -146,7 +146,7 @@ class ChunkTagger:
         seconds = time.monotonic() - started
         return _outcome(task, chunk, tagged.num_rows, statuses, seconds, tell(posts.rejected), kept=len(posts.carried))
 
-    def _alone(self, task: Task, chunk: Chunk) -> dict[str, Any]:
+    def _alone(self, task: Task, chunk: Chunk) -> ChunkOutcome:
         """As `_do`; where the chunk was begun so before and did not end, the posts that kill a process are rejected."""
         begun = self._target(task, chunk).removesuffix(".parquet") + ".begun"
         killers: list[Rejected] = []
@@ -164,7 +164,7 @@ class ChunkTagger:
         storage.remove(begun)
         return outcome
 
-    def _told(self, task: Task, chunk: Chunk) -> dict[str, Any]:
+    def _told(self, task: Task, chunk: Chunk) -> ChunkOutcome:
         """The outcome of a chunk that an earlier attempt wrote; its report was perhaps lost with the actor."""
         if task.encode:
             with storage.open_input(self._target(task, chunk)) as source:
@@ -357,7 +357,7 @@ def _line(item: Rejected, task: Task, posts: ChunkPosts) -> Mapping[str, Any]:
     }
 
 
-def _failed(task: Task, chunk: Chunk, error: Exception) -> dict[str, Any]:
+def _failed(task: Task, chunk: Chunk, error: Exception) -> ChunkOutcome:
     return _outcome(task, chunk, error=f"{type(error).__name__}: {error}", fault=classify(error))
 
 
@@ -372,14 +372,14 @@ def _outcome(
     stopped: bool = False,
     kept: int = 0,
     fault: Fault | None = None,
-) -> dict[str, Any]:
+) -> ChunkOutcome:
     return {
         "part_key": task.part_key,
         "chunk": chunk.number,
         "tagged": tagged,
         "kept": kept,
-        "statuses": json.dumps(statuses or {}),
-        "rejected": json.dumps(rejected or {}),
+        "statuses": dict(statuses or {}),
+        "rejected": rejected or {},
         "seconds": seconds,
         "error": error,
         "stopped": stopped,

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from hashtag_core.errors import HashtagError
 from hashtag_core.output.records import PartRecord, vectors_name
 from hashtag_core.tagging.histories import Sidecar, rows_read, vector_files
 from hashtag_core.tagging.plan import Chunk, TagPlan, part_chunks
-from hashtag_core.tagging.task import Task
+from hashtag_core.tagging.task import ChunkOutcome, Task
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ def vector_key(plan: TagPlan, record: PartRecord) -> str:
 
 
 def encode_histories(
-    encoding: Encoding, chunks_per_task: int, run: Callable[[list[Task]], Iterator[dict[str, Any]]], monitor: Monitor
+    encoding: Encoding, chunks_per_task: int, run: Callable[[list[Task]], Iterator[ChunkOutcome]], monitor: Monitor
 ) -> None:
     """Encode what is missing with `run`, in two rounds: the chunks in runs, then those that failed, each alone, where a post that
     kills its process is found and left out. When the run is told to end, some are left.

@@ -4,7 +4,6 @@ Where the tasks run is the caller's affair (`Cluster`): this module knows no ray
 chunk files are named by the plan, and a part goes on from those that are there.
 """
 
-import json
 import logging
 import time
 from collections import Counter
@@ -42,7 +41,7 @@ from hashtag_core.tagging.reject_limit import RejectWatch, check_planned
 from hashtag_core.tagging.report import TagFigures, close_lost_runs, drift
 from hashtag_core.tagging.staging import chunks_done, sweep_staging
 from hashtag_core.tagging.stop import StoppedError, StopSignal
-from hashtag_core.tagging.task import Work
+from hashtag_core.tagging.task import ChunkOutcome, Work
 from hashtag_core.tagging.work_list import Cluster, Connect, Progress, TagSummary, waiting_tasks
 
 logger = logging.getLogger(__name__)
@@ -237,7 +236,7 @@ class TagRun:
         token = whole.pop() if len(whole) == 1 else ""
         return f"{settings.backend}-{settings.precision}-{settings.batch_size}-{token or 'first'}"
 
-    def _take(self, outcome: dict[str, Any]) -> int:
+    def _take(self, outcome: ChunkOutcome) -> int:
         """What came of a chunk; the posts that came through."""
         work, number = self.progress.works[outcome["part_key"]], outcome["chunk"]
         if outcome["stopped"]:
@@ -249,8 +248,8 @@ class TagRun:
             if len(self.progress.errors) >= HOPELESS_CHUNKS and not self.statuses:
                 raise HashtagError(f"no chunk could be tagged; {work.path}, chunk {number}: {outcome['error']}")
             return 0
-        self.statuses.update(json.loads(outcome["statuses"]))
-        rejected = json.loads(outcome["rejected"])
+        self.statuses.update(outcome["statuses"])
+        rejected = outcome["rejected"]
         if self.watch is not None:
             self.watch.take(work.path, outcome["tagged"] + outcome["kept"], rejected)
         waiting = self.progress.waiting[work.key]

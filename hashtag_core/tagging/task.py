@@ -4,9 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import Any, TypedDict
 
 from hashtag_core.config import ArchiveSection
 from hashtag_core.recommend.policy import Policy
@@ -14,23 +12,27 @@ from hashtag_core.storage.node_local import node_folder
 from hashtag_core.tagging.histories import HistoryWork
 from hashtag_core.tagging.plan import Chunk
 
-OUTCOME = pa.schema(
-    [
-        pa.field("part_key", pa.string()),
-        pa.field("chunk", pa.int64()),
-        pa.field("tagged", pa.int64()),
-        pa.field("kept", pa.int64()),
-        pa.field("statuses", pa.string()),
-        pa.field("rejected", pa.string()),
-        pa.field("seconds", pa.float64()),
-        pa.field("error", pa.string()),
-        pa.field("stopped", pa.bool_()),
-        pa.field("fault", pa.string()),
-    ]
-)
-"""What is reported of a chunk: posts tagged, posts whose tags of before are kept, the former by status (JSON), rejected rows by
-reason (JSON, see `reject_limit.tell`), time taken; `error` if it could not be done and whose `fault` that was (see
-`hashtag_core.faults`), `stopped` if it was not begun because the run is to end."""
+
+class ChunkOutcome(TypedDict):
+    """What is reported of a chunk."""
+
+    part_key: str
+    chunk: int
+    tagged: int
+    """Posts tagged."""
+    kept: int
+    """Posts whose tags of before are kept."""
+    statuses: dict[str, int]
+    """The tagged by status."""
+    rejected: dict[str, list[int]]
+    """Rejected rows by reason; see `reject_limit.tell`."""
+    seconds: float
+    error: str | None
+    """Why it could not be done."""
+    fault: str | None
+    """Whose fault that was (`hashtag_core.faults`)."""
+    stopped: bool
+    """Whether it was not begun because the run is to end."""
 
 
 @dataclass(frozen=True)

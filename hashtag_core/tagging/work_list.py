@@ -3,22 +3,21 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 from hashtag_core.config import TaggingSection
 from hashtag_core.tagging.encode_histories import task_runs
 from hashtag_core.tagging.plan import Chunk, PartWork, TagPlan
-from hashtag_core.tagging.task import Task, Work
+from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where tasks run: `run` gives a row of OUTCOME for each chunk, in any order."""
+    """Where tasks run: `run` gives an outcome for each chunk, in any order."""
 
     threads: int
     device: str
     decode_ahead: int
-    run: Callable[[Sequence[Task], Work], Iterator[dict[str, Any]]]
+    run: Callable[[Sequence[Task], Work], Iterator[ChunkOutcome]]
 
 
 Connect = Callable[[TaggingSection], AbstractContextManager[Cluster]]

@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import pytest
 
 from hashtag_core.distributed import session, tag_actors
 from hashtag_core.tagging.chunks import ChunkTagger
-from hashtag_core.tagging.task import Task, Work
+from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 
 
 def tag_in_process(patch: pytest.MonkeyPatch) -> None:
     """Tasks are run in this process."""
 
-    def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
+    def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkOutcome]:
         tagger = ChunkTagger(work)
         for task in tasks:
             yield from tagger.run(Task.from_json(task.to_json()))

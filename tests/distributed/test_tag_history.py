@@ -23,7 +23,7 @@ from hashtag_core.models.folder import save_model_folder
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import POST
 from hashtag_core.tagging.chunks import ChunkTagger
-from hashtag_core.tagging.task import Task, Work
+from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 from hashtag_core.tagging.work_list import TagSummary
 from tests.tagging.outputs import plan_for, rows_by_table
 from tests.tagging.outputs import run as run_into
@@ -82,7 +82,7 @@ def inline(monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Recommender]) -> l
     """Tasks are run in this process, one after the other; the list holds them."""
     done: list[Task] = []
 
-    def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
+    def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkOutcome]:
         tagger = ChunkTagger(work)
         tagger._recommender = loaded.get(work.model_hash)
         loaded[work.model_hash] = tagger.recommender
@@ -200,7 +200,7 @@ def test_a_rerun_after_a_stop_gives_the_same_rows(
     run_tasks = tag_actors.run_tasks
 
     def stop_at(encode: bool, number: int) -> None:
-        def stopping(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
+        def stopping(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkOutcome]:
             for n, outcome in enumerate(run_tasks(tasks, work, actors)):
                 if tasks[0].encode == encode and n == number:
                     raise StorageError("stopped")
