@@ -251,8 +251,8 @@ def ensure_table(uri: str, schema: pa.Schema, partition_by: Sequence[str], descr
     ConfigError where the store cannot keep two writers apart.
     """
     storage.conditional_writes(uri).require(uri)
+    found = open_table(uri)
     for attempt in range(ATTEMPTS):
-        found = open_table(uri)
         if found is not None:
             return found
         try:
@@ -270,7 +270,10 @@ def ensure_table(uri: str, schema: pa.Schema, partition_by: Sequence[str], descr
                 raise StorageError(f"{uri}: the table could not be made: {error}") from error
             logger.debug("%s: looking whether the table was made: %s", uri, error)
             time.sleep(PAUSE_S * 2 ** min(attempt, 4))
-    raise StorageError(f"{uri}: the table that was just made is not there")
+        found = open_table(uri)
+    if found is None:
+        raise StorageError(f"{uri}: the table that was just made is not there")
+    return found
 
 
 def _opened(uri: str, options: dict[str, str]) -> DeltaTable:
