@@ -57,7 +57,7 @@ def previous_champion(name: str) -> str | None:
 
 def set_challenger(name: str, version: str) -> None:
     """Let the alias `challenger` tell which version is being judged."""
-    client = connect(create=False)
+    client = connect(create=False, patient=True)
     with mlflow_errors(f"cannot make {model_uri(name, version)} the challenger"):
         patiently(lambda: client.set_registered_model_alias(name, CHALLENGER, version))
 
@@ -68,7 +68,7 @@ def move_champion(name: str, version: str, why: Mapping[str, Any], expected: str
     `expected` is the champion that the decision was made against: StorageError if another process has moved the alias
     since. NotFoundError for a version that does not exist. What was champion becomes `previous`.
     """
-    client = connect(create=False)
+    client = connect(create=False, patient=True)
     _check_expected(name, aliases_of(client, name), expected)  # who is too late need not wait for a turn to hear it
     with take_turn(client, name) as turn:
         _finish_dead(client, name, turn)

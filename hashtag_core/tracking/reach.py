@@ -1,6 +1,5 @@
 """Whether an MLflow server answers, and how long one that is away for a while is waited for."""
 
-import functools
 import logging
 import os
 import time
@@ -37,25 +36,13 @@ def patience_s() -> float:
     return sum((min(factor * float(2**n), LONGEST_PAUSE_S) for n in range(1, retries)), 0.0)
 
 
-@functools.cache
-def _answered() -> set[str]:
-    """The servers that answered this process before."""
-    return set()
-
-
 def wait_until_reachable(uri: str) -> None:
-    """StorageError where no server answers.
-
-    One that answered before and does not now is being restarted: it is waited for, `patience_s` long. One that never answered is
-    likely to be named wrongly, which is said at once.
-    """
-    deadline = time.monotonic() + (patience_s() if uri in _answered() else 0.0)
+    """StorageError where no server answers within `patience_s`."""
+    deadline = time.monotonic() + patience_s()
     told = False
     while True:
         try:
-            check_reachable(uri)
-            _answered().add(uri)
-            return
+            return check_reachable(uri)
         except StorageError as error:
             if time.monotonic() >= deadline:
                 raise

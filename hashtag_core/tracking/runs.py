@@ -63,10 +63,11 @@ def _submitted_job_store() -> str:
     return f"sqlite:///{path}"
 
 
-def connect(*, create: bool = True) -> "MlflowClient":
+def connect(*, create: bool = True, patient: bool = False) -> "MlflowClient":
     """A client of `tracking_uri()`.
 
-    Raises StorageError when the server does not answer within seconds or the database cannot be written, and, where
+    `patient`: a server that is away is waited for, since work is done that is to be recorded; else it is said at once, which is
+    what one wants of a server that is named wrongly. Raises StorageError when the server does not answer or the database cannot be written, and, where
     `create` is False, NotFoundError for a database file that is not there (MLflow would make an empty one).
     """
     for name, value in QUIET.items():
@@ -80,7 +81,7 @@ def connect(*, create: bool = True) -> "MlflowClient":
         if not database.exists():
             _create_database(database)
     elif uri.startswith(("http://", "https://")):
-        wait_until_reachable(uri)
+        (wait_until_reachable if patient else check_reachable)(uri)
     from mlflow import MlflowClient
 
     with mlflow_errors(f"cannot open {redact(uri)}"):

@@ -178,7 +178,7 @@ def version_run(model: str) -> str | None:
 
 def set_version_tags(name: str, version: str, tags: Mapping[str, Any]) -> None:
     """Tags of a registered version; a value is cut at `TAG_CHARACTERS`."""
-    client = connect(create=False)
+    client = connect(create=False, patient=True)
     with mlflow_errors(f"cannot tag {model_uri(name, version)}"):
         for key, value in tags.items():
             client.set_model_version_tag(name, version, key, str(value)[:TAG_CHARACTERS])
