@@ -110,7 +110,7 @@ class SplitSection(Section):
 
 
 class EncodersSection(Section):
-    """The frozen encoders. `minilm` and `efficientnet_lite0` come with the `sample` extra; `hf:<name or folder>` is any
+    """The encoders, frozen unless `finetune` says otherwise. `minilm` and `efficientnet_lite0` come with the `sample` extra; `hf:<name or folder>` is any
     transformers model; for images also `vgg16:<file>`, `vgg16_fc7:<file>` and `inception_v3:<file>`, networks that
     transformers does not have, with a weights file in torchvision's layout."""
 

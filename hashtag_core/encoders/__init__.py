@@ -147,13 +147,15 @@ class Encoders:
     def backends(self) -> dict[str, str]:
         """How they run here, for a plan or a log: `{"image": "onnx-float32", "text": "torch-bfloat16"}`.
 
-        Where that is not settled by the recipe the text encoder is loaded and measured, once a machine (`choice.choose`).
+        Where that is not settled by the recipe the text encoder is loaded and measured, once a machine (`choice.choose`). Trunks
+        run in torch and float32, and are not told.
         """
         found = {}
-        for name, card in (("image", self.image), ("image_second", self.image_second)):
-            if card:
-                found[name] = self._image_backend(card, name)
-        if self.text:
+        if self.image and self._image_outputs:
+            found["image"] = self._image_backend(self.image, "image")
+        if self.image_second:
+            found["image_second"] = self._image_backend(self.image_second, "image_second")
+        if self._outputs(text_encoders.OUTPUTS):
             found["text"] = self._text_backend
         return found
 
@@ -375,23 +377,8 @@ def load_encoders(
     NotFoundError where weights are missing, IntegrityError where they are not the pinned ones, ConfigError where the
     section asks for what cannot be.
     """
-    kind, colon, name = section.regions.partition(":")
-    if section.regions != "grid" and not (f"{kind}{colon}" in (DETECTOR, PRECOMPUTED) and name):
-        raise ConfigError(
-            f"encoders.regions: {section.regions!r} is not known; there are 'grid', 'detector:<hf name or folder>' and "
-            "'precomputed:<URI>'"
-        )
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    if section.backend == "onnx" and section.precision == "bfloat16":
-        raise ConfigError(
-            'encoders.precision: "bfloat16" is computed by encoders.backend = "torch" alone; ONNX keeps float32'
-        )
-    if section.backend == "onnx" and where.type != "cpu":
-        raise ConfigError(f'encoders.backend: "onnx" runs on CPUs, and this is {where}; take "torch" or "auto"')
-    known = ["torch-float32", "torch-bfloat16", *([onnx.OnnxBackend.name] if where.type == "cpu" else [])]
-    for which, name in (backends or {}).items():
-        if name not in known:
-            raise ConfigError(f"the {which} encoder cannot run as {name!r} on {where}; there is {', '.join(known)}")
+    description.check_section(section, where, backends or {})
     if threads is not None:
         torch.set_num_threads(threads)
     encoders = Encoders(section, needs, where, threads, backends, as_they_are)

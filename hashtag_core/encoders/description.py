@@ -1,8 +1,16 @@
 """What a set of encoders is, in words that can be compared, and where their outputs are cached."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from hashtag_core.config import EncodersSection
 from hashtag_core.data.feature_cache import FeatureKind
+from hashtag_core.encoders import onnx
+from hashtag_core.encoders.backbone import ImageCard
+from hashtag_core.encoders.regions import DETECTOR, PRECOMPUTED
 from hashtag_core.encoders.tops import EncoderTops, ImageTop, TextTop, trunk_layers
 from hashtag_core.errors import ConfigError
 
@@ -19,37 +27,23 @@ def identity_of(encoders: "Encoders") -> dict[str, Any]:
     """What their features depend on: equal identities mean equal features (to float16 rounding)."""
     found: dict[str, Any] = {}
     if encoders.image:
-        found["image"] = {
-            "id": encoders.image.id,
-            "revision": encoders.image.revision,
-            "dim": encoders.image.dim,
-            "side_px": encoders.image.side_px,
-            "regions": encoders.regions,
-            "region_source": encoders.section.regions,
-            **_cut(encoders, "image_trunk"),
-        }
+        regions = {"regions": encoders.regions, "region_source": encoders.section.regions}
+        found["image"] = {**_image(encoders.image), **regions, **_cut(encoders, "image_trunk")}
     if encoders.detector:
         found["regions"] = {"id": encoders.section.regions, "revision": encoders.detector.revision}
     if encoders.precomputed:
         # Files are added for new posts, so that their content is no part of it.
-        regions = {"id": encoders.section.regions, "dim": encoders.precomputed.dim, "regions": encoders.regions}
-        found["regions"] = regions
+        dim = encoders.precomputed.dim
+        found["regions"] = {"id": encoders.section.regions, "dim": dim, "regions": encoders.regions}
     if encoders.image_second:
-        found["image_second"] = {
-            "id": encoders.image_second.id,
-            "revision": encoders.image_second.revision,
-            "dim": encoders.image_second.dim,
-            "side_px": encoders.image_second.side_px,
-        }
+        found["image_second"] = _image(encoders.image_second)
     if encoders.text:
-        found["text"] = {
-            "id": encoders.text.id,
-            "revision": encoders.text.revision,
-            "dim": encoders.text.dim,
-            "max_tokens": encoders.text.max_tokens,
-            **_cut(encoders, "text_trunk"),
-        }
+        found["text"] = {**asdict(encoders.text), **_cut(encoders, "text_trunk")}
     return found
+
+
+def _image(card: ImageCard) -> dict[str, Any]:
+    return {"id": card.id, "revision": card.revision, "dim": card.dim, "side_px": card.side_px}
 
 
 def kinds_of(encoders: "Encoders") -> dict[str, FeatureKind]:
@@ -67,7 +61,7 @@ def kinds_of(encoders: "Encoders") -> dict[str, FeatureKind]:
             found["boxes"] = FeatureKind("image", boxes, 4, rows=encoders.regions)
         found["image_grid"] = FeatureKind("image", grid, encoders.image.dim, rows=encoders.regions)
         if "image_trunk" in encoders.needs:
-            cells, dim = encoders.image_trunk.shape()
+            cells, dim = encoders.image_trunk.shape
             trunk = f"{folder}/image_trunk-{side_px}px-{cells}x{dim}"
             found["image_trunk"] = FeatureKind("image", trunk, dim, rows=cells)
     if encoders.precomputed:
@@ -116,3 +110,23 @@ def _cut(encoders: "Encoders", trunk: str) -> dict[str, str]:
 
 def file_name(encoder: str) -> str:
     return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in encoder).strip("._")
+
+
+def check_section(section: EncodersSection, where: torch.device, backends: Mapping[str, str]) -> None:
+    """ConfigError for what cannot be: regions that are not known, a backend that the device or the precision does not have."""
+    kind, colon, name = section.regions.partition(":")
+    if section.regions != "grid" and not (f"{kind}{colon}" in (DETECTOR, PRECOMPUTED) and name):
+        raise ConfigError(
+            f"encoders.regions: {section.regions!r} is not known; there are 'grid', 'detector:<hf name or folder>' and "
+            "'precomputed:<URI>'"
+        )
+    if section.backend == "onnx" and section.precision == "bfloat16":
+        raise ConfigError(
+            'encoders.precision: "bfloat16" is computed by encoders.backend = "torch" alone; ONNX keeps float32'
+        )
+    if section.backend == "onnx" and where.type != "cpu":
+        raise ConfigError(f'encoders.backend: "onnx" runs on CPUs, and this is {where}; take "torch" or "auto"')
+    known = ["torch-float32", "torch-bfloat16", *([onnx.OnnxBackend.name] if where.type == "cpu" else [])]
+    for which, name in backends.items():
+        if name not in known:
+            raise ConfigError(f"the {which} encoder cannot run as {name!r} on {where}; there is {', '.join(known)}")

@@ -15,6 +15,7 @@ Running means of batch normalisation stay those of the pretrained network, as is
 import copy
 import dataclasses
 import math
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -85,6 +86,7 @@ class ImageTrunk(nn.Module):
         map_BCHW = self.stem((pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std)
         return (map_BCHW.flatten(2).transpose(1, 2),)
 
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """X and C."""
         side = self.network.side_px

@@ -165,6 +165,10 @@ class NeuralModel(TagModel):
         """Names of parameters that start pretrained (they take `encoder_learning_rate`)."""
         return set()
 
+    def rate_scales(self) -> dict[str, float]:
+        """Share of their learning rate that parameters take, by name; all of it for those that are not told."""
+        return {}
+
     def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Refuse now whatever `initialise`, with the same arguments, would refuse in a worker.
 

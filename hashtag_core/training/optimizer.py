@@ -30,7 +30,7 @@ def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim
         if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm)
         for leaf, _ in module.named_parameters(recurse=False)
     }
-    scales: dict[str, float] = getattr(model, "rate_scales", dict)()
+    scales = model.rate_scales()
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
