@@ -31,6 +31,7 @@ from hashtag_core.models import family, list_models
 from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.recommend.explanations import EXPLAINED, explained
 from hashtag_core.recommend.extra_tags import with_tags
+from hashtag_core.recommend.feature_rows import history_vectors, put_rows, slice_of
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
@@ -195,7 +196,7 @@ class Recommender:
         if rule.reads:
             used = np.unique(rows_NH[(rows_NH >= 0) & (rows_NH < others.num_rows)])
             opened = self.open_posts(others.take(pa.array(used)), cached=cached, archive=archive)
-            vectors = _vectors(
+            vectors = history_vectors(
                 rule,
                 len(columns),
                 [(used, self.featurize(opened, cached)), (np.arange(others.num_rows, len(columns)), features)],
@@ -241,15 +242,15 @@ class Recommender:
         if held and cached is not None:
             for kind in self._image_kinds:
                 values = cached.lookup(kind, [posts.image_keys[row] for row in held])[1][kind]
-                _put(arrays, kind, held, values)
+                put_rows(arrays, kind, held, values)
         pixels = {row: image for row, image in enumerate(posts.images) if image is not None}
         if pixels and self._image_kinds:
             for name, values in self.encoders.encode_images(list(pixels.values())).items():
-                _put(arrays, name, list(pixels), values)
+                put_rows(arrays, name, list(pixels), values)
             if self.encoders.precomputed:
                 found, values_of = self.encoders.precomputed_regions([posts.post_ids[row] for row in pixels])
                 for name, values in values_of.items():
-                    _put(arrays, name, list(pixels), values)
+                    put_rows(arrays, name, list(pixels), values)
                 image_present[list(pixels)] = found  # without regions there is nothing to look at
         self._put_captions(arrays, posts, cached)
         return FeaturizedPosts(posts.post_ids, posts.user_ids, posts.captions, image_present, text_present, arrays)
@@ -284,7 +285,7 @@ class Recommender:
 
     def _batches(self, posts: FeaturizedPosts, history: History | None) -> Iterator[PostBatch]:
         for start in range(0, len(posts.post_ids), self.batch_size):
-            piece = _slice(posts, start, start + self.batch_size)
+            piece = slice_of(posts, start, start + self.batch_size)
             past = None if history is None else history.batch(np.arange(start, start + len(piece.post_ids)))
             yield collate(piece, self.needs, self.loaded.tokenizer, self.loaded.options.inputs, past).to(self.device)
 
@@ -334,11 +335,11 @@ class Recommender:
             held = [row for row, key in keys.items() if key not in missing]
             for kind in kinds if held else []:
                 for name, values in cached.lookup(kind, [keys[row] for row in held])[1].items():
-                    _put(arrays, name, held, values)
+                    put_rows(arrays, name, held, values)
                 present = {row: caption for row, caption in present.items() if keys[row] in missing}
         if present and kinds:
             for name, values in self.encoders.encode_captions(list(present.values())).items():
-                _put(arrays, name, list(present), values)
+                put_rows(arrays, name, list(present), values)
 
     def _zeros(self, n: int) -> dict[str, np.ndarray]:
         """What the model needs of n posts, all absent; token states are of length 0."""
@@ -360,44 +361,3 @@ def _check_identity(model: str, trained: Mapping[str, Any], here: Mapping[str, A
             differing = [key for key in found if not isinstance(expected, Mapping) or expected.get(key) != found[key]]
             told = "; ".join(f"{key}: {(expected or {}).get(key)!r}, here {found[key]!r}" for key in differing)
             raise IntegrityError(f"model {model} was trained on another {modality} encoder than is here ({told})")
-
-
-def _vectors(
-    rule: HistoryRule, n: int, pieces: Sequence[tuple[np.ndarray, FeaturizedPosts]]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What a history reads of n posts: the values [n, D] and whether there is one [n], from the features of some rows."""
-    vectors = {}
-    for kind in rule.reads:
-        values = np.zeros((n, pieces[0][1].arrays[kind].shape[1]), np.float16)
-        present = np.zeros(n, dtype=bool)
-        for rows, features in pieces:
-            present[rows] = features.image_present if kind == "image_vector" else features.text_present
-            values[rows] = features.arrays[kind]
-        vectors[kind] = values, present
-    return vectors
-
-
-def _put(arrays: dict[str, np.ndarray], name: str, rows: Sequence[int], values: np.ndarray) -> None:
-    """Write `values` to those rows of `arrays[name]`; token states grow to the longest."""
-    if not name.startswith(("text_states", "text_trunk")):
-        arrays[name][list(rows)] = values
-        return
-    longer = values.shape[1] - arrays[name].shape[1]
-    if longer > 0:
-        arrays[name] = np.pad(arrays[name], [(0, 0), (0, longer), *[(0, 0)] * (values.ndim - 2)])
-    arrays[name][list(rows), : values.shape[1]] = values
-
-
-def _slice(posts: FeaturizedPosts, start: int, end: int) -> FeaturizedPosts:
-    n = len(posts.post_ids)
-    arrays = {
-        name: value if name == "boxes" and value.ndim == 2 else value[start:end] for name, value in posts.arrays.items()
-    }
-    return FeaturizedPosts(
-        posts.post_ids[start:end],
-        posts.user_ids[start:end],
-        posts.captions[start:end],
-        posts.image_present[start : min(end, n)],
-        posts.text_present[start : min(end, n)],
-        arrays,
-    )
