@@ -50,6 +50,21 @@ class Writes:
             self.thread = None
 
 
+def killed_before(writes: Writes, number: int, run: Callable[[], Any]) -> bool:
+    """Run, and end as if the process were killed before write number `number`; whether it came to that."""
+
+    def kill(at: int) -> None:
+        if at >= number:
+            raise KilledError
+
+    try:
+        with writes.of_this_thread(kill):
+            run()
+    except KilledError:
+        return True
+    return False
+
+
 class PausedRun:
     """A run in a thread, paused before its write number `number`."""
 

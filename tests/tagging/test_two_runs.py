@@ -9,7 +9,7 @@ from hashtag_core.errors import HashtagError
 from hashtag_core.output import lease
 from hashtag_core.output.verify import verify_output
 from tests.tagging.outputs import content, rejected, rows_by_glob, run
-from tests.tagging.pausing import KilledError, PausedRun, Writes
+from tests.tagging.pausing import PausedRun, Writes, killed_before
 from tests.tagging.test_nights import part
 
 
@@ -88,17 +88,7 @@ def test_a_run_killed_at_any_write_is_taken_up(
         number += 1
         out = tmp_path / f"out-{number}"
         shutil.copytree(first, out)
-        killed = False
-
-        def kill(at: int, number: int = number) -> None:
-            if at >= number:
-                raise KilledError
-
-        try:
-            with writes.of_this_thread(kill):
-                run(archive, out, popularity)
-        except KilledError:
-            killed = True
+        killed = killed_before(writes, number, lambda archive=archive, out=out: run(archive, out, popularity))
         run(archive, out, popularity)
         assert told(out) == expected, number
         shutil.rmtree(out)
@@ -119,21 +109,12 @@ def test_a_part_that_changes_its_name_after_the_kill(
     writes = Writes(monkeypatch)
     number, killed = 0, True
     while killed:
-        number, killed = number + 1, False
+        number += 1
         out, archive = tmp_path / f"out-{number}", tmp_path / "archive"
         shutil.copytree(first, out)
         stays = tmp_path / f"stays-{number}"
         shutil.copytree(whole, stays)
-
-        def kill(at: int, number: int = number) -> None:
-            if at >= number:
-                raise KilledError
-
-        try:
-            with writes.of_this_thread(kill):
-                run(archive, out, popularity)
-        except KilledError:
-            killed = True
+        killed = killed_before(writes, number, lambda archive=archive, out=out: run(archive, out, popularity))
         new = archive / "new.parquet"
         new.rename(archive / "named-anew.parquet") if change == "renamed" else new.unlink()
         run(archive, out, popularity)

@@ -14,7 +14,7 @@ from hashtag_core.output.verify import verify_output
 from hashtag_core.tagging.chunk_posts import ChunkPosts
 from hashtag_core.tagging.chunks import ChunkTagger
 from tests.tagging.outputs import rejected, rows_by_table, run
-from tests.tagging.pausing import KilledError, Writes
+from tests.tagging.pausing import Writes, killed_before
 from tests.tagging.test_nights import DAY_US, part, parts_of
 
 pytestmark = pytest.mark.usefixtures("inline", "poisoned")
@@ -128,18 +128,9 @@ def test_a_run_that_is_killed_at_any_write(tmp_path: Path, popularity: Path, mon
     monkeypatch.setattr(lease, "_is_dead", lambda content: True)
     writes, number, killed = Writes(monkeypatch), 0, True
     while killed:
-        number, killed = number + 1, False
+        number += 1
         out = tmp_path / f"out-{number}"
-
-        def kill(at: int, number: int = number) -> None:
-            if at >= number:
-                raise KilledError
-
-        try:
-            with writes.of_this_thread(kill):
-                run(archive, out, popularity)
-        except KilledError:
-            killed = True
+        killed = killed_before(writes, number, lambda out=out: run(archive, out, popularity))
         run(archive, out, popularity)
         assert rows_of(out) == expected, number
         assert verify_output(str(out), str(archive)).problems == [], number
