@@ -156,6 +156,7 @@ def run(
         print(f"{told} (or LC_ALL=C.UTF-8)", file=sys.stderr)
         return USAGE
     _open_closed_streams()
+    _keep_proxies_off_this_machine()
     given = sys.argv if argv is None else argv
     verbose = "--verbose" in given
     json_lines = "--log-format=json" in given or ("--log-format", "json") in pairwise(given)
@@ -190,6 +191,17 @@ def _open_closed_streams() -> None:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+def _keep_proxies_off_this_machine() -> None:
+    """Where a proxy is set, what listens on this machine (a local store, MLflow) is asked directly: no proxy leads there."""
+    proxies = ("http_proxy", "https_proxy", "all_proxy")
+    if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in proxies):
+        return
+    excepted = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    if excepted != "*" and "127.0.0.1" not in excepted.split(","):
+        told = ",".join(filter(None, [excepted, "localhost,127.0.0.1,::1"]))
+        os.environ |= {"NO_PROXY": told, "no_proxy": told}  # libraries read one or the other
 
 
 def _parsed(parser: JobParser, argv: Sequence[str] | None) -> argparse.Namespace:

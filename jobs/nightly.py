@@ -28,7 +28,8 @@ from hashtag_core import storage
 from hashtag_core.errors import GateRefused, HashtagError, UsageError
 from hashtag_core.tracking.registry import champion, list_versions, model_uri
 from hashtag_core.tracking.runs import newest_metric
-from jobs.common import DONE, USAGE, JobParser, add_common_arguments, recipe_of, run
+from jobs.archive_flags import add_archive_flags, archive_arguments, recipe_with_archive
+from jobs.common import DONE, USAGE, JobParser, add_common_arguments, run
 
 logger = logging.getLogger("hashtag_core.jobs")
 
@@ -39,6 +40,7 @@ def build_parser() -> JobParser:
     """The flags of this job."""
     parser = JobParser(prog="nightly", description=__doc__)
     parser.add_argument("--archive", metavar="URI", required=True, help="the archive that grows")
+    add_archive_flags(parser)
     parser.add_argument(
         "--dataset", metavar="URI", required=True, help="folder for the datasets, one a training: URI/<date>"
     )
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _nightly(arguments: argparse.Namespace) -> dict[str, Any]:
-    recipe = recipe_of(arguments)
+    recipe = recipe_with_archive(arguments)
     today, name = _day(arguments.date), recipe.tracking.model_name
     if arguments.retrain_days < 1:
         build_parser().error(f"--retrain-days {arguments.retrain_days}: expected at least 1")
@@ -72,8 +74,9 @@ def _nightly(arguments: argparse.Namespace) -> dict[str, Any]:
         night |= _train(arguments, today) if due else {}
         night |= _judge(arguments, name)
         due = False
+    read = archive_arguments(arguments)
     extra = ["--extra-tags", arguments.extra_tags] if arguments.extra_tags else []
-    night["tagged"] = _job("tag", arguments, "--archive", arguments.archive, "--out", arguments.out, *extra)
+    night["tagged"] = _job("tag", arguments, "--archive", arguments.archive, *read, "--out", arguments.out, *extra)
     if night["tagged"]["parts"]:
         night["drift"] = newest_metric(recipe.tracking.experiment, {"job": "tag"}, "drift_psi")
         if night["drift"] is not None and night["drift"] > recipe.tagging.drift_warning:
@@ -123,7 +126,8 @@ def _training_is_due(name: str, root: str, today: date, days: int) -> bool:
 
 def _train(arguments: argparse.Namespace, today: date) -> dict[str, Any]:
     dataset = storage.join(_absolute(arguments.dataset), today.isoformat())
-    _job("prepare", arguments, "--archive", arguments.archive, "--dataset", dataset)
+    read = archive_arguments(arguments)
+    _job("prepare", arguments, "--archive", arguments.archive, *read, "--dataset", dataset)
     return {"trained": _job("train", arguments, "--dataset", dataset)["model"]}
 
 

@@ -17,11 +17,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hashtag_core.config import Recipe, validate_section
-from hashtag_core.errors import UsageError
+from hashtag_core.config import Recipe
 from hashtag_core.preparation.plan import PreparePlan, plan_prepare
 from hashtag_core.preparation.report import files_of
-from jobs.common import JobParser, add_common_arguments, recipe_of, run
+from jobs.archive_flags import add_archive_flags, add_missing_images_flag, recipe_with_archive
+from jobs.common import JobParser, add_common_arguments, run
 
 logger = logging.getLogger("hashtag_core.jobs")
 
@@ -38,29 +38,10 @@ def build_parser() -> JobParser:
     parser.add_argument(
         "--dataset", metavar="URI", help="folder to write (default: ./demo/dataset, for the sample only)"
     )
-    parser.add_argument("--format", metavar="NAME", help="layout of the archive; the same as --set archive.format=NAME")
+    add_archive_flags(parser)
+    add_missing_images_flag(parser)
     parser.add_argument(
         "--test-archive", metavar="URI", help="archive whose every post is test; the other gives train and validation"
-    )
-    parser.add_argument(
-        "--map",
-        dest="columns",
-        action="append",
-        default=[],
-        metavar="FIELD=COLUMN",
-        help="a field of a post and the column or key that holds it (caption=text, image_uri=filename)",
-    )
-    for flag, told in {
-        "--encoding": "of tables and lines (cp1252, shift_jis, ...); by default each file's own",
-        "--delimiter": "of tables: one character, or tab; by default each header's own",
-        "--date-format": "how dates are written, as strptime has it ('%%d.%%m.%%Y %%H:%%M'), or unix, unix_ms, unix_us",
-    }.items():
-        parser.add_argument(flag, metavar="TEXT", help=f"{told}; [archive] {flag[2:].replace('-', '_')} of a recipe")
-    parser.add_argument(
-        "--max-missing-images",
-        metavar="SHARE",
-        type=float,
-        help="stop where more than this share (0 to 1) of the pictures that posts name is not there",
     )
     parser.add_argument(
         "--convert",
@@ -77,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
-    recipe = _recipe(arguments)
+    recipe = recipe_with_archive(arguments)
     if arguments.convert is not None:
         return _convert(arguments, recipe)
     archive, dataset = _places(arguments)
@@ -108,30 +89,6 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         "unchanged": plan.finished is not None,
         "seconds": round(time.monotonic() - began, 1),
     }
-
-
-def _recipe(arguments: argparse.Namespace) -> Recipe:
-    """The recipe, with what flags say of the archive."""
-    flags: dict[str, Any] = {
-        name: getattr(arguments, name)
-        for name in ("format", "encoding", "delimiter", "date_format", "max_missing_images")
-        if getattr(arguments, name) is not None
-    }
-    named = dict(_mapped(text) for text in arguments.columns)
-    recipe = recipe_of(arguments)
-    if named:
-        flags["map"] = {**recipe.archive.map, **named}
-    if not flags:
-        return recipe
-    section = validate_section(type(recipe.archive), {**recipe.archive.model_dump(), **flags}, "archive")
-    return recipe.model_copy(update={"archive": section})
-
-
-def _mapped(text: str) -> tuple[str, str]:
-    field, equals, column = text.partition("=")
-    if not (equals and field.strip() and column):
-        raise UsageError(f"--map {text!r}: expected FIELD=COLUMN, e.g. caption=text")
-    return field.strip(), column
 
 
 def _convert(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Champion + archive -> a Delta table of ranked hashtags, whose Parquet files any reader can glob.
 
-    python jobs/tag.py [run] --archive URI --out URI --model MODEL [--top-k 10] [--chunk-rows N]
+    python jobs/tag.py [run] --archive URI --out URI --model MODEL [--format posts] [--top-k 10] [--chunk-rows N]
     MODEL = models:/NAME/VERSION | models:/NAME@ALIAS | a model folder
 
 With no argument the champion tags the sample archive into ./demo/tagged. Read the result with DuckDB:
@@ -33,7 +33,8 @@ sys.path.insert(0, str(ROOT))
 
 from hashtag_core.config import nearest
 from hashtag_core.errors import NotFoundError, UsageError
-from jobs.common import JobParser, add_common_arguments, recipe_of, run
+from jobs.archive_flags import add_archive_flags, recipe_with_archive
+from jobs.common import JobParser, add_common_arguments, run
 from jobs.tag_commands import COMMANDS
 
 # What plans and tags is imported where it is called: it brings the table format and pandas, a second that --help need not wait for.
@@ -52,7 +53,10 @@ SPELLINGS = {"--verify": ["verify"], "--migrate": ["migrate"], "--forget": ["for
 def build_parser() -> JobParser:
     """The flags of `run`."""
     parser = JobParser(prog="tag", description=__doc__, usage="tag.py [run | verify | forget | migrate] [flags]")
-    parser.add_argument("--archive", metavar="URI", help="folder of Parquet parts (default: the sample archive)")
+    parser.add_argument(
+        "--archive", metavar="URI", help="folder of parts, local or s3:// (default: the sample archive)"
+    )
+    add_archive_flags(parser)
     parser.add_argument("--out", metavar="URI", help="folder to write (default: ./demo/tagged, for the sample only)")
     parser.add_argument("--model", metavar="MODEL", help="what tags (default: the champion)")
     parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
@@ -189,7 +193,7 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
         build_parser().error(f"--max-gone {arguments.max_gone:g}: expected a share from 0 to 1")
     if not 0 <= arguments.keep_history < float("inf"):
         build_parser().error(f"--keep-history {arguments.keep_history:g}: expected hours, 0 or more")
-    recipe = recipe_of(arguments)
+    recipe = recipe_with_archive(arguments)
     deadline = None if arguments.deadline is None else parse_deadline(arguments.deadline, datetime.now(UTC))
     archive, out = _places(arguments)
     model = _model(arguments.model, recipe.tracking.model_name)
@@ -219,7 +223,7 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
         page = write_run_page(plan.layout.out, summary.run)
         if page is not None:
             logger.info("what was tagged, as a page: %s", page)
-    return asdict(summary)
+    return {**asdict(summary), "files": plan.source.archive.tally.to_json()}
 
 
 def _places(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -275,6 +279,7 @@ def _dry_run(plan: "TagPlan") -> dict[str, Any]:
         "seconds": 0.0,
         "posts_per_second": 0.0,
         "unselected_parts": len(plan.unselected),
+        "files": plan.source.archive.tally.to_json(),
         "estimated_seconds": None if rate is None else round(plan.rows / rate, 1),
     }
 

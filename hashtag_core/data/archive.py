@@ -72,8 +72,8 @@ class Archive:
         self.tally.tell(self.uri)
         for note in self.listing.notes:
             logger.warning("%s", note)
-        if self.layout is POSTS:
-            part = self.first_readable()
+        part = next((part for part in self.parts if self.problem(part) is None), None) if self.layout is POSTS else None
+        if part is not None:
             for told in type_problems(part, reading_of(part)):
                 logger.error("%s: EVERY ROW WITH A VALUE THERE IS REJECTED: %s", part.path, told)
 

@@ -48,11 +48,14 @@ class Source:
         return self.archive.root if not self.is_parquet else self.uri
 
     def parts(self) -> list[FileInfo]:
-        """Its parts, each path once, in UTF-8, sorted. What was left out is told in the log."""
-        self.archive.tally.tell(self.uri)
+        """Its parts, each path once, in UTF-8, sorted."""
         if self.is_parquet:
             return [_named_in_utf8(_plain(part)) for part in self.archive.parts]
         return sorted((_joined(pieces) for pieces in self._pieces.values()), key=lambda part: part.path)
+
+    def tell(self) -> None:
+        """Log what a person should know before rows are read, as for every job: `Archive.tell`."""
+        self.archive.tell()
 
     def footer(self, part: FileInfo) -> PartFooter:
         """Rows of each row group, columns, and why no post can come from the part; of other layouts the last alone."""

@@ -64,11 +64,13 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
     policy = _policy(recipe.tagging, model, vocabulary)
     settings = _settings(request, archive, version, policy, extra)
     refuse_old_output(layout)
-    output = output or Output.open(layout)
+    is_first_look, output = output is None, output or Output.open(layout)
     if output.has_days not in (None, request.by_day) and request.by_day:
         raise ConfigError(f"{layout.out}: was begun without folders by day: take another --out, or leave --by-day away")
     source = Source(archive, recipe.archive)
     files = source.parts()
+    if is_first_look:
+        source.tell()
     records = output.records
     selected = request.selection.paths(files)
     differing = settings.differing(records.settings) if records.settings is not None else []

@@ -4,7 +4,9 @@ import logging
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from http.client import HTTPException
 from ssl import SSLError
 
 from hashtag_core.errors import StorageError
@@ -13,6 +15,10 @@ from hashtag_core.redaction import redact
 logger = logging.getLogger(__name__)
 
 REACH_TIMEOUT_S = 10
+BEGIN_BYTES = 256
+LEFT_TO_MLFLOW = (401, 403, 407, 429)
+"""Answers of a server that has yet to be told who asks, or is asked too often."""
+REMEDY = "MLFLOW_TRACKING_URI names the tracking server"
 REACH_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 120.0
 """urllib3's own limit."""
@@ -53,18 +59,40 @@ def wait_until_reachable(uri: str) -> None:
 
 
 def check_reachable(uri: str) -> None:
-    """StorageError where no server answers at the URI now."""
-    # Any answer will do, a refusal for want of credentials too; a certificate is MLflow's own business. Name and password
-    # in the URI are MLflow's to send: urllib would take them for a part of the host.
+    """StorageError where nothing answers at the URI now, or what answers is no tracking server.
+
+    A refusal for want of credentials, a fault of the server and a certificate are MLflow's own business.
+    """
+    # Name and password in the URI are MLflow's to send: urllib would take them for a part of the host.
+    asked = f"{_without_user(uri).rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1"
     try:
-        with urllib.request.urlopen(_without_user(uri), timeout=REACH_TIMEOUT_S):  # noqa: S310 - http(s) by the caller's check
-            pass
-    except urllib.error.HTTPError:
-        pass
+        with urllib.request.urlopen(asked, timeout=REACH_TIMEOUT_S) as answer:  # noqa: S310 - http(s) by the caller's check
+            status, begin = answer.status, answer.read(BEGIN_BYTES)
+    except urllib.error.HTTPError as error:
+        with error:
+            status, begin = error.code, error.read(BEGIN_BYTES)
+    except HTTPException as error:
+        told = f"{type(error).__name__}: {error}"[:80]
+        raise StorageError(f"what answers at {redact(uri)} speaks no HTTP ({told}): {REMEDY}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         if not isinstance(reason, SSLError):
-            raise StorageError(f"MLflow does not answer at {redact(uri)}: {reason}") from None
+            told = f"MLflow does not answer at {redact(uri)}: {reason}{_by_proxy(uri)}"
+            raise StorageError(f"{told} ({REMEDY})") from None
+        return
+    if status not in LEFT_TO_MLFLOW and status < 500 and begin.lstrip()[:1] != b"{":
+        raise StorageError(f"what answers at {redact(uri)} is no MLflow server (HTTP {status}, no JSON): {REMEDY}")
+
+
+def _by_proxy(uri: str) -> str:
+    """Which variable names the proxy that was asked; empty where none was."""
+    parts = urllib.parse.urlsplit(_without_user(uri))
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy is None or urllib.request.proxy_bypass(parts.netloc):
+        return ""
+    return (
+        f", through the proxy {redact(proxy)} of {parts.scheme.upper()}_PROXY; NO_PROXY={parts.hostname} goes past it"
+    )
 
 
 def _without_user(uri: str) -> str:
