@@ -337,7 +337,8 @@ class Publisher:
                 update |= {"tagged": staged.tagged, "rejected": rejected[path]}
             else:
                 tagged = part.record.tagged - stripped.taken.get(path, 0) + staged.tagged
-                update |= {"tagged": tagged, "rejected": part.record.rows - tagged}
+                told = part.record.tagged + part.record.rejected
+                update |= {"tagged": tagged, "rejected": told - tagged}
             changed[path] = part.record.model_copy(update=update)
         present = {owner: there for staged in waiting for owner, there in staged.part.owners.items()}
         for path, n in stripped.taken.items():

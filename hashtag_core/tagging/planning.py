@@ -24,7 +24,7 @@ from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary, read_tags
 from hashtag_core.errors import ArchiveError, ConfigError, GateRefused
 from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
-from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import Keys, load_index
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.migrate import refuse_old_output
@@ -131,7 +131,7 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
     if not news and not dropped and not yielding and not plan.needs_histories:
         return plan
     scans = scan_parts(plan.source, news, plan.forgotten)
-    if news and len(news) == len(plan.files) and not any(scan.rows for scan in scans):
+    if news and len(news) == len(plan.files) and not any(_may_hold_posts(plan, scan) for scan in scans):
         reasons = sorted({left.reason for scan in scans for left in scan.left_out})
         raise ArchiveError(
             f"{plan.settings.archive}: no part holds posts: {news[0].path}: {reasons[0] if reasons else 'empty'}"
@@ -161,6 +161,13 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
         again = [work for work in works if work.path in records]
         logger.info("tagging again costs %d post(s) of %d part(s)", sum(len(work.wanted) for work in again), len(again))
     return replace(plan, works=works, skipped=plan.skipped - sum(not work.whole for work in works))
+
+
+def _may_hold_posts(plan: TagPlan, scan: Scan) -> bool:
+    """Of Parquet: whether there are rows. Rows of another layout that are no posts may be the wrong flags for it: then nothing is begun."""
+    if plan.source.is_parquet:
+        return scan.rows > 0
+    return len(scan.at) > 0 or any(left.reason == FORGOTTEN for left in scan.left_out)
 
 
 def _new_part(

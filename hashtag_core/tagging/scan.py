@@ -93,20 +93,22 @@ def _scan_some(source: Source, forgotten: ForgetList | None, files: Sequence[Fil
 def scan_part(source: Source, file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     """Look through the ids of a part; one that cannot be read has no groups and a reason."""
     problem = _path_problem(file.path)  # first: a name that is no UTF-8 cannot even be opened
-    footer = PartFooter(problem, [], pa.schema([])) if problem else source.footer(file)
-    problem = problem or footer.problem
-    if problem:
-        nothing = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
-        return Scan(file, [], [LeftOut(None, None, problem)], Entries.none(), *nothing)
+    footer = PartFooter(problem, [], pa.schema([]))
+    if (
+        problem is None and source.is_parquet
+    ):  # of another layout all rows are looked at: some may be posts behind many that are none
+        footer = source.footer(file)
+    if footer.problem:
+        return _no_part(file, footer.problem)
     groups = footer.groups
     doubtful = [name for name in READ.names if _is_doubtful(name, footer.schema, source)]
     seen = np.zeros(sum(groups), dtype=bool)
-    keys, times, rows, left_out, reason = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [], "unreadable"
+    keys, times, rows, left_out, reason = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], list[LeftOut](), ""
     columns = ["created_at", *doubtful, *(["user_id"] if forgotten is not None and forgotten.users else [])]
     for batch in source.batches(file, SCAN_ROWS, columns):
         if not source.is_parquet:  # its rows are counted as they come
-            groups = [batch.first_row + batch.posts.num_rows + sum(item.row is not None for item in batch.rejected)]
-            seen = np.concatenate([seen, np.zeros(max(0, groups[0] - len(seen)), dtype=bool)])
+            counted = batch.first_row + batch.posts.num_rows + sum(item.row is not None for item in batch.rejected)
+            seen = np.concatenate([seen, np.zeros(max(0, counted - len(seen)), dtype=bool)])
         undated = [item for item in batch.rejected if is_undated(item)] if source.is_parquet else []
         for item in batch.rejected:
             if item.row is None:
@@ -131,11 +133,22 @@ def scan_part(source: Source, file: FileInfo, forgotten: ForgetList | None = Non
             keys.append(keys_of(pa.array([item.post_id for item in undated], pa.string())))
             times.append(np.full(len(undated), NEVER))
             rows.append(at_rows)
-    left_out += [LeftOut(first, None, reason, n) for first, n in _runs(np.flatnonzero(~seen))]
+    if not source.is_parquet:
+        groups = [len(seen)]
+        if not len(seen):
+            return _no_part(file, reason or "nothing in it")
+    left_out += [LeftOut(first, None, reason or "unreadable", n) for first, n in _runs(np.flatnonzero(~seen))]
+    if reason and not source.is_parquet:  # nobody knows how many rows follow: they are told as one
+        left_out.append(LeftOut(None, None, reason))
     all_keys, created, at = Keys.concatenate(keys), np.concatenate(times), np.concatenate(rows)
     last, doubles = _latest(all_keys, created, at)
     entries = Entries(all_keys.take(last), created[last], np.zeros(len(last), np.uint32))
     return Scan(file, groups, left_out, entries, at[last], doubles)
+
+
+def _no_part(file: FileInfo, reason: str) -> Scan:
+    nothing = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+    return Scan(file, [], [LeftOut(None, None, reason)], Entries.none(), *nothing)
 
 
 def ids_of_rows(source: Source, file: FileInfo, rows: Sequence[int]) -> dict[int, tuple[str, datetime | None]]:

@@ -35,6 +35,10 @@ QUIET = {
 }
 
 
+class _AwayError(StorageError):
+    """Nothing answers, which may change; another service in MLflow's place stays one."""
+
+
 def patience_s() -> float:
     """Seconds that MLflow's client goes on asking a server that does not answer, by the two variables above."""
     retries = int(os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", QUIET["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]))
@@ -43,13 +47,13 @@ def patience_s() -> float:
 
 
 def wait_until_reachable(uri: str) -> None:
-    """StorageError where no server answers within `patience_s`."""
+    """StorageError where no server answers within `patience_s`, and at once where what answers is no tracking server."""
     deadline = time.monotonic() + patience_s()
     told = False
     while True:
         try:
             return check_reachable(uri)
-        except StorageError as error:
+        except _AwayError as error:
             if time.monotonic() >= deadline:
                 raise
             if not told:
@@ -78,7 +82,7 @@ def check_reachable(uri: str) -> None:
         reason = getattr(error, "reason", error)
         if not isinstance(reason, SSLError):
             told = f"MLflow does not answer at {redact(uri)}: {reason}{_by_proxy(uri)}"
-            raise StorageError(f"{told} ({REMEDY})") from None
+            raise _AwayError(f"{told} ({REMEDY})") from None
         return
     if status not in LEFT_TO_MLFLOW and status < 500 and begin.lstrip()[:1] != b"{":
         raise StorageError(f"what answers at {redact(uri)} is no MLflow server (HTTP {status}, no JSON): {REMEDY}")

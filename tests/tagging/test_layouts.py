@@ -1,5 +1,7 @@
 """Archives of other layouts than Parquet: tagged as they are, every night."""
 
+import gzip
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hashtag_core.config import Recipe
-from hashtag_core.errors import ConfigError
+from hashtag_core.errors import ArchiveError, ConfigError
+from hashtag_core.output.verify import verify_output
 from tests.tagging.outputs import plan_for, rejected, rows_by_glob, run
 
 
@@ -71,3 +74,61 @@ def test_columns_in_capitals_and_under_other_names(popularity: Path, tmp_path: P
     summary = run(archive, out, popularity, recipe("posts", map={"caption": "TEXT"}))
     assert (summary.tagged, summary.rejected) == (2, 0)
     assert [row["status"] for row in rows_by_glob(out)] == ["image_missing", "empty"]
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("bad", [3, 1_500])
+def test_posts_behind_rows_that_are_none_are_tagged_and_every_row_is_told(
+    bad: int, popularity: Path, tmp_path: Path
+) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    (archive / "a.csv").write_text("id,text\n" + ",nobody's\n" * bad + "1,a bird\n")
+    (archive / "b.csv").write_text("id,text\n2,a bird\n,nobody's\n" + '3,"a quote that nobody closes\n')
+    (archive / "c.csv").write_text("id,text\n" + ",nobody's\n" * 2)
+    (archive / "d.csv").write_text("nothing,that is known\n1,2\n")
+    summary = run(archive, out, popularity, recipe("csv"))
+    assert (summary.tagged, len(rows_by_glob(out))) == (3, 3)
+    told = [(line["part"], line["row"]) for line in rejected(out)]
+    assert told == [
+        *(("a.csv", n) for n in range(bad)),
+        ("b.csv", 1),
+        ("c.csv", 0),
+        ("c.csv", 1),
+        ("d.csv", None),
+    ]
+    assert verify_output(str(out), str(archive)).problems == []
+    assert run(archive, out, popularity, recipe("csv")).posts == 0
+
+
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize(
+    ("name", "tail"),
+    [("a.csv.gz", b""), ("a.jsonl.gz", b"")],
+)
+def test_what_cannot_be_read_behind_the_posts_is_told_as_one(
+    name: str, tail: bytes, popularity: Path, tmp_path: Path
+) -> None:
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    ids = [hashlib.sha256(f"{n}".encode()).hexdigest() for n in range(2_000)]
+    lines = ["post_id", *ids] if ".csv" in name else [json.dumps({"post_id": post_id}) for post_id in ids]
+    packed = gzip.compress("\n".join(lines).encode())
+    (archive / name).write_bytes(packed[: len(packed) // 2] + tail)
+    layout = "csv" if ".csv" in name else "jsonl"
+    summary = run(archive, out, popularity, recipe(layout))
+    ((part, row, reason),) = [(line["part"], line["row"], line["reason"]) for line in rejected(out)]
+    assert (part, row) == (name, None)
+    assert reason.startswith(f"unreadable from row {summary.tagged} on: ")
+    assert 0 < summary.tagged == len(rows_by_glob(out)) < 2_000
+    assert verify_output(str(out), str(archive)).problems == []
+
+
+@pytest.mark.usefixtures("inline")
+def test_an_archive_of_rows_that_are_no_posts_is_refused_with_the_first_reason(
+    popularity: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "a.csv").write_text("id,date\n1,24.01.2010\n2,25.01.2010\n")
+    with pytest.raises(ArchiveError, match=r"no part holds posts: a\.csv: created_at: expected .*--date-format"):
+        plan_for(tmp_path / "archive", tmp_path / "out", popularity, recipe("csv"))

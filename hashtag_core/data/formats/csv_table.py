@@ -165,11 +165,17 @@ def _sniffed(header: str, path: str) -> str:
 
 
 def _first_bytes(source: Any, path: str) -> bytes:
+    """The first 64 KiB; of a .gz that is cut off before, what there is."""
     source.seek(0)
+    if not _is_packed(path):
+        return bytes(source.read(1 << 16))
+    unpacked, begin = gzip.GzipFile(fileobj=source), b""
     try:
-        return gzip.GzipFile(fileobj=source).read(1 << 16) if _is_packed(path) else bytes(source.read(1 << 16))
+        while len(begin) < 1 << 16 and (more := unpacked.read1()):
+            begin += more
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        return b""
+        pass
+    return begin
 
 
 def _is_packed(path: str) -> bool:
@@ -283,8 +289,8 @@ class _Lines:
 
     def __init__(self, source: Any, path: str, dialect: Dialect, offset: int, survey: LineSurvey | None = None) -> None:
         source.seek(0)
-        raw = gzip.GzipFile(fileobj=source) if _is_packed(path) else source
-        self.file = io.BufferedReader(raw, READ_BUFFER_BYTES)
+        # Not a buffer over a .gz: where that is cut off, what lies in the buffer would be lost with the rest.
+        self.file = gzip.GzipFile(fileobj=source) if _is_packed(path) else io.BufferedReader(source, READ_BUFFER_BYTES)
         self.file.seek(offset)
         self.offset = offset
         self.dialect = dialect

@@ -193,7 +193,10 @@ def test_a_server_that_is_no_mlflow(monkeypatch):
     Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
     try:
-        with pytest.raises((StorageError, NotFoundError), match="cannot start a run"), start_run("e", "r"):
+        with (
+            pytest.raises(StorageError, match="no MLflow server .HTTP 404, no JSON.: MLFLOW_TRACKING"),
+            start_run("e", "r"),
+        ):
             pass
     finally:
         server.shutdown()
@@ -246,13 +249,21 @@ def test_an_experiment_is_shown_as_one_of_models_and_not_of_traces(mlflow_store:
     assert connect().get_experiment_by_name("kind").tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+class _Refusing(_NoMlflow):
+    """A tracking server that wants to be told who asks."""
+
+    def do_GET(self):
+        self.send_response(401)
+        self.end_headers()
+
+
 def test_a_server_that_is_away_for_a_while_is_waited_for_where_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reach, "REACH_PAUSE_S", 0.05)
-    first = HTTPServer(("127.0.0.1", 0), _NoMlflow)
+    first = HTTPServer(("127.0.0.1", 0), _Refusing)
     uri, back = f"http://127.0.0.1:{first.server_port}", []
 
     def again() -> None:
-        back.append(HTTPServer(("127.0.0.1", first.server_port), _NoMlflow))
+        back.append(HTTPServer(("127.0.0.1", first.server_port), _Refusing))
         back[0].serve_forever()
 
     first.server_close()
