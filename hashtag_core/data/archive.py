@@ -69,13 +69,21 @@ class Archive:
     def tell(self) -> None:
         """Log what a person should know before rows are read: files left out and why, columns that are not understood or
         whose type rejects every row."""
+        self.tell_listing()
+        part = next((part for part in self.parts if self.problem(part) is None), None) if self.layout is POSTS else None
+        if part is not None:
+            self.tell_types(part)
+
+    def tell_listing(self) -> None:
+        """Log what the listing tells; no part is opened."""
         self.tally.tell(self.uri)
         for note in self.listing.notes:
             logger.warning("%s", note)
-        part = next((part for part in self.parts if self.problem(part) is None), None) if self.layout is POSTS else None
-        if part is not None:
-            for told in type_problems(part, reading_of(part)):
-                logger.error("%s: EVERY ROW WITH A VALUE THERE IS REJECTED: %s", part.path, told)
+
+    def tell_types(self, part: FileInfo) -> None:
+        """Log the columns of a readable Parquet part whose type rejects every row."""
+        for told in type_problems(part, reading_of(part)):
+            logger.error("%s: EVERY ROW WITH A VALUE THERE IS REJECTED: %s", part.path, told)
 
 
 def open_archive(uri: str, section: ArchiveSection | None = None) -> Archive:

@@ -54,8 +54,14 @@ class Source:
         return sorted((_joined(pieces) for pieces in self._pieces.values()), key=lambda part: part.path)
 
     def tell(self) -> None:
-        """Log what a person should know before rows are read, as for every job: `Archive.tell`."""
-        self.archive.tell()
+        """Log what the listing tells: files left out and why, columns that are not understood."""
+        self.archive.tell_listing()
+
+    def tell_types(self, parts: Sequence[FileInfo]) -> None:
+        """Log the columns of the first readable one of these parts whose type rejects every row."""
+        first = next((part for part in parts if self.footer(part).problem is None), None) if self.is_parquet else None
+        if first is not None:
+            self.archive.tell_types(next(part for part in self.archive.parts if part.uri == first.uri))
 
     def footer(self, part: FileInfo) -> PartFooter:
         """Rows of each row group, columns, and why no post can come from the part; of other layouts the last alone."""

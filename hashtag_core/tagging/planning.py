@@ -89,7 +89,7 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
         request, layout, settings, policy, output, forgotten, [], source, files, [], 0, [], [], retag, anew,
         last_run=last_run(layout), finder=_finder(model, vocabulary, settings.extra_tags), extra_tags=extra,
     )  # fmt: skip
-    return _with_works(base, selected)
+    return _with_works(base, selected, is_first_look=is_first_look)
 
 
 def resolve_archive(archive: str, out: str) -> str:
@@ -103,7 +103,7 @@ def resolve_archive(archive: str, out: str) -> str:
     return where
 
 
-def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
+def _with_works(plan: TagPlan, selected: set[str], *, is_first_look: bool) -> TagPlan:
     """Compare the archive with the records, and decide on what is new or changed."""
     records, tokens = plan.output.records.parts, plan.retag.tokens
     listed = {file.path for file in plan.files}
@@ -130,6 +130,8 @@ def _with_works(plan: TagPlan, selected: set[str]) -> TagPlan:
     yielding = any(record.barred or record.untried for record in records.values())
     if not news and not dropped and not yielding and not plan.needs_histories:
         return plan
+    if is_first_look:
+        plan.source.tell_types(news)
     scans = scan_parts(plan.source, news, plan.forgotten)
     if news and len(news) == len(plan.files) and not any(_may_hold_posts(plan, scan) for scan in scans):
         reasons = sorted({left.reason for scan in scans for left in scan.left_out})

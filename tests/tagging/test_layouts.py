@@ -132,3 +132,17 @@ def test_an_archive_of_rows_that_are_no_posts_is_refused_with_the_first_reason(
     (tmp_path / "archive" / "a.csv").write_text("id,date\n1,24.01.2010\n2,25.01.2010\n")
     with pytest.raises(ArchiveError, match=r"no part holds posts: a\.csv: created_at: expected .*--date-format"):
         plan_for(tmp_path / "archive", tmp_path / "out", popularity, recipe("csv"))
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_column_whose_type_rejects_every_row_is_told_once(
+    popularity: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "archive").mkdir()
+    pq.write_table(pa.table({"post_id": ["1", "2"], "caption": [1, None]}), tmp_path / "archive" / "a.parquet")
+    summary = run(tmp_path / "archive", tmp_path / "out", popularity, recipe("posts"))
+    assert (summary.tagged, summary.rejected) == (1, 1)
+    assert caplog.text.count("EVERY ROW WITH A VALUE THERE IS REJECTED: caption: expected string, found int64") == 1

@@ -194,7 +194,7 @@ def test_a_server_that_is_no_mlflow(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
     try:
         with (
-            pytest.raises(StorageError, match="no MLflow server .HTTP 404, no JSON.: MLFLOW_TRACKING"),
+            pytest.raises(StorageError, match=r"no MLflow server \(HTTP 404, no JSON\): MLFLOW_TRACKING"),
             start_run("e", "r"),
         ):
             pass
