@@ -1,7 +1,7 @@
 """`csv`: tables with a header, `*.csv` and `*.tsv` (also `.gz`), at any depth.
 
 Which columns are what, and where the pictures lie that they name: `formats.fields`. Others are named in the log and ignored;
-an empty cell is null. A table's delimiter (comma, semicolon, tab, `|`) is told by its header, or by Excel's first line `sep=;`;
+an empty cell and `\\N` are null. A table's delimiter (comma, semicolon, tab, `|`) is told by its header, or by Excel's first line `sep=;`;
 its encoding by its bytes (`formats.encodings`); `--delimiter` and `--encoding` go before. Cells with line ends are quoted as
 RFC 4180 has it. `created_at` is ISO 8601 (no zone: UTC) or as `--date-format` says. `hashtags` are a list as JSON or Python
 writes it, else separated by `|`, else by `;`, else by `,`, else by spaces; '#' may stand before each.
@@ -58,6 +58,12 @@ TABLE = re.compile(r".+\.(?:csv|tsv|tab)(?:\.gz)?", re.IGNORECASE)
 DELIMITERS = (",", ";", "\t", "|")
 MAX_CELL_CHARACTERS = 8 << 20
 READ_BUFFER_BYTES = 1 << 20
+
+_SHORTENED = re.compile(r"\d(?:[.,]\d+)?E\+\d{2,}")
+"""What Excel makes of a long id: many become one."""
+
+NO_VALUE = "\\N"
+"""What MySQL and PostgreSQL write for null."""
 
 _NAMED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
@@ -210,7 +216,9 @@ def _rows(lines: "_Lines", chosen: dict[str, Any]) -> Iterator[Post | Fault]:
     columns, row, dialect = chosen["columns"], chosen["begin"], lines.dialect
     try:
         for cells in itertools.islice(_records(lines, dialect.delimiter), chosen["rows"]):
-            held = {name: cell for name, cell in zip(columns, cells, strict=False) if name and cell}
+            held = {
+                name: cell for name, cell in zip(columns, cells, strict=False) if name and cell and cell != NO_VALUE
+            }
             try:
                 if len(cells) != len(columns):
                     raise ValueError(f"expected {len(columns)} cells, found {len(cells)}")
@@ -228,6 +236,10 @@ def _post(cells: dict[str, str], chosen: dict[str, Any]) -> Post:
     if isinstance(_bytes_or_text(cells.get("post_id", "")), bytes):
         encoding = (chosen["dialect"]["encoding"] or "utf-8").upper()
         raise ValueError(f"post_id: expected {encoding}, found bytes that are none")
+    if _SHORTENED.fullmatch(cells.get("post_id", "").strip()):
+        raise unexpected(
+            "post_id", "an id, not a number that a spreadsheet shortened (format the column as text)", cells["post_id"]
+        )
     if not cells.get("post_id", "").strip():
         raise unexpected("post_id", "a non-empty string", cells.get("post_id"))
     post: Post = {

@@ -311,3 +311,30 @@ def test_what_is_said_travels_as_json() -> None:
     )
     assert Reading(**json.loads(json.dumps(reading.to_json()))) == reading
     assert reading.delimiter == "\t"
+
+
+@pytest.mark.parametrize("written", ["1.23457E+18", "1,23457E+18", "1E+18", " 9.9E+20 "])
+def test_an_id_that_a_spreadsheet_shortened_is_refused(written: str, tmp_path: Path) -> None:
+    """Two ids of eighteen digits are one by then: taken, the second post would be lost as a repetition of the first."""
+    put(tmp_path, a__csv=f"id;text\n{written};a\n{written};b\n1e5;a shortcode\nE+18;c\n")
+    posts, rejected = rows_of(opened(tmp_path))
+    assert [post["post_id"] for post in posts] == ["1e5", "E+18"]
+    assert all("a number that a spreadsheet shortened" in reason for reason in rejected)
+    assert len(rejected) == 2
+
+
+def test_a_database_writes_null_as_backslash_n(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        a__tsv="id\tuser\ttext\tdate\n1\t\\N\t\\N\t\\N\n2\tann\t\\Nice\t2020-01-02 03:04:05\n\\N\tann\tx\t\\N\n",
+    )
+    posts, rejected = rows_of(opened(tmp_path))
+    assert [(post["user_id"], post["caption"]) for post in posts] == [(None, None), ("ann", "\\Nice")]
+    assert rejected == ["post_id: expected a non-empty string, found null"]
+
+
+def test_a_header_that_ends_in_a_delimiter_has_no_column_to_name(tmp_path: Path) -> None:
+    put(tmp_path, a__csv="id,text,\n1,x,\n")
+    archive = opened(tmp_path)
+    assert archive.listing.notes == []
+    assert [post["caption"] for post in rows_of(archive)[0]] == ["x"]
