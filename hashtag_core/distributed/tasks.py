@@ -93,8 +93,8 @@ def run_tasks(
     """Run the tasks; `what` names them in messages.
 
     `make` is called once in each actor (else in each plain task) and gives the function that a task is handed to; each of its
-    results comes as it is done, so that a task of many may take longer than `end_s`. `ahead` is run on CPUs before the actors: these are then handed what it gives. HashtagError
-    where nothing came back for `end_s` seconds, or Ray itself failed.
+    results comes as it is done, so that a task of many may take longer than `end_s`. `ahead` is run on CPUs before the actors:
+    these are then handed what it gives. HashtagError where nothing came back for `end_s` seconds, or Ray itself failed.
     """
     waiting = dict(enumerate(tasks))
     for attempt in range(MACHINE_RETRIES + 1):
@@ -144,6 +144,7 @@ def _rows(
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = end_s
+    context.target_max_block_size = 1  # a block for each result: Ray takes note of blocks alone, and else fills one with many
     items = [
         {"number": number, "task": pickle.dumps(task), "error": None, "fault": None} for number, task in waiting.items()
     ]
