@@ -144,7 +144,9 @@ def _rows(
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = end_s
-    context.target_max_block_size = 1  # a block for each result: Ray takes note of blocks alone, and else fills one with many
+    context.target_max_block_size = (
+        1  # a block for each result: Ray takes note of blocks alone, and else fills one with many
+    )
     items = [
         {"number": number, "task": pickle.dumps(task), "error": None, "fault": None} for number, task in waiting.items()
     ]
