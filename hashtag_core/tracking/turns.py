@@ -42,6 +42,8 @@ WAIT_S = 90.0
 POLL_S = 0.1
 TRIES = 20
 
+_PASSING = ("database is locked", "could not serialize", "foreign key constraint")
+
 FINISHED = "champion_turn"
 _HOLDER, _INTENT = "holder", "intent"
 _OURS = "turn_of"
@@ -111,16 +113,16 @@ def is_turn(tags: Mapping[str, str]) -> bool:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """The call, again where the database is locked by another writer (SQLite gives up after five seconds)."""
+    """The call, again where the database is locked by another writer (SQLite gives up after five seconds), or a turn that is
+    being deleted was deleted and made anew by others after MLflow had read which tags go with it."""
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import DBAPIError
 
     for attempt in range(TRIES):
         try:
             return call()
-        except (MlflowException, OperationalError) as error:
-            locked = "database is locked" in str(error) or "could not serialize" in str(error)
-            if attempt == TRIES - 1 or not locked:
+        except (MlflowException, DBAPIError) as error:
+            if attempt == TRIES - 1 or not any(told in str(error).lower() for told in _PASSING):
                 raise
             time.sleep(random.uniform(POLL_S / 2, 2 * POLL_S))
     raise AssertionError

@@ -86,21 +86,23 @@ def test_a_stall_is_told_and_ends_the_run(ray_session: None, tmp_path: Path, cap
     ):
         list(run_tasks("testing", tasks, Work, ACTOR, end_s=15, warn_s=2))
     warned = [text for text in caplog.messages if "nothing came back from Ray" in text]
-    assert 1 <= len(warned) <= 6  # after 2, 4 and 8 seconds, before and after the first result
+    assert (
+        1 <= len(warned) <= 9
+    )  # after 2, 4 and 8 seconds: while the actor starts, and before and after the first result
     assert "1 of 1 node(s) alive" in warned[-1]
 
 
 def test_a_task_of_many_results_may_take_longer_than_the_limit(ray_session: None, tmp_path: Path) -> None:
     def make() -> Callable[[Job], Iterator[int]]:
         def slowly(task: Job) -> Iterator[int]:
-            for number in range(6):
-                time.sleep(3)
+            for number in range(5):
+                time.sleep(5)
                 yield number
 
         return slowly
 
-    outcomes = run_tasks("testing", [Job("slow", str(tmp_path))], make, ACTOR, end_s=9)
-    assert [outcome.result() for outcome in outcomes] == list(range(6))
+    outcomes = run_tasks("testing", [Job("slow", str(tmp_path))], make, ACTOR, end_s=20)
+    assert [outcome.result() for outcome in outcomes] == list(range(5))
 
 
 def test_once_it_is_closed_no_further_task_is_begun(ray_session: None, tmp_path: Path) -> None:
