@@ -43,6 +43,9 @@ class ArchiveSection(Section):
     format: str = "posts"
     batch_rows: int = Field(512, ge=1, le=100_000)
     max_image_bytes: int = Field(50_000_000, ge=1)
+    image_hosts: list[str] = []
+    """Hosts from which pictures at `https://` addresses are fetched: `cdn.example.org`, `*.example.org`, `example.org:8443`;
+    `http://old.example.org` for one without https; `intern=10.0.0.0/8` where a name may lead to addresses that are not public."""
     map: dict[str, str] = {}
     """Field of a post -> the column or key that holds it, where it has another name (`{caption = "text"}`)."""
     date_format: str | None = None

@@ -12,7 +12,7 @@ FLAGS = ("format", "encoding", "delimiter", "date_format", "max_missing_images")
 
 
 def add_archive_flags(parser: argparse.ArgumentParser) -> None:
-    """`--format`, `--map`, `--encoding`, `--delimiter`, `--date-format`."""
+    """`--format`, `--map`, `--encoding`, `--delimiter`, `--date-format`, `--image-host`."""
     parser.add_argument("--format", metavar="NAME", help="layout of the archive; the same as --set archive.format=NAME")
     parser.add_argument(
         "--map",
@@ -28,6 +28,19 @@ def add_archive_flags(parser: argparse.ArgumentParser) -> None:
         "--date-format": "how dates are written, as strptime has it ('%%d.%%m.%%Y %%H:%%M'), or unix, unix_ms, unix_us",
     }.items():
         parser.add_argument(flag, metavar="TEXT", help=f"{told}; [archive] {flag[2:].replace('-', '_')} of a recipe")
+    add_image_hosts_flag(parser)
+
+
+def add_image_hosts_flag(parser: argparse.ArgumentParser) -> None:
+    """`--image-host`."""
+    parser.add_argument(
+        "--image-host",
+        dest="image_hosts",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a host that pictures at https:// addresses are fetched from (cdn.example.org); none by default",
+    )
 
 
 def add_missing_images_flag(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +56,12 @@ def add_missing_images_flag(parser: argparse.ArgumentParser) -> None:
 def recipe_with_archive(arguments: argparse.Namespace) -> Recipe:
     """The recipe, with what flags say of the archive. UsageError or ConfigError for a flag that says nothing."""
     flags: dict[str, Any] = {name: value for name in FLAGS if (value := getattr(arguments, name, None)) is not None}
-    named = dict(_mapped(text) for text in arguments.columns)
+    named = dict(_mapped(text) for text in getattr(arguments, "columns", []))
     recipe = recipe_of(arguments)
     if named:
         flags["map"] = {**recipe.archive.map, **named}
+    if arguments.image_hosts:
+        flags["image_hosts"] = [*recipe.archive.image_hosts, *arguments.image_hosts]
     if not flags:
         return recipe
     section = validate_section(type(recipe.archive), {**recipe.archive.model_dump(), **flags}, "archive")
@@ -59,6 +74,7 @@ def archive_arguments(arguments: argparse.Namespace) -> list[str]:
     for name in FLAGS:
         value = getattr(arguments, name, None)
         given += [] if value is None else [f"--{name.replace('_', '-')}={value}"]
+    given += [f"--image-host={host}" for host in arguments.image_hosts]
     return given + [f"--map={text}" for text in arguments.columns]
 
 

@@ -32,7 +32,8 @@ sys.path.insert(0, str(ROOT))
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
-from jobs.common import JobParser, add_common_arguments, recipe_of, run
+from jobs.archive_flags import add_image_hosts_flag, recipe_with_archive
+from jobs.common import JobParser, add_common_arguments, run
 
 if TYPE_CHECKING:
     from hashtag_core.recommend.answers import Answer
@@ -65,6 +66,7 @@ def build_parser() -> JobParser:
     for field, name in COLUMNS.items():
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, metavar="NAME", help=f"column of a table that holds the {field.replace('_', ' ')}")
+    add_image_hosts_flag(parser)
     add_common_arguments(parser)
     return parser
 
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _recommend(arguments: argparse.Namespace) -> dict[str, Any] | str:
     if arguments.top_k is not None:
         arguments.overrides.append(f"tagging.top_k={arguments.top_k}")
-    recipe = recipe_of(arguments)
+    recipe = recipe_with_archive(arguments)
     from hashtag_core.recommend.inputs import sources
 
     columns = {field: getattr(arguments, name) for field, name in COLUMNS.items()}
@@ -169,13 +171,11 @@ def load_recommender(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Reco
     section = recipe.tagging
     deny = read_tags(section.deny, section.deny_file, "tagging.deny")
     policy = Policy(section.min_score, deny, read_thresholds(resolved.folder))  # as a tagging run has it
-    prefixes = None if section.image_prefixes is None else tuple(section.image_prefixes)
-    places = ImagePlaces(None, prefixes, recipe.archive.max_image_bytes)
     recommender = Recommender.load(
         str(resolved.folder),
         name=resolved.name,
         version=resolved.version,
-        places=places,
+        places=ImagePlaces.of(None, recipe),
         policy=policy,
         **_at_once(resolved.folder),
     )

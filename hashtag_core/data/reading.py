@@ -7,6 +7,7 @@ from typing import Any
 from hashtag_core.config import ArchiveSection, nearest
 from hashtag_core.errors import ConfigError
 from hashtag_core.schema import POST
+from hashtag_core.storage import web
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,14 @@ class Reading:
 
     @classmethod
     def of(cls, section: ArchiveSection) -> "Reading":
-        """What `[archive]` of a recipe says. ConfigError for a field that POST does not have."""
+        """What `[archive]` of a recipe says. ConfigError for a field that POST does not have and a
+        host that is none."""
         for name in section.map:
             if name not in POST.names:
                 known = ", ".join(POST.names)
                 raise ConfigError(f"archive.map: no field {name!r}{nearest(name, POST.names)}; there are {known}")
+        for entry in section.image_hosts:
+            web.Host.of(entry)
         delimiter = _SPOKEN.get(section.delimiter or "", section.delimiter)
         if delimiter is not None and len(delimiter) != 1:
             raise ConfigError(f"archive.delimiter: expected one character, or tab, found {delimiter!r}")

@@ -45,10 +45,11 @@ from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.preparation.claim import WORK, Claim, remove_leftovers
-from hashtag_core.preparation.pictures import Pictures, places_of
+from hashtag_core.preparation.pictures import Pictures
 from hashtag_core.preparation.plan import PreparePlan, finished_dataset
 from hashtag_core.preparation.report import check_pictures, counted, files_of, named_pictures, tell_rejected
 from hashtag_core.progress_bar import ProgressBar
+from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.storage import FileInfo
 
 logger = logging.getLogger(__name__)
@@ -327,7 +328,7 @@ def _task(plan: PreparePlan, number: int) -> dict[str, Any]:
 
 
 def _pictures_of(task: dict[str, Any], recipe: Recipe) -> Pictures:
-    return Pictures(places_of(task["root"], recipe.tagging.image_prefixes, recipe.archive.max_image_bytes))
+    return Pictures(ImagePlaces.of(task["root"], recipe))
 
 
 def _file_of(task: dict[str, Any]) -> ArchivePart:

@@ -25,9 +25,7 @@ def evaluation_page(report: Mapping[str, Any], by_uri: Mapping[str, Ranked], tru
     gallery = None
     if recipe.evaluation.gallery_posts:
         ranked = [(name, by_uri[uri]) for uri, name in labels(report).items()]
-        prefixes = recipe.tagging.image_prefixes
-        archive = truth.dataset.info.archive
-        places = ImagePlaces(archive, None if prefixes is None else tuple(prefixes), recipe.archive.max_image_bytes)
+        places = ImagePlaces.of(truth.dataset.info.archive, recipe)
         slices = slices_of(truth, ranked[0][1].has_image, recipe.history.order)
         k, most = main_k(recipe.evaluation.ks), recipe.evaluation.gallery_posts
         gallery = read_gallery(truth, ranked, slices, k, most, places)

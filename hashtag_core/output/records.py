@@ -48,6 +48,7 @@ class TagSettings(Section):
     diversity: float = 0.0
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes
+    image_hosts: list[str] = []
     reading: dict[str, Any] = {}
     """Layout of the archive and what was said of its columns, where that is not the default."""
 

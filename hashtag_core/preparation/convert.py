@@ -18,10 +18,11 @@ from hashtag_core.data.archive import Archive, open_archive
 from hashtag_core.data.dataset import ROW_GROUP_ROWS
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
-from hashtag_core.preparation.pictures import Pictures, count_missing, places_of
+from hashtag_core.preparation.pictures import Pictures, count_missing
 from hashtag_core.preparation.plan import absolute
 from hashtag_core.preparation.report import check_pictures, files_of, tell_rejected
 from hashtag_core.progress_bar import ProgressBar
+from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo
 
@@ -119,7 +120,7 @@ def convert(plan: Conversion) -> dict[str, Any]:
 def _convert_part(plan: Conversion, name: str, part: FileInfo) -> list[str]:
     """One part; the first pictures of it that could not be had."""
     section = plan.recipe.archive
-    fetch = Pictures(places_of(plan.archive.root, plan.recipe.tagging.image_prefixes, section.max_image_bytes))
+    fetch = Pictures(ImagePlaces.of(plan.archive.root, plan.recipe))
     rejected: list[Rejected] = []
     held: list[pa.Table] = []
     pictures = absent = 0

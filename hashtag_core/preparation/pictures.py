@@ -1,7 +1,6 @@
 """Pictures by reference, fetched while an archive is prepared: the same places and the same words as in tagging."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -85,8 +84,3 @@ def count_missing(posts: pa.Table) -> int:
     """Posts that name a picture and have none."""
     named = pc.not_equal(pc.utf8_trim_whitespace(pc.fill_null(posts["image_uri"], "")), "")
     return int(pc.sum(pc.and_(named, posts["image"].is_null())).as_py() or 0)
-
-
-def places_of(archive: str, prefixes: list[str] | None, max_bytes: int) -> ImagePlaces:
-    """Where the pictures of an archive may come from."""
-    return replace(ImagePlaces(archive, None if prefixes is None else tuple(prefixes)), max_bytes=max_bytes)

@@ -1,8 +1,9 @@
 """Images by reference: which places an `image_uri` may name, and the bytes that are there.
 
 A reference is content that strangers wrote, so it reaches nothing but what the operator named: the archive, its bucket,
-and `[tagging] image_prefixes`. `http://` and `https://` are not fetched at all: names resolve to what the asker likes
-(link-local addresses too), answers redirect, and a run would depend on the weather; copy such pictures to a bucket.
+and `[tagging] image_prefixes`. `https://` addresses are fetched from the hosts that `[archive] image_hosts` names, by default from
+none: names resolve to what the asker likes (link-local addresses too), answers redirect, and a run depends on the weather;
+pictures that are to be tagged every night are better copied to a bucket.
 """
 
 import os
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from hashtag_core import storage
-from hashtag_core.config import ArchiveSection
+from hashtag_core.config import ArchiveSection, Recipe
 from hashtag_core.errors import ConfigError, HashtagError
 from hashtag_core.faults import is_machine
 
@@ -35,27 +36,33 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 @dataclass(frozen=True)
 class ImagePlaces:
     """Where images may come from: the archive, and below `prefixes` (folders or `s3://` prefixes; None: the archive's own
-    bucket, if it has one)."""
+    bucket, if it has one), and from `hosts` of the web, as `storage.web.Host` has them."""
 
     archive: str | None = None
     prefixes: tuple[str, ...] | None = None
     max_bytes: int = ArchiveSection().max_image_bytes
+    hosts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, archive: str | None, recipe: Recipe) -> "ImagePlaces":
+        """Where a recipe lets the pictures of an archive come from. ConfigError for a host that is none."""
+        prefixes, section = recipe.tagging.image_prefixes, recipe.archive
+        for entry in section.image_hosts:
+            storage.web.Host.of(entry)
+        return cls(
+            archive, None if prefixes is None else tuple(prefixes), section.max_image_bytes, tuple(section.image_hosts)
+        )
 
     def locate(self, uri: str) -> str:
-        """The place that a reference names: `s3://`, an absolute path (`file://` or not), or a path below the archive.
+        """The place in files or on S3 that a reference names: `s3://`, an absolute path (`file://` or not), or a path below the archive.
 
         ConfigError for another scheme, a place that is not allowed, and a path that leads out of every allowed folder,
         also by `..` or by a link.
         """
-        scheme = _SCHEME.match(uri)
         if uri.startswith("s3://"):
             if ".." in uri.split("/") or not any((uri + "/").startswith(prefix) for prefix in self._remote):
                 raise ConfigError(f"{_shown(uri)} is neither in the archive's bucket nor below tagging.image_prefixes")
             return uri
-        if scheme and scheme[1].lower() in ("http", "https"):
-            raise ConfigError(
-                f"{_shown(uri)}: images are not fetched over http; copy them to the archive or its bucket"
-            )
         path = uri.removeprefix("file://")
         if _SCHEME.match(path) or (self.archive is None and not self._local):
             raise ConfigError(f"{_shown(uri)}: expected s3:// or a path below the archive")
@@ -95,8 +102,11 @@ class ImagePlaces:
 def fetch_image(uri: str, places: ImagePlaces) -> bytes:
     """The bytes behind an `image_uri`.
 
-    ConfigError as `ImagePlaces.locate`; NotFoundError and StorageError as `storage.read_bytes`, after its retries.
+    ConfigError as `ImagePlaces.locate` and `storage.web.read`; NotFoundError, ImageError and StorageError as these and
+    `storage.read_bytes`, after retries.
     """
+    if storage.web.is_web(uri):
+        return storage.web.read(uri, places.hosts, places.max_bytes, TIMEOUT_S)
     return storage.read_bytes(places.locate(uri), max_bytes=places.max_bytes, timeout_s=TIMEOUT_S)
 
 

@@ -8,6 +8,8 @@ Credentials, region and endpoint come from the standard AWS environment. With an
 addressing is by path and checksums are sent only where the protocol demands them, since such stores refuse the trailing
 checksums that today's SDKs send by default.
 
+`web` reads pictures at `https://` addresses, which is all that is done with them.
+
 A missing file raises NotFoundError; anything else that fails after the SDK's retries raises StorageError with the URI,
 the operation and the cause.
 
@@ -30,6 +32,7 @@ import pyarrow.fs as pafs
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.storage import local as disk
 from hashtag_core.storage import s3, s3_client
+from hashtag_core.storage import web as web
 from hashtag_core.storage.base import FileInfo as FileInfo
 from hashtag_core.storage.conditions import ON_DISK, ConditionalWrites
 from hashtag_core.storage.conditions import conditional_writes as _conditional_writes

@@ -74,6 +74,7 @@ class ChunkTagger:
                     work.archive,
                     None if work.image_prefixes is None else tuple(work.image_prefixes),
                     work.max_image_bytes,
+                    tuple(work.image_hosts),
                 ),
                 policy=work.policy,
                 diversity=work.diversity,

@@ -332,6 +332,7 @@ def _settings(request: TagRequest, archive: str, model_hash: str, policy: Policy
         extra_tags=tell_tags(dict.fromkeys(extra, 0.0)),
         image_prefixes=section.image_prefixes,
         max_image_bytes=request.recipe.archive.max_image_bytes,
+        image_hosts=request.recipe.archive.image_hosts,
         reading=_reading(request.recipe.archive),
     )
 

@@ -222,6 +222,7 @@ class TagRun:
             history=self._history_work(),
             image_prefixes=settings.image_prefixes,
             max_image_bytes=settings.max_image_bytes,
+            image_hosts=settings.image_hosts,
             stop=self.stop.uri,
             policy=plan.policy,
             extra_tags=plan.extra_tags,

@@ -99,6 +99,7 @@ class Work:
     """Behind those of the model's vocabulary, in this order."""
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes
+    image_hosts: list[str] = field(default_factory=list)
     decode_ahead: int = 0
     """Batches of posts that tasks on CPUs open for each actor ahead of what it scores; 0: it opens them itself."""
 

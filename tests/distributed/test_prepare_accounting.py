@@ -16,6 +16,7 @@ from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.preparation.convert import convert, plan_conversion
 from hashtag_core.preparation.report import check_pictures, tell_rejected
+from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.schema import POST
 from jobs import prepare as job
 
@@ -232,7 +233,7 @@ def test_pictures_of_a_batch_that_pass_the_bound_come_in_pieces(
     rows = [{"post_id": None if n % 4 == 1 else f"{n}", "image_uri": f"{n}.jpg"} for n in range(10)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     archive = open_archive(str(tmp_path))
-    pictures = prepare_pictures.Pictures(prepare_pictures.places_of(str(tmp_path), None, 1000))
+    pictures = prepare_pictures.Pictures(ImagePlaces(str(tmp_path), max_bytes=1000))
     batches = list(pictures.fetched(archive.read(archive.parts[0], 100)))
     assert [batch.posts.num_rows for batch in batches] == [3, 3, 1]
     assert [row for batch in batches for row in batch.rows.tolist()] == [0, 2, 3, 4, 6, 7, 8]

@@ -2,11 +2,12 @@
 
     post_id       id                            user_id      user, username, author, owner
     created_at    date, time, timestamp         caption      text, title, description
-    hashtags      tags                          image_uri    -
+    hashtags      tags                          image_uri    *_url (below)
     latitude      lat                           longitude    lon, lng
     image         image_path, image_file, image_name, file, filename, file_name, img, photo, picture: the path of a picture
 
-Case does not matter; `Reading.columns` (`--map`) goes before. A path is looked for below the archive, below the folder of the
+*_url: image_url, img_url, photo_url, picture_url, media_url. Case does not matter; `Reading.columns` (`--map`) goes before. A
+path is looked for below the archive, below the folder of the
 file that names it, and below each folder that holds pictures; what holds most of the first ones named is taken for all.
 """
 
@@ -35,7 +36,7 @@ NAMES = {
     "image": (
         "image", "image_path", "image_file", "image_name", "file", "filename", "file_name", "img", "photo", "picture",
     ),
-    "image_uri": ("image_uri",),
+    "image_uri": ("image_uri", "image_url", "img_url", "photo_url", "picture_url", "media_url"),
     "latitude": ("latitude", "lat"),
     "longitude": ("longitude", "lon", "lng"),
 }  # fmt: skip
