@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from hashtag_core.data.reading import AS_IT_IS, Reading
-from hashtag_core.data.values import DATE_FLAG, UNIX_UNITS, read_degrees, read_id, read_tags, read_time
+from hashtag_core.data.values import DATE_FLAG, NO_VALUES, UNIX_UNITS, read_degrees, read_id, read_tags, read_time
 from hashtag_core.schema import POST, TIMESTAMP
 
 FIRST_YEAR_US, LAST_YEAR_US = -62_135_596_800_000_000, 253_402_300_799_999_999
@@ -36,11 +36,11 @@ class Cast(NamedTuple):
 
 
 def cast_column(name: str, array: pa.Array, reading: Reading = AS_IT_IS) -> Cast:
-    """A column as the field `name` of POST. A blank user is none: else all who have none would be one."""
+    """A column as the field `name` of POST. A user that is blank or says none (`nan`) is none: else all who have none would be one."""
     cast = _CASTS[name](name, plain(array), reading)
     if name != "user_id":
         return cast
-    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(cast.values), ""), False)
+    blank = pc.is_in(pc.utf8_trim_whitespace(cast.values), pa.array(["", *NO_VALUES]))
     return cast._replace(values=pc.if_else(blank, pa.scalar(None, pa.string()), cast.values))
 
 

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 
 from hashtag_core import storage
+from hashtag_core.data.contents import other_content
 from hashtag_core.errors import ArchiveError, StorageError
 from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
@@ -158,18 +159,16 @@ def _no_parquet(info: FileInfo, whole: bool) -> str | None:
         return "too small to be Parquet" if info.size else "empty"
     try:
         with storage.open_input(info.uri) as source:
-            begin = source.read(len(MAGIC))
+            begin = bytes(source.read(512))
             source.seek(info.size - len(MAGIC) if whole else 0)
             end = source.read(len(MAGIC))
     except (StorageError, pa.ArrowException, OSError) as error:
         if is_machine(error):
             raise
         return "unreadable, and its name does not say what it is"
-    if begin == b"PARE":
-        return "encrypted Parquet, which is not read"
-    if begin[:2] == b"\x1f\x8b":
-        return "packed with gzip as a whole: unpack it"
-    return None if begin == end == MAGIC else "not Parquet by its content"
+    if begin[:4] == MAGIC:
+        return None if not whole or end == MAGIC else "not Parquet by its content"
+    return other_content(begin) or "not Parquet by its content"
 
 
 def _hint(found: str) -> str:

@@ -20,7 +20,8 @@ import pyarrow.types as pt
 
 from hashtag_core import storage
 from hashtag_core.data.columns import cast_column, refused_type
-from hashtag_core.data.listing import list_parquet
+from hashtag_core.data.contents import other_content
+from hashtag_core.data.listing import MAGIC, list_parquet
 from hashtag_core.data.pieces import FEW_ROWS, in_pieces, shared_columns
 from hashtag_core.data.reading import AS_IT_IS, Reading, missing_column
 from hashtag_core.errors import ArchiveError, StorageError
@@ -243,6 +244,12 @@ def _file_problem(uri: str) -> str | None:
     return None if os.access(path, os.R_OK) else "expected a Parquet file, found: one that may not be read"
 
 
+def _other_content(uri: str) -> str | None:
+    with storage.open_input(uri) as source:
+        begin = bytes(source.read(512))
+    return None if begin.startswith(MAGIC) else other_content(begin)
+
+
 def _row_bytes(metadata: pq.FileMetaData) -> float:
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     total = sum(int(group.total_byte_size) for group in groups)
@@ -254,6 +261,8 @@ def unreadable(uri: str, error: Exception) -> str:
     if isinstance(error, OSError) and (error.errno is not None or is_machine(error)):
         raise StorageError(f"{uri}: read failed: {error}") from error
     raise_if_machine(error, f"{uri}: read failed")
+    if other := _other_content(uri):
+        return f"expected a Parquet file, found: {other}"
     return f"expected a Parquet file, found: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
 
 

@@ -32,6 +32,17 @@ _WRAPPERS = ("text", "tag", "name", "hashtag", "element", "item", "array_element
 """Names under which a list or its items are nested: Twitter's entities, BigQuery's and Hive's three-level lists."""
 
 
+NO_VALUES = frozenset(
+    ("\\N", "NULL", "null", "(null)", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "None")
+)
+"""What is written for "none here" where there is no null: by databases, R, spreadsheets, and pandas' `astype(str)`."""
+
+
+def says_none(text: str) -> bool:
+    """Whether text is one of NO_VALUES, as it is in a table's cell and as a user's id."""
+    return text.strip() in NO_VALUES
+
+
 def is_missing(value: Any) -> bool:
     """Whether a value says "none here": None, and what pandas and numpy have for it (NaN, NaT, NA)."""
     value = _plain_number(value)
@@ -47,7 +58,8 @@ def read_id(name: str, value: Any) -> str | None:
     written. A float counts while every whole number of its size is exact.
 
     What cannot be told exactly is refused for a post. A user's decides nothing but whose post it is: bytes that are no text are
-    written out (`a\\xff`), so that users stay apart, and a blank one is none: else all who have none would be one."""
+    written out (`a\\xff`), so that users stay apart, and one that is blank or says none (`nan`) is none: else all who have
+    none would be one."""
     value = _plain_number(value)
     if is_missing(value):
         return None
@@ -62,7 +74,7 @@ def read_id(name: str, value: Any) -> str | None:
             value = value.encode("utf-8", "backslashreplace").decode()
         if not _is_unicode(value):
             raise ValueError(f"{name}: expected Unicode, found half a surrogate pair in {ascii(value)[:80]}")
-        return value if name != "user_id" or value.strip() else None
+        return value if name != "user_id" or (value.strip() and not says_none(value)) else None
     if isinstance(value, bool):
         raise unexpected(name, "string", value)
     if isinstance(value, int):
@@ -180,6 +192,28 @@ def unexpected(name: str, expected: str, found: Any) -> ValueError:
     """The error of a field that is not what it should be."""
     shown = json.dumps(found, ensure_ascii=False, default=repr)[:80]
     return ValueError(f"{name}: expected {expected}, found {plain(shown)}")
+
+
+def plain_extended(held: dict[str, Any]) -> Any:
+    """What an object of MongoDB's extended JSON stands for (`{"$oid": "5f..."}`, `{"$date": {"$numberLong": "1700000000000"}}`);
+    any other object as it is."""
+    if len(held) != 1 or next(iter(held))[:1] != "$":
+        return held
+    ((kind, value),) = held.items()
+    try:
+        if kind == "$date":
+            return _EPOCH + timedelta(milliseconds=value) if isinstance(value, int | float) else value
+        if kind in ("$numberLong", "$numberInt"):
+            return int(value)
+        if kind in ("$numberDouble", "$numberDecimal"):
+            return Decimal(value) if kind == "$numberDecimal" else float(value)
+        if kind in ("$oid", "$uuid", "$symbol"):
+            return str(value)
+        if kind == "$binary":
+            return value["base64"]
+    except (ValueError, TypeError, KeyError, OverflowError, ArithmeticError):
+        return str(value)
+    return None if kind == "$undefined" else held
 
 
 READERS: dict[str, Callable[[str, Any], Any]] = {

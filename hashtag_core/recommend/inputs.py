@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hashtag_core.data.formats.csv_table import MAX_CELL_CHARACTERS
+from hashtag_core.data.formats.csv_lines import MAX_CELL_CHARACTERS
 from hashtag_core.data.formats.fields import NAMES
 from hashtag_core.data.values import read_time
 from hashtag_core.errors import NotFoundError, UsageError

@@ -1,26 +1,26 @@
-"""`csv`: tables with a header, `*.csv` and `*.tsv` (also `.gz`), at any depth.
+"""`csv`: tables with a header, `*.csv` and `*.tsv` (also packed: `formats.packing`), at any depth.
 
 Which columns are what, and where the pictures lie that they name: `formats.fields`. Others are named in the log and ignored;
-an empty cell and `\\N` are null. A table's delimiter (comma, semicolon, tab, `|`) is told by its header, or by Excel's first line `sep=;`;
+an empty cell is null, and so is one that holds what databases, pandas, R and spreadsheets write for none (`values.NO_VALUES`;
+an id such as `NULL` where several rows have it). A table's delimiter (comma, semicolon, tab, `|`) is told by its header, or by Excel's first line `sep=;`;
 its encoding by its bytes (`formats.encodings`); `--delimiter` and `--encoding` go before. Cells with line ends are quoted as
-RFC 4180 has it. `created_at` is ISO 8601 (no zone: UTC) or as `--date-format` says. `hashtags` are a list as JSON or Python
+RFC 4180 has it. Quotes within a cell are doubled, or stand behind a backslash, as Spark, MySQL and BigQuery write them: told by the first cell
+that would be broken otherwise. `created_at` is ISO 8601 (no zone: UTC) or as `--date-format` says. `hashtags` are a list as JSON or Python
 writes it, else separated by `|`, else by `;`, else by `,`, else by spaces; '#' may stand before each.
 
-The driver reads each table once, streamed, to cut it between rows; a task reads its rows and no others (of a `.gz`, which
+The driver reads each table once, streamed, to cut it between rows; a task reads its rows and no others (of a packed table, which
 cannot be entered in the middle, all is one part). A quote that is never closed ends the part at MAX_CELL_CHARACTERS, with one
 rejected row that says so. The tables decide what the archive is: a picture that is missing leaves its post without image
 (`image_uri` says where it should be).
 """
 
 import csv
-import gzip
-import io
 import itertools
 import json
 import re
-import zlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hashtag_core import storage
@@ -37,7 +37,8 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.encodings import LineSurvey, chosen_encoding, is_wide
+from hashtag_core.data.formats.csv_lines import Dialect, Lines, dialect_of, records
+from hashtag_core.data.formats.encodings import LineSurvey
 from hashtag_core.data.formats.fields import (
     Folder,
     below,
@@ -48,30 +49,28 @@ from hashtag_core.data.formats.fields import (
     picture_path,
     unread_note,
 )
+from hashtag_core.data.formats.packing import NAMED, PackingError
 from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading
-from hashtag_core.data.values import read_degrees, read_id, read_text, read_time, tags_in_text, unexpected
+from hashtag_core.data.values import read_degrees, read_id, read_text, read_time, says_none, tags_in_text, unexpected
 from hashtag_core.storage import FileInfo
 
-TABLE = re.compile(r".+\.(?:csv|tsv|tab)(?:\.gz)?", re.IGNORECASE)
-DELIMITERS = (",", ";", "\t", "|")
-MAX_CELL_CHARACTERS = 8 << 20
-READ_BUFFER_BYTES = 1 << 20
+TABLE = re.compile(rf".+\.(?:csv|tsv|tab){NAMED}", re.IGNORECASE)
+
+DATABASE_NULL = "\\N"
+"""What MySQL and PostgreSQL write for null, which no id is."""
 
 _SHORTENED = re.compile(r"\d(?:[.,]\d+)?E\+\d{2,}")
 """What Excel makes of a long id: many become one."""
-
-NO_VALUE = "\\N"
-"""What MySQL and PostgreSQL write for null."""
-
-_NAMED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
 
 def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
     """Runs of PART_ROWS rows of all tables, sorted by path."""
     folder = look_through(archive_uri, TABLE, "table")
-    listing = Listing[ArchivePart](archive_uri, [], folder.tally, "tables (.csv, .tsv, also .gz)")
+    listing = Listing[ArchivePart](
+        archive_uri, [], folder.tally, "tables (.csv, .tsv, also .gz, .bz2, .xz, .zst, .zip)"
+    )
     for info in folder.files:
         parts, notes = _cut(info, folder, reading)
         listing.parts += parts
@@ -84,40 +83,20 @@ def problem(part: FileInfo) -> str | None:
     return problem_in(_read(part, 8))
 
 
-@dataclass
-class Dialect:
-    """How a table is written. `encoding` is None where nobody can tell."""
-
-    encoding: str | None
-    delimiter: str
-    begins: int
-    """The byte at which the header begins, after a mark and after `sep=`."""
-    ends: str = "\n"
-    """How lines end; `\\r` alone is what Excel calls the Macintosh's."""
-
-    @property
-    def reads_bytes(self) -> bool:
-        """Whether lines end at the byte that is a line feed."""
-        return self.ends == "\n" and not is_wide(self.encoding or "utf-8")
-
-
 def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[ArchivePart], list[str]]:
     """The table's parts (where each begins, how many rows it has; None: all to the end), and what to tell of it."""
     with storage.open_input(info.uri) as source:
-        dialect = _dialect_of(source, info, reading)
-        seen, was_known = LineSurvey(dialect.encoding), dialect.encoding is not None
-        lines = _Lines(source, info.path, dialect, dialect.begins, seen)
-        records, borders, header = _records(lines, dialect.delimiter), list[tuple[int, int]](), list[str]()
-        try:
-            header = next(records, [])
-            borders.append((0, lines.offset))
-            for row, _ in enumerate(records, 1):
-                if row % PART_ROWS == 0 and lines.offset < info.size and not _is_packed(info.path):
-                    borders.append((row, lines.offset))
-        except (csv.Error, EOFError, zlib.error, gzip.BadGzipFile):
-            borders = borders or [(0, dialect.begins)]
-    dialect.encoding, told = seen.verdict()
+        dialect, other = dialect_of(source, info, reading)
+        was_known = dialect.encoding is not None
+        found = _gone_through(source, info, dialect, reading)
+        if found.escapes:
+            dialect.escaped = True
+            found = _gone_through(source, info, dialect, reading)
+    header, borders = found.header, found.borders
+    dialect.encoding, told = found.seen.verdict()
     columns, fault = dict[str, str](), told if dialect.encoding is None else None
+    if other is not None or (found.broken is not None and not header):
+        fault = f"expected a table, found: {other or found.broken}"
     if fault is None:
         header = header if was_known else [_decoded(cell, dialect) for cell in header]
         columns, fault = match_columns(header, reading)
@@ -131,6 +110,7 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
         "dialect": vars(dialect),
         "date_format": reading.date_format,
         "pictures": "",
+        "none_ids": [word for word, times in found.none_ids.items() if times > 1],
     }
     if {"image", "image_uri"} & set(columns) and fault is None:
         named = first_values(_first_rows(info, shared, borders[0][1]), ["image", "image_uri"])
@@ -143,81 +123,75 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
     return parts, notes
 
 
-def _dialect_of(source: Any, info: FileInfo, reading: Reading) -> Dialect:
-    """By the mark and the first lines; the encoding stays open where there is no mark and nobody named one."""
-    begin = _first_bytes(source, info.path)
-    encoding, begins = chosen_encoding(begin, reading.encoding)
-    text = begin[begins:].decode(encoding or "latin-1", "replace")
-    ends = "\r" if "\r" in text and "\n" not in text else "\n"
-    first, end, _ = text.partition(ends)
-    if named := _NAMED_DELIMITER.fullmatch(first.rstrip("\r")):
-        begins += len((first + end).encode(encoding or "latin-1"))
-        return Dialect(encoding, reading.delimiter or named[1], begins, ends)
-    return Dialect(encoding, reading.delimiter or _sniffed(first, info.path), begins, ends)
+@dataclass
+class _Found:
+    """What going through a whole table tells: its header, where parts begin (row, byte), its encoding, whether there are quotes
+    behind backslashes, and why it cannot be read on."""
+
+    seen: LineSurvey
+    header: list[str]
+    borders: list[tuple[int, int]]
+    escapes: bool = False
+    broken: str | None = None
+    none_ids: Counter[str] = field(default_factory=Counter)
+    """Words that say none among the ids, and how often: one that stands there again is no id."""
 
 
-def _sniffed(header: str, path: str) -> str:
-    """The delimiter by which the header has the most fields of a post, then the most cells."""
-    usual = "\t" if re.search(r"\.(?:tsv|tab)(?:\.gz)?$", path, re.IGNORECASE) else ","
-
-    def found(delimiter: str) -> tuple[int, int, bool]:
-        cells = next(csv.reader([header.rstrip("\r")], delimiter=delimiter), [])
-        return len(match_columns(cells, Reading())[0]), len(cells), delimiter == usual
-
+def _gone_through(source: Any, info: FileInfo, dialect: Dialect, reading: Reading) -> _Found:
+    found = _Found(LineSurvey(dialect.encoding), [], [])
     try:
-        return max(DELIMITERS, key=found)
-    except csv.Error:
-        return usual
-
-
-def _first_bytes(source: Any, path: str) -> bytes:
-    """The first 64 KiB; of a .gz that is cut off before, what there is."""
-    source.seek(0)
-    if not _is_packed(path):
-        return bytes(source.read(1 << 16))
-    unpacked, begin = gzip.GzipFile(fileobj=source), b""
-    try:
-        while len(begin) < 1 << 16 and (more := unpacked.read1()):
-            begin += more
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        pass
-    return begin
-
-
-def _is_packed(path: str) -> bool:
-    return path.lower().endswith(".gz")
+        lines = Lines(source, dialect, dialect.begins, found.seen)
+        found_rows = records(lines)
+        found.header = next(found_rows, [])
+        found.borders.append((0, lines.offset))
+        id_column = match_columns(found.header, reading)[0].get("post_id")
+        place = found.header.index(id_column) if id_column in found.header else -1
+        for row, cells in enumerate(found_rows, 1):
+            if 0 <= place < len(cells) and says_none(cells[place]):
+                found.none_ids[cells[place].strip()] += 1
+            if row % PART_ROWS == 0 and lines.offset < info.size and dialect.packing is None:
+                found.borders.append((row, lines.offset))
+            if lines.escapes:
+                break
+        found.escapes = lines.escapes
+    except (csv.Error, PackingError) as error:
+        found.broken = str(error)
+        found.borders = found.borders or [(0, dialect.begins)]
+    return found
 
 
 def _first_rows(info: FileInfo, shared: dict[str, Any], offset: int) -> Iterator[dict[str, str]]:
     """Cells by field of the first rows, to see which pictures they name."""
     with storage.open_input(info.uri) as source:
-        lines = _Lines(source, info.path, Dialect(**shared["dialect"]), offset)
         try:
-            for cells in itertools.islice(_records(lines, lines.dialect.delimiter), 200):
+            lines = Lines(source, Dialect(**shared["dialect"]), offset)
+            for cells in itertools.islice(records(lines), 200):
                 yield {name: cell for name, cell in zip(shared["columns"], cells, strict=False) if name and cell}
-        except (csv.Error, EOFError, zlib.error, gzip.BadGzipFile):
+        except (csv.Error, PackingError):
             return
 
 
 def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen = selection_of(part)
     with storage.open_input(part.uri) as source:
-        lines = _Lines(source, part.path, Dialect(**chosen["dialect"]), chosen["offset"])
-        rows = _rows(lines, chosen)
+        rows = _rows(source, chosen)
         if {"image", "image_uri"} & set(chosen["columns"]):
             rows = with_images(rows, chosen["archive"], columns)
         yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
-def _rows(lines: "_Lines", chosen: dict[str, Any]) -> Iterator[Post | Fault]:
+def _rows(source: Any, chosen: dict[str, Any]) -> Iterator[Post | Fault]:
     if chosen["fault"]:
         yield Fault(chosen["fault"], ends=True)
         return
-    columns, row, dialect = chosen["columns"], chosen["begin"], lines.dialect
+    columns, row = chosen["columns"], chosen["begin"]
     try:
-        for cells in itertools.islice(_records(lines, dialect.delimiter), chosen["rows"]):
+        lines = Lines(source, Dialect(**chosen["dialect"]), chosen["offset"])
+        for cells in itertools.islice(records(lines), chosen["rows"]):
             held = {
-                name: cell for name, cell in zip(columns, cells, strict=False) if name and cell and cell != NO_VALUE
+                name: cell
+                for name, cell in zip(columns, cells, strict=False)
+                if name and cell and (not says_none(cell) if name != "post_id" else cell.strip() != DATABASE_NULL)
             }
             try:
                 if len(cells) != len(columns):
@@ -226,7 +200,7 @@ def _rows(lines: "_Lines", chosen: dict[str, Any]) -> Iterator[Post | Fault]:
             except ValueError as error:
                 yield Fault(str(error), _shown_id(held.get("post_id")))
             row += 1
-    except (csv.Error, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (csv.Error, PackingError) as error:
         hint = " (a quote that is not closed?)" if isinstance(error, csv.Error) else ""
         yield Fault(f"unreadable from row {row} on: {error}{hint}", ends=True)
 
@@ -242,6 +216,8 @@ def _post(cells: dict[str, str], chosen: dict[str, Any]) -> Post:
         )
     if not cells.get("post_id", "").strip():
         raise unexpected("post_id", "a non-empty string", cells.get("post_id"))
+    if cells["post_id"].strip() in chosen["none_ids"]:
+        raise unexpected("post_id", "an id, and several rows say that they have none", cells["post_id"])
     post: Post = {
         **cells,
         "created_at": read_time("created_at", cells.get("created_at", "").strip() or None, chosen["date_format"]),
@@ -292,60 +268,6 @@ def _decoded(cell: str, dialect: Dialect) -> str:
         return cell.encode("latin-1").decode(dialect.encoding or "utf-8", "replace")
     except UnicodeEncodeError:
         return cell
-
-
-class _Lines:
-    """The lines of a table from a byte on (of a `.gz`: of what is packed in it), and the byte at which the next begins. Bytes
-    that are not of the encoding become lone surrogates (`surrogateescape`). While the encoding is not known, Latin-1: it
-    tells where cells and lines end as well, since all encodings that come in question hold ASCII."""
-
-    def __init__(self, source: Any, path: str, dialect: Dialect, offset: int, survey: LineSurvey | None = None) -> None:
-        source.seek(0)
-        # Not a buffer over a .gz: where that is cut off, what lies in the buffer would be lost with the rest.
-        self.file = gzip.GzipFile(fileobj=source) if _is_packed(path) else io.BufferedReader(source, READ_BUFFER_BYTES)
-        self.file.seek(offset)
-        self.offset = offset
-        self.dialect = dialect
-        self._survey, self._number = survey, 0
-        self._encoding = dialect.encoding or "latin-1"
-        self._text = None if dialect.reads_bytes else self._wrapped()
-
-    def _wrapped(self) -> io.TextIOWrapper:
-        wide = is_wide(self._encoding)
-        return io.TextIOWrapper(
-            self.file,
-            self._encoding,
-            "replace" if wide else "surrogateescape",
-            newline="" if wide else self.dialect.ends,
-        )
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        if self._text is not None:
-            text = self._text.readline()
-            line = text.encode(self._encoding, "surrogatepass" if is_wide(self._encoding) else "surrogateescape")
-            self.offset += len(line)
-            if self._survey is not None and not is_wide(self._encoding):
-                self._survey.add(line, self._number)
-                self._number += 1
-        else:
-            line = self.file.readline()
-            self.offset += len(line)
-            if self._survey is not None:
-                self._survey.add(line, self._number)
-                self._number += 1
-            text = line.decode(self._encoding, "surrogateescape")
-        if not text:
-            raise StopIteration
-        return text
-
-
-def _records(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
-    """The rows of a table, blank ones left out; csv.Error where it cannot be read on."""
-    csv.field_size_limit(MAX_CELL_CHARACTERS)  # the module has one for the process; its default is 131,072
-    return (cells for cells in csv.reader(lines, delimiter=delimiter) if cells)
 
 
 CSV = ArchiveFormat("csv", "*.csv and *.tsv with a header, at any depth, one post a row", survey, problem, _read)

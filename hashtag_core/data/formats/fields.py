@@ -1,6 +1,6 @@
 """What tables and lines call the fields of a post, and where the pictures that they name lie: one definition for both.
 
-    post_id       id                            user_id      user, username, author, owner
+    post_id       id, _id                       user_id      user, username, author, owner
     created_at    date, time, timestamp         caption      text, title, description
     hashtags      tags                          image_uri    *_url (below)
     latitude      lat                           longitude    lon, lng
@@ -28,7 +28,7 @@ from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
 
 NAMES = {
-    "post_id": ("post_id", "id"),
+    "post_id": ("post_id", "id", "_id"),
     "user_id": ("user_id", "user", "username", "author", "owner"),
     "created_at": ("created_at", "date", "time", "timestamp"),
     "caption": ("caption", "text", "title", "description"),

@@ -1,20 +1,18 @@
-"""`jsonl`: files of JSON lines (`*.jsonl`, `*.ndjson`, also `.gz`; `*.json` where its first line is an object), one post a line,
+"""`jsonl`: files of JSON lines (`*.jsonl`, `*.ndjson`, also packed: `formats.packing`; `*.json` where its first line is an object), one post a line,
 at any depth.
 
 A line is an object with the fields of POST, under the names of `formats.fields` or those of `--map` (`caption=node.text` goes
 into objects): `post_id` and `user_id` text or whole numbers, `created_at` ISO 8601 (no zone: UTC) or as `--date-format` says,
 `caption` text, `hashtags` a list of text, `image` base64 or the path of a picture, `image_uri` text, `latitude` and `longitude`
-numbers. Other keys are named in the log and ignored, blank lines too: a row's number counts the others, from 0.
+numbers; MongoDB's `{"$oid": ...}`, `{"$date": ...}` and `{"$numberLong": ...}` are what they stand for. Other keys are named in the log and ignored, blank lines too: a row's number counts the others, from 0.
 """
 
 import base64
 import binascii
-import gzip
 import io
 import itertools
 import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -22,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from hashtag_core import storage
+from hashtag_core.data.contents import other_content
 from hashtag_core.data.formats.base import (
     LENIENT,
     ArchiveFormat,
@@ -47,30 +46,30 @@ from hashtag_core.data.formats.fields import (
     picture_path,
     unread_note,
 )
+from hashtag_core.data.formats.packing import NAMED, PackingError, packing_of, unpacked
 from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading, listed
-from hashtag_core.data.values import READERS, read_id, read_time, unexpected
+from hashtag_core.data.values import READERS, plain_extended, read_id, read_time, unexpected
 from hashtag_core.errors import StorageError
-from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
 
-SUFFIXES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
-LINES = re.compile(r".+\.(?:jsonl|ndjson|jsonlines|json)(?:\.gz)?", re.IGNORECASE)
+SUFFIXES = (".jsonl", ".ndjson")
+LINES = re.compile(rf".+\.(?:jsonl|ndjson|jsonlines|json){NAMED}", re.IGNORECASE)
 LOOKED_AT_LINES = 50
 
-_DOCUMENT = re.compile(r".+\.json(?:\.gz)?", re.IGNORECASE)
+_DOCUMENT = re.compile(rf".+\.json{NAMED}", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 
 
 def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
     """The files of JSON lines, sorted by path."""
     folder = look_through(archive_uri, LINES, "file of JSON lines")
-    expected = f"files that end in {', '.join(SUFFIXES)}, or in .json with an object a line"
+    expected = f"files that end in {', '.join(SUFFIXES)} (also packed), or in .json with an object a line"
     listing = Listing[ArchivePart](archive_uri, [], folder.tally, expected)
     sampled = in_threads(partial(_sampled, folder.root, reading), folder.files)
     for info, (selection, first) in zip(folder.files, sampled, strict=True):
-        if _DOCUMENT.fullmatch(info.path) and (why := _no_lines(first)):
+        if _DOCUMENT.fullmatch(info.path) and not selection["fault"] and (why := _no_lines(first)):
             folder.tally.read -= 1
             folder.tally.leave(info.path, why)
             continue
@@ -117,10 +116,13 @@ def _look_at(
 
 def _sampled(root: str, reading: Reading, info: FileInfo) -> tuple[dict[str, Any], list[Any]]:
     """How a file is to be read, and what its first lines hold."""
-    encoding, begins = _encoding_of(info, reading)
-    selection: dict[str, Any] = {"archive": root, "reading": reading.to_json(), "pictures": "", "fault": None}
-    selection |= {"encoding": encoding, "begins": begins}
-    return selection, _first_objects(info, selection)
+    begin, packing, broken = _first_bytes(info)
+    encoding, begins = chosen_encoding(begin, reading.encoding)
+    other = broken or other_content(begin)
+    selection: dict[str, Any] = {"archive": root, "reading": reading.to_json(), "pictures": ""}
+    selection |= {"encoding": encoding, "begins": begins, "packing": packing}
+    selection["fault"] = f"expected JSON lines, found: {other}" if other else None
+    return selection, [] if other else _first_objects(info, selection)
 
 
 def _first_objects(info: FileInfo, selection: dict[str, Any]) -> list[Any]:
@@ -129,16 +131,21 @@ def _first_objects(info: FileInfo, selection: dict[str, Any]) -> list[Any]:
     with storage.open_input(info.uri) as source:
         for line in itertools.islice(_lines(source, info, selection), LOOKED_AT_LINES):
             try:
-                found.append(None if isinstance(line, Fault) else json.loads(line))
+                found.append(None if isinstance(line, Fault) else _read_json(line))
             except (ValueError, RecursionError):
                 found.append(None)
     return found
 
 
-def _encoding_of(info: FileInfo, reading: Reading) -> tuple[str | None, int]:
+def _first_bytes(info: FileInfo) -> tuple[bytes, str | None, str | None]:
+    """The first bytes of the lines, how they are packed, and why nothing can be unpacked."""
     with storage.open_input(info.uri) as source:
-        begin = bytes(source.read(4))
-    return (None, 0) if begin[:2] == b"\x1f\x8b" and not reading.encoding else chosen_encoding(begin, reading.encoding)
+        begin = bytes(source.read(512))
+        packing = packing_of(begin)
+        try:
+            return (begin if packing is None else unpacked(source, packing).read1(512)), packing, None
+        except PackingError as error:
+            return b"", packing, str(error)
 
 
 def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
@@ -168,8 +175,11 @@ def _lines(source: pa.NativeFile, part: FileInfo, chosen: dict[str, Any]) -> Ite
     raw = io.BufferedReader(source, 1 << 20)
     encoding, row = chosen["encoding"], 0
     try:
-        file: Any = gzip.GzipFile(fileobj=raw) if part.path.lower().endswith(".gz") else raw
-        file.seek(chosen["begins"])
+        file: Any = raw
+        if chosen["packing"] is None:
+            file.seek(chosen["begins"])
+        else:
+            file = unpacked(source, chosen["packing"], chosen["begins"])
         if encoding and is_wide(encoding):
             file = io.TextIOWrapper(file, encoding, newline="\n")
         for line in file:
@@ -178,9 +188,9 @@ def _lines(source: pa.NativeFile, part: FileInfo, chosen: dict[str, Any]) -> Ite
                 row += 1
     except UnicodeDecodeError as error:
         yield Fault(f"unreadable from row {row} on: expected {encoding}: {error.reason}", ends=True)
-    except (EOFError, zlib.error, OSError) as error:
-        if (isinstance(error, OSError) and error.errno is not None) or is_machine(error):
-            raise StorageError(f"{part.uri}: read failed: {error}") from error
+    except OSError as error:
+        raise StorageError(f"{part.uri}: read failed: {error}") from error
+    except PackingError as error:
         yield Fault(f"unreadable from row {row} on: {error}", ends=True)
 
 
@@ -199,9 +209,13 @@ def _post(line: bytes | str, reading: Reading, pictures: str) -> Post:
     return post
 
 
+def _read_json(line: bytes | str) -> Any:
+    return json.loads(line, object_hook=plain_extended)
+
+
 def _object(line: bytes | str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = _read_json(line)
     except UnicodeDecodeError:
         raise ValueError(
             "expected a JSON object, found bytes that are no UTF-8 (--encoding names their encoding)"
@@ -263,7 +277,7 @@ def _image(value: Any) -> bytes | None:
 
 def _id_in(line: bytes | str, reading: Reading) -> str | None:
     try:
-        return read_id("post_id", _fields(json.loads(line), reading)["post_id"])
+        return read_id("post_id", _fields(_read_json(line), reading)["post_id"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

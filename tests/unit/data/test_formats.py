@@ -101,7 +101,7 @@ def test_a_cut_gzip_gives_what_can_be_read(tmp_path: Path) -> None:
     batches = list(layout.read(cut, 500))
     assert sum(batch.posts.num_rows for batch in batches) > 100
     assert batches[-1].rejected[-1].row is None
-    assert "no gzip" in str(layout.problem(none)) or "unreadable from row 0" in str(layout.problem(none))
+    assert str(layout.problem(none)).startswith("expected a JSON object, found: ")  # not packed, whatever its name says
 
 
 def test_no_json_lines(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""How tables of text are written, and their lines: delimiter, encoding, line ends, packing, and how quotes stand in a cell."""
+
+import contextlib
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hashtag_core.data.contents import other_content
+from hashtag_core.data.formats.encodings import LineSurvey, chosen_encoding, is_wide
+from hashtag_core.data.formats.fields import match_columns
+from hashtag_core.data.formats.packing import NAMED, PackingError, lent, packing_of, unpacked
+from hashtag_core.data.reading import Reading
+from hashtag_core.storage import FileInfo
+
+DELIMITERS = (",", ";", "\t", "|")
+MAX_CELL_CHARACTERS = 8 << 20
+READ_BUFFER_BYTES = 1 << 20
+
+_ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
+"""A quote behind a backslash that is not itself behind one."""
+
+_NAMED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+
+
+@dataclass
+class Dialect:
+    """How a table is written. `encoding` is None where nobody can tell."""
+
+    encoding: str | None
+    delimiter: str
+    begins: int
+    """The byte at which the header begins, after a mark and after `sep=`."""
+    ends: str = "\n"
+    """How lines end; `\\r` alone is what Excel calls the Macintosh's."""
+    packing: str | None = None
+    escaped: bool = False
+    """Whether quotes within a cell stand behind a backslash."""
+
+    @property
+    def reads_bytes(self) -> bool:
+        """Whether lines end at the byte that is a line feed."""
+        return self.ends == "\n" and not is_wide(self.encoding or "utf-8")
+
+
+def dialect_of(source: Any, info: FileInfo, reading: Reading) -> tuple[Dialect, str | None]:
+    """By the mark and the first lines, and what the file is if it is no table; the encoding stays open where there is no mark and
+    nobody named one."""
+    begin, packing = _first_bytes(source)
+    encoding, begins = chosen_encoding(begin, reading.encoding)
+    text = begin[begins:].decode(encoding or "latin-1", "replace")
+    ends = "\r" if "\r" in text and "\n" not in text else "\n"
+    first, end, _ = text.partition(ends)
+    if named := _NAMED_DELIMITER.fullmatch(first.rstrip("\r")):
+        begins += len((first + end).encode(encoding or "latin-1"))
+        return Dialect(encoding, reading.delimiter or named[1], begins, ends, packing), None
+    delimiter = reading.delimiter or _sniffed(first, info.path)
+    return Dialect(encoding, delimiter, begins, ends, packing), other_content(begin)
+
+
+def _sniffed(header: str, path: str) -> str:
+    """The delimiter by which the header has the most fields of a post, then the most cells."""
+    usual = "\t" if re.search(rf"\.(?:tsv|tab){NAMED}$", path, re.IGNORECASE) else ","
+
+    def found(delimiter: str) -> tuple[int, int, bool]:
+        cells = next(csv.reader([header.rstrip("\r")], delimiter=delimiter), [])
+        return len(match_columns(cells, Reading())[0]), len(cells), delimiter == usual
+
+    try:
+        return max(DELIMITERS, key=found)
+    except csv.Error:
+        return usual
+
+
+def _first_bytes(source: Any) -> tuple[bytes, str | None]:
+    """The first 64 KiB, and how they were packed; of what is cut off before, what there is."""
+    source.seek(0)
+    begin = bytes(source.read(1 << 16))
+    packing, held = packing_of(begin), b""
+    if packing is None:
+        return begin, None
+    with contextlib.suppress(PackingError):
+        stream = unpacked(source, packing)
+        while len(held) < 1 << 16 and (more := stream.read1()):
+            held += more
+    return held, packing
+
+
+class Lines:
+    """The lines of a table from a byte on (of a packed one: of what is packed in it), and the byte at which the next begins. Bytes
+    that are not of the encoding become lone surrogates (`surrogateescape`). While the encoding is not known, Latin-1: it
+    tells where cells and lines end as well, since all encodings that come in question hold ASCII."""
+
+    def __init__(self, source: Any, dialect: Dialect, offset: int, survey: LineSurvey | None = None) -> None:
+        if dialect.packing is not None:
+            self.file = unpacked(source, dialect.packing, offset)
+        else:
+            self.file = io.BufferedReader(lent(source, offset), READ_BUFFER_BYTES)
+        self.escapes = False
+        """Whether a quote behind a backslash was met where a doubled one would have to be."""
+        self._escape = None
+        if survey is not None and not dialect.escaped:
+            end = re.escape(dialect.delimiter)
+            self._escape = re.compile(rf'(?:^|{end})"[^"]*\\"(?=[^"\r\n{end}])')
+        self.offset = offset
+        self.dialect = dialect
+        self._survey, self._number = survey, 0
+        self._encoding = dialect.encoding or "latin-1"
+        self._text = None if dialect.reads_bytes else self._wrapped()
+
+    def _wrapped(self) -> io.TextIOWrapper:
+        wide = is_wide(self._encoding)
+        return io.TextIOWrapper(
+            self.file,
+            self._encoding,
+            "replace" if wide else "surrogateescape",
+            newline="" if wide else self.dialect.ends,
+        )
+
+    def __iter__(self) -> "Lines":
+        return self
+
+    def __next__(self) -> str:
+        if self._text is not None:
+            text = self._text.readline()
+            line = text.encode(self._encoding, "surrogatepass" if is_wide(self._encoding) else "surrogateescape")
+            self.offset += len(line)
+            if self._survey is not None and not is_wide(self._encoding):
+                self._survey.add(line, self._number)
+                self._number += 1
+        else:
+            line = self.file.readline()
+            self.offset += len(line)
+            if self._survey is not None:
+                self._survey.add(line, self._number)
+                self._number += 1
+            text = line.decode(self._encoding, "surrogateescape")
+        if not text:
+            raise StopIteration
+        if self.dialect.escaped and '\\"' in text:
+            return _ESCAPED_QUOTE.sub(r'\1""', text)
+        if self._escape is not None and '\\"' in text and self._escape.search(text):
+            self.escapes = True
+        return text
+
+
+def records(lines: Lines) -> Iterator[list[str]]:
+    """The rows of a table, blank ones left out; csv.Error where it cannot be read on."""
+    csv.field_size_limit(MAX_CELL_CHARACTERS)  # the module has one for the process; its default is 131,072
+    return (cells for cells in csv.reader(lines, delimiter=lines.dialect.delimiter) if cells)
