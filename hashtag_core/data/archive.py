@@ -10,7 +10,7 @@ from hashtag_core.config import ArchiveSection
 from hashtag_core.data.formats import ArchiveFormat, archive_format
 from hashtag_core.data.formats.posts import POSTS, reading_of
 from hashtag_core.data.listing import Listing, Tally
-from hashtag_core.data.posts import PartBatch, type_problems
+from hashtag_core.data.posts import PartBatch, type_problems, unread_columns
 from hashtag_core.data.reading import Reading
 from hashtag_core.errors import ArchiveError
 from hashtag_core.storage import FileInfo
@@ -81,7 +81,9 @@ class Archive:
             logger.warning("%s", note)
 
     def tell_types(self, part: FileInfo) -> None:
-        """Log the columns of a readable Parquet part whose type rejects every row."""
+        """Log the columns of a readable Parquet part that are not read, and those whose type rejects every row."""
+        for note in unread_columns(part, reading_of(part)):
+            logger.warning("%s", note)
         for told in type_problems(part, reading_of(part)):
             logger.error("%s: EVERY ROW WITH A VALUE THERE IS REJECTED: %s", part.path, told)
 

@@ -20,6 +20,7 @@ from hashtag_core import storage
 from hashtag_core.data.contents import other_content
 from hashtag_core.errors import ArchiveError, StorageError
 from hashtag_core.faults import is_machine
+from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo
 
 logger = logging.getLogger(__name__)
@@ -107,9 +108,11 @@ class Listing(Generic[P]):
         """The parts; ArchiveError that says what was there instead where there is none."""
         if self.parts:
             return self.parts
-        found = ", ".join(name for names in self.tally.names.values() for name in names) or "no file at all"
+        told = [f"{', '.join(names[:SHOWN_NAMES])} ({reason})" for reason, names in self.tally.names.items()]
+        told += [f"{self.tally.beside} picture(s)"] if self.tally.beside else []
+        found = "; ".join(told) or "no file at all"
         raise ArchiveError(
-            f"{self.archive}: an archive without a part: expected {self.expected}; found {found[:300]}{_hint(found)}"
+            f"{self.archive}: an archive without a part: expected {self.expected}; found {found[:400]}{_hint(found)}"
         )
 
 
@@ -136,7 +139,7 @@ def list_parquet(archive_uri: str) -> Listing[FileInfo]:
         else:
             tally.leave(info.path, f"{reason}, and its name is hidden" if hidden else reason)
     tally.read = len(parts)
-    listing = Listing(archive_uri, sorted(parts, key=lambda info: info.path), tally)
+    listing = Listing(archive_uri, sorted(parts, key=lambda info: info.path), tally, notes=_hive_notes(parts))
     for folder, kind in _LOGS.items():
         if any(f"bookkeeping folder {folder}" in reason for reason in tally.left_out):
             listing.notes.append(
@@ -144,6 +147,20 @@ def list_parquet(archive_uri: str) -> Listing[FileInfo]:
                 "that a later version took out; where posts were changed or deleted, export a snapshot of it"
             )
     return listing
+
+
+def _hive_notes(parts: Iterable[FileInfo]) -> list[str]:
+    """What is told of folders such as `user_id=anna`, which Spark writes in place of a column."""
+    found = {
+        key: step
+        for info in parts
+        for step in info.path.split("/")[:-1]
+        if (key := step.partition("=")[0]) in POST.names and "=" in step
+    }
+    return [
+        f"folders such as {step}: what stands in a folder's name is no column here; {key} is read from the files alone (write it into them)"
+        for key, step in found.items()
+    ]
 
 
 def peeked(files: Iterable[tuple[FileInfo, bool]]) -> Iterator[str | None]:
@@ -173,6 +190,8 @@ def _no_parquet(info: FileInfo, whole: bool) -> str | None:
 
 def _hint(found: str) -> str:
     """The format that the files there are of."""
+    if re.search(r"\.xlsx?\b", found, re.IGNORECASE):
+        return " (an Excel workbook is not read: save it as CSV)"
     for name, pattern in (
         ("csv", r"\.(?:csv|tsv)\b"),
         ("jsonl", r"\.(?:jsonl|ndjson)\b"),

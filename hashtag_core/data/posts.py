@@ -23,7 +23,7 @@ from hashtag_core.data.columns import cast_column, refused_type
 from hashtag_core.data.contents import other_content
 from hashtag_core.data.listing import MAGIC, list_parquet
 from hashtag_core.data.pieces import FEW_ROWS, in_pieces, shared_columns
-from hashtag_core.data.reading import AS_IT_IS, Reading, missing_column
+from hashtag_core.data.reading import AS_IT_IS, Reading, missing_column, unread_note
 from hashtag_core.errors import ArchiveError, StorageError
 from hashtag_core.faults import is_machine, raise_if_machine
 from hashtag_core.schema import POST
@@ -118,6 +118,15 @@ def type_problems(part: FileInfo, reading: Reading = AS_IT_IS) -> list[str]:
         schema = open_parquet(source).schema_arrow
     held = [(name, column) for name in POST.names if (column := reading.column_of(name, schema.names))]
     return [told for name, column in held if (told := refused_type(name, schema.field(column).type, reading))]
+
+
+def unread_columns(part: FileInfo, reading: Reading = AS_IT_IS) -> list[str]:
+    """A sentence that names the columns of a readable part that were not understood; empty where all were."""
+    if part_problem(part, reading) is not None:
+        return []
+    with storage.open_input(part.uri) as source:
+        names = open_parquet(source).schema_arrow.names
+    return unread_note(part.path, names, filter(None, (reading.column_of(name, names) for name in POST.names)))
 
 
 def iter_post_batches(

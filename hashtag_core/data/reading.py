@@ -83,3 +83,12 @@ def missing_column(field_name: str, names: Iterable[str]) -> str:
         if held
         else f"{field_name}: column missing, found no column"
     )
+
+
+def unread_note(path: str, names: Iterable[str], columns: Iterable[str]) -> list[str]:
+    """A sentence that names the columns that were not understood; empty where all were."""
+    known = set(columns)
+    unread = [name for name in names if name.strip() and name not in known]
+    if not unread:
+        return []
+    return [f"{path}: column(s) not read: {listed(unread)} (--map FIELD=COLUMN says what one holds)"]

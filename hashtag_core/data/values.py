@@ -6,6 +6,7 @@ changed to fit. What cannot be read raises ValueError `<field>: expected <what>,
 """
 
 import ast
+import contextlib
 import json
 import math
 import uuid
@@ -26,7 +27,20 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZONE_WORD = regex.compile(r"\s*(?:UTC|GMT|Z)$")
 _SPACED_OFFSET = regex.compile(r"\s+([+-]\d\d:?\d\d)$")
 _DIGITS_LEFT = regex.compile(r"(\.\d{6})\d+")
+_QUOTED = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
+_PYTHON_LIST = regex.compile(
+    rf"(?:array\()?[\[({{]\s*(?:(?P<item>{_QUOTED}|None|nan|NaN|NaT|<NA>|null)(?:\s*,\s*|\s+|(?=[\])}}])))*+[\])}}](?:, dtype=\S+)?\)?"
+)
+"""What Python prints for a list, a tuple, a set or a numpy array of text: the last has no commas, and two strings side by side are
+one to a Python parser."""
+
+_OF_A_MAP = regex.compile(r"""['"]\s*:""")
+_DIGITS = regex.compile(r"\d{9,20}(?:\.\d{1,9})?")
 _TWITTER = regex.compile(r"[A-Z][a-z]{2} ([A-Z][a-z]{2}) (\d\d?) (\d\d:\d\d:\d\d) ([+-]\d{4}) (\d{4})")
+_MAIL = regex.compile(r"(?:[A-Z][a-z]{2}, )?(\d\d?) ([A-Z][a-z]{2}) (\d{4}) (\d\d:\d\d:\d\d) (?:GMT|UTC?|([+-]\d{4}))")
+_ZERO_DATE = regex.compile(r"0000-00-00(?:[ T]00:00:00(?:\.0+)?)?")
+"""What MySQL stores for no date."""
+
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _WRAPPERS = ("text", "tag", "name", "hashtag", "element", "item", "array_element", "array", "list", "bag")
 """Names under which a list or its items are nested: Twitter's entities, BigQuery's and Hive's three-level lists."""
@@ -120,29 +134,32 @@ def read_tags(name: str, value: Any) -> list[str] | None:
 
 
 def tags_in_text(text: str) -> list[str] | None:
-    """The tags of text that is a JSON list, a list as Python or PostgreSQL writes it, or words that each begin with '#';
+    """The tags of text that is a JSON list, a list, tuple, set or numpy array as Python writes it (missing ones left out), a list of
+    PostgreSQL, or words that each begin with '#';
     None for any other text."""
     text = text.strip()
     if text[:1] == "[" and text[-1:] == "]":
-        for parse in (json.loads, ast.literal_eval):
-            try:
-                found = parse(text)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                continue
-            entries = [_unwrapped(item) for item in found] if isinstance(found, list) else [0]
+        with contextlib.suppress(ValueError, RecursionError):
+            entries = [_unwrapped(item) for item in json.loads(text)]
             if all(item is None or isinstance(item, str) for item in entries):
                 return [plain(str(item)) for item in entries if item is not None]
+    if text == "set()":
+        return []
+    if found := _PYTHON_LIST.fullmatch(text):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return [plain(ast.literal_eval(item)) for item in found.captures("item") if item[-1] in "'\""]
+    if text[:1] == "[" and text[-1:] == "]":
         return None
-    if text[:1] == "{" and text[-1:] == "}" and '":' not in text:
+    if text[:1] == "{" and text[-1:] == "}" and not _OF_A_MAP.search(text):
         return [tag for item in text[1:-1].split(",") if (tag := item.strip().strip('"'))]
     words = text.split()
     return words if words and all(word[0] in "#＃" and len(word) > 1 for word in words) else None
 
 
 def read_time(name: str, value: Any, date_format: str | None = None) -> datetime | None:
-    """A time as UTC: ISO 8601 (no zone: UTC; also with ` UTC`, ` -0800`, nine digits), Twitter's `created_at`, or what
-    `date_format` says."""
-    if is_missing(value):
+    """A time as UTC: ISO 8601 (no zone: UTC; also with ` UTC`, ` -0800`, nine digits), Twitter's `created_at`, that of mail and feeds
+    (`Tue, 02 Jan 2024 03:04:05 GMT`), or what `date_format` says."""
+    if is_missing(value) or (isinstance(value, str) and (_ZERO_DATE.fullmatch(value.strip()) or says_none(value))):
         return None
     if hasattr(value, "to_pydatetime"):
         value = value.to_pydatetime(warn=False)
@@ -164,7 +181,8 @@ def read_time(name: str, value: Any, date_format: str | None = None) -> datetime
 
 def _date_flag(value: Any) -> str:
     """The flag that helps; of a number with the unit that it must be in."""
-    size = abs(value) if isinstance(value, int | float) else 0
+    number = float(value) if isinstance(value, str) and _DIGITS.fullmatch(value.strip()) else value
+    size = abs(number) if isinstance(number, int | float) else 0
     unit = next((name for least, name in ((1e14, "unix_us"), (1e11, "unix_ms"), (1e8, "unix")) if size >= least), None)
     return f"(--date-format {unit} reads {UNIX_UNITS[unit]} since 1970)" if unit else DATE_FLAG
 
@@ -257,6 +275,9 @@ def _iso(value: str) -> datetime:
     if found := _TWITTER.fullmatch(text):
         month, day, clock, zone, year = found.groups()
         return datetime.fromisoformat(f"{year}-{_MONTHS.index(month) + 1:02d}-{int(day):02d}T{clock}{zone}")
+    if found := _MAIL.fullmatch(value.strip()):
+        day, month, year, clock, zone = found.groups()
+        return datetime.fromisoformat(f"{year}-{_MONTHS.index(month) + 1:02d}-{int(day):02d}T{clock}{zone or '+0000'}")
     return datetime.fromisoformat(_DIGITS_LEFT.sub(r"\1", _SPACED_OFFSET.sub(r"\1", text)))
 
 

@@ -7,8 +7,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
+from unicodedata import normalize
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -183,10 +186,10 @@ def with_image(post: Post, archive: str, *, read: bool = True) -> Post | Fault:
     if not path or path.startswith("/") or SCHEME.match(path):
         return post
     try:
-        place = storage.join(archive, path)
+        storage.join(archive, path)
         if "\0" in path:
             raise ValueError("a null character")
-        return {**post, "image": storage.read_bytes(place), "image_uri": None} if read else post
+        return {**post, "image": read_by_any_name(archive, path), "image_uri": None} if read else post
     except NotFoundError:
         return post
     except StorageError as error:
@@ -197,6 +200,16 @@ def with_image(post: Post, archive: str, *, read: bool = True) -> Post | Fault:
         if post.get(LENIENT):
             return post
         return Fault(f"image: expected a path below the archive, found {path[:80]!r}: {error}", post.get("post_id"))
+
+
+def read_by_any_name(archive: str, path: str) -> bytes:
+    """The file below the archive that a path names, as it is written or, where nothing is, in the spellings that the way from one machine
+    to another makes of it: accents apart (a Mac's disk) or as one letter, `%20` for a blank. NotFoundError where none is there."""
+    spellings = dict.fromkeys([path, *(normalize(form, path) for form in ("NFC", "NFD")), unquote(path)])
+    for spelling in spellings:
+        with suppress(NotFoundError):
+            return storage.read_bytes(storage.join(archive, spelling))
+    raise NotFoundError(f"{storage.join(archive, path)}: not found")
 
 
 def etag_of(files: Iterable[FileInfo]) -> str:

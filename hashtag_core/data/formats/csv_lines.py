@@ -146,7 +146,35 @@ class Lines:
         return text
 
 
+class Swallowed(list[str]):
+    """Cells of several lines of which one has text behind a closing quote: a quote before was never closed, and lines that are
+    rows of their own may be among them."""
+
+
 def records(lines: Lines) -> Iterator[list[str]]:
-    """The rows of a table, blank ones left out; csv.Error where it cannot be read on."""
+    """The rows of a table, blank ones left out; csv.Error where it cannot be read on, also at its end within a quote."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)  # the module has one for the process; its default is 131,072
-    return (cells for cells in csv.reader(lines, delimiter=lines.dialect.delimiter) if cells)
+    held: list[str] = []
+    ended = False
+
+    def remembered() -> Iterator[str]:
+        nonlocal ended
+        for line in lines:
+            held.append(line)
+            yield line
+        ended = True
+
+    delimiter = lines.dialect.delimiter
+    for cells in csv.reader(remembered(), delimiter=delimiter):
+        if ended:  # a row is given out before its end is looked for, but within a quote
+            raise csv.Error(f"the table ends within a quote that {len(held)} line(s) before was opened")
+        if cells:
+            yield cells if len(held) == 1 or _is_well_quoted(held, delimiter) else Swallowed(cells)
+        held.clear()
+
+
+def _is_well_quoted(lines: list[str], delimiter: str) -> bool:
+    try:
+        return bool(list(csv.reader(lines, delimiter=delimiter, strict=True)))
+    except csv.Error:
+        return False

@@ -37,7 +37,7 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.csv_lines import Dialect, Lines, dialect_of, records
+from hashtag_core.data.formats.csv_lines import Dialect, Lines, Swallowed, dialect_of, records
 from hashtag_core.data.formats.encodings import LineSurvey
 from hashtag_core.data.formats.fields import (
     Folder,
@@ -47,12 +47,11 @@ from hashtag_core.data.formats.fields import (
     match_columns,
     picture_folder,
     picture_path,
-    unread_note,
 )
 from hashtag_core.data.formats.packing import NAMED, PackingError
 from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.reading import Reading, unread_note
 from hashtag_core.data.values import read_degrees, read_id, read_text, read_time, says_none, tags_in_text, unexpected
 from hashtag_core.storage import FileInfo
 
@@ -100,6 +99,10 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
     if fault is None:
         header = header if was_known else [_decoded(cell, dialect) for cell in header]
         columns, fault = match_columns(header, reading)
+        if fault and not header:
+            fault = "expected a table with a header, found an empty file"
+        elif fault and len(header) == 1 and not reading.delimiter:
+            fault += f"; one column alone is found with {_spoken(dialect.delimiter)} between them (--delimiter names another sign)"
     notes = [] if told is None else [f"{info.path}: {told}"]
     notes += [] if fault else unread_note(info.path, header, columns.values())
     by_column = {column: name for name, column in columns.items()}
@@ -121,6 +124,10 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
         size = max(0, stop - offset) if len(borders) > 1 else info.size
         parts.append(ArchivePart(info.uri, info.path, size, info.etag, info.modified, json.dumps(selection)))
     return parts, notes
+
+
+def _spoken(delimiter: str) -> str:
+    return "tabs" if delimiter == "\t" else repr(delimiter)
 
 
 @dataclass
@@ -194,6 +201,8 @@ def _rows(source: Any, chosen: dict[str, Any]) -> Iterator[Post | Fault]:
                 if name and cell and (not says_none(cell) if name != "post_id" else cell.strip() != DATABASE_NULL)
             }
             try:
+                if isinstance(cells, Swallowed):
+                    raise ValueError("expected a row, found several lines with a quote among them that is not closed")
                 if len(cells) != len(columns):
                     raise ValueError(f"expected {len(columns)} cells, found {len(cells)}")
                 yield _post(held, chosen)
@@ -201,7 +210,7 @@ def _rows(source: Any, chosen: dict[str, Any]) -> Iterator[Post | Fault]:
                 yield Fault(str(error), _shown_id(held.get("post_id")))
             row += 1
     except (csv.Error, PackingError) as error:
-        hint = " (a quote that is not closed?)" if isinstance(error, csv.Error) else ""
+        hint = " (a quote that is not closed?)" if isinstance(error, csv.Error) and "quote" not in str(error) else ""
         yield Fault(f"unreadable from row {row} on: {error}{hint}", ends=True)
 
 
@@ -255,7 +264,7 @@ def _shown_id(cell: str | None) -> str | None:
 
 
 def _tags(text: str) -> list[str]:
-    found = tags_in_text(text) if text.strip()[:1] in ("[", "{") else None
+    found = tags_in_text(text) if text.strip().startswith(("[", "{", "(", "array(", "set()")) else None
     if found is not None:
         return found
     sign = next((sign for sign in "|;," if sign in text), None)

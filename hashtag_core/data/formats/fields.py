@@ -22,7 +22,7 @@ from itertools import islice
 from hashtag_core import storage
 from hashtag_core.data.formats.base import SCHEME, in_threads
 from hashtag_core.data.listing import Tally
-from hashtag_core.data.reading import Reading, listed, missing_column
+from hashtag_core.data.reading import Reading, missing_column
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo
@@ -72,15 +72,6 @@ def match_columns(names: Sequence[str], reading: Reading) -> tuple[dict[str, str
             return columns, f"{alias}: column occurs twice"
         columns[field_name] = names[lower.index(alias)]
     return columns, None if "post_id" in columns else missing_column("post_id", names)
-
-
-def unread_note(path: str, names: Iterable[str], columns: Iterable[str]) -> list[str]:
-    """A sentence that names the columns that were not understood; empty where all were."""
-    known = set(columns)
-    unread = [name for name in names if name.strip() and name not in known]
-    if not unread:
-        return []
-    return [f"{path}: column(s) not read: {listed(unread)} (--map FIELD=COLUMN says what one holds)"]
 
 
 @dataclass

@@ -44,12 +44,11 @@ from hashtag_core.data.formats.fields import (
     look_through,
     picture_folder,
     picture_path,
-    unread_note,
 )
 from hashtag_core.data.formats.packing import NAMED, PackingError, packing_of, unpacked
 from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
-from hashtag_core.data.reading import Reading, listed
+from hashtag_core.data.reading import Reading, listed, unread_note
 from hashtag_core.data.values import READERS, plain_extended, read_id, read_time, unexpected
 from hashtag_core.errors import StorageError
 from hashtag_core.storage import FileInfo
@@ -108,10 +107,15 @@ def _look_at(
     named = first_values(iter([{k: v for k, v in row.items() if v} for row in images]), ["image"])
     selection["pictures"] = picture_folder(folder, info, named) if named else ""
     aliases = {alias for names in NAMES.values() for alias in names}
-    known = [key for key in keys if key.lower() in aliases] + [
-        path.partition(".")[0] for path in reading.columns.values()
-    ]
+    known = [key for key in keys if key.lower() in aliases and not _holds_objects(first, key)]
+    known += [path.partition(".")[0] for path in reading.columns.values()]
     return unread_note(info.path, keys, known)
+
+
+def _holds_objects(first: list[dict[str, Any]], key: str) -> bool:
+    """Whether a key of another name than its field's holds objects, which are not what is meant (`user: {"name": ...}`)."""
+    values = [item[key] for item in first if item.get(key) is not None]
+    return key.lower() not in NAMES and bool(values) and all(isinstance(value, dict) for value in values)
 
 
 def _sampled(root: str, reading: Reading, info: FileInfo) -> tuple[dict[str, Any], list[Any]]:
@@ -122,7 +126,16 @@ def _sampled(root: str, reading: Reading, info: FileInfo) -> tuple[dict[str, Any
     selection: dict[str, Any] = {"archive": root, "reading": reading.to_json(), "pictures": ""}
     selection |= {"encoding": encoding, "begins": begins, "packing": packing}
     selection["fault"] = f"expected JSON lines, found: {other}" if other else None
-    return selection, [] if other else _first_objects(info, selection)
+    first = [] if other else _first_objects(info, selection)
+    if (
+        not _DOCUMENT.fullmatch(info.path)
+        and first[:1] == [None]
+        and begin.lstrip(b"\xef\xbb\xbf \r\n\t").split(b"\n")[0].strip() in (b"{", b"[")
+    ):
+        selection["fault"] = (
+            "expected JSON lines, found: one JSON document over several lines (jq -c '.[]' writes an object a line)"
+        )
+    return selection, first
 
 
 def _first_objects(info: FileInfo, selection: dict[str, Any]) -> list[Any]:

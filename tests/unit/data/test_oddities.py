@@ -1,0 +1,189 @@
+"""What exporters write that is nearly right: lists as Python prints them, dates of mail and MySQL, quotes that are not closed, documents
+named as lines, names of pictures spelled by another machine. Read rightly, or refused with the true reason."""
+
+import csv
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hashtag_core.data.archive import open_archive
+from hashtag_core.data.posts import normalise_posts
+from hashtag_core.errors import ArchiveError
+from tests.unit.data.test_people_tables import opened, rows_of
+
+
+@pytest.mark.parametrize(
+    ("written", "tags"),
+    [
+        ("['cat' 'dog']", ["cat", "dog"]),  # numpy's: two strings side by side are one to Python
+        ("['cat'\n 'dog']", ["cat", "dog"]),
+        ("array(['cat', 'dog'], dtype=object)", ["cat", "dog"]),
+        ("('cat', 'dog')", ["cat", "dog"]),
+        ("('cat',)", ["cat"]),
+        ("{'cat', 'dog'}", ["cat", "dog"]),
+        ("['cat', nan]", ["cat"]),
+        ("[nan]", []),
+        ("set()", []),
+        ("[None, 'cat']", ["cat"]),
+        ('["it\'s", \'a "b"\']', ["it's", 'a "b"']),
+        ("{cat,dog}", ["cat", "dog"]),
+    ],
+)
+def test_lists_as_python_and_numpy_print_them(written: str, tags: list[str], tmp_path: Path) -> None:
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["id", "tags"], ["1", written]])
+    posts, rejected = rows_of(opened(tmp_path))
+    assert ([post["hashtags"] for post in posts], rejected) == ([tags], [])
+    table = pa.table({"post_id": ["1"], "hashtags": [written]})
+    assert normalise_posts(table)[0]["hashtags"].to_pylist() == [tags]
+
+
+@pytest.mark.parametrize("written", ["['a' ... 'b']", "[1, 2]", "['a', 1]", "['a'", "(a) b", "a, b", "{'a': 1}"])
+def test_text_that_is_no_list_is_none_in_parquet(written: str) -> None:
+    table = pa.table({"post_id": ["1"], "hashtags": [written]})
+    assert normalise_posts(table)[0].num_rows == 0
+
+
+def test_pandas_arrays_of_tags_survive_a_table(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"id": ["1", "2"], "tags": [["cat", "dog"], ["o'hara"]]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    pd.read_parquet(tmp_path / "a.parquet").to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "a.parquet").unlink()
+    assert [post["hashtags"] for post in rows_of(opened(tmp_path))[0]] == [["cat", "dog"], ["o'hara"]]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("Tue, 02 Jan 2024 03:04:05 GMT", "2024-01-02T03:04:05+00:00"),
+        ("2 Jan 2024 03:04:05 +0530", "2024-01-01T21:34:05+00:00"),
+        ("0000-00-00 00:00:00", None),
+        ("0000-00-00", None),
+        ("NaT", None),
+    ],
+)
+def test_dates_of_mail_and_no_dates_of_mysql(written: str, read: str | None, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f'id,date\n1,"{written}"\n')
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": 1, "date": written}))
+    expected = None if read is None else datetime.fromisoformat(read)
+    for kind in ("csv", "jsonl"):
+        posts, rejected = rows_of(opened(tmp_path, format=kind))
+        assert ([post["created_at"] for post in posts], rejected) == ([expected], []), kind
+
+
+@pytest.mark.parametrize(
+    ("written", "unit"), [("1704164645", "unix"), ("1704164645123", "unix_ms"), ("1704164645.5", "unix")]
+)
+def test_digits_in_a_table_are_no_date_and_the_flag_is_named(written: str, unit: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id,date\n1,{written}\n")
+    assert f"(--date-format {unit} reads" in rows_of(opened(tmp_path))[1][0]
+    assert len(rows_of(opened(tmp_path, date_format=unit))[0]) == 1
+
+
+def test_a_quote_that_is_open_at_the_end_swallows_no_post_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,text\n0,x\n1,"never closed\n2,b\n3,c\n')
+    posts, rejected = rows_of(opened(tmp_path))
+    assert [post["post_id"] for post in posts] == ["0"]
+    assert rejected == ["unreadable from row 1 on: the table ends within a quote that 3 line(s) before was opened"]
+
+
+def test_a_quote_that_another_row_closes_is_no_post(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,text\n0,"5"" tall,\nreally"\n1,"never closed\n2,"b"\n3,5" wide\n4,c\n')
+    posts, rejected = rows_of(opened(tmp_path))
+    assert [(post["post_id"], post["caption"]) for post in posts] == [
+        ("0", '5" tall,\nreally'),
+        ("3", '5" wide'),
+        ("4", "c"),
+    ]
+    assert rejected == ["expected a row, found several lines with a quote among them that is not closed"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("id:text\n1:a\n", "one column alone is found with ',' between them (--delimiter names another sign)"),
+        ("", "expected a table with a header, found an empty file"),
+        ("\n\n", "expected a table with a header, found an empty file"),
+    ],
+)
+def test_a_table_without_columns_says_why(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    archive = opened(tmp_path)
+    assert told in str(archive.problem(archive.parts[0]))
+
+
+@pytest.mark.parametrize("document", [[{"id": 1}, {"id": 2}], {"id": 1, "text": "x"}, []])
+def test_a_document_named_as_lines_is_refused_once_in_words(document: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(document, indent=2) if document else "[\n]")
+    (tmp_path / "b.json").write_text(json.dumps(document, indent=2))
+    (tmp_path / "c.jsonl").write_text('{"id": 3}\n')
+    archive = opened(tmp_path, format="jsonl")
+    posts, rejected = rows_of(archive)
+    assert [post["post_id"] for post in posts] == ["3"]
+    assert rejected == [
+        "expected JSON lines, found: one JSON document over several lines (jq -c '.[]' writes an object a line)"
+    ]
+    assert list(archive.listing.tally.names.values()) == [["b.json"]]
+
+
+def test_objects_under_another_name_are_told(tmp_path: Path) -> None:
+    lines = [{"id": n, "user": {"name": "anna"}, "tags": {"a": 1}, "text": "x"} for n in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    notes = opened(tmp_path, format="jsonl").listing.notes
+    assert notes == ["a.jsonl: column(s) not read: user, tags (--map FIELD=COLUMN says what one holds)"]
+    mapped = opened(tmp_path, format="jsonl", map={"user_id": "user.name"})
+    assert rows_of(mapped)[0][0]["user_id"] == "anna"
+    assert mapped.listing.notes == ["a.jsonl: column(s) not read: tags (--map FIELD=COLUMN says what one holds)"]
+
+
+def test_columns_of_parquet_and_keys_of_folders_that_are_not_read_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for user in ("anna", "bert"):
+        folder = tmp_path / "dt=2024-01-02" / f"user_id={user}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"post_id": [user], "image_path": ["1.png"], "likes": [3]}), folder / "a.parquet")
+    open_archive(str(tmp_path)).tell()
+    assert caplog.text.count("column(s) not read: image_path, likes") == 1
+    assert (
+        caplog.text.count("what stands in a folder's name is no column here; user_id is read from the files alone") == 1
+    )
+    assert "dt=" not in caplog.text.replace("dt=2024-01-02/user_id", "")
+
+
+@pytest.mark.parametrize(
+    ("named", "held"),
+    [
+        ("caf\u00e9.png", "cafe\u0301.png"),
+        ("cafe\u0301.png", "caf\u00e9.png"),
+        ("a%20b.png", "a b.png"),
+        ("100%.png", "100%.png"),
+    ],
+)
+def test_a_picture_is_found_by_the_spellings_of_other_machines(named: str, held: str, tmp_path: Path) -> None:
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics" / held).write_bytes(b"picture")
+    (tmp_path / "pics" / "1.png").write_bytes(b"one")
+    (tmp_path / "a.csv").write_text(f"id,file\n1,1.png\n2,{named}\n")
+    posts, _ = rows_of(opened(tmp_path))
+    assert [post["image"] for post in posts] == [b"one", b"picture"]
+
+
+@pytest.mark.parametrize(("kind", "files", "told"), [
+    ("csv", ["1.jpg", "2.png"], "found 2 picture(s)"),
+    ("csv", ["posts.xlsx"], "posts.xlsx (no table, no picture) (an Excel workbook is not read: save it as CSV)"),
+    ("jsonl", ["posts.json"], "posts.json (a JSON document, no JSON lines)"),
+    ("posts", ["posts.csv"], "posts.csv (named .csv, no Parquet) (--format csv reads them)"),
+])  # fmt: skip
+def test_an_archive_without_a_part_says_what_is_there(kind: str, files: list[str], told: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).write_bytes(b"x" * 20)
+    with pytest.raises(ArchiveError) as caught:
+        opened(tmp_path, format=kind)
+    assert told in str(caught.value)
