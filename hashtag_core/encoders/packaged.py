@@ -3,9 +3,11 @@
 import hashlib
 import importlib.util
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from hashtag_core.errors import IntegrityError, NotFoundError
+from hashtag_core.storage.node_local import node_root
 
 EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -53,8 +55,14 @@ def _package(name: str) -> Path:
 
 
 def cache_folder(name: str) -> Path:
-    """A folder for what is derived from weights (an ONNX graph, a tokenizer file) and can be made again."""
+    """A folder for what is derived from weights (an ONNX graph, a tokenizer file) and can be made again: in the user's cache or, where
+    that cannot be written, among the node's own copies in the temporary folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base, "hashtag-recommender", name)
-    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    folder = node_root() / name
+    folder.mkdir(exist_ok=True)
     return folder

@@ -10,17 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hashtag_core.data.formats.csv_lines import MAX_CELL_CHARACTERS
+from hashtag_core import storage
+from hashtag_core.data.formats.csv_lines import Lines, look_at, records
+from hashtag_core.data.formats.csv_table import TABLE
 from hashtag_core.data.formats.fields import NAMES
-from hashtag_core.data.values import read_time
+from hashtag_core.data.formats.packing import PackingError
+from hashtag_core.data.reading import AS_IT_IS
+from hashtag_core.data.values import read_time, says_none
 from hashtag_core.errors import NotFoundError, UsageError
 
 PICTURES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif"})
 """Endings of the files that are taken from a folder; a file that is named itself is taken as a picture whatever its ending."""
 
-TABLES = frozenset({".csv", ".tsv", ".tab"})
-DELIMITERS = ",;\t|"
-SNIFFED_CHARACTERS = 1 << 16
+DATA = frozenset(
+    {".parquet", ".parq", ".pq", ".jsonl", ".ndjson", ".json", ".xlsx", ".xls", ".arrow", ".feather", ".zip", ".txt"}
+)
+"""Endings of files that are neither pictures nor tables."""
+
 USED = ("post_id", "user_id", "caption", "image", "image_uri", "created_at", "hashtags")
 """Fields that a column of a table may give."""
 
@@ -118,8 +124,12 @@ def _source(path: Path, caption: str | None, user: str | None, columns: dict[str
         if next(_pictures(path), None) is None:
             raise UsageError(f"{path}: no picture in it: no file ends in {', '.join(sorted(PICTURES))}")
         return Source("folder", path, user=user)
-    if path.suffix.lower() in TABLES:
+    if TABLE.fullmatch(path.name):
         return Source("table", path, names=_names(path, columns))
+    if path.suffix.lower() in DATA:
+        raise UsageError(
+            f"{path}: expected a picture, a folder of pictures or a CSV file (jobs/tag.py tags archives of Parquet, JSON lines and others)"
+        )
     return Source("picture", path, caption, user)
 
 
@@ -135,26 +145,19 @@ def _pictures(folder: Path) -> Iterator[Path]:
 
 
 def _records(path: Path) -> Iterator[list[str]]:
-    """Rows of a table, the header first; the delimiter is found in the first line."""
-    csv.field_size_limit(MAX_CELL_CHARACTERS)
+    """Rows of a table, the header first, read as an archive's tables are: delimiter, encoding, packing and quotes are found out."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            head = file.read(SNIFFED_CHARACTERS)
-            file.seek(0)
-            yield from (cells for cells in csv.reader(file, delimiter=_delimiter(head)) if cells)
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 (byte {error.start}): save it as `CSV UTF-8`") from None
-    except csv.Error as error:
+        with storage.open_input(str(path)) as source:
+            dialect, found = look_at(source, storage.file_info(str(path)), AS_IT_IS)
+            if found.other or dialect.encoding is None:
+                told = str(found.told).partition(": name it")[0]
+                raise UsageError(
+                    f"{path}: {f'expected a table, found: {found.other}' if found.other else f'{told}: save it as `CSV UTF-8`'}"
+                )
+            for cells in records(Lines(source, dialect, dialect.begins)):
+                yield [cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for cell in cells]
+    except (csv.Error, PackingError) as error:
         raise UsageError(f"{path}: not a readable table: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-
-
-def _delimiter(head: str) -> str:
-    """The sign that occurs most often in the header, outside quotes."""
-    line = next((line for line in head.splitlines() if line.strip()), "")
-    bare = "".join(line.split('"')[::2])
-    return max(DELIMITERS, key=lambda sign: (bare.count(sign), -DELIMITERS.index(sign)))
 
 
 def _names(path: Path, columns: dict[str, str | None]) -> dict[str, str]:
@@ -179,13 +182,17 @@ def _names(path: Path, columns: dict[str, str | None]) -> dict[str, str]:
     return names
 
 
+def _cell(cell: str) -> str | None:
+    return None if says_none(cell) else cell.strip() or None
+
+
 def _table_posts(path: Path, names: dict[str, str]) -> Iterator[Asked]:
     records = _records(path)
     header = next(records, [])
     seen: set[str] = set()
     for number, cells in enumerate(records, 1):
         given = dict(zip(header, [*cells, *[""] * (len(header) - len(cells))], strict=False))
-        values = {name: given[column].strip() or None for name, column in names.items()}
+        values = {name: _cell(given[column]) for name, column in names.items()}
         name = values.get("post_id") or f"row {number}"
         post_id = f"{name} (row {number})" if name in seen else name
         seen.add(name)

@@ -4,8 +4,9 @@ import contextlib
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hashtag_core.data.contents import other_content
@@ -13,6 +14,7 @@ from hashtag_core.data.formats.encodings import LineSurvey, chosen_encoding, is_
 from hashtag_core.data.formats.fields import match_columns
 from hashtag_core.data.formats.packing import NAMED, PackingError, lent, packing_of, unpacked
 from hashtag_core.data.reading import Reading
+from hashtag_core.data.values import says_none
 from hashtag_core.storage import FileInfo
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -152,7 +154,8 @@ class Swallowed(list[str]):
 
 
 def records(lines: Lines) -> Iterator[list[str]]:
-    """The rows of a table, blank ones left out; csv.Error where it cannot be read on, also at its end within a quote."""
+    """The rows of a table, blank ones left out; csv.Error where it cannot be read on, also at its end within a quote that
+    has swallowed lines (one line without its closing quote is the row that it looks like)."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)  # the module has one for the process; its default is 131,072
     held: list[str] = []
     ended = False
@@ -166,7 +169,7 @@ def records(lines: Lines) -> Iterator[list[str]]:
 
     delimiter = lines.dialect.delimiter
     for cells in csv.reader(remembered(), delimiter=delimiter):
-        if ended:  # a row is given out before its end is looked for, but within a quote
+        if ended and len(held) > 1:  # a row is given out before the next line is asked for, but within a quote
             raise csv.Error(f"the table ends within a quote that {len(held)} line(s) before was opened")
         if cells:
             yield cells if len(held) == 1 or _is_well_quoted(held, delimiter) else Swallowed(cells)
@@ -178,3 +181,68 @@ def _is_well_quoted(lines: list[str], delimiter: str) -> bool:
         return bool(list(csv.reader(lines, delimiter=delimiter, strict=True)))
     except csv.Error:
         return False
+
+
+@dataclass
+class TableLook:
+    """What going through a whole table tells: its header, where parts begin (row, byte), its encoding, whether there are quotes
+    behind backslashes, and why it cannot be read on."""
+
+    seen: LineSurvey
+    header: list[str]
+    borders: list[tuple[int, int]]
+    escapes: bool = False
+    broken: str | None = None
+    other: str | None = None
+    """What the file is if it is no table."""
+    told: str | None = None
+    """What a person should know of the encoding, or why there is none."""
+    none_ids: Counter[str] = field(default_factory=Counter)
+    """Words that say none among the ids, and how often: one that stands there again is no id."""
+
+
+def _gone_through(source: Any, info: FileInfo, dialect: Dialect, reading: Reading, part_rows: int) -> TableLook:
+    found = TableLook(LineSurvey(dialect.encoding), [], [])
+    try:
+        lines = Lines(source, dialect, dialect.begins, found.seen)
+        found_rows = records(lines)
+        found.header = next(found_rows, [])
+        found.borders.append((0, lines.offset))
+        id_column = match_columns(found.header, reading)[0].get("post_id")
+        place = found.header.index(id_column) if id_column in found.header else -1
+        for row, cells in enumerate(found_rows, 1):
+            if 0 <= place < len(cells) and says_none(cells[place]):
+                found.none_ids[cells[place].strip()] += 1
+            if row % part_rows == 0 and lines.offset < info.size and dialect.packing is None:
+                found.borders.append((row, lines.offset))
+            if lines.escapes:
+                break
+        found.escapes = lines.escapes
+    except (csv.Error, PackingError) as error:
+        found.broken = str(error)
+        found.borders = found.borders or [(0, dialect.begins)]
+    return found
+
+
+def look_at(source: Any, info: FileInfo, reading: Reading, part_rows: int = 1 << 62) -> tuple[Dialect, TableLook]:
+    """How a table is written (its encoding None where a person has to say), and what going through it tells; `part_rows`: after how
+    many rows a border is noted. The table is read once, and once more where quotes stand behind backslashes."""
+    dialect, other = dialect_of(source, info, reading)
+    was_known = dialect.encoding is not None
+    found = _gone_through(source, info, dialect, reading, part_rows)
+    if found.escapes:
+        dialect.escaped = True
+        found = _gone_through(source, info, dialect, reading, part_rows)
+    found.other = other
+    dialect.encoding, found.told = found.seen.verdict()
+    if not was_known:
+        found.header = [_decoded(cell, dialect) for cell in found.header]
+    return dialect, found
+
+
+def _decoded(cell: str, dialect: Dialect) -> str:
+    """A cell that was read before the encoding was known."""
+    try:
+        return cell.encode("latin-1").decode(dialect.encoding or "utf-8", "replace")
+    except UnicodeEncodeError:
+        return cell

@@ -18,9 +18,7 @@ import csv
 import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from hashtag_core import storage
@@ -37,8 +35,7 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.csv_lines import Dialect, Lines, Swallowed, dialect_of, records
-from hashtag_core.data.formats.encodings import LineSurvey
+from hashtag_core.data.formats.csv_lines import Dialect, Lines, Swallowed, look_at, records
 from hashtag_core.data.formats.fields import (
     Folder,
     below,
@@ -85,19 +82,12 @@ def problem(part: FileInfo) -> str | None:
 def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[ArchivePart], list[str]]:
     """The table's parts (where each begins, how many rows it has; None: all to the end), and what to tell of it."""
     with storage.open_input(info.uri) as source:
-        dialect, other = dialect_of(source, info, reading)
-        was_known = dialect.encoding is not None
-        found = _gone_through(source, info, dialect, reading)
-        if found.escapes:
-            dialect.escaped = True
-            found = _gone_through(source, info, dialect, reading)
-    header, borders = found.header, found.borders
-    dialect.encoding, told = found.seen.verdict()
+        dialect, found = look_at(source, info, reading, PART_ROWS)
+    header, borders, told = found.header, found.borders, found.told
     columns, fault = dict[str, str](), told if dialect.encoding is None else None
-    if other is not None or (found.broken is not None and not header):
-        fault = f"expected a table, found: {other or found.broken}"
+    if found.other is not None or (found.broken is not None and not header):
+        fault = f"expected a table, found: {found.other or found.broken}"
     if fault is None:
-        header = header if was_known else [_decoded(cell, dialect) for cell in header]
         columns, fault = match_columns(header, reading)
         if fault and not header:
             fault = "expected a table with a header, found an empty file"
@@ -128,43 +118,6 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
 
 def _spoken(delimiter: str) -> str:
     return "tabs" if delimiter == "\t" else repr(delimiter)
-
-
-@dataclass
-class _Found:
-    """What going through a whole table tells: its header, where parts begin (row, byte), its encoding, whether there are quotes
-    behind backslashes, and why it cannot be read on."""
-
-    seen: LineSurvey
-    header: list[str]
-    borders: list[tuple[int, int]]
-    escapes: bool = False
-    broken: str | None = None
-    none_ids: Counter[str] = field(default_factory=Counter)
-    """Words that say none among the ids, and how often: one that stands there again is no id."""
-
-
-def _gone_through(source: Any, info: FileInfo, dialect: Dialect, reading: Reading) -> _Found:
-    found = _Found(LineSurvey(dialect.encoding), [], [])
-    try:
-        lines = Lines(source, dialect, dialect.begins, found.seen)
-        found_rows = records(lines)
-        found.header = next(found_rows, [])
-        found.borders.append((0, lines.offset))
-        id_column = match_columns(found.header, reading)[0].get("post_id")
-        place = found.header.index(id_column) if id_column in found.header else -1
-        for row, cells in enumerate(found_rows, 1):
-            if 0 <= place < len(cells) and says_none(cells[place]):
-                found.none_ids[cells[place].strip()] += 1
-            if row % PART_ROWS == 0 and lines.offset < info.size and dialect.packing is None:
-                found.borders.append((row, lines.offset))
-            if lines.escapes:
-                break
-        found.escapes = lines.escapes
-    except (csv.Error, PackingError) as error:
-        found.broken = str(error)
-        found.borders = found.borders or [(0, dialect.begins)]
-    return found
 
 
 def _first_rows(info: FileInfo, shared: dict[str, Any], offset: int) -> Iterator[dict[str, str]]:
@@ -269,14 +222,6 @@ def _tags(text: str) -> list[str]:
         return found
     sign = next((sign for sign in "|;," if sign in text), None)
     return [tag.strip() for tag in text.split(sign) if tag.strip()]
-
-
-def _decoded(cell: str, dialect: Dialect) -> str:
-    """A cell that was read before the encoding was known."""
-    try:
-        return cell.encode("latin-1").decode(dialect.encoding or "utf-8", "replace")
-    except UnicodeEncodeError:
-        return cell
 
 
 CSV = ArchiveFormat("csv", "*.csv and *.tsv with a header, at any depth, one post a row", survey, problem, _read)

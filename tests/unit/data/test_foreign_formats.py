@@ -354,7 +354,7 @@ def test_instany100k(tmp_path: Path) -> None:
             "post_id: column missing, found name, caption (--map post_id=COLUMN says which one it is)",
         ),
         ("id,text,Text\na,b,c\n", "text: column occurs twice"),
-        ("", "post_id: column missing, found no column"),
+        ("", "expected a table with a header, found an empty file"),
     ],
 )
 def test_a_table_that_holds_no_posts(text: str, reason: str, tmp_path: Path) -> None:

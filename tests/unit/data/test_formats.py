@@ -107,6 +107,6 @@ def test_a_cut_gzip_gives_what_can_be_read(tmp_path: Path) -> None:
 def test_no_json_lines(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"")
     with pytest.raises(
-        ArchiveError, match=r"expected files that end in \.jsonl.*found x\.parquet \(--format posts reads them\)"
+        ArchiveError, match=r"expected files that end in \.jsonl.*found x\.parquet \(.*\) \(--format posts reads them\)"
     ):
         archive_format("jsonl").list_parts(str(tmp_path))

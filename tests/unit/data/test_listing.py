@@ -133,10 +133,13 @@ def test_a_store_that_fails_is_not_taken_for_a_file_that_is_none(
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("posts.csv", r"expected Parquet files .*; found posts\.csv \(--format csv reads them\)"),
+        (
+            "posts.csv",
+            r"expected Parquet files .*; found posts\.csv \(named .csv, no Parquet\) \(--format csv reads them\)",
+        ),
         ("lines.jsonl", r"--format jsonl"),
         ("2020-01-01_00-00-00_UTC.jpg", r"--format instaloader"),
-        ("notes.md", r"found notes\.md$"),
+        ("notes.md", r"found notes\.md \(named .md, no Parquet\)$"),
     ],
 )
 def test_an_archive_of_something_else_names_the_format_that_reads_it(name: str, told: str, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_what_a_person_says_is_checked(section: dict[str, Any], told: str, tmp_p
     [
         ("Nr;Text\n1;x\n", "post_id: column missing, found Nr, Text (--map post_id=COLUMN says which one it is)"),
         ("post_uuid,text\n1,x\n", "post_id: column missing, found post_uuid, text (--map post_id=post_uuid says"),
-        ("", "post_id: column missing, found no column"),
+        ("", "expected a table with a header, found an empty file"),
     ],
 )
 def test_columns_that_are_missing_are_told_with_those_that_are_there(text: str, told: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a person hands over becomes posts: files, folders, tables with all their ways to be wrong."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,7 +122,12 @@ def test_posts_of_a_table_have_ids_of_their_own(tmp_path: Path) -> None:
         (b"name,price\nx,1\n", {}, "no column of captions .*it has name, price"),
         (b"caption,caption\nx,1\n", {}, "column 'caption' occurs twice"),
         (b"", {}, "no column of captions"),
-        (b"caption\ncaf\xe9\n", {}, "not UTF-8 .*CSV UTF-8"),
+        (b"caption\n\xef\xf0\xe8\xe2\xe5\xf2 \xec\xee\xf0\xe5\n", {}, "expected UTF-8, found byte 0xef .*CSV UTF-8"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n",
+            {},
+            "expected a table, found: a Git LFS pointer",
+        ),
         (b"caption\nx\n", {"image": "photo"}, "no column 'photo'; it has caption"),
     ],
 )
@@ -150,3 +156,31 @@ def test_what_is_asked_wrong_is_told(tmp_path: Path) -> None:
             sources(places, caption, None, {})
         assert caught.value.exit_code == 2
     assert issubclass(NotFoundError, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", "id;text;place\n1;größe;a house by the sea\n2;NULL;x\n".encode("cp1252")),
+        ("a.csv", "id\ttext\n1\tgröße\n2\tnan\n".encode("utf-16")),
+        ("a.csv.gz", gzip.compress("id,text\n1,größe\n2,N/A\n".encode())),
+        ("a.tsv", 'id\ttext\n1\t"größe"\n2\t\\N\n'.encode()),
+    ],
+)
+def test_a_table_is_read_as_those_of_an_archive(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert [post.post and post.post["caption"] for post in asked(tmp_path / name)] == ["größe", None]
+
+
+def test_quotes_behind_backslashes_are_read_as_in_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,text\n1,"a \\"b\\" c, d"\n')
+    (post,) = asked(tmp_path / "a.csv")
+    assert post.post is not None
+    assert post.post["caption"] == 'a "b" c, d'
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "A.JSON", "posts.xlsx", "notes.txt"])
+def test_what_is_neither_a_picture_nor_a_table_is_refused_and_told_who_reads_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"expected a picture, a folder of pictures or a CSV file \(jobs/tag.py"):
+        asked(tmp_path / name)
