@@ -10,6 +10,7 @@
 #   make mutants   wrong equations put in, one after another: each has to fail its family's tests; by hand, minutes
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
+#   make gpu       what a CUDA card is tried with: every family, encoders, two processes, speed; ends with one table
 #   make bench     the benchmarks in tests/benchmarks
 #   make docs      the documentation as a site in ./site; a broken link fails it
 #   make lock      rewrite both locks for a changed pyproject.toml; pins stay, delete the lines that are to move
@@ -24,7 +25,7 @@
 # left out. On a node with GPUs, for example, `make setup TORCH="torch==2.13.0 --index-url <the index of your CUDA build>"`.
 
 .NOTPARALLEL:
-.PHONY: setup demo leaderboard ablations test soak mutants lint format bench docs lock clean help
+.PHONY: setup demo leaderboard ablations test soak mutants lint format gpu bench docs lock clean help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?=
@@ -119,6 +120,9 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+gpu: setup
+	$(BIN)/python -m pytest -rs tests/gpu
 
 bench: setup
 	$(BIN)/python -m pytest -s -o python_files='bench_*.py' tests/benchmarks

@@ -60,6 +60,7 @@ class Watch:
 
     def __init__(self, log: Any, run: Run, epochs: int, select: str, logged: int = 0) -> None:
         self._log, self._run, self._epochs, self._select, self._logged = log, run, epochs, select, logged
+        self._began, self._moving = time.monotonic(), logged > 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
         self._best: float | None = None
@@ -91,6 +92,9 @@ class Watch:
                 history, (epoch, step, steps) = ray.get(self._log.read.remote(), timeout=10)
             except RayError:
                 continue  # a dead log costs the display: the figures are in the checkpoints
+            if step and not self._moving:
+                self._moving = True
+                logger.info("first step %.1f s after workers were asked for", time.monotonic() - self._began)
             self._step(epoch, step, steps)
             self._show(history)
             try:
@@ -115,12 +119,13 @@ class Watch:
             self._best = value if best else self._best
             figures = "  ".join(f"{name.replace('_', ' ')} {row[name]:.4g}" for name in (*SHOWN, self._select))
             logger.info(
-                "epoch %d/%d  %s%s  %.0f posts/s  learning rate %.2g  gradient norm %.3g",
+                "epoch %d/%d  %s%s  %.0f posts/s (%s)  learning rate %.2g  gradient norm %.3g",
                 int(row["epoch"]) + 1,
                 self._epochs,
                 figures,
                 " (best)" if best else "",
                 row["posts_per_second"],
+                _step_in_words(row),
                 row["learning_rate"],
                 row["gradient_norm"],
             )
@@ -134,3 +139,13 @@ class Watch:
         self._bar.set_description(f"epoch {epoch + 1}/{self._epochs}")
         self._bar.n = step
         self._bar.refresh()
+
+
+def _step_in_words(row: Figures) -> str:
+    """`a step: data 0.1 ms, forward 3.2 ms, ...`, with the memory and the utilisation of a GPU where there is one."""
+    parts = [f"{name[5:-3]} {row[name]:.3g} ms" for name in row if name.startswith("step_") and name.endswith("_ms")]
+    if "peak_memory_mib" in row:
+        parts.append(f"memory {row['peak_memory_mib']:.0f} MiB")
+    if "mfu" in row:
+        parts.append(f"MFU {row['mfu']:.1%}")
+    return f"a step: {', '.join(parts)}"

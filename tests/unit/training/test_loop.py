@@ -9,6 +9,7 @@ from safetensors.torch import load_model
 
 from hashtag_core.errors import IntegrityError, TrainingError
 from hashtag_core.training.checkpoint import Progress
+from hashtag_core.training.clock import PARTS
 from hashtag_core.training.loader import BatchLoader
 from hashtag_core.training.loop import TrainingLoop, choose_precision
 
@@ -21,7 +22,8 @@ def test_the_loss_falls_and_every_epoch_has_its_figures():
     losses = [row["train_loss"] for row in progress.history]
     assert losses[-1] < 0.9 * losses[0]
     assert set(progress.history[0]) == {
-        "epoch", "train_loss", "quality", "learning_rate", "gradient_norm", "posts_per_second"
+        "epoch", "train_loss", "quality", "learning_rate", "gradient_norm", "posts_per_second",
+        *(f"step_{part}_ms" for part in PARTS),
     }  # fmt: skip
     assert all(math.isfinite(value) for row in progress.history for value in row.values())
 
@@ -60,7 +62,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, epoch, step
     resumed.run()
     assert torch.equal(weights(whole.model), weights(resumed.model))
     figures = [
-        [{k: v for k, v in row.items() if k != "posts_per_second"} for row in r.progress.history]
+        [
+            {k: v for k, v in row.items() if k != "posts_per_second" and not k.startswith("step_")}
+            for row in r.progress.history
+        ]
         for r in (whole, resumed)
     ]
     assert figures[0] == figures[1]
@@ -223,6 +228,8 @@ def test_two_ranks_take_the_steps_of_one(two_ranks, scenario):
     for mine, theirs in zip(alone.progress.history, second["history"], strict=True):
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
         assert mine["gradient_norm"] == pytest.approx(theirs["gradient_norm"], rel=1e-4)
+        assert theirs["step_communication_ms"] > 0 == mine["step_communication_ms"]
+        assert theirs["step_backward_ms"] > 0
 
 
 def test_both_ranks_stop_at_a_loss_that_is_not_finite_and_say_the_same(two_ranks):
