@@ -135,9 +135,11 @@ class EncodersSection(Section):
     """Of transformers; a convolutional network stays in float32."""
     cache: str | None = None
     """Where features are kept; null: `_features/` beside the dataset."""
-    finetune: str = Field("none", pattern=r"^(none|all|last:[1-9][0-9]*)$")
-    """What of the encoders is trained with the model: `none`, their last N blocks (`last:N`), or `all` of them. The model folder
-    then holds what was trained. `training.encoder_learning_rate` is its rate."""
+    finetune: str = Field("none", pattern=r"^(none|all|lora|last:[1-9][0-9]*)$")
+    """What of the encoders is trained with the model: `none`, their last N blocks (`last:N`), `all` of them, or (`lora`) small
+    matrices beside the weights of all of them. The model folder then holds what was trained. `training.encoder_learning_rate` is its rate."""
+    lora_rank: int = Field(8, ge=1)
+    """Rank of what `lora` adds to a layer."""
     finetune_of: list[Literal["image", "caption"]] = ["image", "caption"]
     """Which encoders `finetune` is of."""
     layer_decay: float = Field(1.0, gt=0.0, le=1.0)

@@ -9,6 +9,9 @@ of a text encoder the embeddings of its words, which stay as they were.
            text   ids [n, S]               -> text_trunk [n, S, D]
     top    image_trunk -> image_vector [n, D], image_grid [n, R, D]      text_trunk -> text_vector [n, D], text_states [n, S, D]
 
+`finetune = "lora"` cuts there too, and leaves every weight as it was: beside each linear layer, and each convolution over single cells,
+stand two small matrices that learn what is to be added to its own (Hu et al. 2022, by peft).
+
 Running means of batch normalisation stay those of the pretrained network, as is usual for small batches.
 """
 
@@ -36,12 +39,17 @@ SMALLEST_CROP = 0.5
 
 def blocks_to_train(section: EncodersSection, blocks: int, which: str) -> int:
     """How many of the last blocks are trained; ConfigError where the network has fewer."""
-    if section.finetune == "all":
+    if through_all(section):
         return blocks
     n = int(section.finetune.removeprefix("last:"))
     if n > blocks:
         raise ConfigError(f'encoders.finetune: "{section.finetune}", and the {which} encoder has {blocks} blocks')
     return n
+
+
+def through_all(section: EncodersSection) -> bool:
+    """Whether gradients go through every block."""
+    return section.finetune in ("all", "lora")
 
 
 def tuned_needs(needs: frozenset[str], section: EncodersSection) -> frozenset[str]:
@@ -73,7 +81,7 @@ class ImageTrunk(nn.Module):
         super().__init__()
         self.network = backbone
         self.stem: nn.Module | None = None
-        if isinstance(backbone, EfficientNetLite0) and section.finetune != "all":
+        if isinstance(backbone, EfficientNetLite0) and not through_all(section):
             blocks = backbone.network._blocks
             below = len(blocks) - blocks_to_train(section, len(blocks), "image")
             self.stem = _EfficientNetStem(backbone.network, below)
@@ -119,7 +127,7 @@ class ImageTop(nn.Module):
         super().__init__()
         backbone = copy.deepcopy(loaded.network)
         self.section = section
-        self.from_pixels = not isinstance(backbone, EfficientNetLite0) or section.finetune == "all"
+        self.from_pixels = not isinstance(backbone, EfficientNetLite0) or through_all(section)
         self.side_px = backbone.side_px
         with torch.inference_mode():
             _, map_BDHW = backbone(torch.zeros(1, 3, backbone.side_px, backbone.side_px))
@@ -184,6 +192,8 @@ class TextTop(nn.Module):
         self.section = section
         self.layers = nn.ModuleList(copy.deepcopy(layer) for layer in layers[trunk_layers(loaded, section) :])
         self.requires_grad_(True)
+        if section.finetune == "lora":
+            add_lora(self.layers, section.lora_rank)
 
     def forward(self, trunk_BSD: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
         # Not minus infinity: a row without any token would be NaN.
@@ -281,10 +291,40 @@ def text_trunk(loaded: LoadedText, section: EncodersSection) -> LoadedText:
     return LoadedText(loaded.card, model, loaded.tokenizer)
 
 
+def add_lora(network: nn.Module, rank: int) -> None:
+    """Freeze a network and add to its linear layers and 1x1 convolutions W the product B A of two matrices of that rank, times 2.
+    B begins at zero: before the first step the network gives what it gave. ConfigError where there is nothing to add to."""
+    from peft import LoraConfig, inject_adapter_in_model  # it brings transformers and accelerate: seconds
+
+    found = []
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Linear):
+            found.append(name)
+        if isinstance(module, nn.Conv2d) and (module.kernel_size, module.groups) == ((1, 1), 1):
+            found.append(name)
+            if type(module) is not nn.Conv2d and tuple(module.stride) == (1, 1):
+                # EfficientNet's own class pads, which a 1x1 convolution does not need, and peft cannot make one of it.
+                network.set_submodule(name, _plain(module))
+    if not found:
+        raise ConfigError(
+            'encoders.finetune: "lora" adds to linear layers and 1x1 convolutions, and this encoder has none'
+        )
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=found), network)
+
+
+def _plain(module: nn.Conv2d) -> nn.Conv2d:
+    """The same 1x1 convolution, of torch's own class."""
+    plain = nn.Conv2d(module.in_channels, module.out_channels, 1, bias=module.bias is not None)
+    plain.weight, plain.bias = module.weight, module.bias
+    return plain
+
+
 def _train_last(backbone: Backbone, section: EncodersSection) -> None:
     """Let the last blocks of a network learn, and whatever comes after them; ConfigError where it is not told what its blocks are."""
     backbone.requires_grad_(True)
-    if section.finetune == "all":
+    if section.finetune == "lora":
+        add_lora(backbone, section.lora_rank)
+    if through_all(section):
         return
     stacks = [module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
     if not stacks:

@@ -95,13 +95,13 @@ def test_trunk_and_top_are_the_whole_encoder(
     assert not found.text_vector_BD[3].any()
 
 
-@pytest.mark.parametrize("finetune", ["last:3", "all"])
+@pytest.mark.parametrize("finetune", ["last:3", "all", "lora"])
 def test_the_default_encoders(finetune: str, make_jpeg: object) -> None:
     expected, found, tops = both_ways(section(finetune=finetune), 224, make_jpeg)
     for name in ("image_vector_BD", "image_grid_BRD", "text_vector_BD", "text_states_BSD"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=2e-2, rtol=0)
     assert tops.image is not None
-    assert tops.image.from_pixels == (finetune == "all")
+    assert tops.image.from_pixels == (finetune != "last:3")
 
 
 def test_only_the_last_blocks_learn(tiny: dict[str, str], make_jpeg: object) -> None:
@@ -205,3 +205,75 @@ def test_augmentation() -> None:
     assert width.max() < 1.01
     torch.manual_seed(1)
     assert torch.equal(augmented(ramp), found)
+
+
+def lora(tiny: dict[str, str], **values: object) -> EncodersSection:
+    return section(text=tiny["bert"], image=tiny["vit"], finetune="lora", **values)
+
+
+@pytest.mark.parametrize("image", ["vit", "resnet"])
+def test_lora_gives_what_the_pretrained_encoder_gives_before_its_first_step(
+    tiny: dict[str, str], image: str, make_jpeg: object
+) -> None:
+    expected, found, tops = both_ways(section(text=tiny["bert"], image=tiny[image], finetune="lora"), 32, make_jpeg)
+    for name in ("image_vector_BD", "image_grid_BRD", "text_vector_BD", "text_states_BSD"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=6e-3, rtol=0)
+    learning = {name for name, value in tops.named_parameters() if value.requires_grad}
+    assert learning
+    assert all(".lora_A." in name or ".lora_B." in name for name in learning)
+    assert tops.rate_scales().keys() == learning
+
+
+def test_lora_adds_twice_the_product_of_two_matrices_of_its_rank(tiny: dict[str, str]) -> None:
+    cut = load_encoders(lora(tiny, lora_rank=3, finetune_of=["caption"]), NEEDS, "cpu")
+    tops = cut.tops()
+    assert tops is not None
+    assert tops.text is not None
+    query = tops.text.layers[1].attention.self.query
+    down, up = query.lora_A["default"].weight, query.lora_B["default"].weight
+    assert (down.shape, up.shape) == ((3, 16), (16, 3))
+    assert not up.any()
+    with torch.no_grad():
+        up.normal_()
+    x = torch.randn(5, 16)
+    plain = query.base_layer
+    expected = x @ (plain.weight + 2 * up @ down).T + plain.bias
+    torch.testing.assert_close(query(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_lora_learns_and_leaves_the_weights_as_they_were(tiny: dict[str, str], make_jpeg: object) -> None:
+    cut = load_encoders(lora(tiny), NEEDS, "cpu")
+    tops = cut.tops()
+    assert tops is not None
+    images = [decode_image(make_jpeg(n), 32) for n in range(3)]  # type: ignore[operator]
+    batch = collate(posts(cut, images, [*CAPTIONS, None]), cut.needs)
+    before = {name: value.clone() for name, value in tops.named_parameters()}
+    wanted = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW([value for value in tops.parameters() if value.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        computed = tops.train()(batch)
+        loss = (computed.image_vector_BD - wanted).square().mean() + (computed.text_vector_BD - wanted).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0]
+    moved = {name for name, value in tops.named_parameters() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in moved} == {"image", "text"}
+    assert all(".lora_" in name for name in moved)
+    again = load_encoders(lora(tiny), NEEDS, "cpu").tops()
+    assert again is not None
+    again.load_state_dict(tops.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(batch).text_vector_BD, tops.eval()(batch).text_vector_BD)
+
+
+def test_lora_of_the_default_encoders_is_a_small_part_of_them() -> None:
+    tops = load_encoders(section(finetune="lora"), NEEDS, "cpu").tops()
+    assert tops is not None
+    learning = sum(value.numel() for value in tops.parameters() if value.requires_grad)
+    whole = sum(value.numel() for value in tops.parameters())
+    assert 0.01 < learning / whole < 0.08
+    cut = load_encoders(section(finetune="lora", finetune_of=["caption"]), NEEDS)
+    assert cut.identity["text"]["finetune"] == "lora"
