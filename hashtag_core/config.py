@@ -14,11 +14,12 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.search_space import SearchSpace, check_names
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -101,6 +102,8 @@ class SplitSection(Section):
     kind: Literal["random", "by_user", "by_time"] = "by_user"
     validation: float = Field(0.1, gt=0, lt=1)
     test: float = Field(0.1, ge=0, lt=1)
+    fold: int = Field(0, ge=0)
+    """Which part of the users the test split is, in parts of `test`: with `test = 0.2` folds 0 to 4 hold all of them, each once."""
     seed: int = 0
     near_duplicate_bits: int = Field(0, ge=0, le=16)
     """Hamming distance of two 64-bit perceptual hashes up to which two images count as one."""
@@ -109,6 +112,8 @@ class SplitSection(Section):
     def _leaves_train(self) -> "SplitSection":
         if self.validation + self.test >= 1:
             raise ValueError(f"validation + test = {self.validation + self.test:g} leaves nothing to train on")
+        if self.fold and (self.kind == "by_time" or (self.fold + 1) * self.test > 1 + 1e-9):
+            raise ValueError(f"fold {self.fold} of parts of {self.test:g}, {self.kind}: there is no such part")
         return self
 
 
@@ -358,6 +363,14 @@ class Recipe(Section):
     recommend: RecommendSection = RecommendSection()
     tagging: TaggingSection = TaggingSection()
     tracking: TrackingSection = TrackingSection()
+    search: dict[str, SearchSpace] = {}
+    """Settings that `jobs/leaderboard.py --trials` tries out, by `section.field`; nothing else reads it."""
+
+    @field_validator("search")
+    @classmethod
+    def _named(cls, search: dict[str, SearchSpace]) -> dict[str, SearchSpace]:
+        check_names(search)
+        return search
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -383,7 +396,8 @@ def _explain(cls: type[BaseModel], fault: Any, where: str) -> str:
     if fault["type"] == "extra_forbidden":
         owner: Any = cls
         for step in path[:-1]:
-            owner = owner.model_fields[step].annotation
+            # below [search] there are tables of any name
+            owner = owner.model_fields[step].annotation if hasattr(owner, "model_fields") else get_args(owner)[1]
         return f"{where}: unknown key {key!r}{nearest(path[-1], owner.model_fields)}"
     found = fault.get("input")
     shown = "" if isinstance(found, Mapping) or fault["type"] == "missing" else f", found {found!r}"

@@ -2,6 +2,7 @@
 
     python jobs/leaderboard.py [--archive URI] [--name NAME] [--out DIR] [--split by_user] [--families a,b]
                                [--recipes FILE ...] [--learning-curve A,B] [--pairs FILE] [--publish DIR]
+                               [--seeds N] [--trials N] [--folds N] [--history-posts N]
 
 With no argument the sample archive is taken. What is done is kept in DIR, so a run can be stopped and started again; a
 family that fails is reported and the others go on. `--recipe` and `--set` say how the archive is prepared and judged;
@@ -51,6 +52,22 @@ def build_parser() -> JobParser:
     )
     parser.add_argument("--seeds", metavar="N", type=int, default=1, help="train each system with N seeds (default: 1)")
     parser.add_argument(
+        "--trials",
+        metavar="N",
+        type=int,
+        default=0,
+        help="settings of each recipe's [search] that are tried out on the validation split, as many for each system, the recipe's own "
+        "first (default: 0, the recipes as they are)",
+    )
+    parser.add_argument(
+        "--folds",
+        metavar="N",
+        type=int,
+        default=0,
+        help="for a small archive: N splits by groups (users), each group in the test split of one, figures over all of them "
+        "(default: 0, one split)",
+    )
+    parser.add_argument(
         "--history-posts",
         metavar="N",
         type=int,
@@ -89,6 +106,8 @@ def _leaderboard(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str
         [part for part in arguments.learning_curve.split(",") if part],
         arguments.seeds,
         arguments.history_posts or None,
+        arguments.trials,
+        arguments.folds,
     )
     if arguments.dry_run:
         return describe_leaderboard(plan)

@@ -204,6 +204,7 @@ def cut_by_hash(columns: PostColumns, labels: np.ndarray, split: SplitSection, s
         labels = np.unique(labels, return_inverse=True)[1]
         sizes = np.bincount(labels)
     position = _positions(_smallest_keys(columns, labels, by_user=split.kind == "by_user"), split.seed)
+    position = (position - split.fold * split.test) % 1.0  # the part in question comes first
     side = np.full(len(sizes), TRAIN, dtype=np.int8)
     begin, notes = 0.0, []
     for place in (TEST, VALIDATION):

@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from hashtag_core.evaluation.metrics import (
     post_scores,
 )
 from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_figures, main_k, rank_models
+from hashtag_core.evaluation.score_curves import PairCalibration
 from hashtag_core.evaluation.significance import bootstrap, paired_difference
 from hashtag_core.evaluation.slices import slice_metrics, tag_slices
 from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
@@ -155,7 +156,8 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     cache = _features(dataset, recommender, [truth.split, *([validation.split] if validation else [])])
     width = max(settings.ks)
     ranking = time.monotonic()
-    ranked = _rank(recommender, truth, cache, width, settings.batch_rows, resolved.uri)
+    pairs = PairCalibration()
+    ranked = _rank(recommender, truth, cache, width, settings.batch_rows, resolved.uri, pairs)
     posts_per_second = len(truth.tags) / max(time.monotonic() - ranking, 1e-6)
     info = recommender.loaded.info
     row: dict[str, Any] = {"model": resolved.uri, "name": resolved.name, "version": resolved.version}
@@ -184,6 +186,7 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
         cut = threshold_metrics(ranked.judged, ranked.scores_NK, threshold, "headline")
         row["thresholded"] = {"protocol": "headline", **asdict(cut)}
     row |= score_figures(ranked, truth, main_k(settings.ks))
+    row["calibration_error"] = {"first": row["calibration"]["error"], "all": pairs.error}
     row["learning"] = learning(resolved)
     row["statuses"] = dict(Counter(ranked.statuses))
     row["seconds"] = round(time.monotonic() - started, 2)
@@ -260,9 +263,15 @@ def _features(dataset: Dataset, recommender: Recommender, splits: Sequence[Split
 
 
 def _rank(
-    recommender: Recommender, truth: Truth, cache: FeatureCache | None, width: int, batch_rows: int, label: str
+    recommender: Recommender,
+    truth: Truth,
+    cache: FeatureCache | None,
+    width: int,
+    batch_rows: int,
+    label: str,
+    pairs: PairCalibration | None = None,
 ) -> Ranked:
-    """The first `width` tags of every post, in the ids of `truth`."""
+    """The first `width` tags of every post, in the ids of `truth`. `pairs` sees the scores of all tags."""
     ids_V = np.array([truth.ids.setdefault(tag, len(truth.ids)) for tag in recommender.tags], dtype=np.int64)
     lists: list[Integers] = []
     scores: list[np.ndarray] = []
@@ -275,7 +284,8 @@ def _rank(
             opened = recommender.open_posts(table, cached=cache)
             begin = len(statuses)
             history = past.select(slice(begin, begin + len(opened))) if past is not None else None
-            indices_NK, scores_NK = recommender.rank(recommender.featurize(opened, cache), width, history)
+            observe = None if pairs is None else _observer(pairs, ids_V, truth.tags[begin:])
+            indices_NK, scores_NK = recommender.rank(recommender.featurize(opened, cache), width, history, observe)
             lists.append(ids_V[indices_NK] if len(ids_V) else indices_NK)
             scores.append(scores_NK)
             has_image += [p is not None or k is not None for p, k in zip(opened.images, opened.image_keys, strict=True)]
@@ -285,6 +295,20 @@ def _rank(
     found = np.concatenate(scores)
     found = np.pad(found, ((0, 0), (0, width - found.shape[1])))
     return Ranked(judged, found, np.array(has_image, dtype=bool), statuses)
+
+
+def _observer(pairs: PairCalibration, ids_V: Integers, tags: Sequence[Sequence[int]]) -> Callable[[np.ndarray], None]:
+    """Gives `pairs` the scores of posts that come in turn, beside which of the model's tags (`ids_V`) each has."""
+    column = {int(tag): place for place, tag in enumerate(ids_V)}
+    waiting = iter(tags)
+
+    def observe(scores_BV: np.ndarray) -> None:
+        true_BV = np.zeros(scores_BV.shape, dtype=bool)
+        for row, own in zip(range(len(scores_BV)), waiting, strict=False):
+            true_BV[row, [column[tag] for tag in own if tag in column]] = True
+        pairs.add(scores_BV, true_BV)
+
+    return observe
 
 
 def _bleu(recommender: Recommender, judged: Judged, truth: Truth, k: int) -> dict[str, float]:

@@ -13,9 +13,10 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from hashtag_core.evaluation.board_sections import Entry, Report, done_entries
 from hashtag_core.evaluation.metrics import PROTOCOLS
 from hashtag_core.evaluation.report import main_k
-from hashtag_core.evaluation.side_by_side import FLOORS, METRICS, Entry, Report, done_entries, learning_curves
+from hashtag_core.evaluation.side_by_side import FLOORS, METRICS, learning_curves
 
 SETTINGS = {
     "svg.fonttype": "none",

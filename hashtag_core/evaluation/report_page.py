@@ -113,7 +113,8 @@ def _scores(report: Report) -> dict[str, Any]:
             [cut.get(name) for name in ("threshold", "precision", "recall", "f1", "mean_length")] if cut else [None] * 5
         )
         rows.append([labels(report)[model["model"]], *map(_number, figures), _number(calibrated.get("error"))])
-    header = ["model", "threshold", "precision", "recall", "F1", "tags a post", "calibration error"]
+        rows[-1].append(_number((model.get("calibration_error") or {}).get("all")))
+    header = ["model", "threshold", "precision", "recall", "F1", "tags a post", "calibration error", "over all pairs"]
     told = "Cut at the score that is best on validation"
     return {"id": "scores", "title": "What a score is worth", "tables": [_table(header, rows, told)]}
 

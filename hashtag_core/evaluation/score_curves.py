@@ -57,6 +57,31 @@ def calibration(judged: Judged, scores_NK: NDArray, protocol: Protocol, bins: in
     return found, error
 
 
+class PairCalibration:
+    """The expected calibration error over all pairs of a post and a tag of the vocabulary, from scores that come some posts at a
+    time (bins as of `calibration`; posts with a true tag, protocol headline). Nearly all pairs are untrue: what it weighs is
+    whether small scores are small enough; that of the first tags of a list is `calibration`'s."""
+
+    def __init__(self, bins: int = BINS) -> None:
+        self.bins = bins
+        self._places, self._scores, self._hits = (np.zeros(bins) for _ in range(3))
+
+    def add(self, scores_BV: NDArray, true_BV: NDArray) -> None:
+        """Scores in [0, 1], those below 0 left out, and which tags are true of each post."""
+        counted = (scores_BV >= 0) & true_BV.any(axis=1, keepdims=True)
+        scores, hits = scores_BV[counted].astype(np.float64), true_BV[counted].astype(np.float64)
+        at = np.minimum((scores * self.bins).astype(int), self.bins - 1)
+        self._places += np.bincount(at, minlength=self.bins)
+        self._scores += np.bincount(at, weights=scores, minlength=self.bins)
+        self._hits += np.bincount(at, weights=hits, minlength=self.bins)
+
+    @property
+    def error(self) -> float:
+        """0 without a pair."""
+        total = self._places.sum()
+        return float(np.abs(self._scores - self._hits).sum() / total) if total else 0.0
+
+
 def confused_tags(judged: Judged, truth: list[list[int]], k: int, most: int = 15) -> list[tuple[int, int, int, float]]:
     """(true tag, tag given in its place, posts, times as often as by chance), the most telling first.
 

@@ -9,15 +9,24 @@ import base64
 import html
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
-from statistics import mean, stdev
 from typing import Any
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from rich.table import Table
 
+from hashtag_core.evaluation.board_sections import (
+    Entry,
+    Report,
+    calibration_section,
+    done_entries,
+    number,
+    seeds_section,
+    table,
+    trials_section,
+)
 from hashtag_core.evaluation.metrics import PROTOCOLS
 from hashtag_core.evaluation.pages import render
 from hashtag_core.evaluation.report import PROTOCOL_TEXT, main_k
@@ -28,20 +37,6 @@ FLOORS = ("popularity", "linear")
 """Entries that every other one is compared with."""
 NEAR_LINEAR = 0.03
 """How far below `linear` a neural family may stay without a reason being asked for."""
-
-Entry = Mapping[str, Any]
-Report = Mapping[str, Any]
-
-
-def done_entries(report: Report) -> list[Entry]:
-    """What was trained on all posts and judged, best F1 at `main_k` (protocol headline) first."""
-    key = f"f1_at_{main_k(report['ks'])}"
-    done = [entry for entry in report["entries"] if entry["status"] == "done" and not _of_another(entry)]
-    return sorted(done, key=lambda entry: -entry["metrics"]["headline"][key])
-
-
-def _of_another(entry: Entry) -> bool:
-    return bool(entry["curve_of"] or entry.get("seed_of"))
 
 
 def learning_curves(report: Report) -> dict[str, list[Entry]]:
@@ -80,7 +75,8 @@ def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
         _against_floors(report),
         "\n## The first against every other (F1, protocol headline, paired, Holm's correction)\n",
         _against_all(report),
-        _seeds(report),
+        seeds_section(report),
+        trials_section(report),
         f"\n## Over K = {min(report['ks'])} .. {max(report['ks'])}\n",
         picture("curves.svg", "precision, recall, F1 and hit rate over K"),
         _over_k(report),
@@ -88,6 +84,7 @@ def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
         picture("slices.svg", f"F1@{k} by kind of post"),
         _slices(report),
         _bands(report),
+        calibration_section(report),
         "\n## What it costs\n",
         _cost(report),
         picture("cost.svg", f"F1@{k} over the seconds of training"),
@@ -121,7 +118,7 @@ def side_by_side_table(report: Report) -> Table:
         gains = [entry["differences"].get(floor) for floor in FLOORS]
         table.add_row(
             entry["name"],
-            _number(entry["metrics"]["headline"][f"f1_at_{k}"]),
+            number(entry["metrics"]["headline"][f"f1_at_{k}"]),
             f"{bounds[0]:.3f}–{bounds[1]:.3f}" if bounds else "",
             *[f"{gain['value']:+.3f}" if gain else "" for gain in gains],
             f"{entry['parameters']:,}",
@@ -171,21 +168,21 @@ def _overview(report: Report) -> str:
             [
                 entry["name"],
                 _with_interval(entry, "headline", f"f1_at_{k}"),
-                *[_number(figures[name]) for name in columns],
+                *[number(figures[name]) for name in columns],
                 *[_with_interval(entry, protocol, f"f1_at_{k}") for protocol in PROTOCOLS if protocol != "headline"],
                 str(entry["k"]),
-                _number(figures[f"f1_at_{entry['k']}"]),
-                _number(figures["coverage"]),
+                number(figures[f"f1_at_{entry['k']}"]),
+                number(figures["coverage"]),
             ]
         )
     most = report.get("ceiling", {})
     if most:
-        figures = [f"**{_number(most[f'{name}_at_{k}'])}**" for name in ("f1", "precision", "recall")]
+        figures = [f"**{number(most[f'{name}_at_{k}'])}**" for name in ("f1", "precision", "recall")]
         rows.append(["*the most that the vocabulary allows*", *figures, *[""] * (len(header) - 4)])
     told = "Protocol headline where no other is named; K of validation: where F1 is best there."
     if most:
         told += " The last row is no system: all true tags that are in the vocabulary, first."
-    return _table(header, rows) + f"\n{told}\n"
+    return table(header, rows) + f"\n{told}\n"
 
 
 def _against_floors(report: Report) -> str:
@@ -199,7 +196,7 @@ def _against_floors(report: Report) -> str:
         if entry["kind"] == "neural" and found[-1] and found[-1]["value"] < -NEAR_LINEAR:
             behind.append(f"`{entry['name']}` ({found[-1]['value']:+.3f})")
     told = ", ".join(behind) if behind else "none"
-    return _table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {told}.\n"
+    return table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {told}.\n"
 
 
 def _against_all(report: Report) -> str:
@@ -211,31 +208,17 @@ def _against_all(report: Report) -> str:
     ks = sorted({k for _, _, k in found})
     rows = [[name, *[_corrected(found.get((done[0], name, k))) for k in ks]] for name in done[1:]]
     told = (
-        f"`{done[0]}` less each; p is corrected for all {len(done) * (len(done) - 1) // 2} pairs of systems at that K "
+        f"`{done[0]}` less each, and how many times its F1 it has; p is corrected for all {len(done) * (len(done) - 1) // 2} pairs of systems at that K "
         "(Holm 1979). Any two systems: `comparisons` in `report.json`."
     )
-    return _table(["system", *[f"K = {k}" for k in ks]], rows) + f"\n{told}\n"
+    return table(["system", *[f"K = {k}" for k in ks]], rows) + f"\n{told}\n"
 
 
 def _corrected(row: Mapping[str, float] | None) -> str:
-    return f"{_difference(row)}<br><sub>p {row['p_holm']:.3f}</sub>" if row else ""
-
-
-def _seeds(report: Report) -> str:
-    """Mean and spread over seeds, for the systems that were trained with several."""
-    key = f"f1_at_{main_k(report['ks'])}"
-    rows = []
-    for entry in done_entries(report):
-        others = [e for e in report["entries"] if e.get("seed_of") == entry["name"] and e["status"] == "done"]
-        figures = [float(each["metrics"]["headline"][key]) for each in (entry, *others)]
-        if others:
-            spread = [_number(mean(figures)), f"{stdev(figures):.4f}", _number(min(figures)), _number(max(figures))]
-            rows.append([entry["name"], str(len(figures)), *spread])
-    if not rows:
+    if not row:
         return ""
-    header = ["system", "seeds", f"mean F1@{main_k(report['ks'])}", "standard deviation", "least", "most"]
-    told = "Where a system is compared with another above, it is the mean over its seeds.\n"
-    return "\n## Over seeds\n\n" + _table(header, rows) + f"\n{told}"
+    times = f", {row['first_value'] / row['second_value']:.2f} x" if row.get("second_value") else ""
+    return f"{_difference(row)}<br><sub>p {row['p_holm']:.3f}{times}</sub>"
 
 
 def _over_k(report: Report) -> str:
@@ -246,11 +229,11 @@ def _over_k(report: Report) -> str:
                 [entry["name"], *[_with_interval(entry, protocol, f"{metric}_at_{k}") for k in report["ks"]]]
                 for entry in done_entries(report)
             ]
-            table = _table([told, *[f"K = {k}" for k in report["ks"]]], rows)
+            cells = table([told, *[f"K = {k}" for k in report["ks"]]], rows)
             if (protocol, metric) == ("headline", "f1"):
-                parts.append(f"F1, protocol headline:\n\n{table}")
+                parts.append(f"F1, protocol headline:\n\n{cells}")
             else:
-                parts.append(f"<details><summary>{told}, protocol {protocol}</summary>\n\n{table}\n</details>\n")
+                parts.append(f"<details><summary>{told}, protocol {protocol}</summary>\n\n{cells}\n</details>\n")
     return "\n".join(parts)
 
 
@@ -261,19 +244,21 @@ def _slices(report: Report) -> str:
     posts = {name: max(int(entry["slices"].get(name, {}).get("posts", 0)) for entry in done) for name in names}
     header = [f"F1@{main_k(report['ks'])}", *[f"{name}<br>({posts[name]})" for name in names]]
     rows = [
-        [entry["name"], *[_number(entry["slices"][name][key]) if name in entry["slices"] else "" for name in names]]
+        [entry["name"], *[number(entry["slices"][name][key]) if name in entry["slices"] else "" for name in names]]
         for entry in done
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _bands(report: Report) -> str:
     key = f"recall_at_{main_k(report['ks'])}"
     done = done_entries(report)
     bands = done[0]["tags"] if done else {}
+    if not bands:
+        return ""
     header = [f"R@{main_k(report['ks'])} of uses"]
     header += [f"{name}<br>({band['tags']:.0f} tags, {band['uses']:.0f} uses)" for name, band in bands.items()]
-    return _table(header, [[entry["name"], *[_number(entry["tags"][name][key]) for name in bands]] for entry in done])
+    return table(header, [[entry["name"], *[number(entry["tags"][name][key]) for name in bands]] for entry in done])
 
 
 def _cost(report: Report) -> str:
@@ -289,7 +274,7 @@ def _cost(report: Report) -> str:
             [entry["name"], f"{entry['parameters']:,}", *epochs, *costs, ", ".join(entry["reads"]), entry["recipe"]]
         )
     return (
-        _table(header, rows)
+        table(header, rows)
         + "\nTraining includes the start of the workers; encoding, done once for all, is in neither. Ranking is of the test posts"
         " from cached features, on the machine that made this report; history: posts of the user that are read, at most.\n"
     )
@@ -306,7 +291,7 @@ def _shares(report: Report) -> str:
         by_share = {entry["train_share"]: _with_interval(entry, "headline", key) for entry in points}
         rows.append([name, *[by_share.get(share, "") for share in shares]])
     header = [f"F1@{main_k(report['ks'])}", *[f"{share:.0%} of the train posts" for share in shares]]
-    return "\n## What more posts would bring\n\n" + _table(header, rows)
+    return "\n## What more posts would bring\n\n" + table(header, rows)
 
 
 def _claims(report: Report) -> str:
@@ -321,7 +306,7 @@ def _claims(report: Report) -> str:
         asked = [f"{where} ({pair['posts']})" if found else where, f"{pair['metric']}, {pair['protocol']}"]
         rows.append([pair["claim"], f"{pair['first']} less {pair['second']}", *asked, *outcome])
     told = "As they come out, whichever way; an interval that holds 0 decides nothing.\n\n"
-    return "\n## Claims of the articles, on this data\n\n" + told + _table(header, rows)
+    return "\n## Claims of the articles, on this data\n\n" + told + table(header, rows)
 
 
 def _left_out(report: Report) -> str:
@@ -343,21 +328,17 @@ def _published() -> str:
             [
                 system["name"],
                 data["k"],
-                *[_number(system[name]) if name in system else "" for name in names],
+                *[number(system[name]) if name in system else "" for name in names],
                 system.get("remark", ""),
             ]
             for system in data["systems"]
         ]
-        parts.append(f"**{data['name']}**, reported by {data['article']}:\n\n{_table(header, rows)}")
+        parts.append(f"**{data['name']}**, reported by {data['article']}:\n\n{table(header, rows)}")
     return "\n".join(parts)
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}"
-
-
 def _with_interval(entry: Entry, protocol: str, name: str) -> str:
-    value = _number(entry["metrics"][protocol][name])
+    value = number(entry["metrics"][protocol][name])
     bounds = entry["intervals"].get(protocol, {}).get(name)
     return f"{value}<br><sub>{bounds[0]:.3f}–{bounds[1]:.3f}</sub>" if bounds else value
 
@@ -366,10 +347,3 @@ def _difference(found: Mapping[str, float] | None) -> str:
     if not found:
         return ""
     return f"{found['value']:+.3f}<br><sub>{found['low']:+.3f} .. {found['high']:+.3f}</sub>"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"

@@ -7,14 +7,15 @@ seeds before users are drawn.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
+from hashtag_core.evaluation import metrics
 from hashtag_core.evaluation.ground_truth import Truth, slices_of
-from hashtag_core.evaluation.metrics import Booleans, Floats, Judged, Protocol, judge_tags, post_scores, with_f1
+from hashtag_core.evaluation.metrics import Booleans, Floats, Judged, judge_tags, post_scores, with_f1
 from hashtag_core.evaluation.significance import Difference, every_pair, holm, paired_difference, slice_contrast
 from hashtag_core.leaderboard.plan import LeaderboardPlan, Pair
 
@@ -32,38 +33,47 @@ def rounded(value: Any) -> Any:
     return [rounded(item) for item in value] if isinstance(value, list) else value
 
 
-class Comparison:
-    """Paired differences of systems on the posts of `truth`, from their kept lists, each read once."""
+class Part(Protocol):
+    """A fold that was judged, or the whole board: see `systems.Systems`."""
 
-    def __init__(self, plan: LeaderboardPlan, truth: Truth, done: set[str]) -> None:
-        self.plan, self.truth, self.done = plan, truth, done
+    plan: LeaderboardPlan
+    truth: Truth
+    states: dict[str, dict[str, Any]]
+
+
+class Comparison:
+    """Paired differences of systems on the same posts, from their kept lists, each read once.
+
+    The posts are those of all parts, one after the other; each part's lists are judged by its own vocabulary.
+    """
+
+    def __init__(self, plan: LeaderboardPlan, parts: Sequence[Part], done: set[str]) -> None:
+        self.plan, self.parts, self.done = plan, parts, done
         self._judged: dict[str, Judged] = {}
-        has_image = [
-            key is not None
-            for table in truth.dataset.read(truth.split, ["image_key"])
-            for key in table["image_key"].to_pylist()
-        ]
-        self.slices = {
-            "all": np.ones(len(truth.tags), bool),
-            **slices_of(truth, np.array(has_image, bool), plan.recipe.history.order),
-        }
+        self.users = [user for part in parts for user in part.truth.users]
+        found = [_slices(part.truth, plan.recipe.history.order) for part in parts]
+        names = list(dict.fromkeys(name for slices in found for name in slices))
+        self.slices = {name: np.concatenate([slices[name] for slices in found]) for name in names}
 
     def judged(self, name: str) -> Judged:
         """The system's lists, judged again."""
         if name not in self._judged:
-            entry = next(entry for entry in self.plan.entries if entry.name == name)
-            with storage.open_input(self.plan.ranked(entry)) as source:
-                table = pq.read_table(source, columns=["hashtags", "true_hashtags"])
-            lists, true = table["hashtags"].to_pylist(), table["true_hashtags"].to_pylist()
-            self._judged[name] = judge_tags(lists, true, self.truth.dataset.vocabulary.tags)
+            self._judged[name] = pooled([self._judged_in(part, name) for part in self.parts])
         return self._judged[name]
+
+    def _judged_in(self, part: Part, name: str) -> Judged:
+        entry = next(entry for entry in part.plan.entries if entry.name == name)
+        with storage.open_input(part.plan.ranked(entry)) as source:
+            table = pq.read_table(source, columns=["hashtags", "true_hashtags"])
+        lists, true = table["hashtags"].to_pylist(), table["true_hashtags"].to_pylist()
+        return judge_tags(lists, true, part.truth.dataset.vocabulary.tags)
 
     def pair(
         self,
         first: str,
         second: str,
         metric: str,
-        protocol: Protocol = "headline",
+        protocol: metrics.Protocol = "headline",
         chosen: str = "all",
         against: str | None = None,
     ) -> Difference | None:
@@ -73,7 +83,7 @@ class Comparison:
         k = int(re.search(r"_at_(\d+)", metric)[1]) if "_at_" in metric else max(self.plan.recipe.evaluation.ks)  # type: ignore[index]
         counts = self.judged(first).selected(protocol)
         scores = [self.scores(name, [k], protocol) for name in (first, second)]
-        users = [user for user, kept in zip(self.truth.users, counts, strict=True) if kept]
+        users = [user for user, kept in zip(self.users, counts, strict=True) if kept]
         inside = self.slices[chosen][counts]
         settings = (self.plan.recipe.evaluation.bootstrap_samples, self.plan.recipe.evaluation.seed)
         if against is not None:
@@ -99,35 +109,47 @@ class Comparison:
             **({"difference": rounded(asdict(found))} if found else {"missing": "no such post"}),
         }
 
-    def scores(self, name: str, ks: Sequence[int], protocol: Protocol) -> dict[str, Floats]:
+    def scores(self, name: str, ks: Sequence[int], protocol: metrics.Protocol) -> dict[str, Floats]:
         """`post_scores` of a system, the mean over its seeds."""
         seeds = [name, *[e.name for e in self.plan.entries if e.seed_of == name and e.name in self.done]]
         found = [post_scores(self.judged(seed), ks, protocol) for seed in seeds]
         return {metric: np.mean([scores[metric] for scores in found], axis=0) for metric in found[0]}
 
     def everyone(
-        self, names: Sequence[str], ks: Sequence[int], protocol: Protocol = "headline"
+        self, names: Sequence[str], ks: Sequence[int], protocol: metrics.Protocol = "headline"
     ) -> list[dict[str, Any]]:
-        """Every two of these systems by F1 at each k: `first`, `second`, `k`, the difference with its interval, its
-        p-value and `p_holm`, which is corrected for all pairs of that k."""
+        """Every two of these systems by F1 at each k: `first`, `second`, `k`, their figures (`first_value`, `second_value`, over all
+        seeds), the difference with its interval, its p-value and `p_holm`, which is corrected for all pairs of that k."""
         rows: list[dict[str, Any]] = []
         if len(names) < 2:
             return rows
         counts = self.judged(names[0]).selected(protocol)
-        users = [user for user, kept in zip(self.truth.users, counts, strict=True) if kept]
+        users = [user for user, kept in zip(self.users, counts, strict=True) if kept]
         settings = self.plan.recipe.evaluation
         for k in ks:
             wanted = (f"precision_at_{k}", f"recall_at_{k}")
             scores = {name: {m: self.scores(name, [k], protocol)[m] for m in wanted} for name in names}
             found = every_pair(scores, users, f"f1_at_{k}", settings.bootstrap_samples, settings.seed)
             corrected = holm([difference.p_value for difference in found.values()])
+            figures = {
+                name: rounded(float(with_f1({m: np.float64(v.mean()) for m, v in held.items()})[f"f1_at_{k}"]))
+                for name, held in scores.items()
+            }
             rows += [
-                {"first": one, "second": two, "k": k, **rounded(asdict(difference)), "p_holm": rounded(p)}
+                {
+                    "first": one,
+                    "second": two,
+                    "k": k,
+                    "first_value": figures[one],
+                    "second_value": figures[two],
+                    **rounded(asdict(difference)),
+                    "p_holm": rounded(p),
+                }
                 for ((one, two), difference), p in zip(found.items(), corrected, strict=True)
             ]
         return rows
 
-    def ceiling(self, name: str, ks: Sequence[int], protocol: Protocol = "headline") -> dict[str, float]:
+    def ceiling(self, name: str, ks: Sequence[int], protocol: metrics.Protocol = "headline") -> dict[str, float]:
         """The most that lists of the vocabulary can reach, all true tags of it first: precision, recall and F1 at each k.
         `name` is any system: what is asked of it is the truth alone."""
         judged = self.judged(name)
@@ -140,6 +162,36 @@ class Comparison:
             means[f"precision_at_{k}"] = np.float64((hits_N / k).mean())
             means[f"recall_at_{k}"] = np.float64((hits_N / sought_N).mean())
         return {metric: float(value) for metric, value in with_f1(means).items()}
+
+
+def pooled(parts: Sequence[Judged]) -> Judged:
+    """The posts of all parts, in turn. Each part has a vocabulary of its own, so that ids mean something within it alone: all that
+    is kept of them is whether they are in it."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.ranked_NK.shape[1] for part in parts)
+    size = max(part.vocabulary_size for part in parts)
+    wide = [part.widened(width) for part in parts]
+    ranked = [
+        np.where(part.ranked_NK >= part.vocabulary_size, part.ranked_NK + size - part.vocabulary_size, part.ranked_NK)
+        for part in wide
+    ]
+    return Judged(
+        np.concatenate(ranked),
+        np.concatenate([part.hits_NK for part in wide]),
+        np.concatenate([part.truth_N for part in wide]),
+        np.concatenate([part.known_N for part in wide]),
+        size,
+    )
+
+
+def _slices(truth: Truth, order: Literal["earlier", "other"]) -> dict[str, Booleans]:
+    has_image = [
+        key is not None
+        for table in truth.dataset.read(truth.split, ["image_key"])
+        for key in table["image_key"].to_pylist()
+    ]
+    return {"all": np.ones(len(truth.tags), bool), **slices_of(truth, np.array(has_image, bool), order)}
 
 
 def _where(users: Sequence[str | None], mask: Booleans) -> list[str | None]:

@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hashtag_core.config import (
     Recipe,
     RecommendSection,
     Section,
+    SplitSection,
     TrackingSection,
     nearest,
     read_recipe,
@@ -26,6 +27,7 @@ from hashtag_core.config import (
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.evaluation.metrics import Protocol, judge, post_scores, with_f1
 from hashtag_core.evaluation.slices import post_slices
+from hashtag_core.leaderboard.trials import check_search
 from hashtag_core.models import list_models
 from hashtag_core.models.base import ModelOptions
 from hashtag_core.models.registry import family, parse_options
@@ -37,8 +39,8 @@ SHARES = (0.25, 0.5)
 """Shares of the train posts that a learning curve is drawn at, besides all of them."""
 COMMON = ("archive", "captions", "vocabulary", "split", "history", "recommend", "evaluation")
 """Sections that all systems take from one recipe: they are of the data and of the judging."""
-NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagging", "tracking"}
-"""Sections that a state does not depend on: the dataset's hash stands for the first ones."""
+NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagging", "tracking", "search"}
+"""Sections that a state does not depend on: the dataset's hash stands for the first ones, and what is searched counts with trials."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,17 @@ class LeaderboardPlan:
     preparation: PreparePlan
     publish: str | None
     command: str
+    trials: int = 0
+    """Of each system that has something to search for."""
+    fold_name: str = ""
+    """Of a plan that is one fold of another."""
+    folds: "list[LeaderboardPlan]" = field(default_factory=list)
+    """The folds that this plan's report is of, each with its dataset and the same systems; none: the plan itself."""
+
+    @property
+    def parts(self) -> "list[LeaderboardPlan]":
+        """What is to be done: the folds, or the plan itself."""
+        return self.folds or [self]
 
     @property
     def dataset(self) -> str:
@@ -112,14 +125,32 @@ class LeaderboardPlan:
 
     def key(self, entry: Entry, dataset_hash: str) -> str:
         """What the entry's result depends on, as a hash: the data, the recipe, and whose features it borrows."""
+        lender, searched = self.lender(entry), self.searched(entry)
+        parts: list[Any] = [dataset_hash, self._settings(entry), self.key(lender, dataset_hash) if lender else None]
+        if searched is not None:
+            parts.append([self.trials, self.trials_key(searched, dataset_hash)])
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def trials_key(self, entry: Entry, dataset_hash: str) -> str:
+        """What the entry's trials depend on, however many they are."""
+        lender = self.lender(entry)
+        searched = entry.recipe.model_dump(mode="json", include={"search"})
+        parts = [dataset_hash, self._settings(entry), searched, self.key(lender, dataset_hash) if lender else None]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def searched(self, entry: Entry) -> Entry | None:
+        """The entry whose trials choose this one's settings: itself, or what it is a seed or a point of a curve of; None where there
+        are no trials."""
+        base = next((other for other in self.entries if other.name in (entry.seed_of, entry.curve_of)), entry)
+        return base if self.trials and base.recipe.search else None
+
+    def _settings(self, entry: Entry) -> dict[str, Any]:
         settings = entry.recipe.model_dump(mode="json", exclude=NOT_OF_THE_MODEL)
         if self.recipe.recommend == RecommendSection():  # as it was before there was a choice
             del settings["recommend"]
         for name in FREE_KEYS:
             settings["training"].pop(name.removeprefix("training."), None)
-        lender = self.lender(entry)
-        parts = [dataset_hash, settings, self.key(lender, dataset_hash) if lender else None]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return settings
 
     def state(self, entry: Entry, dataset_hash: str) -> dict[str, Any]:
         """How far the entry is; `{"status": "to do"}` where nothing of this dataset and recipe is there."""
@@ -141,6 +172,8 @@ def plan_leaderboard(
     curves: Sequence[str] = (),
     seeds: int = 1,
     history_posts: int | None = None,
+    trials: int = 0,
+    folds: int = 0,
 ) -> LeaderboardPlan:
     """Check everything that can be known before a post is read.
 
@@ -148,6 +181,8 @@ def plan_leaderboard(
     `family_recipes`), a file that is named twice counts once. `curves` are names of systems that are taught by `SHARES`
     of the posts too; each system is trained with `seeds` seeds, from that of its recipe on. `history_posts` is how many posts of a
     user every family reads that reads any (None: each as its recipe says). Where `recipe` has no [history], it is of earlier posts with a split by time, else of other ones.
+    `trials`: of each system's [search], on the validation split (0: as the recipes are). `folds`: so many splits, by groups as
+    [split] has them, each group in the test split of one (0: one split).
     Raises UsageError for what is wrong in any of them.
     """
     if "history" not in recipe.model_fields_set:
@@ -157,6 +192,67 @@ def plan_leaderboard(
         raise ConfigError(f"the leaderboard's name {name!r}: expected letters, digits, '.', '-' and '_' alone")
     if not storage.is_remote(out):
         out = os.path.abspath(storage.local_path(out))
+    asked = _read_pairs(pairs, recipe.evaluation.ks) if pairs else []
+
+    def board(recipe: Recipe, out: str, dataset: str, fold_name: str = "") -> LeaderboardPlan:
+        entries = _entries(recipes, name, out, recipe, overrides, history_posts)
+        if trials:
+            for entry in entries.values():
+                check_search(entry.recipe, entry.source)
+        _add_again(entries, curves, seeds)
+        ordered = sorted(entries.values(), key=lambda entry: entry.borrows is not None)
+        prepared = plan_prepare(recipe, archive, dataset)
+        return LeaderboardPlan(name, out, recipe, ordered, asked, prepared, publish, command, trials, fold_name)
+
+    if trials < 0:
+        raise ConfigError(f"trials: expected 0 or more, found {trials}")
+    if folds:
+        sections = fold_splits(recipe.split, folds)
+        parts = [
+            board(
+                recipe.model_copy(update={"split": section}),
+                storage.join(out, f"fold{section.fold}"),
+                storage.join(out, f"dataset-fold{section.fold}"),
+                f"fold {section.fold + 1} of {folds}",
+            )
+            for section in sections
+        ]
+        plan = replace(parts[0], out=out, recipe=recipe, fold_name="", folds=parts)
+    else:
+        plan = board(recipe, out, storage.join(out, "dataset"))
+    for entry in plan.entries:
+        if entry.borrows and plan.lender(entry) is None:
+            raise ConfigError(
+                f"{entry.source}: features = {entry.borrows!r} needs the family {entry.borrows} among the systems, "
+                f"or model.{entry.borrows}_model"
+            )
+    return plan
+
+
+def fold_splits(split: SplitSection, folds: int) -> list[SplitSection]:
+    """The split of each fold: the groups' test splits are apart and hold all of them. ConfigError where that cannot be."""
+    if folds < 2:
+        raise ConfigError(f"folds: expected 0 or at least 2, found {folds}")
+    if split.kind == "by_time":
+        raise ConfigError(
+            "folds: with a split by time later posts would teach earlier ones: take --split by_user, or no folds"
+        )
+    values = split.model_dump()
+    return [
+        validate_section(SplitSection, {**values, "test": 1 / folds, "fold": fold}, f"fold {fold + 1} of {folds}")
+        for fold in range(folds)
+    ]
+
+
+def _entries(
+    recipes: Sequence[Path],
+    name: str,
+    out: str,
+    recipe: Recipe,
+    overrides: Sequence[str],
+    history_posts: int | None,
+) -> dict[str, Entry]:
+    """The systems by name, each once, without seeds and curves. ConfigError for two of one name, and for none."""
     entries: dict[str, Entry] = {}
     for path in dict.fromkeys(recipes):
         entry = _entry(path, name, out, recipe, overrides)
@@ -165,26 +261,9 @@ def plan_leaderboard(
         entry = entry if history_posts is None else _at_history(entry, history_posts)
         _ = entry.options
         entries[entry.name] = entry
-    _add_again(entries, curves, seeds)
     if not entries:
         raise ConfigError("no system to train: name a family or a recipe")
-    plan = LeaderboardPlan(
-        name,
-        out,
-        recipe,
-        sorted(entries.values(), key=lambda entry: entry.borrows is not None),
-        _read_pairs(pairs, recipe.evaluation.ks) if pairs else [],
-        plan_prepare(recipe, archive, storage.join(out, "dataset")),
-        publish,
-        command,
-    )
-    for entry in plan.entries:
-        if entry.borrows and plan.lender(entry) is None:
-            raise ConfigError(
-                f"{entry.source}: features = {entry.borrows!r} needs the family {entry.borrows} among the systems, "
-                f"or model.{entry.borrows}_model"
-            )
-    return plan
+    return entries
 
 
 def family_recipes(folder: Path, families: Sequence[str] | None = None) -> list[Path]:
@@ -207,10 +286,12 @@ def family_recipes(folder: Path, families: Sequence[str] | None = None) -> list[
 
 def describe_leaderboard(plan: LeaderboardPlan) -> dict[str, Any]:
     """What `--dry-run` prints: how far every system is."""
-    held = plan.preparation.finished
-    states = {
-        entry.name: plan.state(entry, held.info.content_hash)["status"] if held else "to do" for entry in plan.entries
-    }
+    states: dict[str, str] = {}
+    for part in plan.parts:
+        held = part.preparation.finished
+        for entry in part.entries:
+            status = part.state(entry, held.info.content_hash)["status"] if held else "to do"
+            states[entry.name] = status if states.get(entry.name, "done") == "done" else states[entry.name]
     return {"name": plan.name, "dry_run": True, "systems": states, "out": plan.out}
 
 
@@ -287,8 +368,8 @@ def _read_pairs(path: str, ks: Sequence[int]) -> list[Pair]:
             ("against", pair.against, [None, *slices]),
             ("metric", pair.metric, metrics),
         )
-        for field, value, known in asked:
+        for key, value, known in asked:
             if value not in known:
                 near = nearest(str(value), [name for name in known if name])
-                raise ConfigError(f"{path}: pair {place + 1}: {field}: there is no {value!r}{near}")
+                raise ConfigError(f"{path}: pair {place + 1}: {key}: there is no {value!r}{near}")
     return pairs

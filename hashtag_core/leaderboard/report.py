@@ -3,20 +3,23 @@
 `report.json` holds figures and names of systems alone: no post, no user, no hashtag, no place on this machine.
 """
 
+import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any
 
 from hashtag_core import storage
+from hashtag_core.evaluation.board_sections import done_entries
 from hashtag_core.evaluation.curves import report_figures
-from hashtag_core.evaluation.ground_truth import Truth
 from hashtag_core.evaluation.report import main_k
-from hashtag_core.evaluation.side_by_side import FLOORS, done_entries, side_by_side_html, side_by_side_markdown
-from hashtag_core.leaderboard.compare import KS, Comparison, rounded
+from hashtag_core.evaluation.side_by_side import FLOORS, side_by_side_html, side_by_side_markdown
+from hashtag_core.leaderboard.compare import KS, Comparison, Part, rounded
 from hashtag_core.leaderboard.plan import Entry, LeaderboardPlan
+from hashtag_core.leaderboard.pooled import pooled_state
 from hashtag_core.models import FittedModel, family
 
 logger = logging.getLogger(__name__)
@@ -30,25 +33,28 @@ PUBLISHED = ("report.md", "report.json")
 State = Mapping[str, Any]
 
 
-def write_report(plan: LeaderboardPlan, truth: Truth, states: Mapping[str, State]) -> dict[str, Any]:
-    """Write OUT/report, and copy what is to be published; returns what `report.json` holds, the best system first."""
+def write_report(plan: LeaderboardPlan, parts: Sequence[Part]) -> dict[str, Any]:
+    """Write OUT/report, and copy what is to be published; returns what `report.json` holds, the best system first. `parts`: the
+    folds that it is of, or the one board."""
+    everywhere = [{name for name, state in part.states.items() if state["status"] == "done"} for part in parts]
+    compared = Comparison(plan, parts, set.intersection(*everywhere))
+    states = {entry.name: pooled_state(entry, compared) for entry in plan.entries}
     entries = [_row(entry, states[entry.name]) for entry in plan.entries]
     report: dict[str, Any] = {
         "format": 1,
         "name": plan.name,
         "command": plan.command,
-        "dataset_hash": truth.dataset.info.content_hash,
-        "data": _facts(truth),
-        "split": truth.split,
+        "dataset_hash": _data_hash(parts),
+        "data": _facts(parts),
+        "split": parts[0].truth.split,
         "ks": sorted(set(plan.recipe.evaluation.ks)),
         "bootstrap_samples": plan.recipe.evaluation.bootstrap_samples,
-        "notes": _notes(plan, truth),
+        "notes": _notes(plan, parts),
         "entries": entries,
         "pairs": [],
         "comparisons": [],
         "ceiling": {},
     }
-    compared = Comparison(plan, truth, {entry.name for entry in plan.entries if states[entry.name]["status"] == "done"})
     metric = f"f1_at_{main_k(report['ks'])}"
     for row in entries:
         if row["status"] == "done" and not row["curve_of"] and not row["seed_of"]:
@@ -108,40 +114,71 @@ def _row(entry: Entry, state: State) -> dict[str, Any]:
         "thresholded": rounded(judged["thresholded"]),
         "bleu": rounded(judged["bleu"]),
         "history": rounded(state["history"]),
+        "calibration": rounded(_calibration(judged)),
+        "trials": rounded(state.get("trials", {})),
         "differences": {},
     }
+
+
+def _calibration(row: Mapping[str, Any]) -> dict[str, float]:
+    """Of a row that was made before there was one over all pairs: that of the lists alone."""
+    if "calibration_error" in row:
+        return dict(row["calibration_error"])
+    return {"first": row["calibration"]["error"]} if "calibration" in row else {}
 
 
 def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {name: rounded(value) for name, value in figures.items() if KEPT.fullmatch(name)}
 
 
-def _facts(truth: Truth) -> dict[str, Any]:
-    info = truth.dataset.info
+def _data_hash(parts: Sequence[Part]) -> str:
+    """Of the dataset, or of those of all folds together."""
+    hashes = [part.truth.dataset.info.content_hash for part in parts]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _facts(parts: Sequence[Part]) -> dict[str, Any]:
+    """Of folds: the test posts of all, of the other splits and of the vocabulary the mean."""
+    infos = [part.truth.dataset.info for part in parts]
+    split = parts[0].truth.split
+    posts = {name: round(fmean(info.posts.get(name, 0) for info in infos)) for name in infos[0].posts}
+    posts[split] = sum(info.posts.get(split, 0) for info in infos)
     return {
-        "posts": dict(info.posts),
-        "vocabulary": info.vocabulary,
-        "users": len(set(truth.users) - {None}),
-        "split": info.config["split"]["kind"],
-        "seed": info.config["split"]["seed"],
-        "captions": info.config["captions"]["hashtags"],
+        "posts": posts,
+        "vocabulary": round(fmean(info.vocabulary for info in infos)),
+        "users": len({user for part in parts for user in part.truth.users} - {None}),
+        "split": infos[0].config["split"]["kind"],
+        "seed": infos[0].config["split"]["seed"],
+        "captions": infos[0].config["captions"]["hashtags"],
+        "folds": len(parts) if len(parts) > 1 else 0,
     }
 
 
-def _notes(plan: LeaderboardPlan, truth: Truth) -> list[str]:
+def _notes(plan: LeaderboardPlan, parts: Sequence[Part]) -> list[str]:
     """What a reader must know to read the figures right."""
-    notes = list(truth.dataset.info.notes)
+    info = parts[0].truth.dataset.info
+    notes = list(dict.fromkeys(note for part in parts for note in part.truth.dataset.info.notes))
     which = (
         "earlier posts of the user"
         if plan.recipe.history.order == "earlier"
         else "other posts of the user, at any time"
     )
     notes.append(f"history: {which} (history.order = {plan.recipe.history.order})")
+    if len(parts) > 1:
+        notes.append(
+            f"{len(parts)} folds: every group of posts is in the test split of one; figures are over the test posts of all folds, and so "
+            "are intervals, over users; train and validation posts, vocabulary, seconds and sizes are means over folds"
+        )
+    if plan.trials:
+        notes.append(
+            f"settings: the best of {plan.trials} trials on the validation split for every system that has some to search for, the "
+            "recipe's own among them; no trial sees the test split"
+        )
     if plan.recipe.recommend.diversity:
         notes.append(f"popular tags count less (recommend.diversity = {plan.recipe.recommend.diversity:g})")
     share = plan.recipe.training.train_share
     if share < 1:
         notes.append(f"learned from {share:.0%} of the train posts (training.train_share = {share:g})")
-    if truth.dataset.info.config["captions"]["hashtags"] != "remove":
+    if info.config["captions"]["hashtags"] != "remove":
         notes.append("true tags stand in the captions, which leaks the answer")
     return notes

@@ -32,6 +32,7 @@ LATER_OPTIONS: tuple[tuple[str, str, Any], ...] = (
     ("archive", "delimiter", None),
     ("archive", "hashtag_rules", "instagram"),
     ("captions", "stop_words", "keep"),
+    ("split", "fold", 0),
 )
 """Options that came after datasets had been made: not recorded at their default, so that those stay what they are."""
 

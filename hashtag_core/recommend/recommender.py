@@ -8,7 +8,7 @@ Scores depend on the other posts of a batch only in the last digits, as far as t
 them the same to the last digit calls with the same posts.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import Any, Self
@@ -255,11 +255,18 @@ class Recommender:
         self._put_captions(arrays, posts, cached)
         return FeaturizedPosts(posts.post_ids, posts.user_ids, posts.captions, image_present, text_present, arrays)
 
-    def rank(self, posts: FeaturizedPosts, top_k: int, history: History | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def rank(
+        self,
+        posts: FeaturizedPosts,
+        top_k: int,
+        history: History | None = None,
+        observe: Callable[[np.ndarray], None] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Vocabulary indices [N, K] (int64) of the best tags, best first, and their scores (float32, in [0, 1]; -1
         at the end of the list for a tag that the policy does not allow).
 
-        `history`: of the same posts, row-aligned; a model that reads one takes a missing one for empty histories.
+        `history`: of the same posts, row-aligned; a model that reads one takes a missing one for empty histories. `observe` is
+        called with the scores of all tags, [B, V], of some posts at a time, in their order.
         ScoreError, naming the first of them, for a post with a score that is not finite.
         """
         indices, scores = [], []
@@ -274,6 +281,8 @@ class Recommender:
             scores_BV = less_popular(scores_BV.clamp(0.0, 1.0), self._popularity_V, self.diversity)
             if self._least_V is not None:
                 scores_BV[scores_BV < self._least_V] = -1.0
+            if observe is not None:
+                observe(scores_BV.numpy())
             indices_BK, scores_BK = top_tags(scores_BV, top_k)
             indices.append(indices_BK.numpy())
             scores.append(scores_BK.numpy())

@@ -25,7 +25,7 @@ FREE_KEYS = frozenset(
     )
 )
 """Where a run trains and what is added to its model, not what it learns: a resumed run may change these."""
-FREE_SECTIONS = ("archive", "gates", "tagging")
+FREE_SECTIONS = ("archive", "gates", "tagging", "search")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core.config import Recipe, read_recipe
+from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.leaderboard import run_leaderboard
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.evaluation.metrics import Judged, judge
@@ -168,6 +170,94 @@ def test_systems_side_by_side_and_again(
 
     with pytest.raises(HashtagError, match="not one system is done: broken: "):
         run_leaderboard(make_plan(broken=RECIPES["broken"]))
+
+
+@pytest.mark.slow
+def test_trials_in_folds(ray_session: None, mlflow_store: Path, archive: Path, tmp_path: Path) -> None:
+    """Every user is tested once, by models that were taught and chosen without; figures are over all posts; again nothing is done."""
+    searched = (
+        RECIPES["linear"]
+        + '[search]\n"model.image_weights" = [[0.5, 1.0], [1.0]]\n"model.folds" = {low = 2, high = 4}\n'
+    )
+    recipes = write_recipes(tmp_path / "recipes", linear=searched, popularity=RECIPES["popularity"])
+
+    def plan(trials: int) -> LeaderboardPlan:
+        common = ("toy", str(archive), str(tmp_path / "out"), read_recipe(None, OVERRIDES[:3]), recipes)
+        return plan_leaderboard(*common, trials=trials, folds=3)
+
+    summary = run_leaderboard(plan(2))
+    assert summary["systems"] == {"linear": "done", "popularity": "done"}
+    assert summary["trained"] == 6
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
+    assert report["data"]["folds"] == 3
+    assert report["data"]["users"] == 15
+    rows = []
+    for fold in range(3):
+        held = Dataset.open(str(tmp_path / "out" / f"dataset-fold{fold}"))
+        users = [
+            {user for table in held.read(split, ["user_id"]) for user in table["user_id"].to_pylist()}
+            for split in ("train", "validation", "test")
+        ]
+        assert sum(map(len, users)) == len(set.union(*users)) == 15
+        lists = pq.read_table(tmp_path / "out" / f"fold{fold}" / "systems" / "linear" / "ranked.parquet").to_pylist()
+        assert {row["user_id"] for row in lists} == users[2]
+        rows += lists
+    assert len(rows) == len({row["post_id"] for row in rows}) == report["data"]["posts"]["test"] == 90
+    counted = [row for row in rows if row["true_hashtags"]]
+    hits = np.array([len({*row["hashtags"][:5]} & {*row["true_hashtags"]}) for row in counted])
+    precision, recall = (hits / 5).mean(), (hits / [len({*row["true_hashtags"]}) for row in counted]).mean()
+    entries = {entry["name"]: entry for entry in report["entries"]}
+    figures = entries["linear"]["metrics"]["headline"]
+    assert figures["posts"] == len(counted)
+    assert figures["f1_at_5"] == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-5)
+    pair = next(row for row in report["comparisons"] if row["k"] == 5)
+    own = [entries[pair[side]]["metrics"]["headline"]["f1_at_5"] for side in ("first", "second")]
+    assert [pair["first_value"], pair["second_value"]] == pytest.approx(own, abs=1e-5)
+    assert pair["value"] == pytest.approx(own[0] - own[1], abs=2e-5)
+    assert entries["linear"]["trials"]["number"] == 2
+    assert entries["popularity"]["trials"] == {}
+    assert 0 <= entries["linear"]["calibration"]["all"] < 1
+
+    tried = tmp_path / "out" / "fold1" / "systems" / "linear" / "trials.json"
+    before = json.loads(tried.read_text())["trials"]
+    assert before[0]["settings"]["model.folds"] == 3
+    assert len(before) == 2
+    assert all(0 <= trial["figure"] <= 1 for trial in before)
+    assert run_leaderboard(plan(2))["trained"] == 0
+    assert run_leaderboard(plan(3))["trained"] == 3  # what has nothing to search for stays
+    assert json.loads(tried.read_text())["trials"][:2] == before
+    registered = {model.name for model in connect().search_registered_models()}
+    assert registered == {"leaderboard-toy", "leaderboard-toy-trials"}
+
+
+def test_trials_are_part_of_what_a_system_is(archive: Path, tmp_path: Path) -> None:
+    """Their number counts for what is searched alone; seeds and curves take the system's own; nothing changes without them."""
+    searched = RECIPES["linear"] + '[search]\n"model.folds" = {low = 2, high = 4}\n'
+    recipes = write_recipes(tmp_path / "recipes", linear=searched, popularity=RECIPES["popularity"])
+    common = ("toy", str(archive), str(tmp_path / "out"), read_recipe(None), recipes)
+
+    def keys(**asked: Any) -> dict[str, str]:
+        plan = plan_leaderboard(*common, seeds=2, curves=["linear"], **asked)
+        return {entry.name: plan.key(entry, "x") for entry in plan.entries}
+
+    none, two, three = keys(), keys(trials=2), keys(trials=3)
+    assert none["popularity"] == two["popularity"] == three["popularity"]
+    for name in ("linear", "linear-seed1", "linear-25"):
+        assert len({none[name], two[name], three[name]}) == 3
+    plain = write_recipes(tmp_path / "plain", linear=RECIPES["linear"])
+    without = plan_leaderboard(*common[:4], plain)
+    assert without.key(without.entries[0], "x") == none["linear"]
+    plan = plan_leaderboard(*common, seeds=2, trials=2)
+    by_name = {entry.name: entry for entry in plan.entries}
+    assert plan.searched(by_name["linear-seed1"]) == plan.searched(by_name["linear"]) == by_name["linear"]
+    assert plan.searched(by_name["popularity"]) is None
+    with pytest.raises(ConfigError, match="trials: expected 0 or more, found -1"):
+        plan_leaderboard(*common, trials=-1)
+    wrong = write_recipes(tmp_path / "wrong", linear=RECIPES["linear"] + '[search]\n"model.fold" = [2, 3]\n')
+    with pytest.raises(ConfigError, match=r"linear\.toml: search: there is no setting 'model.fold'"):
+        plan_leaderboard(*common[:4], wrong, trials=1)
+    with pytest.raises(ConfigError, match="take --split by_user"):
+        plan_leaderboard(*common[:3], read_recipe(None, ["split.kind=by_time"]), recipes, folds=5)
 
 
 def test_seeds_and_one_length_of_history(archive: Path, tmp_path: Path) -> None:

@@ -387,3 +387,33 @@ def test_groups_join_through_others() -> None:
     assert alone[0] == alone[1] != alone[2] == alone[3]
     sides = cut_by_hash(columns, alone, SplitSection(kind="random"), {VALIDATION: 0.3, TEST: 0.3})
     assert sides.side[0] == sides.side[1]
+
+
+@pytest.mark.parametrize("kind", ["by_user", "random"])
+def test_folds_hold_every_group_in_one_test_split(kind: str) -> None:
+    """Users in five folds: tested once each, never taught and tested in one fold; the first fold is the split without folds."""
+    posts = [{"id": f"p{n}", "user": f"u{n % 40}", "caption": f"caption number {n} of all"} for n in range(400)]
+    columns = PostColumns.of(index_of(posts))
+    labels = group_labels(columns, near_duplicate_labels(columns, 0), by_user=kind == "by_user")
+    shares = {VALIDATION: 0.2, TEST: 0.2}
+    sides = []
+    for fold in range(5):
+        section = SplitSection(kind=kind, validation=0.2, test=0.2, fold=fold)  # type: ignore[arg-type]
+        sides.append(cut_by_hash(columns, labels, section, shares).side)
+        if kind == "by_user":
+            parts = [
+                {posts[row]["user"] for row in np.flatnonzero(sides[-1] == side)} for side in (TRAIN, VALIDATION, TEST)
+            ]
+            assert all(parts)
+            assert len(set.union(*parts)) == sum(map(len, parts)) == 40
+    tested = np.stack([side == TEST for side in sides])
+    assert (tested.sum(axis=0) == 1).all()
+    plain = SplitSection(kind=kind, validation=0.2, test=0.2)  # type: ignore[arg-type]
+    assert (cut_by_hash(columns, labels, plain, shares).side == sides[0]).all()
+
+
+def test_a_fold_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match=r"fold 5 of parts of 0\.2, by_user: there is no such part"):
+        SplitSection(test=0.2, fold=5)
+    with pytest.raises(ValueError, match="by_time: there is no such part"):
+        SplitSection(kind="by_time", test=0.2, fold=1)

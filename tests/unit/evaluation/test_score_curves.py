@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_curve
 
 from hashtag_core.evaluation.metrics import judge
-from hashtag_core.evaluation.score_curves import Bin, calibration, confused_tags, precision_recall
+from hashtag_core.evaluation.score_curves import Bin, PairCalibration, calibration, confused_tags, precision_recall
 
 RANKED = [[0, 1, 2], [3, 0, -1], [1, 2, 3]]
 TRUTH = [[0, 2, 9], [0], []]
@@ -60,6 +60,16 @@ def test_calibration_by_hand() -> None:
 def test_a_perfect_score_is_calibrated() -> None:
     judged = judge([[0, 1], [0, 1]], [[0], [0]], 2)
     assert calibration(judged, np.array([[1.0, 0.0], [1.0, 0.0]]), "headline")[1] == 0
+
+
+def test_calibration_over_all_pairs_by_hand() -> None:
+    """Two bins; the third post has no true tag, a score below 0 is of a tag that may not be given: both are left out."""
+    pairs = PairCalibration(bins=2)
+    assert pairs.error == 0
+    pairs.add(np.array([[0.9, 0.2, 0.1]], np.float32), np.array([[True, False, False]]))
+    pairs.add(np.array([[0.7, -1.0, 0.4], [1.0, 1.0, 1.0]]), np.array([[False, True, True], [False, False, False]]))
+    low = abs(0.2 + 0.1 + 0.4 - 1) / 5
+    assert pairs.error == pytest.approx(low + abs(0.9 + 0.7 - 1) / 5)
 
 
 def test_confused_tags_by_hand() -> None:

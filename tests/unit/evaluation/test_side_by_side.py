@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from hashtag_core.evaluation.board_sections import done_entries
 from hashtag_core.evaluation.curves import report_figures
 from hashtag_core.evaluation.metrics import index_metrics, judge, post_scores
 from hashtag_core.evaluation.side_by_side import (
-    done_entries,
     published_figures,
     side_by_side_html,
     side_by_side_markdown,
@@ -244,3 +244,27 @@ def test_nothing_done(report: dict[str, Any]) -> None:
     assert done_entries(empty) == []
     assert report_figures(empty) == {}
     assert "**failed**" in side_by_side_markdown(empty, [])
+
+
+def test_trials_and_calibration_are_told(report: dict[str, Any]) -> None:
+    """Where they were: a report of before there were any has no such section."""
+    plain = side_by_side_markdown(report, [])
+    assert "## Settings, chosen" not in plain
+    assert "## How far scores" not in plain
+    report["entries"][0] |= {
+        "calibration": {"first": 0.04321, "all": 0.00321},
+        "trials": {
+            "number": 5,
+            "metric": "f1_at_5",
+            "chosen": {"training.learning_rate": 0.002, "model.prior_posts": None},
+            "validation": 0.35,
+            "validation_of_recipe": 0.31,
+            "seconds": 61.4,
+        },
+    }
+    told = side_by_side_markdown(report, [])
+    name = report["entries"][0]["name"]
+    assert f"| {name} | 5 | 0.310 | 0.350 | 61 | training.learning_rate = 0.002, model.prior_posts = null |" in told
+    assert f"| {name} | 0.0432 | 0.0032 |" in told
+    report["entries"][0]["calibration"] = {"first": 0.04321}
+    assert f"| {name} | 0.0432 |  |" in side_by_side_markdown(report, [])

@@ -1,0 +1,162 @@
+"""Trials: each system's settings are tried out on the validation split, all systems the same number of times.
+
+The first trial is the recipe as it is written, the others are drawn by a tree-structured Parzen estimator (Bergstra et al.
+2011, by Optuna) from the recipe's `[search]`. What a trial gives is the validation figure of the model that it trained; no
+trial sees the test split. Trials are kept: more of them go on from those that are there, a run that was broken off does too.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hashtag_core.config import ModelSection, Recipe
+from hashtag_core.errors import ConfigError, HashtagError
+from hashtag_core.models.registry import parse_options
+from hashtag_core.search_space import SearchSpace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings by `section.field` and what came of them: the validation figure, or the reason why there is none."""
+
+    settings: dict[str, Any]
+    figure: float | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+
+
+def own_settings(recipe: Recipe) -> dict[str, Any]:
+    """The values that the recipe has of what it may search for."""
+    return {name: _value(recipe, name) for name in recipe.search}
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with these settings, by `section.field`, and nothing more to search for. ConfigError for a wrong one."""
+    values = recipe.model_dump(exclude={"search"}, exclude_unset=True)
+    for name, value in settings.items():
+        section, _, field = name.partition(".")
+        values.setdefault(section, {})[field] = value
+    changed = type(recipe.training).model_validate(values.get("training", {}))
+    model = ModelSection(**values.get("model", {}))
+    return recipe.model_copy(update={"training": changed, "model": model, "search": {}})
+
+
+def check_search(recipe: Recipe, where: str) -> None:
+    """ConfigError for a setting that does not exist, for values that it cannot take, and where the recipe's own value, which is the
+    first trial, is not among those that are searched."""
+    known = {"training": type(recipe.training).model_fields, "model": type(_options(recipe)).model_fields}
+    for name, space in recipe.search.items():
+        section, _, field = name.partition(".")
+        if field not in known[section]:
+            raise ConfigError(f"{where}: search: there is no setting {name!r} of {recipe.model.family}")
+        for value in space.choices if space.choices is not None else [space.low, space.high]:
+            try:
+                _options(with_settings(recipe, {name: value}))
+            except (ConfigError, ValueError) as error:
+                raise ConfigError(f"{where}: search: {name} = {value!r}: {error}") from None
+        own = _value(recipe, name)
+        if not space.holds(own):
+            raise ConfigError(f"{where}: search: {name}: the recipe's own {own!r} is not among the values to try")
+
+
+def next_settings(recipe: Recipe, done: Sequence[Trial], seed: int) -> dict[str, Any]:
+    """What to try next: the recipe's own settings first, then what the trials that are done suggest. The same for the same trials."""
+    if not done:
+        return own_settings(recipe)
+    import optuna  # half a second, which a board without trials need not wait for
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    drawn = {name: _distribution(space) for name, space in recipe.search.items()}
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.TPESampler(seed=1000 * seed + len(done), multivariate=False)
+    )
+    for trial in done:
+        told = {name: _code(recipe.search[name], value) for name, value in trial.settings.items()}
+        state = optuna.trial.TrialState.FAIL if trial.figure is None else optuna.trial.TrialState.COMPLETE
+        study.add_trial(optuna.trial.create_trial(params=told, distributions=drawn, value=trial.figure, state=state))
+    params = study.ask(drawn).params
+    return {name: _decode(recipe.search[name], params[name]) for name in recipe.search}
+
+
+def run_trials(
+    recipe: Recipe,
+    count: int,
+    done: Sequence[Trial],
+    attempt: Callable[[Recipe], float],
+    save: Callable[[Sequence[Trial]], None],
+    name: str,
+) -> list[Trial]:
+    """`count` trials, of which those in `done` are not run again. `attempt` trains a recipe and gives its validation figure;
+    `save` is called after each. Settings that were tried already count, and are not trained twice."""
+    trials = list(done[:count])
+    while len(trials) < count:
+        settings = next_settings(recipe, trials, recipe.training.seed)
+        before = next((trial for trial in trials if trial.settings == settings), None)
+        if before is None:
+            logger.info("── %s, trial %d of %d: %s", name, len(trials) + 1, count, json.dumps(settings))
+            before = _attempted(recipe, settings, attempt)
+        trials.append(before)
+        save(trials)
+    return trials
+
+
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
+    """The one of the highest figure, of equal ones the first; None where every one failed."""
+    return max(
+        (trial for trial in trials if trial.figure is not None), key=lambda trial: trial.figure or 0.0, default=None
+    )
+
+
+def trials_from_json(values: Sequence[Mapping[str, Any]]) -> list[Trial]:
+    """What `trials_to_json` gave."""
+    return [Trial(**value) for value in values]
+
+
+def trials_to_json(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """As plain values."""
+    return [asdict(trial) for trial in trials]
+
+
+def _attempted(recipe: Recipe, settings: dict[str, Any], attempt: Callable[[Recipe], float]) -> Trial:
+    began = time.monotonic()
+    try:
+        figure = attempt(with_settings(recipe, settings))
+    except HashtagError as error:
+        logger.warning("trial failed: %s", error)
+        return Trial(settings, None, " ".join(str(error).split())[:500], round(time.monotonic() - began, 1))
+    return Trial(settings, figure, None, round(time.monotonic() - began, 1))
+
+
+def _options(recipe: Recipe) -> Any:
+    return parse_options(recipe.model.family, recipe.model.options)
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    section, _, field = name.partition(".")
+    return getattr(recipe.training if section == "training" else _options(recipe), field)
+
+
+def _distribution(space: SearchSpace) -> Any:
+    """A choice is drawn by its place, since it may be a list."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if space.choices is not None:
+        return CategoricalDistribution(list(range(len(space.choices))))
+    assert space.low is not None
+    assert space.high is not None
+    if space.is_whole:
+        return IntDistribution(int(space.low), int(space.high), log=space.log)
+    return FloatDistribution(space.low, space.high, log=space.log)
+
+
+def _code(space: SearchSpace, value: Any) -> Any:
+    return value if space.choices is None else space.choices.index(value)
+
+
+def _decode(space: SearchSpace, drawn: Any) -> Any:
+    return drawn if space.choices is None else space.choices[drawn]
