@@ -174,25 +174,25 @@ def test_systems_side_by_side_and_again(
 
 @pytest.mark.slow
 def test_trials_in_folds(ray_session: None, mlflow_store: Path, archive: Path, tmp_path: Path) -> None:
-    """Every user is tested once, by models that were taught and chosen without; figures are over all posts; again nothing is done."""
+    """Every user is tested once, by models that were taught and chosen without; figures are over all posts. Again nothing is done."""
     searched = (
         RECIPES["linear"]
         + '[search]\n"model.image_weights" = [[0.5, 1.0], [1.0]]\n"model.folds" = {low = 2, high = 4}\n'
     )
     recipes = write_recipes(tmp_path / "recipes", linear=searched, popularity=RECIPES["popularity"])
 
-    def plan(trials: int) -> LeaderboardPlan:
+    def plan() -> LeaderboardPlan:
         common = ("toy", str(archive), str(tmp_path / "out"), read_recipe(None, OVERRIDES[:3]), recipes)
-        return plan_leaderboard(*common, trials=trials, folds=3)
+        return plan_leaderboard(*common, trials=2, folds=2)
 
-    summary = run_leaderboard(plan(2))
+    summary = run_leaderboard(plan())
     assert summary["systems"] == {"linear": "done", "popularity": "done"}
-    assert summary["trained"] == 6
+    assert summary["trained"] == 4
     report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
-    assert report["data"]["folds"] == 3
+    assert report["data"]["folds"] == 2
     assert report["data"]["users"] == 15
     rows = []
-    for fold in range(3):
+    for fold in range(2):
         held = Dataset.open(str(tmp_path / "out" / f"dataset-fold{fold}"))
         users = [
             {user for table in held.read(split, ["user_id"]) for user in table["user_id"].to_pylist()}
@@ -223,9 +223,7 @@ def test_trials_in_folds(ray_session: None, mlflow_store: Path, archive: Path, t
     assert before[0]["settings"]["model.folds"] == 3
     assert len(before) == 2
     assert all(0 <= trial["figure"] <= 1 for trial in before)
-    assert run_leaderboard(plan(2))["trained"] == 0
-    assert run_leaderboard(plan(3))["trained"] == 3  # what has nothing to search for stays
-    assert json.loads(tried.read_text())["trials"][:2] == before
+    assert run_leaderboard(plan())["trained"] == 0
     registered = {model.name for model in connect().search_registered_models()}
     assert registered == {"leaderboard-toy", "leaderboard-toy-trials"}
 
