@@ -14,6 +14,7 @@ from hashtag_core.output.verify import verify_output
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tagging.plan import TagPlan
 from hashtag_core.tagging.select import Selection
+from jobs import nightly
 from jobs import tag as tag_job
 from tests.tagging.outputs import plan_for, rows_by_glob
 
@@ -132,3 +133,24 @@ def test_a_family_that_cannot_says_so_before_anything_is_written(
     flags[-1] = str(tmp_path / "missing.txt")
     assert tag_job.main(flags) == 2
     assert "missing.txt" in capsys.readouterr().err
+
+
+def test_a_night_gives_the_list_to_its_tagging_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = list[tuple[str, ...]]()
+
+    def job(name: str, arguments: Any, *flags: str, **_: Any) -> dict[str, Any]:
+        called.append((name, *flags))
+        return {"parts": 0}
+
+    for name, value in {
+        "_job": job,
+        "champion": lambda name: "1",
+        "_training_is_due": lambda *_: False,
+        "_judge": lambda *_: {},
+    }.items():
+        monkeypatch.setattr(nightly, name, value)
+    flags = ["--archive", "a", "--dataset", "d", "--out", "o"]
+    nightly._nightly(nightly.build_parser().parse_args([*flags, "--extra-tags", "list.txt"]))
+    nightly._nightly(nightly.build_parser().parse_args(flags))
+    tagging = ("tag", "--archive", "a", "--out", "o")
+    assert called == [(*tagging, "--extra-tags", "list.txt"), tagging]
