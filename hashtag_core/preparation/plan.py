@@ -31,6 +31,7 @@ LATER_OPTIONS: tuple[tuple[str, str, Any], ...] = (
     ("archive", "encoding", None),
     ("archive", "delimiter", None),
     ("archive", "hashtag_rules", "instagram"),
+    ("archive", "image_hosts", []),
     ("captions", "stop_words", "keep"),
     ("split", "fold", 0),
 )

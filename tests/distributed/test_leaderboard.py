@@ -175,18 +175,18 @@ def test_systems_side_by_side_and_again(
 @pytest.mark.slow
 def test_trials_in_folds(ray_session: None, mlflow_store: Path, archive: Path, tmp_path: Path) -> None:
     """Every user is tested once, by models that were taught and chosen without; figures are over all posts. Again nothing is done."""
+    habit = '[model]\nfamily = "user_frequency"\n'  # needs no encoder: the test is of the board
     searched = (
-        RECIPES["linear"]
-        + '[search]\n"model.image_weights" = [[0.5, 1.0], [1.0]]\n"model.folds" = {low = 2, high = 4}\n'
+        habit + '[search]\n"model.prior_posts" = ["null", 0.5, 30.0]\n"model.history_posts" = {low = 5, high = 50}\n'
     )
-    recipes = write_recipes(tmp_path / "recipes", linear=searched, popularity=RECIPES["popularity"])
+    recipes = write_recipes(tmp_path / "recipes", user_frequency=searched, popularity=RECIPES["popularity"])
 
     def plan() -> LeaderboardPlan:
         common = ("toy", str(archive), str(tmp_path / "out"), read_recipe(None, OVERRIDES[:3]), recipes)
         return plan_leaderboard(*common, trials=2, folds=2)
 
     summary = run_leaderboard(plan())
-    assert summary["systems"] == {"linear": "done", "popularity": "done"}
+    assert summary["systems"] == {"user_frequency": "done", "popularity": "done"}
     assert summary["trained"] == 4
     report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
     assert report["data"]["folds"] == 2
@@ -199,7 +199,9 @@ def test_trials_in_folds(ray_session: None, mlflow_store: Path, archive: Path, t
             for split in ("train", "validation", "test")
         ]
         assert sum(map(len, users)) == len(set.union(*users)) == 15
-        lists = pq.read_table(tmp_path / "out" / f"fold{fold}" / "systems" / "linear" / "ranked.parquet").to_pylist()
+        lists = pq.read_table(
+            tmp_path / "out" / f"fold{fold}" / "systems" / "user_frequency" / "ranked.parquet"
+        ).to_pylist()
         assert {row["user_id"] for row in lists} == users[2]
         rows += lists
     assert len(rows) == len({row["post_id"] for row in rows}) == report["data"]["posts"]["test"] == 90
@@ -207,20 +209,20 @@ def test_trials_in_folds(ray_session: None, mlflow_store: Path, archive: Path, t
     hits = np.array([len({*row["hashtags"][:5]} & {*row["true_hashtags"]}) for row in counted])
     precision, recall = (hits / 5).mean(), (hits / [len({*row["true_hashtags"]}) for row in counted]).mean()
     entries = {entry["name"]: entry for entry in report["entries"]}
-    figures = entries["linear"]["metrics"]["headline"]
+    figures = entries["user_frequency"]["metrics"]["headline"]
     assert figures["posts"] == len(counted)
     assert figures["f1_at_5"] == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-5)
     pair = next(row for row in report["comparisons"] if row["k"] == 5)
     own = [entries[pair[side]]["metrics"]["headline"]["f1_at_5"] for side in ("first", "second")]
     assert [pair["first_value"], pair["second_value"]] == pytest.approx(own, abs=1e-5)
     assert pair["value"] == pytest.approx(own[0] - own[1], abs=2e-5)
-    assert entries["linear"]["trials"]["number"] == 2
+    assert entries["user_frequency"]["trials"]["number"] == 2
     assert entries["popularity"]["trials"] == {}
-    assert 0 <= entries["linear"]["calibration"]["all"] < 1
+    assert 0 <= entries["user_frequency"]["calibration"]["all"] < 1
 
-    tried = tmp_path / "out" / "fold1" / "systems" / "linear" / "trials.json"
+    tried = tmp_path / "out" / "fold1" / "systems" / "user_frequency" / "trials.json"
     before = json.loads(tried.read_text())["trials"]
-    assert before[0]["settings"]["model.folds"] == 3
+    assert before[0]["settings"]["model.history_posts"] == 50
     assert len(before) == 2
     assert all(0 <= trial["figure"] <= 1 for trial in before)
     assert run_leaderboard(plan())["trained"] == 0
