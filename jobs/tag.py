@@ -217,7 +217,7 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
         logger.info("nothing to do: %d part(s) are tagged already, %d not selected", plan.skipped, len(plan.unselected))
     summary = tag(plan, deadline)
     if summary.run is not None and summary.posts:
-        report(plan.layout.out, summary.run, recipe.tracking.experiment)
+        report(plan.layout.out, summary.run, recipe.tracking.experiment, patient=model.tags is not None)
         from hashtag_core.tagging.run_page import write_run_page
 
         page = write_run_page(plan.layout.out, summary.run)

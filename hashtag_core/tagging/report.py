@@ -170,14 +170,15 @@ def _moved(tags: Mapping[str, int], before: Mapping[str, int]) -> str:
     return ", ".join(f"{tag} {100 * old:.1f} -> {100 * new:.1f} %" for tag, (old, new) in most)
 
 
-def report(out: str, run_id: str, experiment: str) -> str | None:
+def report(out: str, run_id: str, experiment: str, *, patient: bool = False) -> str | None:
     """Tell MLflow of a run by its record; the MLflow run's id.
 
-    The output is whole by then, so an MLflow that is away is a warning, and None.
+    `patient`: a server that is away is waited for, since it was there when the model was taken from it. The output is whole by
+    then, so an MLflow that stays away is a warning, and None.
     """
     try:
         record = dict(storage.read_json(storage.join(runs_folder(out), f"{run_id}.json")))
-        return record_tagging(experiment, record)
+        return record_tagging(experiment, record, patient=patient)
     except HashtagError as error:
         logger.warning("the output is whole, but MLflow does not know of run %s: %s", run_id, error)
         return None

@@ -12,7 +12,7 @@ import logging
 import os
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.redaction import redact
+from hashtag_core.tracking.once import create_run, over_http
 from hashtag_core.tracking.reach import QUIET, check_reachable, wait_until_reachable
 
 if TYPE_CHECKING:
@@ -227,12 +228,25 @@ class Run:
         with mlflow_errors(f"cannot log {name} to run {self.run_id}"):
             self.client.log_text(self.run_id, text, name)
 
+    def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
+        """A table as MLflow shows it beside those of other runs; `name` ends in `.json`."""
+        with mlflow_errors(f"cannot log {name} to run {self.run_id}"):
+            self.client.log_table(self.run_id, dict(columns), name)
+
     def log_output_model(self, model_id: str) -> None:
         """Tell MLflow that the run made this logged model."""
         with mlflow_errors(f"cannot log a model of run {self.run_id}"):
             from mlflow.entities import LoggedModelOutput
+            from mlflow.exceptions import MlflowException
 
-            self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
+            try:
+                self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step=0)])
+            except (
+                MlflowException
+            ):  # it is refused where it stands there already: the answer to a first request was lost
+                outputs = self.client.get_run(self.run_id).outputs
+                if model_id not in [each.model_id for each in (outputs.model_outputs if outputs else [])]:
+                    raise
 
     def log_figure(self, figure: "Figure", name: str) -> None:
         """A matplotlib figure; `name` ends in `.png` or `.svg`."""
@@ -282,15 +296,17 @@ def start_run(
     run_id: str | None = None,
     tags: Mapping[str, Any] | None = None,
     parent: str | None = None,
+    *,
+    patient: bool = False,
 ) -> Iterator[Run]:
     """A new run of the experiment, which is made where it does not exist, or the run `run_id` taken up again.
 
-    `parent`: the id of the run that MLflow shows it below.
+    `parent`: the id of the run that MLflow shows it below. `patient`: as of `connect`.
 
     The run ends as FINISHED, as KILLED on an interrupt, as FAILED on any other exception. NotFoundError for a `run_id`
     that does not exist.
     """
-    client = connect()
+    client = connect(patient=patient)
     labels = {
         "mlflow.user": current_user(),
         **({"mlflow.parentRunId": parent} if parent else {}),
@@ -298,7 +314,7 @@ def start_run(
     }
     with mlflow_errors(f"no run {run_id}" if run_id else f"cannot start a run of experiment {experiment!r}"):
         if run_id is None:
-            info = client.create_run(_experiment_id(client, experiment), run_name=name, tags=labels).info
+            info = create_run(client, _experiment_id(client, experiment), name, labels).info
         else:
             info = client.get_run(run_id).info
             client.update_run(run_id, status="RUNNING")
@@ -318,7 +334,7 @@ def start_run(
 
 def _end_run(client: "MlflowClient", run_id: str, status: str) -> None:
     try:
-        if status != "FINISHED" and client.tracking_uri.startswith(("http://", "https://")):
+        if status != "FINISHED" and over_http(client):
             check_reachable(client.tracking_uri)  # what failed since the server is away need not wait for it once more
         with mlflow_errors(f"cannot close run {run_id}"):
             client.set_terminated(run_id, status)

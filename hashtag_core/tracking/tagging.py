@@ -9,8 +9,9 @@ COUNTS = ("posts", "tagged", "rejected", "parts", "skipped_parts", "seconds", "p
 TOP_TAGS = 20
 
 
-def record_tagging(experiment: str, record: Mapping[str, Any]) -> str:
-    """Make a run of the experiment with what the record says; its id. StorageError where MLflow refuses or is away.
+def record_tagging(experiment: str, record: Mapping[str, Any], *, patient: bool = False) -> str:
+    """Make a run of the experiment with what the record says; its id. StorageError where MLflow refuses or is away
+    (`patient`: for longer than it is waited for).
 
     Metrics: the counts of the summary, `status_<status>`, `score_p50` and the like of all scores, `first_score_p50` of the
     best of each post, `images_not_fetched`, `distinct_tags`, and `drift_psi` where there was a run to compare with. The most
@@ -27,7 +28,7 @@ def record_tagging(experiment: str, record: Mapping[str, Any]) -> str:
         metrics["drift_psi"] = record["drift"]["psi"]
     labels = {"job": "tag", "tagging_run": record["run"], "plan": record["plan"], "archive": settings["archive"]}
     name = f"tag {settings['model_name']} {settings['model_version']}"
-    with start_run(experiment, name, tags=labels) as run:
+    with start_run(experiment, name, tags=labels, patient=patient) as run:
         run.log_params(settings)
         run.log_metrics(metrics)
         run.log_json({"tags": dict(list(tags.items())[:TOP_TAGS]), "distinct": len(tags)}, "tags.json")

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 from hashtag_core.errors import StorageError
+from hashtag_core.tracking.once import delete
 from hashtag_core.tracking.runs import current_user, mlflow_errors
 
 if TYPE_CHECKING:
@@ -196,18 +197,14 @@ def _create(client: "MlflowClient", name: str, number: int, secret: str) -> bool
         # It is there; or it was made, and who finished that turn meanwhile removed it before MLflow had read it back.
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
             raise
-        return False
+        # Or it is ours, and the answer to the first request was lost.
+        there = _read(client, _claim(name, number))
+        return there is not None and bool(there[_HOLDER]["secret"] == secret)
     return True
 
 
 def _delete(client: "MlflowClient", claim: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        patiently(lambda: client.delete_registered_model(claim))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    patiently(lambda: delete(client.delete_registered_model, claim))
 
 
 def _sweep(client: "MlflowClient", name: str, number: int) -> None:

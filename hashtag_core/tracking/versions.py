@@ -22,6 +22,7 @@ from hashtag_core.data.hub_folder import SCHEME, pull
 from hashtag_core.data.model_files import check_model_files, content_hash, hash_files, read_description
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.tracking.mlflow_model import FOLDER, save_mlflow_model
+from hashtag_core.tracking.once import create_logged_model, delete, over_http
 from hashtag_core.tracking.runs import TAG_CHARACTERS, Run, connect, mlflow_errors
 from hashtag_core.tracking.turns import is_turn, patiently
 
@@ -87,13 +88,7 @@ def register_model_folder(
     _ensure_registered(client, name)
     with mlflow_errors(f"cannot register {folder} as a version of {name!r}"):
         kept = {key: str(value)[:TAG_CHARACTERS] for key, value in (tags or {}).items()}
-        logged = client.create_logged_model(
-            run.experiment_id,
-            name=_logged_name(name),
-            source_run_id=run.run_id,
-            tags={**kept, **pins},
-            model_type="hashtags",
-        )
+        logged = create_logged_model(client, run.experiment_id, _logged_name(name), run.run_id, {**kept, **pins})
         with tempfile.TemporaryDirectory(prefix="hashtag-mlflow-") as drafts:
             draft = Path(drafts, "model")
             save_mlflow_model(Path(folder), draft, {"run_id": run.run_id, "model_id": logged.model_id}, golden)
@@ -101,17 +96,28 @@ def register_model_folder(
         client.finalize_logged_model(logged.model_id, "READY")
         run.log_output_model(logged.model_id)
         # A server knows its own models; a database is asked through MLflow's process-wide URI, which is not ours.
-        over_http = client.tracking_uri.startswith(("http://", "https://"))
+        source = f"models:/{logged.model_id}" if over_http(client) else logged.artifact_location
         version = client.create_model_version(
             name,
-            source=f"models:/{logged.model_id}" if over_http else logged.artifact_location,
+            source=source,
             run_id=run.run_id,
             model_id=logged.model_id,
             tags={**kept, **pins},
             description=description or None,
             await_creation_for=READY_TIMEOUT_S,
         )
-    return model_uri(name, str(version.version))
+        number = _first_of(client, name, source) if over_http(client) else str(version.version)
+    return model_uri(name, number)
+
+
+def _first_of(client: "MlflowClient", name: str, source: str) -> str:
+    """The first version that was made of a source; others of it are deleted, since the answer to a request was lost."""
+    first, *others = sorted(
+        (str(version.version) for version in _versions(client, name) if version.source == source), key=int
+    )
+    for other in others:
+        delete(client.delete_model_version, name, other)
+    return first
 
 
 def check_name(name: str) -> None:
