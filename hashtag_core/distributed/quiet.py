@@ -2,8 +2,7 @@
 
 Nothing is lost: what workers write is in Ray's log folder all the same (`/tmp/ray/session_latest/logs`, or below TMPDIR), and with
 `--verbose` it is on the console. What our own code says in a worker passes always. What Ray's C++ side writes in this process itself
-(a line on restarts of actors where Ray Data starts a pool) is not held back: it goes past Python, and a pipe in its way would swallow
-the last words of a process that Ray ends.
+(a line on restarts of actors where Ray Data starts a pool) is left to `native_lines`.
 """
 
 import functools
@@ -17,13 +16,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from hashtag_core.native_lines import NATIVE, native_lines_apart
+
 logger = logging.getLogger(__name__)
 
-NATIVE = re.compile(r"\[[\d\- :,]+ [EWI] \d+ \d+\] .*\b\w+\.(cc|h):\d+: ")
-"""A line of Ray's C++ side: `[2026-11-26 01:23:56,673 E 10333 10536] core_worker.cc:2465: ...`."""
-
 NOISE = (
-    NATIVE,
+    re.compile(NATIVE.pattern.decode()),
     re.compile(
         r"RayDeprecationWarning|RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO|FutureWarning: Tip: In future versions of Ray"
     ),
@@ -38,11 +36,14 @@ NOTICES = (
 _HANDLER = "ray_print_logs"
 
 
-def quieten_before_start() -> None:
-    """To be called before `ray.init`."""
+@contextmanager
+def quietly() -> Iterator[None]:
+    """For all the time of a Ray, its start included."""
     for name in NOTICES:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=r".*(will be removed in Ray|RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO)")
+    with native_lines_apart():
+        yield
 
 
 def quieten_workers() -> None:

@@ -5,15 +5,15 @@ import logging
 import os
 import secrets
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from hashtag_core import storage
-from hashtag_core.distributed.quiet import quieten_before_start, quieten_workers, terminated_as_interrupted
+from hashtag_core.distributed.quiet import quieten_workers, quietly, terminated_as_interrupted
 from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.storage.home import SUBMITTED
 
@@ -64,9 +64,16 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             "_temp_dir": ray_folder(),
         }
         _ensure_token()
-    told = logger.isEnabledFor(logging.DEBUG)
-    if not told:
-        quieten_before_start()
+    with nullcontext() if logger.isEnabledFor(logging.DEBUG) else quietly():
+        _start(address, runtime, settings)
+        try:
+            with terminated_as_interrupted():
+                yield
+        finally:
+            ray.shutdown()
+
+
+def _start(address: str | None, runtime: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(runtime_env=runtime, **settings)
@@ -82,13 +89,8 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             logger.warning("Ray did not start in time, trying again: %s", error)
             ray.shutdown()  # what came up of it ends with this process
     _quieten_ray_data()
-    if not told:
+    if not logger.isEnabledFor(logging.DEBUG):
         quieten_workers()
-    try:
-        with terminated_as_interrupted():
-            yield
-    finally:
-        ray.shutdown()
 
 
 def ray_folder() -> str:
