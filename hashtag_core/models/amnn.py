@@ -114,14 +114,17 @@ class ImageEncoder(nn.Module):
         self.attend = nn.Linear(hidden, hidden if self.literal else 1)
         self.absent_D = nn.Parameter(torch.randn(self.out) * 0.02)
 
+    def weights(self, states_BSH: Tensor) -> Tensor:
+        """The shares of the LSTM's states: [B, S, H], over H (`literal`), or [B, S, 1], over S (`grid`)."""
+        scores: Tensor = self.attend(torch.tanh(self.project(states_BSH)))
+        return scores.softmax(dim=-1 if self.literal else 1)
+
     def attention(self, states_BSH: Tensor) -> Tensor:
         """X_f from the LSTM's states: [B, S] (`literal`) or [B, H] (`grid`)."""
-        scores = self.attend(torch.tanh(self.project(states_BSH)))
-        over = -1 if self.literal else 1
-        seen: Tensor = (scores.softmax(dim=over) * states_BSH).sum(dim=over)
-        return seen
+        return (self.weights(states_BSH) * states_BSH).sum(dim=-1 if self.literal else 1)
 
-    def forward(self, batch: PostBatch) -> Tensor:
+    def states(self, batch: PostBatch) -> Tensor:
+        """What the LSTM makes of the picture: [B, S, H]."""
         if self.literal:
             assert batch.image_vector_BD is not None
             dense_BE = self.dense(batch.image_vector_BD)
@@ -132,7 +135,11 @@ class ImageEncoder(nn.Module):
             if self.normalise:
                 regions_BRD = nn.functional.layer_norm(regions_BRD, regions_BRD.shape[-1:])
             steps_BSE = self.dropout(self.dense(regions_BRD))
-        seen_BH = self.attention(self.lstm(steps_BSE)[0])
+        states_BSH: Tensor = self.lstm(steps_BSE)[0]
+        return states_BSH
+
+    def forward(self, batch: PostBatch) -> Tensor:
+        seen_BH = self.attention(self.states(batch))
         return torch.where(batch.image_present_B[:, None], seen_BH, self.absent_D)
 
 
@@ -271,6 +278,12 @@ class Amnn(SequenceModel):
             image_BE, text_BE = parts
             parts = [self.reduce(image_BE) + text_BE]
         return torch.cat(parts, dim=-1)
+
+    def looks_at(self, batch: PostBatch) -> Tensor | None:
+        """The shares of the regions, with `attention = "grid"`."""
+        if self.image is None or self.image.literal:
+            return None
+        return self.image.weights(self.image.states(batch)).squeeze(-1)
 
     def start(self, batch: PostBatch) -> DecoderState:
         merged_BE = self.merge(self.dropout(self.features(batch)))

@@ -103,6 +103,11 @@ class TagModel(nn.Module):
         """Where the scores of those tags of each post come from, exactly. Called as `score` is, where `explains` is True."""
         raise NotImplementedError(f"{self.name} does not explain its scores")
 
+    def looks_at(self, batch: PostBatch) -> Tensor | None:
+        """weights_BR: how much of its attention a post gives to each region of its picture, a sum of 1; None for a family, or
+        options, without attention over regions. A post without a picture has weights that mean nothing. Called as `score` is."""
+        return None
+
     def name_tags(self, tags: Sequence[str]) -> None:
         """Learn what the tags are called (the vocabulary, in its order); called once, before the model is taught.
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import TokenizerSpec
 from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel
-from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, absent_embedding, masked_softmax
+from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, CaptionStates, absent_embedding, masked_softmax
 from hashtag_core.models.long_tail import LongTailOptions, MultiLabelLoss
 from hashtag_core.models.objectives import Output, softmax_loss
 from hashtag_core.models.registry import register
@@ -117,20 +117,35 @@ class CoAttention(NeuralModel):
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV."""
-        text = self.caption(batch)
-        share_BT1 = (text.mask_BT / text.mask_BT.sum(1, keepdim=True))[..., None]
-        mean_BD = text_BD = (share_BT1 * text.states_BTD).sum(1)
-        image_BD = self.absent_region_D.expand_as(mean_BD)
-        if self.regions is not None and self.visual is not None:
-            assert batch.image_grid_BRD is not None
-            regions_BRD = torch.tanh(self.regions(batch.image_grid_BRD))
-            every_BR = torch.ones_like(regions_BRD[..., 0], dtype=torch.bool)
-            seen_BD, _ = self.visual(regions_BRD, mean_BD, every_BR)
+        text, mean_BD = self._read(batch)
+        text_BD, image_BD = mean_BD, self.absent_region_D.expand_as(mean_BD)
+        if self.visual is not None:
+            seen_BD, _ = self._look(batch, mean_BD)
             image_BD = torch.where(batch.image_present_B[:, None], seen_BD, image_BD)
         if self.textual is not None:
             text_BD, _ = self.textual(text.states_BTD, image_BD, text.mask_BT)
         logits_BV: Tensor = self.classify(self.dropout(image_BD + text_BD))
         return logits_BV
+
+    def _read(self, batch: PostBatch) -> tuple[CaptionStates, Tensor]:
+        """The caption's states, and their mean, mean_BD."""
+        text = self.caption(batch)
+        share_BT1 = (text.mask_BT / text.mask_BT.sum(1, keepdim=True))[..., None]
+        return text, (share_BT1 * text.states_BTD).sum(1)
+
+    def _look(self, batch: PostBatch, guide_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """seen_BD and weights_BR."""
+        assert self.regions is not None
+        assert self.visual is not None
+        assert batch.image_grid_BRD is not None
+        regions_BRD = torch.tanh(self.regions(batch.image_grid_BRD))
+        every_BR = torch.ones_like(regions_BRD[..., 0], dtype=torch.bool)
+        seen: tuple[Tensor, Tensor] = self.visual(regions_BRD, guide_BD, every_BR)
+        return seen
+
+    def looks_at(self, batch: PostBatch) -> Tensor | None:
+        """The text-guided attention."""
+        return None if self.visual is None else self._look(batch, self._read(batch)[1])[1]
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
         objective = self.judge if self._bce else softmax_loss

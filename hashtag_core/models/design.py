@@ -211,6 +211,10 @@ class Design(NeuralModel):
             found.append((self.generator.write, "next"))
         return found
 
+    def looks_at(self, batch: PostBatch) -> Tensor | None:
+        """The share of each region in the co-attention of the post itself."""
+        return self.reader.looks_at(batch)
+
     def posts(self, batch: PostBatch) -> Tensor:
         """[p ; m] as BF."""
         t_BD, v_BD = self.reader(batch)

@@ -178,6 +178,15 @@ class PostReader(nn.Module):
         seen_BR = None if grid_BRX is None else batch.image_present_B[:, None].expand(-1, grid_BRX.shape[1])
         return self._join(len(batch), batch.text_states_BSD, batch.text_states_mask_BS, grid_BRX, seen_BR)
 
+    def looks_at(self, batch: PostBatch) -> Tensor | None:
+        """a_v as BR, without the part that stands for a missing picture; None where no picture is read."""
+        grid_BRX = batch.image_grid_BRD
+        if grid_BRX is None or self.attend.region_score is None:
+            return None
+        seen_BR = batch.image_present_B[:, None].expand(-1, grid_BRX.shape[1])
+        items = self._items(len(batch), batch.text_states_BSD, batch.text_states_mask_BS, grid_BRX, seen_BR)
+        return self.attend.weights(*items)[1][:, :-1]
+
     def history(self, history: HistoryBatch) -> tuple[Tensor, Tensor]:
         """t_ND and v_ND of the N posts that are there, in the order of `history.mask_BH`."""
         there_BH = history.mask_BH
@@ -196,12 +205,18 @@ class PostReader(nn.Module):
     def _join(
         self, posts: int, words: Tensor | None, said: Tensor | None, regions: Tensor | None, seen: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        attended: tuple[Tensor, Tensor] = self.attend(*self._items(posts, words, said, regions, seen))
+        return attended
+
+    def _items(
+        self, posts: int, words: Tensor | None, said: Tensor | None, regions: Tensor | None, seen: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What meets in the co-attention: words_BSD, said_BS, regions_BRD, seen_BR."""
         words_BSD, said_BS = self.words(posts, words, said)
         regions_BRD, seen_BR = self.regions(posts, regions, seen)
         if self.weigh is not None:
             words_BSD = self.weigh(words_BSD, said_BS)
-        attended: tuple[Tensor, Tensor] = self.attend(words_BSD, said_BS, regions_BRD, seen_BR)
-        return attended
+        return words_BSD, said_BS, regions_BRD, seen_BR
 
 
 @register
@@ -236,6 +251,10 @@ class Macon(NeuralModel):
 
     def outputs(self) -> Sequence[tuple[nn.Linear, Output]]:
         return [(self.classify, "each" if self._bce else "one")]
+
+    def looks_at(self, batch: PostBatch) -> Tensor | None:
+        """a_v of the post itself."""
+        return self.reader.looks_at(batch)
 
     def logits(self, batch: PostBatch) -> Tensor:
         """logits_BV."""

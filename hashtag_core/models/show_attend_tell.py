@@ -29,12 +29,17 @@ from torch import Tensor, nn
 
 from hashtag_core.data.batches import PADDING, PostBatch, Targets
 from hashtag_core.models.base import InputSpec, ModelOptions
+from hashtag_core.models.decoding import greedy_decode
 from hashtag_core.models.layers import absent_embedding, initialise_glorot
 from hashtag_core.models.objectives import Output, sequence_loss
 from hashtag_core.models.registry import register
 from hashtag_core.models.sequence import SequenceModel, SequenceOptions, SignEmbedding, teach
 
 TINY = {"embedding": 16, "hidden": 24, "attention_units": 16, "decode_steps": 5, "dropout": 0.1, "coverage": 0.01}
+
+
+LOOKS = 5
+"""Steps of the decoder whose looks are told."""
 
 
 class ShowAttendTellOptions(SequenceOptions):
@@ -119,6 +124,18 @@ class ShowAttendTell(SequenceModel):
         written_BE = sign_BE + self.from_hidden(self.dropout(hidden_BH)) + self.from_context(context_BD)
         logits_BU = self.write(self.dropout(written_BE))
         return logits_BU, Gaze(state.regions_BRD, state.keys_BRA, hidden_BH, cell_BH, (*state.alphas, alpha_BR))
+
+    def looks_at(self, batch: PostBatch) -> Tensor | None:
+        """The mean of alpha_BR over the first steps of greedy search."""
+        after: list[Gaze] = []
+
+        def watched(previous_B: Tensor | None, gaze: Gaze) -> tuple[Tensor, Gaze]:
+            logits_BU, moved = self.step(previous_B, gaze)
+            after[:] = [moved]
+            return logits_BU, moved
+
+        greedy_decode(watched, self.start(batch), self.spec.vocabulary_size, LOOKS)
+        return torch.stack(after[0].alphas).mean(0)
 
     def loss(self, batch: PostBatch, targets: Targets) -> Tensor:
         """(14), the mean over the posts; steps after the end are not looked at."""
