@@ -21,7 +21,6 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from hashtag_core.config import HistorySection, Section
@@ -112,6 +111,8 @@ COLUMNS = ("user_id", "post_id", "created_at", "image_key", "caption_key")
 
 def hash_strings(column: pa.ChunkedArray) -> np.ndarray:
     """uint64 of each string, the same on every machine; NONE where it is null."""
+    import pandas as pd  # here: a model without a history answers without it
+
     values = column.to_numpy() if len(column) else np.zeros(0, dtype=object)
     hashes = pd.util.hash_array(values, categorize=True) if len(column) else np.zeros(0, np.uint64)
     hashes = np.where(hashes == NONE, np.uint64(1), hashes)
