@@ -6,7 +6,7 @@
 #   make ablations  the same with what was taken away from AMNN; what `make leaderboard` did stays
 #   make test      lint and all tests
 #   make soak      thirty kills over 20,000 posts, the faults of a machine, posts at the edge through every family, hosts in network
-#                  namespaces, the image where a Docker daemon is; long
+#                  namespaces, the image where a Docker daemon is, MLflow away for two minutes; long
 #   make mutants   wrong equations put in, one after another: each has to fail its family's tests; by hand, minutes
 #   make lint      ruff, formatting, types, import layers
 #   make format    let ruff repair and format the code
@@ -109,6 +109,8 @@ soak: setup
 	  && SOAK_CEPH=1 $(BIN)/python -m pytest -v -s tests/distributed/test_tag_ceph.py tests/unit/test_storage_ceph.py; \
 	  code=$$?; $(CEPH) stop $$folder; rm -rf $$folder; exit $$code; else echo "no Ceph here: its tests are skipped"; fi
 	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) tests/tagging/test_two_processes.py $(SOAKED)
+	SOAK_AWAY_S=120 $(BIN)/python -m pytest -v tests/distributed/test_mlflow_away.py
+	SOAK_README=1 $(BIN)/python -m pytest -v tests/end_to_end/test_readme.py
 	SOAK_SPARK=1 $(BIN)/python -m pytest -v tests/end_to_end/test_served_model.py
 
 mutants: setup
