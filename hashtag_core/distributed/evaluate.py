@@ -48,6 +48,7 @@ from hashtag_core.evaluation.significance import bootstrap, paired_difference
 from hashtag_core.evaluation.slices import slice_metrics, tag_slices
 from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
 from hashtag_core.judging.page import evaluation_page, learning, score_figures
+from hashtag_core.judging.predictions import TABLE, predictions
 from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
@@ -126,13 +127,13 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
         write_ranked(storage.join(report_uri, "ranked", f"{name}.parquet"), evaluation.ranked, truth)
     report = _report(evaluations, truth, recipe)
     markdown = leaderboard_markdown(report)
-    by_uri = {evaluation.row["model"]: evaluation.ranked for evaluation in evaluations}
+    by_uri = {evaluation.row["model"]: (evaluation.ranked, evaluation.model.folder) for evaluation in evaluations}
     page = evaluation_page(report, by_uri, truth, recipe)
     for evaluation in evaluations:
         texts = {"leaderboard.md": markdown, "report.html": page}
         if len(page) > MOST_LOGGED_CHARACTERS and evaluation is not evaluations[0]:
             del texts["report.html"]  # one copy of a large page is enough
-        log_evaluation(evaluation, dataset, recipe, texts)
+        log_evaluation(evaluation, truth, recipe, texts)
     storage.write_bytes(storage.join(report_uri, "leaderboard.md"), markdown.encode())
     storage.write_bytes(storage.join(report_uri, "report.html"), page.encode("utf-8", "replace"))
     storage.write_json(storage.join(report_uri, "leaderboard.json"), report)
@@ -202,13 +203,13 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     return Evaluation(resolved, row, ranked, trained_on, recommender.encoders.identity)
 
 
-def log_evaluation(evaluation: Evaluation, dataset: Dataset, recipe: Recipe, texts: Mapping[str, str]) -> str:
-    """A run in MLflow, below the one that made the model, with the figures of all protocols and, on a registered version, a
-    tag that leads to it.
+def log_evaluation(evaluation: Evaluation, truth: Truth, recipe: Recipe, texts: Mapping[str, str]) -> str:
+    """A run in MLflow, below the one that made the model, with the figures of all protocols, a table of what some posts were
+    given and, on a registered version, a tag that leads to it.
 
     Returns the run's id.
     """
-    model, row, split = evaluation.model, evaluation.row, recipe.evaluation.split
+    model, row, split, dataset = evaluation.model, evaluation.row, truth.split, truth.dataset
     labels = {
         "kind": "evaluation",
         "model": model.uri,
@@ -220,7 +221,8 @@ def log_evaluation(evaluation: Evaluation, dataset: Dataset, recipe: Recipe, tex
         "split": split,
     }
     title = f"evaluate {model.name} {model.version} on {split}"
-    with start_run(recipe.tracking.experiment, title, tags=labels, parent=model.run_id) as run:
+    known = model.tags is not None  # from a server that was there when the judging began
+    with start_run(recipe.tracking.experiment, title, tags=labels, parent=model.run_id, patient=known) as run:
         log_split(run, dataset, split)
         run.log_metrics(
             {f"main/{name}": value for name, value in main_figures(row["metrics"], recipe.evaluation.ks).items()}
@@ -229,9 +231,11 @@ def log_evaluation(evaluation: Evaluation, dataset: Dataset, recipe: Recipe, tex
             run.log_metrics({f"{split}_{protocol}.{metric}": value for metric, value in row[name].items()})
         run.log_params({"evaluation": recipe.evaluation.model_dump(mode="json"), "encoders": evaluation.encoders})
         run.log_json(row, "evaluation.json")
+        if recipe.evaluation.gallery_posts:
+            run.log_table(predictions(evaluation.ranked, truth, recipe.evaluation.gallery_posts), TABLE)
         for name, text in texts.items():
             run.log_text(text, name)
-    if model.tags is not None:
+    if known:
         f1 = f"f1_at_{main_k(recipe.evaluation.ks)}"
         short = dataset.info.content_hash[:12]
         tag = f"run {run.run_id}: {f1} headline {row['metrics'][f1]:.4f}, papers {row['papers'][f1]:.4f}, floor {row['floor'][f1]:.4f}"

@@ -88,12 +88,12 @@ class OnRay:
     def encode(self, dataset: Dataset, section: EncodersSection, needs: frozenset[str]) -> None:
         ensure_features(dataset, section, needs)
 
-    def train(self, recipe: Recipe, dataset_uri: str) -> TrainSummary:
-        return train(recipe, dataset_uri)
+    def train(self, recipe: Recipe, dataset_uri: str, parent: str | None) -> TrainSummary:
+        return train(recipe, dataset_uri, parent=parent)
 
     def judge(
         self, model: str, truth: Truth, validation: Truth | None, recipe: Recipe
     ) -> tuple[dict[str, Any], Ranked]:
         evaluation = evaluate_model(model, truth, validation, recipe)
-        log_evaluation(evaluation, truth.dataset, recipe, {})
+        log_evaluation(evaluation, truth, recipe, {})
         return evaluation.row, evaluation.ranked

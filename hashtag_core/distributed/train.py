@@ -72,8 +72,11 @@ class TrainSummary:
     """Numbers in the weights file, buffers included; None in summaries of older releases."""
 
 
-def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = None) -> TrainSummary:
-    """Train, evaluate on the validation split, register a version. Ray is connected (`session.connect`).
+def train(
+    recipe: Recipe | None, dataset_uri: str | None, resume: str | None = None, parent: str | None = None
+) -> TrainSummary:
+    """Train, evaluate on the validation split, register a version. Ray is connected (`session.connect`). `parent` is the id of
+    the MLflow run that a new run is shown below.
 
     A worker that dies is replaced, and training goes on from the last checkpoint. A run whose driver died goes on with
     `resume`; one that is finished returns its summary again.
@@ -99,7 +102,7 @@ def train(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = N
     with (
         _resumable(name, storage.join(plan.storage, name), recipe),
         runs.start_run(
-            recipe.tracking.experiment, name, run_id, {**labels, **source_tags(), "kind": "training"}
+            recipe.tracking.experiment, name, run_id, {**labels, **source_tags(), "kind": "training"}, parent
         ) as run,
         system_metrics(run),
     ):

@@ -31,6 +31,8 @@ class ShownPost:
     scores: list[list[float]]
     picture: str | None = None
     """What tells pictures apart; None where there is none."""
+    looks: list[str] = field(default_factory=list)
+    """Where each model looked: a digit a cell of a square grid, line by line; empty for a model that does not tell."""
 
 
 @dataclass
@@ -72,6 +74,8 @@ class Gallery:
             row["t"] = -1 if post.picture is None else pictures.get(post.picture, -2)
             row["r"] = [[number[tag] for tag in row[:MOST_TAGS]] for row in post.lists]
             row["v"] = [[round(1000 * score) for score in row[:MOST_TAGS]] for row in post.scores]
+            if any(post.looks):
+                row["a"] = post.looks
             rows.append(row)
         return {
             "models": self.models,

@@ -27,6 +27,7 @@ from hashtag_core.evaluation.board_sections import (
     table,
     trials_section,
 )
+from hashtag_core.evaluation.gallery import Gallery
 from hashtag_core.evaluation.metrics import PROTOCOLS
 from hashtag_core.evaluation.pages import render
 from hashtag_core.evaluation.report import PROTOCOL_TEXT, main_k
@@ -127,8 +128,18 @@ def side_by_side_table(report: Report) -> Table:
     return table
 
 
-def side_by_side_html(markdown: str, title: str, figures: Mapping[str, str]) -> str:
-    """The page as one HTML file; `figures` are SVG texts by file name, set into it."""
+def side_by_side_html(
+    markdown: str,
+    title: str,
+    figures: Mapping[str, str],
+    gallery: Gallery | None = None,
+    confused: Sequence[tuple[str, Sequence[Mapping[str, Any]]]] = (),
+) -> str:
+    """The page as one HTML file; `figures` are SVG texts by file name, set into it.
+
+    `gallery` and `confused` (system, its pairs `true`, `given`, `posts`, `lift`) show posts and hashtags: for a page that
+    stays in the house.
+    """
     body = MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
 
     def inlined(match: re.Match[str]) -> str:
@@ -140,7 +151,10 @@ def side_by_side_html(markdown: str, title: str, figures: Mapping[str, str]) -> 
     region = '<div class="wide" tabindex="0" role="region" aria-label="table {}"><table>'
     parts = body.split("<table>")
     body = parts[0] + "".join(region.format(place) + part for place, part in enumerate(parts[1:], 1))
-    return render("board.html", title=title, body=Markup(body.replace("</table>", "</table></div>")))  # noqa: S704  ours, from Markdown
+    body = body.replace("</table>", "</table></div>")
+    shown = gallery and {"told": gallery.told(), "data": gallery.data()}
+    whole = Markup(body)  # noqa: S704  ours, from Markdown
+    return render("board.html", title=title, body=whole, gallery=shown, confused=confused)
 
 
 def _facts(report: Report) -> str:

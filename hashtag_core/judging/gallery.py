@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from hashtag_core.errors import HashtagError
 from hashtag_core.evaluation.gallery import MOST_TAGS, Gallery, ShownPost, shown_rows, thumbnail_side_px
 from hashtag_core.evaluation.ground_truth import Ranked, Truth
 from hashtag_core.evaluation.metrics import Booleans
+from hashtag_core.judging.attention import looks
 from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.recommend.images import ImagePlaces, fetch_images
 
@@ -24,10 +26,11 @@ def read_gallery(
     k: int,
     most: int,
     places: ImagePlaces,
+    folders: Sequence[Path | None] = (),
 ) -> Gallery:
     """At most `most` posts, evenly spaced over the split, as every model (its label, its lists) ranked them.
 
-    A picture that cannot be read leaves its post without one; the report is made all the same.
+    `folders` are the models' own, in the same order, where it is to be shown where on a picture they look. A picture that cannot be read leaves its post without one; the report is made all the same.
     """
     rows = shown_rows(len(truth.tags), most)
     wanted = np.zeros(len(truth.tags), bool)
@@ -40,6 +43,7 @@ def read_gallery(
         k=min(k, MOST_TAGS),
         posts_in_all=len(truth.tags),
     )
+    looked = [looks(folder, truth, rows) if folder else {} for folder in folders]
     bits = sum(
         (mask.astype(np.int64) << place for place, mask in enumerate(slices.values())), np.zeros(len(wanted), int)
     )
@@ -55,6 +59,7 @@ def read_gallery(
             for place, post, (fetched, _) in zip(inside.tolist(), chosen, fetch_images(uris, places), strict=True):
                 row = start + place
                 gallery.posts.append(_post(post, row, truth, ranked, int(bits[row])))
+                gallery.posts[-1].looks = [found.get(row, "") for found in looked]
                 _picture(gallery, post, post["image"] or fetched, side_px)
             start += len(table)
             progress.add(len(inside))

@@ -1,12 +1,14 @@
 """What `report.html` needs beside the metrics: figures of scores, learning curves, the page itself."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from hashtag_core.config import Recipe
 from hashtag_core.errors import HashtagError
+from hashtag_core.evaluation.gallery import Gallery
 from hashtag_core.evaluation.ground_truth import Ranked, Truth, slices_of
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.report_charts import labels
@@ -20,16 +22,22 @@ from hashtag_core.tracking.runs import metric_history
 logger = logging.getLogger(__name__)
 
 
-def evaluation_page(report: Mapping[str, Any], by_uri: Mapping[str, Ranked], truth: Truth, recipe: Recipe) -> str:
-    """`report.html`, the models in the order of the leaderboard; `by_uri`: the lists of each model of the report."""
-    gallery = None
-    if recipe.evaluation.gallery_posts:
-        ranked = [(name, by_uri[uri]) for uri, name in labels(report).items()]
-        places = ImagePlaces.of(truth.dataset.info.archive, recipe)
-        slices = slices_of(truth, ranked[0][1].has_image, recipe.history.order)
-        k, most = main_k(recipe.evaluation.ks), recipe.evaluation.gallery_posts
-        gallery = read_gallery(truth, ranked, slices, k, most, places)
-    return report_page(report, gallery)
+def evaluation_page(
+    report: Mapping[str, Any], by_uri: Mapping[str, tuple[Ranked, Path]], truth: Truth, recipe: Recipe
+) -> str:
+    """`report.html`, the models in the order of the leaderboard; `by_uri`: the lists and the folder of each model of the
+    report."""
+    shown = [(name, *by_uri[uri]) for uri, name in labels(report).items()]
+    return report_page(report, gallery_of(shown, truth, recipe) if recipe.evaluation.gallery_posts else None)
+
+
+def gallery_of(models: Sequence[tuple[str, Ranked, Path | None]], truth: Truth, recipe: Recipe) -> Gallery:
+    """The posts as the models (label, lists, folder if it is there) ranked them; as many as the recipe says."""
+    places = ImagePlaces.of(truth.dataset.info.archive, recipe)
+    ranked = [(name, lists) for name, lists, _ in models]
+    slices = slices_of(truth, ranked[0][1].has_image, recipe.history.order)
+    k, most = main_k(recipe.evaluation.ks), recipe.evaluation.gallery_posts
+    return read_gallery(truth, ranked, slices, k, most, places, [folder for _, _, folder in models])
 
 
 def score_figures(ranked: Ranked, truth: Truth, k: int) -> dict[str, Any]:

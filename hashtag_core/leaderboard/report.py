@@ -1,6 +1,7 @@
 """The report of a leaderboard: differences from the kept lists, pictures, tables, files.
 
-`report.json` holds figures and names of systems alone: no post, no user, no hashtag, no place on this machine.
+`report.json` and `report.md` hold figures and names of systems alone: no post, no user, no hashtag, no place on this machine.
+`report.html`, which is never published, shows posts and hashtags too, unless `evaluation.gallery_posts` is 0.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from hashtag_core.evaluation.curves import report_figures
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.side_by_side import FLOORS, side_by_side_html, side_by_side_markdown
 from hashtag_core.leaderboard.compare import KS, Comparison, Part, rounded
+from hashtag_core.leaderboard.gallery import systems_gallery
 from hashtag_core.leaderboard.plan import Entry, LeaderboardPlan
 from hashtag_core.leaderboard.pooled import pooled_state
 from hashtag_core.models import FittedModel, family
@@ -68,7 +70,7 @@ def write_report(plan: LeaderboardPlan, parts: Sequence[Part]) -> dict[str, Any]
     entries.sort(key=lambda row: order.get(row["name"], len(order)))
     figures = report_figures(report)
     markdown = side_by_side_markdown(report, figures)
-    page = side_by_side_html(markdown, f"{plan.name}: every system on the same posts", figures)
+    page = _page(plan, parts[0], list(order), markdown, figures)
     data = json.dumps(report, ensure_ascii=False, separators=(",", ":")).replace('{"name"', '\n{"name"') + "\n"
     written = {"report.md": markdown, "report.html": page, "report.json": data, **figures}
     for name, text in written.items():
@@ -76,6 +78,14 @@ def write_report(plan: LeaderboardPlan, parts: Sequence[Part]) -> dict[str, Any]
         if plan.publish and name in (*PUBLISHED, *figures):
             storage.write_bytes(storage.join(plan.publish, name), text.encode())
     return report
+
+
+def _page(plan: LeaderboardPlan, part: Part, order: Sequence[str], markdown: str, figures: Mapping[str, str]) -> str:
+    """`report.html`, with the posts of the board, or of its first fold."""
+    gallery = systems_gallery(part, order)
+    confused = [(name, part.states[name]["row"].get("confused") or []) for name in order if gallery]
+    title = f"{plan.name}: every system on the same posts"
+    return side_by_side_html(markdown, title, figures, gallery, [pair for pair in confused if pair[1]])
 
 
 def _row(entry: Entry, state: State) -> dict[str, Any]:

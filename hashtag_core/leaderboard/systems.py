@@ -18,7 +18,7 @@ from hashtag_core.evaluation.report import main_k
 from hashtag_core.leaderboard.plan import Entry, LeaderboardPlan
 from hashtag_core.leaderboard.trials import best_trial, run_trials, trials_from_json, trials_to_json, with_settings
 from hashtag_core.models.registry import family
-from hashtag_core.tracking.registry import find_version
+from hashtag_core.tracking.registry import find_version, version_run
 from hashtag_core.tracking.runs import metric_history
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class Engine(Protocol):
     def encode(self, dataset: Dataset, section: EncodersSection, needs: frozenset[str]) -> None:
         """Encode what is missing."""
 
-    def train(self, recipe: Recipe, dataset_uri: str) -> Trained:
-        """Train and register a version."""
+    def train(self, recipe: Recipe, dataset_uri: str, parent: str | None) -> Trained:
+        """Train and register a version; `parent`: the run that the new one is shown below."""
 
     def judge(
         self, model: str, truth: Truth, validation: Truth | None, recipe: Recipe
@@ -131,7 +131,7 @@ class Systems:
         tried = self._tried(entry, recipe)
         if tried:
             recipe = with_settings(recipe, tried["chosen"])
-        summary = self._trained(recipe)
+        summary = self._trained(recipe, self._parent(entry))
         names = {"train_loss": "train_loss", "validation_loss": f"{self.engine.prefix}loss"}
         names["selected_by"] = self.engine.prefix + recipe.training.select_metric
         return {
@@ -145,8 +145,13 @@ class Systems:
             **({"trials": tried} if tried else {}),
         }
 
-    def _trained(self, recipe: Recipe) -> Trained:
-        summary = self.engine.train(recipe, self.dataset.uri)
+    def _parent(self, entry: Entry) -> str | None:
+        """The run that the run of another seed is shown below: that of the system itself."""
+        first = self.states.get(entry.seed_of, {}) if entry.seed_of else {}
+        return version_run(first["model"]) if _is_trained(first) else None
+
+    def _trained(self, recipe: Recipe, parent: str | None = None) -> Trained:
+        summary = self.engine.train(recipe, self.dataset.uri, parent)
         if recipe.training.storage == self.plan.runs:  # its model is in MLflow: the checkpoints have served
             storage.remove_tree(storage.join(self.plan.runs, summary.run_name))
         return summary

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from hashtag_core.evaluation.curves import report_figures
+from hashtag_core.evaluation.gallery import Gallery, ShownPost
 from hashtag_core.evaluation.side_by_side import side_by_side_html, side_by_side_markdown
 from hashtag_core.evaluation.tagging_report import TaggingRecord, tagging_page
 
@@ -45,8 +46,27 @@ def board_file(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Pa
     report = json.loads((repository / "docs" / "leaderboard" / "mvsa" / "report.json").read_text())
     figures = report_figures(report)
     path = tmp_path_factory.mktemp("board") / "report.html"
-    path.write_text(side_by_side_html(side_by_side_markdown(report, figures), "mvsa", figures), encoding="utf-8")
+    gallery = Gallery(["tagnet", "linear"], ["all"], ["sea", "<b>sand</b>", "夜明け"], 3, 2, 2)
+    for n, lists in enumerate(([[0, 1], [0, 1]], [[0, 1], [2, 1]])):
+        gallery.posts.append(ShownPost(f"p{n}", None, "</script> שלום", "ok", 1, [0], lists, [[0.5, 0.4]] * 2))
+    confused = [("tagnet", [{"true": "sea", "given": "<b>sand</b>", "posts": 3, "lift": 2.5}])]
+    markdown = side_by_side_markdown(report, figures)
+    path.write_text(side_by_side_html(markdown, "mvsa", figures, gallery, confused), encoding="utf-8")
     return path
+
+
+def test_systems_that_disagree_on_a_leaderboards_page(board_file: Path, open_page: Callable[..., Any]) -> None:
+    from playwright.sync_api import expect
+
+    page = open_page(board_file)
+    expect(page.locator("#where")).to_have_text("1–2 of 2 posts")
+    page.check("#disagree")
+    expect(page.locator("#where")).to_have_text("1–1 of 1 posts")
+    assert "p1" in page.locator(".card .meta").inner_text()
+    page.click("summary:text-is('tagnet')")
+    assert page.locator("details:has-text('times chance') td").all_inner_texts() == ["sea", "<b>sand</b>", "3", "2.5"]
+    assert page.locator("#looking").is_hidden()
+    assert page.faults == []
 
 
 @pytest.fixture(scope="module")

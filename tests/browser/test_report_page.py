@@ -93,7 +93,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ShownPost(
                 f"post-{n:05d}", f"user-{n % 97}", HOSTILE[n % len(HOSTILE)] if n % 3 else f"caption {n}",
                 "ok" if n % 50 else "image_missing", 0b01100 if n % 50 else 0b10100, true, lists,
-                [[0.9 - 0.05 * place for place in range(10)]] * 3, f"picture {n}" if n % 50 else None,
+                [[0.9 - 0.05 * place for place in range(10)]] * 3,
+                f"picture {n}" if n % 50 else None,
+                [("0123456789" * 4)[:36] if n % 50 else "", "", ""] if n < 40 else [],
             )
         )  # fmt: skip
         if n % 50:
@@ -165,6 +167,7 @@ def test_the_gallery_by_keyboard_alone(page_file: Path, open_page: Callable[...,
     page.keyboard.press("Space")
     wait(page, "#where", without=f"of {POSTS}")
     assert int(where(page).split(" of ")[1].split()[0]) <= POSTS / 2
+    page.keyboard.press("Tab")  # where a model looks
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     wait(page, "#where", f"of {POSTS}")
@@ -185,6 +188,27 @@ def test_filters_agree_with_the_data(page_file: Path, open_page: Callable[..., A
     wait(page, "#where", without=f"of {POSTS}")
     assert all("夜明け" in text for text in page.locator(".card").all_inner_texts())
     assert page.locator(".card").first.locator("h4").count() == 2
+
+
+def test_attention_lies_on_the_picture(
+    page_file: Path, open_page: Callable[..., Any], serious_faults: Callable[[Any], list[str]]
+) -> None:
+    page = open_page(page_file)
+    assert page.locator("canvas").count() == 0
+    page.check("#looks")
+    wait(page, ".card .seen .by >> nth=0", "$x$ <i>amnn</i>")
+    assert page.locator("canvas").count() == 23, "not on the post without a picture"
+    image, drawn = (page.locator(f".seen {name}").first.bounding_box() for name in ("img", "canvas"))
+    assert {side: round(drawn[side]) for side in drawn} == {side: round(image[side]) for side in image}
+    pixel = page.evaluate("[...document.querySelector('canvas').getContext('2d').getImageData(3, 1, 1, 1).data]")
+    assert pixel[3] == 20 * 9, "six cells a line: the tenth is the fourth of the second line"
+    assert "where $x$ <i>amnn</i> looks" in page.locator(".seen img").first.get_attribute("alt")
+    assert serious_faults(page) == []
+    page.select_option("#model", label="linear")
+    from playwright.sync_api import expect
+
+    expect(page.locator("canvas")).to_have_count(0)
+    assert page.faults == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -19,6 +19,7 @@ from hashtag_core.distributed import evaluate as module
 from hashtag_core.distributed.evaluate import check_evaluation, evaluate
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.judging.predictions import TABLE
 from hashtag_core.models import InputSpec, create_model, parse_options
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.preparation.plan import plan_prepare
@@ -212,6 +213,13 @@ def test_two_models_by_hand_and_what_is_kept(
         "leaderboard.md",
         "report.html",
     }
+    table = connect().load_table(run.info.experiment_id, TABLE, [run.info.run_id]).to_dict("list")
+    kept = pq.read_table(tmp_path / "report" / "ranked" / "hashtag-recommender-1.parquet").to_pydict()
+    assert table["post_id"] == kept["post_id"]
+    assert table["true_hashtags"] == kept["true_hashtags"]
+    assert table["hashtags"] == kept["hashtags"]
+    assert table["scores"] == [pytest.approx(scores) for scores in kept["scores"]]
+    assert table["status"] == kept["status"]
 
 
 def test_the_path_is_that_of_tagging_with_cache_and_without(

@@ -1,7 +1,7 @@
 "use strict";
 // The gallery: filters run over all posts in memory, a page of them is in the document at a time. Text from the data is only
 // ever set as textContent. Keys of a post: i id, u user, c caption, x 1 if the caption is cut, t thumbnail, s status, k slices
-// (bits), g true tags, r lists of tags by model, v their scores in thousandths.
+// (bits), g true tags, r lists of tags by model, v their scores in thousandths, a where each model looked (a digit a cell).
 (() => {
   const data = JSON.parse(document.getElementById("gallery-data").textContent);
   const $ = (id) => document.getElementById(id);
@@ -34,6 +34,8 @@
   const counts = new Map();
   for (const post of data.posts) for (const tag of post.g) counts.set(tag, (counts.get(tag) || 0) + 1);
   [...counts].sort((a, b) => b[1] - a[1]).slice(0, 500).forEach(([tag]) => { const o = document.createElement("option"); o.value = data.tags[tag]; $("known-tags").append(o); });
+  const tells = data.posts.some((post) => post.a);
+  $("looking").hidden = $("looks-told").hidden = !tells;
   if (data.models.length < 2) $("disagree").closest("label").hidden = true;
 
   function filter() {
@@ -69,6 +71,19 @@
     return list;
   }
 
+  // The cells of the grid lie over the picture, however it was squashed to a square for the model; the browser blends between them.
+  function lookedAt(image, digits, name) {
+    const side = Math.round(Math.sqrt(digits.length)), frame = make("span", "seen"), canvas = make("canvas");
+    canvas.width = canvas.height = side;
+    const context = canvas.getContext("2d"), pixels = context.createImageData(side, side);
+    [...digits].forEach((digit, cell) => pixels.data.set([255, 80, 0, Math.round(Number(digit) * 20)], 4 * cell));
+    context.putImageData(pixels, 0, 0);
+    canvas.setAttribute("aria-hidden", "true");
+    image.alt += ", with where " + name + " looks";
+    image.replaceWith(frame);
+    frame.append(image, canvas, make("span", "by", name));
+  }
+
   function card(post) {
     const item = make("li", "card"), head = make("header");
     if (post.t >= 0) {
@@ -84,6 +99,8 @@
     const given = new Set(), model = $("model").value;
     const shown = model === "all" ? data.models.map((_, m) => m) : [Number(model)];
     for (const m of shown) for (const tag of post.r[m].slice(0, K)) given.add(tag);
+    const looker = tells && $("looks").checked && post.a ? shown.find((m) => post.a[m]) : undefined;
+    if (looker !== undefined && post.t >= 0) lookedAt(head.firstChild, post.a[looker], data.models[looker]);
     item.append(make("h4", "", "the author's own"), tagList(post.g, (tag) => given.has(tag)));
     for (const m of shown) {
       item.append(make("h4", "", data.models[m] + (post.truth.size ? " · " + post.hits[m] + " of " + Math.min(K, post.truth.size) : "")));
