@@ -120,7 +120,7 @@ def test_the_playground_answers_by_keyboard(
     page.keyboard.press("Tab")
     page.keyboard.type("3")  # how many: it was marked when it got the focus
     page.keyboard.press("Enter")
-    expect(page.locator(".answer")).to_have_count(2, timeout=30_000)
+    expect(page.locator(".answer")).to_have_count(2, timeout=120_000)
     assert page.locator(".answer h2").all_inner_texts() == ["linear · toy0", "linear · toy1"]
     assert page.locator(".answer").first.locator("li").count() == 3
     assert page.faults == []
