@@ -14,8 +14,10 @@ import pyarrow as pa
 import pytest
 
 from hashtag_core.config import Recipe, read_recipe
+from hashtag_core.distributed import evaluate as evaluation
 from hashtag_core.distributed import promote as promotion
 from hashtag_core.distributed import train as training
+from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.promote import plan_promote, promote
 from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.train import train
@@ -60,7 +62,8 @@ def archive(
 
 @pytest.fixture(scope="module")
 def whole_path(tmp_path_factory: pytest.TempPathFactory, users_dataset: Path, archive: Path) -> Callable[[str], None]:
-    """`whole_path(uri)`: two trainings, a champion by hand, a promotion and a tagging, whose runs go to the server at the URI."""
+    """`whole_path(uri)`: two trainings, a champion by hand, a promotion, an evaluation and a tagging, whose runs go to the server at
+    the URI."""
 
     def run(uri: str) -> None:
         place = tmp_path_factory.mktemp("path")
@@ -70,6 +73,7 @@ def whole_path(tmp_path_factory: pytest.TempPathFactory, users_dataset: Path, ar
             popular, better = (train(recipe_of(family, place), str(users_dataset)) for family in FAMILIES)
             move_champion(NAME, popular.model.rpartition("/")[2], {"reason": "the first"})
             promote(plan_promote(str(users_dataset), better.model, recipe_of("user_frequency", place)))
+            evaluate(str(users_dataset), [better.model], str(place / "report"), recipe_of("user_frequency", place))
             model = resolve_model(f"models:/{NAME}@champion")
             done = tag(plan_tagging(TagRequest(Recipe(), str(archive), str(place / "tagged"), model)))
             assert (done.tagged, done.rejected) == (19, 1)
@@ -165,7 +169,7 @@ def test_a_server_that_goes_away_in_training_promotion_and_tagging_costs_nothing
 ) -> None:
     places = [(training, "register_model"), (promotion, "_write_down"), (tagging_report, "record_tagging")]
     if AWAY_S >= LONG_S:
-        places += [(training, "log_split"), (promotion, "move_champion")]
+        places += [(training, "log_split"), (promotion, "move_champion"), (evaluation, "log_evaluation")]
     for module, name in places:
         goes_away_once(monkeypatch, server, module, name)
     whole_path(server.uri)
