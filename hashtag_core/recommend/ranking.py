@@ -37,11 +37,21 @@ def top_tags(scores_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     width = min(k, scores_BV.shape[1])
     if width == 0:
         return torch.zeros(len(scores_BV), 0, dtype=torch.int64), scores_BV[:, :0]
-    last_B1 = scores_BV.topk(width, dim=1, sorted=True).values[:, -1:]
+    # One pass finds the list of each post and the score that comes after it. Which tags are in the list is then decided, but for
+    # posts where those two are equal: of these all tags are looked at again.
+    best = scores_BV.topk(min(width + 1, scores_BV.shape[1]), dim=1, sorted=True)
+    indices_BK = best.indices[:, :width].sort(dim=1).values
+    tied_B = best.values[:, width - 1] == best.values[:, -1] if best.values.shape[1] > width else None
+    if tied_B is not None and tied_B.any():
+        indices_BK[tied_B] = _with_first_of_ties(scores_BV[tied_B], best.values[tied_B, width - 1 : width], width)
+    scores_BK, order_BK = scores_BV.gather(1, indices_BK).sort(dim=1, descending=True, stable=True)
+    return indices_BK.gather(1, order_BK), scores_BK
+
+
+def _with_first_of_ties(scores_BV: Tensor, last_B1: Tensor, width: int) -> Tensor:
+    """Rising indices [B, width] of all tags above the last score of each list, and of the first of those that have it."""
     above_BV = scores_BV > last_B1
     level_BV = scores_BV == last_B1
     room_B1 = width - above_BV.sum(dim=1, keepdim=True)
     kept_BV = above_BV | (level_BV & (level_BV.cumsum(dim=1, dtype=torch.int32) <= room_B1))
-    indices_BK = kept_BV.nonzero()[:, 1].reshape(-1, width)
-    scores_BK, order_BK = scores_BV.gather(1, indices_BK).sort(dim=1, descending=True, stable=True)
-    return indices_BK.gather(1, order_BK), scores_BK
+    return kept_BV.nonzero()[:, 1].reshape(-1, width)

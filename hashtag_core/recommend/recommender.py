@@ -273,7 +273,8 @@ class Recommender:
         for batch in self._batches(posts, history):
             with torch.inference_mode():
                 scores_BV = self.loaded.model.score(batch).float().cpu()
-            if not torch.isfinite(scores_BV).all():
+            finite = torch.isfinite(scores_BV.sum())  # one pass: a sum of shares and probabilities does not overflow
+            if not finite and not torch.isfinite(scores_BV).all():
                 row = int((~torch.isfinite(scores_BV)).any(dim=1).nonzero()[0])
                 raise ScoreError(
                     f"model {self.name} {self.version}: a score of post {batch.post_ids[row]!r} is not finite"

@@ -61,7 +61,12 @@ class Measured:
 
 
 def run(archive: Path, out: Path, model: Path, repository: Path) -> Measured:
-    command = [sys.executable, "jobs/tag.py", "--archive", str(archive), "--out", str(out), "--model", str(model)]
+    return run_job(["tag", "--archive", str(archive), "--out", str(out), "--model", str(model)], out, repository)
+
+
+def run_job(arguments: list[str], out: Path, repository: Path) -> Measured:
+    """A job as a user starts it, its log beside `out`."""
+    command = [sys.executable, f"jobs/{arguments[0]}.py", *arguments[1:]]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{out.parent}/mlflow.db"
     began, peak = time.monotonic(), 0
