@@ -115,22 +115,22 @@ class _Look:
         elif pt.is_dictionary(kind):
             yield from self._in_column(name, column.cast(kind.value_type))
         elif pt.is_string(kind) or pt.is_large_string(kind):
-            texts = column.cast(pa.string())
-            if name in TOLD:
-                quoted = texts.filter(pc.match_substring_regex(texts, "['\"]")).to_pylist()
-                named = (item for text in quoted for pair in QUOTED.findall(text) for item in pair)
-                yield from (f"a name in {name}" for item in named if item in self.plain)
-            elif pc.any(pc.is_in(texts, value_set=self.names)).as_py():
-                yield f"a name in {name}"
-            if name == "post_id" and self.forgotten.posts:
-                listed = (
-                    self.forgotten.post_key(item) in self.forgotten.posts for item in texts.drop_null().to_pylist()
-                )
-                if any(listed):
-                    yield "a post_id that is on the list"
-            inside = texts.filter(pc.match_substring_regex(texts, r"^[\[{]"))
-            for text in inside.to_pylist():
-                yield from self._in_json(text)
+            yield from self._in_texts(name, column.cast(pa.string()))
+
+    def _in_texts(self, name: str, texts: pa.ChunkedArray) -> Iterator[str]:
+        if name in TOLD:
+            quoted = texts.filter(pc.match_substring_regex(texts, "['\"]")).to_pylist()
+            named = (item for text in quoted for pair in QUOTED.findall(text) for item in pair)
+            yield from (f"a name in {name}" for item in named if item in self.plain)
+        elif pc.any(pc.is_in(texts, value_set=self.names)).as_py():
+            yield f"a name in {name}"
+        if name == "post_id" and self.forgotten.posts:
+            listed = (self.forgotten.post_key(item) in self.forgotten.posts for item in texts.drop_null().to_pylist())
+            if any(listed):
+                yield "a post_id that is on the list"
+        inside = texts.filter(pc.match_substring_regex(texts, r"^[\[{]"))
+        for text in inside.to_pylist():
+            yield from self._in_json(text)
 
     def _in_json(self, text: str) -> Iterator[str]:
         """Of JSON, or JSON lines; anything else holds no id."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from hashtag_core import storage
-from hashtag_core.data.posts import PartFooter, is_undated
+from hashtag_core.data.posts import PartBatch, PartFooter, is_undated
 from hashtag_core.data.source import Source
 from hashtag_core.errors import MachineError, StorageError
 from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
@@ -94,56 +94,80 @@ def scan_part(source: Source, file: FileInfo, forgotten: ForgetList | None = Non
     """Look through the ids of a part; one that cannot be read has no groups and a reason."""
     problem = _path_problem(file.path)  # first: a name that is no UTF-8 cannot even be opened
     footer = PartFooter(problem, [], pa.schema([]))
-    if (
-        problem is None and source.is_parquet
-    ):  # of another layout all rows are looked at: some may be posts behind many that are none
+    if problem is None and source.is_parquet:
+        # Of another layout all rows are looked at: some may be posts behind many that are none.
         footer = source.footer(file)
     if footer.problem:
         return _no_part(file, footer.problem)
-    groups = footer.groups
     doubtful = [name for name in READ.names if _is_doubtful(name, footer.schema, source)]
-    seen = np.zeros(sum(groups), dtype=bool)
-    keys, times, rows, left_out, reason = [], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], list[LeftOut](), ""
     columns = ["created_at", *doubtful, *(["user_id"] if forgotten is not None and forgotten.users else [])]
+    found = _FoundRows(footer.groups, forgotten, is_parquet=source.is_parquet)
     for batch in source.batches(file, SCAN_ROWS, columns):
-        if not source.is_parquet:  # its rows are counted as they come
-            counted = batch.first_row + batch.posts.num_rows + sum(item.row is not None for item in batch.rejected)
-            seen = np.concatenate([seen, np.zeros(max(0, counted - len(seen)), dtype=bool)])
-        undated = [item for item in batch.rejected if is_undated(item)] if source.is_parquet else []
-        for item in batch.rejected:
-            if item.row is None:
-                reason = item.reason
-            elif not seen[item.row] and item not in undated:
-                left_out.append(LeftOut(item.row, item.post_id, item.reason))
-                seen[item.row] = True
-        posts = batch.posts
-        if posts.num_rows:
-            here = batch.rows
-            seen[here] = True
-            gone = np.zeros(len(here), dtype=bool) if forgotten is None else forgotten.covers(posts)
-            if gone.any():
-                left_out += [LeftOut(row, None, FORGOTTEN) for row in here[gone].tolist()]
-                posts, here = posts.filter(pa.array(~gone)), here[~gone]
-            keys.append(keys_of(posts["post_id"]))
-            times.append(posts["created_at"].cast(pa.int64()).fill_null(NEVER).to_numpy())
-            rows.append(here)
-        if undated:
-            at_rows = np.array([item.row for item in undated], np.int64)
-            seen[at_rows] = True
-            keys.append(keys_of(pa.array([item.post_id for item in undated], pa.string())))
-            times.append(np.full(len(undated), NEVER))
-            rows.append(at_rows)
-    if not source.is_parquet:
-        groups = [len(seen)]
-        if not len(seen):
-            return _no_part(file, reason or "nothing in it")
-    left_out += [LeftOut(first, None, reason or "unreadable", n) for first, n in _runs(np.flatnonzero(~seen))]
-    if reason and not source.is_parquet:  # nobody knows how many rows follow: they are told as one
-        left_out.append(LeftOut(None, None, reason))
-    all_keys, created, at = Keys.concatenate(keys), np.concatenate(times), np.concatenate(rows)
+        found.take(batch)
+    if not source.is_parquet and not len(found.seen):
+        return _no_part(file, found.reason or "nothing in it")
+    all_keys, created, at = Keys.concatenate(found.keys), np.concatenate(found.times), np.concatenate(found.rows)
     last, doubles = _latest(all_keys, created, at)
     entries = Entries(all_keys.take(last), created[last], np.zeros(len(last), np.uint32))
-    return Scan(file, groups, left_out, entries, at[last], doubles)
+    groups = footer.groups if source.is_parquet else [len(found.seen)]
+    return Scan(file, groups, found.left_out_in_all(), entries, at[last], doubles)
+
+
+class _FoundRows:
+    """What the batches of a part tell of its rows: which are posts, and why others are none."""
+
+    def __init__(self, groups: Sequence[int], forgotten: ForgetList | None, *, is_parquet: bool) -> None:
+        self.is_parquet = is_parquet
+        self.forgotten = forgotten
+        self.seen = np.zeros(sum(groups), dtype=bool)
+        self.keys: list[Keys] = []
+        self.times = [np.zeros(0, np.int64)]
+        self.rows = [np.zeros(0, np.int64)]
+        self.left_out: list[LeftOut] = []
+        self.reason = ""
+        """Why the part could not be read to its end."""
+
+    def take(self, batch: PartBatch) -> None:
+        """Note the rows of a batch."""
+        if not self.is_parquet:  # its rows are counted as they come
+            counted = batch.first_row + batch.posts.num_rows + sum(item.row is not None for item in batch.rejected)
+            self.seen = np.concatenate([self.seen, np.zeros(max(0, counted - len(self.seen)), dtype=bool)])
+        undated = [item for item in batch.rejected if is_undated(item)] if self.is_parquet else []
+        for item in batch.rejected:
+            if item.row is None:
+                self.reason = item.reason
+            elif not self.seen[item.row] and item not in undated:
+                self.left_out.append(LeftOut(item.row, item.post_id, item.reason))
+                self.seen[item.row] = True
+        posts, at = self._not_forgotten(batch)
+        self._note(posts["post_id"], posts["created_at"].cast(pa.int64()).fill_null(NEVER).to_numpy(), at)
+        if undated:
+            ids = pa.array([item.post_id for item in undated], pa.string())
+            self._note(ids, np.full(len(undated), NEVER), np.array([item.row for item in undated], np.int64))
+
+    def left_out_in_all(self) -> list[LeftOut]:
+        """The rows that are no posts, those included that no batch told of."""
+        untold = _runs(np.flatnonzero(~self.seen))
+        left_out = [*self.left_out, *(LeftOut(first, None, self.reason or "unreadable", n) for first, n in untold)]
+        if self.reason and not self.is_parquet:  # nobody knows how many rows follow: they are told as one
+            left_out.append(LeftOut(None, None, self.reason))
+        return left_out
+
+    def _not_forgotten(self, batch: PartBatch) -> tuple[pa.Table, np.ndarray]:
+        posts, at = batch.posts, batch.rows
+        self.seen[at] = True
+        if self.forgotten is None or not posts.num_rows:
+            return posts, at
+        gone = self.forgotten.covers(posts)
+        self.left_out += [LeftOut(row, None, FORGOTTEN) for row in at[gone].tolist()]
+        return posts.filter(pa.array(~gone)), at[~gone]
+
+    def _note(self, ids: pa.ChunkedArray, times: np.ndarray, at: np.ndarray) -> None:
+        self.seen[at] = True
+        if len(at):
+            self.keys.append(keys_of(ids))
+            self.times.append(times)
+            self.rows.append(at)
 
 
 def _no_part(file: FileInfo, reason: str) -> Scan:

@@ -3,7 +3,7 @@
     .venv/bin/pytest -s -o python_files='bench_*.py' tests/benchmarks/bench_planning.py
 
 S3 is moto behind a server that answers each request 25 ms late. The output's state is written as a run would have left it
-(records, index of ids, data files), without tagging 10,000 parts first; what is measured is the real planning.
+(records, index of ids, data files), without tagging 10,000 parts first; what is measured is the real planning, and the real job.
 """
 
 import os
@@ -37,6 +37,8 @@ from hashtag_core.tagging.select import Selection
 from hashtag_core.tracking.registry import resolve_model
 from tests.tagging.outputs import RECIPE
 
+from .bench_scale import run_job
+
 S3_PARTS = int(os.environ.get("BENCH_PARTS", "10000"))
 DISK_PARTS, NEW_PARTS = int(os.environ.get("BENCH_DISK_PARTS", "100000")), 10
 LATENCY_S = 0.025
@@ -63,9 +65,13 @@ class Slow:
         self._application = application
         self.delay_s = 0.0
         self.asked: Counter[str] = Counter()
+        self.first_chunk: float | None = None
+        """`time.monotonic()` when the first chunk of tagged posts was written."""
 
     def __call__(self, environ: dict[str, Any], start: Callable) -> Iterable[bytes]:
         time.sleep(self.delay_s)
+        if self.first_chunk is None and environ["REQUEST_METHOD"] == "PUT" and "/chunks/" in environ["PATH_INFO"]:
+            self.first_chunk = time.monotonic()
         self.asked[f"{environ['REQUEST_METHOD']} {environ['PATH_INFO'].split('/')[2:3]}"] += 1
         return self._application(environ, start)  # type: ignore[no-any-return]
 
@@ -132,7 +138,7 @@ def timed(request: TagRequest) -> tuple[TagPlan, float]:
     return plan, time.monotonic() - began
 
 
-def test_many_parts_on_a_slow_s3(slow_s3: Slow, make_model_folder: Callable, tmp_path: Path) -> None:
+def test_many_parts_on_a_slow_s3(slow_s3: Slow, make_model_folder: Callable, tmp_path: Path, repository: Path) -> None:
     import boto3
 
     client = boto3.client("s3")
@@ -149,11 +155,18 @@ def test_many_parts_on_a_slow_s3(slow_s3: Slow, make_model_folder: Callable, tmp
     print(f"\n{S3_PARTS} parts on S3, {LATENCY_S * 1000:.0f} ms a request, {NEW_PARTS} new: planned in {seconds:.1f} s, "
           f"{slow_s3.asked.total()} requests, {dict(slow_s3.asked)}")  # fmt: skip
     assert len(plan.works) == NEW_PARTS
-    for part in listed[:NEW_PARTS]:
-        client.delete_object(Bucket="bucket", Key=f"archive/{part.path}")
-    plan, seconds = timed(request)
-    print(f"nothing new: planned in {seconds:.1f} s")
-    assert plan.is_done
+    sizes = [f"tagging.{name}={value}" for name, value in RECIPE.tagging.model_dump(exclude_unset=True).items()]
+    command = ["tag", "--archive", request.archive, "--out", "s3://bucket/out", "--model", str(model)]
+    command += [word for size in sizes for word in ("--set", size)]
+    began, slow_s3.first_chunk = time.monotonic(), None
+    job = run_job(command, tmp_path / "job", repository)
+    assert job.summary["parts"] == NEW_PARTS
+    assert slow_s3.first_chunk is not None
+    first_s = slow_s3.first_chunk - began
+    print(f"the job, Ray's start included: first chunk written after {first_s:.1f} s, ended after {job.seconds:.1f} s")
+    again = run_job(command, tmp_path / "again", repository)
+    print(f"nothing to do: {again.seconds:.1f} s")
+    assert again.summary["parts"] == 0
 
 
 CODE = """
