@@ -84,7 +84,7 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         "captions": info.captions,
         "pictures_missing": info.pictures_missing,
         "pictures_unreadable": info.pictures_unreadable,
-        "files": info.archive_files,
+        "files": info.archive_files.model_dump() if info.archive_files else None,
         "content_hash": info.content_hash,
         "unchanged": plan.finished is not None,
         "seconds": round(time.monotonic() - began, 1),
@@ -97,7 +97,7 @@ def _convert(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     from hashtag_core.preparation.convert import convert, plan_conversion
 
     plan = plan_conversion(arguments.archive or str(SAMPLE_ARCHIVE), arguments.convert, recipe)
-    return plan.described() if arguments.dry_run else convert(plan)
+    return plan.described() if arguments.dry_run else convert(plan).model_dump()
 
 
 def _places(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -119,7 +119,7 @@ def _dry_run(plan: PreparePlan, recipe: Recipe) -> dict[str, Any]:
         "dry_run": True,
         "parts": len(plan.parts),
         "bytes": sum(part.size for part in plan.parts),
-        "files": files_of(plan.archives),
+        "files": files_of(plan.archives).model_dump(),
         "unchanged": plan.is_done,
     }
 

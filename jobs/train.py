@@ -79,10 +79,10 @@ def _train(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.dry_run:
         return describe_training(plan)
     from hashtag_core.distributed.session import connect
-    from hashtag_core.distributed.train import train
+    from hashtag_core.distributed.train import run_training
 
     with _small_one_named(arguments.recipe), connect():
-        return _told(train(recipe, dataset, arguments.resume), plan.dataset.uri)
+        return _told(run_training(plan), plan.dataset.uri)
 
 
 def _warn(plan: "TrainPlan") -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from hashtag_core import storage
 from hashtag_core.config import Section
@@ -29,6 +29,15 @@ class DatasetFile(Section):
     rows: int
 
 
+class ArchiveFiles(Section):
+    """Files of the archives: all that are there, those that were read, those that belong to others, and why the rest was left out."""
+
+    there: int
+    read: int
+    beside: int
+    left_out: dict[str, int]
+
+
 class DatasetInfo(Section):
     """`dataset.json`. `content_hash` is of posts, splits, tags and configuration: equal on every machine and for every
     order of parts. `left_out` counts valid posts that are in no split, by reason; `fingerprint` is of the archive's listing."""
@@ -39,7 +48,7 @@ class DatasetInfo(Section):
     vocabulary: int
     rejected: int
     left_out: dict[str, int]
-    config: dict[str, Any]
+    config: dict[str, dict[str, JsonValue]]
     archive: str
     test_archive: str | None = None
     fingerprint: str
@@ -55,7 +64,7 @@ class DatasetInfo(Section):
     """Posts of the archive whose picture is there and cannot be decoded or is too large."""
     rows: int | None = None
     """Rows of the archive: in a split, left out, or rejected as a row."""
-    archive_files: dict[str, Any] | None = None
+    archive_files: ArchiveFiles | None = None
     """Files of the archive: how many are there, read, beside, left out and why."""
     former_content_hashes: list[str] = []
     """Of what the dataset held before posts were taken out of it: models that were trained on that name one of these."""

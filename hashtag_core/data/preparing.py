@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, CaptionsSection
 from hashtag_core.data.captions import clean_caption, count_words, has_english_letters, normalised_caption
-from hashtag_core.data.dataset import ROW_GROUP_ROWS
+from hashtag_core.data.dataset import ROW_GROUP_ROWS, DatasetFile
 from hashtag_core.data.hashtags import find_hashtags, normalise_hashtags
 from hashtag_core.data.images import image_key, perceptual_hash
 from hashtag_core.data.vocabulary import TagRules
@@ -179,11 +179,11 @@ class SplitWriter:
         ):
             self._flush()
 
-    def close(self) -> dict[str, Any] | None:
+    def close(self) -> DatasetFile | None:
         """Publish the file: its path and rows, or None if there were no rows."""
         self._flush()
         self._stack.close()
-        return {"path": self.path, "rows": self.rows} if self.rows else None
+        return DatasetFile(path=self.path, rows=self.rows) if self.rows else None
 
     def abandon(self) -> None:
         """Drop what was written."""

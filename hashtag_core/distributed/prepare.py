@@ -16,10 +16,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
-from functools import partial
-from typing import Any, BinaryIO
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -36,9 +34,9 @@ from hashtag_core.data.dataset import (
     DatasetFile,
     DatasetInfo,
 )
-from hashtag_core.data.formats.base import ArchiveFormat, ArchivePart
+from hashtag_core.data.formats.base import ArchiveFormat
 from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition, content_hash, partition_posts
-from hashtag_core.data.posts import Rejected
+from hashtag_core.data.posts import PartBatch, Rejected
 from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, lean_index, prepare_posts
 from hashtag_core.data.splits import OUT
 from hashtag_core.distributed.session import cluster_cpus, connect
@@ -54,12 +52,48 @@ from hashtag_core.storage import FileInfo
 
 logger = logging.getLogger(__name__)
 
+R = TypeVar("R")
+
 REJECTED, LEFT_OUT = "_rejected", "_left_out"
 
 TASK_CPUS = 0.5
 MAX_RETRIES = 3
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
 """Ray Data sees progress only when a part is done, and a part may be large."""
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """All that reading a part needs."""
+
+    number: int
+    root: str
+    """Of its archive: where pictures lie that it names."""
+    file: FileInfo
+
+
+@dataclass(frozen=True)
+class PartWork(Generic[R]):
+    """What is done to each part, and what every one of them needs."""
+
+    do: Callable[["PartWork[R]", PartTask], R]
+    dataset: str
+    layout: ArchiveFormat
+    recipe: Recipe
+    rules: PostRules
+    digest: str = ""
+    """Of the dataset's content, once it is known."""
+
+    def __call__(self, task: PartTask) -> list[R]:
+        return [self.do(self, task)]
+
+    def batches(self, task: PartTask, pictures: Pictures) -> Iterator[PartBatch]:
+        """The rows of a part, with the pictures that they name."""
+        return pictures.fetched(self.layout.read(task.file, self.recipe.archive.batch_rows))
+
+    def pictures(self, task: PartTask) -> Pictures:
+        """Fetches the pictures of a part."""
+        return Pictures(ImagePlaces.of(task.root, self.recipe))
 
 
 def prepare(plan: PreparePlan) -> DatasetInfo:
@@ -106,7 +140,8 @@ def _made_meanwhile(plan: PreparePlan) -> DatasetInfo | None:
 
 def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected]]:
     tasks = [_task(plan, number) for number in range(len(plan.parts))]
-    missing = [told for answer in _over_parts(_index_part, tasks, plan, "reading parts") for told in answer["missing"]]
+    work = PartWork(_index_part, plan.dataset, plan.layout, plan.recipe, plan.rules)
+    missing = [name for names in _over_parts(work, tasks, "reading parts") for name in names]
     rejected: list[Rejected] = []
     for number in range(len(plan.parts)):
         rejected += [Rejected(**row) for row in _read_table(_work(plan.dataset, "rejected", number)).to_pylist()]
@@ -133,8 +168,9 @@ def _write_dataset(
         if len(kept):
             table = pa.table({"row": index["row"].take(pa.array(kept)), "side": partition.side[kept]})
             _write_table(table, _work(plan.dataset, "sides", number))
-            tasks.append({"digest": digest, **_task(plan, number)})
-    files = [file for written in _over_parts(_write_part, tasks, plan, "writing parts") for file in written]
+            tasks.append(_task(plan, number))
+    work = PartWork(_write_part, plan.dataset, plan.layout, plan.recipe, plan.rules, digest)
+    files = [file for written in _over_parts(work, tasks, "writing parts") for file in written]
     too_large = pc.sum(index["image_too_large"]).as_py()
     notes = [*partition.notes, *([f"{too_large} image(s) over archive.max_image_bytes left out"] if too_large else [])]
     for note in notes:
@@ -153,9 +189,7 @@ def _write_dataset(
         test_archive=plan.test_archive,
         fingerprint=plan.fingerprint,
         notes=notes,
-        files=sorted(
-            (DatasetFile(**file) for file in files), key=lambda file: (SPLITS.index(_split_of(file)), file.path)
-        ),
+        files=sorted(files, key=lambda file: (SPLITS.index(_split_of(file)), file.path)),
         **counted(index, partition.side != OUT),
         rows=index.num_rows + sum(item.row is not None for item in rejected),
         archive_files=files_of(plan.archives),
@@ -200,67 +234,50 @@ def _write_records(plan: PreparePlan, index: pa.Table, partition: Partition, rej
     return counts[REJECTED]
 
 
-def _over_parts(work: Callable[..., Any], tasks: Sequence[dict[str, Any]], plan: PreparePlan, what: str) -> list[Any]:
+def _over_parts(work: PartWork[R], tasks: Sequence[PartTask], what: str) -> list[R]:
     """What `work` gives for each task, in the order of the tasks; HashtagError with the part if one failed."""
-    run = partial(_run_part, work, plan.dataset, plan.layout, plan.recipe, plan.rules)
     pool = Pool(max(1, int(cluster_cpus() / TASK_CPUS) - 1), TASK_CPUS, actors=False, retries=MAX_RETRIES)
-    results: dict[int, Any] = {}
-    outcomes = run_tasks(what, tasks, lambda: run, pool, end_s=NO_PROGRESS_TIMEOUT_S)
+    results: dict[int, R] = {}
+    outcomes = run_tasks(what, tasks, lambda: work, pool, end_s=NO_PROGRESS_TIMEOUT_S)
     with closing(outcomes), ProgressBar(len(tasks), what, "part") as progress:
         for outcome in outcomes:
             if outcome.error is not None:
-                raise HashtagError(f"{outcome.task['path']}: {outcome.error}")
-            results[outcome.task["part"]] = outcome.result()
+                raise HashtagError(f"{outcome.task.file.path}: {outcome.error}")
+            results[outcome.task.number] = outcome.result()
             progress.add()
-    return [results[task["part"]] for task in tasks]
-
-
-def _run_part(
-    work: Callable[..., Any],
-    dataset: str,
-    layout: ArchiveFormat,
-    recipe: Recipe,
-    rules: PostRules,
-    task: dict[str, Any],
-) -> list[Any]:
-    return [work(task, dataset, layout, recipe, rules)]
+    return [results[task.number] for task in tasks]
 
 
 _REJECTED = pa.schema([("part", pa.string()), ("row", pa.int64()), ("post_id", pa.string()), ("reason", pa.string())])
 
 
-def _index_part(
-    task: dict[str, Any], dataset: str, layout: ArchiveFormat, recipe: Recipe, rules: PostRules
-) -> dict[str, Any]:
-    """Pass 1 over one part: its index and its rejected rows."""
+def _index_part(work: PartWork[list[str]], task: PartTask) -> list[str]:
+    """Pass 1 over one part: write its index and its rejected rows. The first pictures that could not be had."""
     rejected: list[Rejected] = []
-    pictures = _pictures_of(task, recipe)
-    where = _work(dataset, "index", task["part"])
+    pictures = work.pictures(task)
+    where = _work(work.dataset, "index", task.number)
     with storage.open_output(where) as sink, pq.ParquetWriter(sink, INDEX, compression="zstd") as writer:
-        for batch in pictures.fetched(layout.read(_file_of(task), recipe.archive.batch_rows)):
+        for batch in work.batches(task, pictures):
             rejected += batch.rejected
             if batch.posts.num_rows:
-                writer.write_table(index_posts(batch.posts, pa.array(batch.rows), task["part"], rules))
+                writer.write_table(index_posts(batch.posts, pa.array(batch.rows), task.number, work.rules))
     rows = [asdict(item) for item in rejected]
-    _write_table(pa.Table.from_pylist(rows, schema=_REJECTED), _work(dataset, "rejected", task["part"]))
-    return {"missing": pictures.missing}
+    _write_table(pa.Table.from_pylist(rows, schema=_REJECTED), _work(work.dataset, "rejected", task.number))
+    return pictures.missing
 
 
-def _write_part(
-    task: dict[str, Any], dataset: str, layout: ArchiveFormat, recipe: Recipe, rules: PostRules
-) -> list[dict[str, Any]]:
-    """Pass 2 over one part: its posts, in their splits. The files written, as `dataset.json` lists them."""
-    part = _file_of(task)
-    if layout.etag(part) != part.etag:
+def _write_part(work: PartWork[list[DatasetFile]], task: PartTask) -> list[DatasetFile]:
+    """Pass 2 over one part: write its posts into their splits. The files, as `dataset.json` lists them."""
+    if work.layout.etag(task.file) != task.file.etag:
         raise HashtagError("changed while the archive was read: run again")
-    sides = _read_table(_work(dataset, "sides", task["part"]))
+    sides = _read_table(_work(work.dataset, "sides", task.number))
     kept, side = sides["row"].to_numpy(), sides["side"].to_numpy()
     writers = {
-        place: SplitWriter(dataset, f"{name}/part-{task['part']:05d}-{task['digest'][:12]}.parquet")
+        place: SplitWriter(work.dataset, f"{name}/part-{task.number:05d}-{work.digest[:12]}.parquet")
         for place, name in enumerate(SPLITS)
     }
     try:
-        for batch in _pictures_of(task, recipe).fetched(layout.read(part, recipe.archive.batch_rows)):
+        for batch in work.batches(task, work.pictures(task)):
             chosen = np.searchsorted(kept, batch.rows)
             chosen[chosen == len(kept)] = 0
             found = kept[chosen] == batch.rows
@@ -268,14 +285,14 @@ def _write_part(
                 here = np.flatnonzero(found & (side[chosen] == place))
                 if len(here):
                     rows = batch.rows[here].tolist()
-                    writer.add(prepare_posts(batch.posts.take(pa.array(here)), rows, part.path, rules))
+                    writer.add(prepare_posts(batch.posts.take(pa.array(here)), rows, task.file.path, work.rules))
         files = [writer.close() for writer in writers.values()]
     except BaseException:
         for writer in writers.values():
             writer.abandon()
         raise
-    written = [file for file in files if file]
-    if sum(file["rows"] for file in written) != len(kept):
+    written = [file for file in files if file is not None]
+    if sum(file.rows for file in written) != len(kept):
         raise HashtagError("changed while the archive was read: run again")
     return written
 
@@ -288,7 +305,7 @@ def _cleaned_up(plan: PreparePlan) -> Iterator[Claim]:
     """
     began = time.monotonic()
     made = [] if storage.is_remote(plan.dataset) else _folders_to_be_made(plan.dataset)
-    claim = Claim(plan.dataset, {"config": plan.config})
+    claim = Claim(plan.dataset, plan.config)
     claim.take()
     whole = storage.exists(storage.join(plan.dataset, INFO_NAME))
     try:
@@ -318,22 +335,8 @@ def _folders_to_be_made(path: str) -> list[str]:
     return folders
 
 
-def _task(plan: PreparePlan, number: int) -> dict[str, Any]:
-    """What a task is told of a part: all that reading it needs."""
-    part: FileInfo = plan.parts[number]
-    root = plan.archives[int(plan.from_test[number])].root
-    selection = part.selection if isinstance(part, ArchivePart) else ""
-    held = {"uri": part.uri, "path": part.path, "size": part.size, "etag": part.etag, "selection": selection}
-    return {"part": number, "root": root, **held}
-
-
-def _pictures_of(task: dict[str, Any], recipe: Recipe) -> Pictures:
-    return Pictures(ImagePlaces.of(task["root"], recipe))
-
-
-def _file_of(task: dict[str, Any]) -> ArchivePart:
-    modified = datetime.fromtimestamp(0, UTC)
-    return ArchivePart(task["uri"], task["path"], task["size"], task["etag"], modified, task["selection"])
+def _task(plan: PreparePlan, number: int) -> PartTask:
+    return PartTask(number, plan.archives[int(plan.from_test[number])].root, plan.parts[number])
 
 
 def _split_of(file: DatasetFile) -> Any:

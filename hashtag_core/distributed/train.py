@@ -75,14 +75,18 @@ class TrainSummary:
 def train(
     recipe: Recipe | None, dataset_uri: str | None, resume: str | None = None, parent: str | None = None
 ) -> TrainSummary:
+    """Plan and train: `run_training(plan_training(...), parent)`."""
+    return run_training(plan_training(recipe, dataset_uri, resume), parent)
+
+
+def run_training(plan: TrainPlan, parent: str | None = None) -> TrainSummary:
     """Train, evaluate on the validation split, register a version. Ray is connected (`session.connect`). `parent` is the id of
     the MLflow run that a new run is shown below.
 
-    A worker that dies is replaced, and training goes on from the last checkpoint. A run whose driver died goes on with
-    `resume`; one that is finished returns its summary again.
+    A worker that dies is replaced, and training goes on from the last checkpoint. A run whose driver died goes on with a plan
+    that resumes it; of one that is finished the summary is returned again.
     """
     started = time.monotonic()
-    plan = plan_training(recipe, dataset_uri, resume)
     if plan.resumed is not None and plan.resumed.summary is not None:
         logger.info("run %s is finished already: %s", plan.resumed.name, plan.resumed.summary["model"])
         return TrainSummary(**plan.resumed.summary)

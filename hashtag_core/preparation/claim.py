@@ -1,6 +1,5 @@
 """One run at a time on a dataset folder: a claim in `_work/`, with a heartbeat, and what of the folder a run may remove."""
 
-import json
 import logging
 import os
 import re
@@ -11,7 +10,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+
+from pydantic import BaseModel, JsonValue
 
 from hashtag_core import storage
 from hashtag_core.data.dataset import INFO_NAME, SPLITS, VOCABULARY_NAME
@@ -58,25 +58,35 @@ def remove_leftovers(dataset: str, *, but_the_claim: bool = False) -> None:
             os.rmdir(place)
 
 
+class ClaimRecord(BaseModel):
+    """`_work/started.json`: who makes the dataset."""
+
+    run: str
+    host: str | None = None
+    process: int | None = None
+    since: str | None = None
+    config: dict[str, dict[str, JsonValue]] = {}
+
+
 class Claim:
     """That this run makes the dataset; renewed by a thread. Make it with `claimed`."""
 
-    def __init__(self, dataset: str, what: dict[str, Any]) -> None:
+    def __init__(self, dataset: str, config: dict[str, dict[str, JsonValue]]) -> None:
         self.uri = storage.join(dataset, CLAIM)
-        self._held: dict[str, Any] = {
-            "run": uuid.uuid4().hex,
-            "host": socket.gethostname(),
-            "process": os.getpid(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            **what,
-        }
+        self._record = ClaimRecord(
+            run=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            process=os.getpid(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            config=config,
+        )
         self._stop = threading.Event()
 
     def take(self) -> None:
         """ConfigError while another run is at work; what a dead one left is taken over."""
         if not storage.conditional_writes(self.uri.rpartition("/")[0]).create:
             logger.warning("%s: the store cannot keep two runs apart: see to it that there is one", self.uri)
-            storage.write_json(self.uri, self._held)
+            storage.write_bytes(self.uri, self._bytes())
             return
         try:
             storage.create_bytes(self.uri, self._bytes())
@@ -89,7 +99,7 @@ class Claim:
             raise ConfigError(f"{self.uri}: another run ended just now: run again") from None
         if (other := _read(found)) is not None and _is_alive(other, info.modified):
             raise ConfigError(
-                f"{self.uri}: another run (process {other.get('process')} on {other.get('host')}, since {other.get('since')}) "
+                f"{self.uri}: another run (process {other.process} on {other.host}, since {other.since}) "
                 "makes this dataset: wait for it, or take another --dataset"
             )
         try:
@@ -103,7 +113,7 @@ class Claim:
             found = _read(storage.read_bytes(self.uri))
         except NotFoundError:
             return False
-        return found is not None and found.get("run") == self._held["run"]
+        return found is not None and found.run == self._record.run
 
     def require(self) -> None:
         """HashtagError where another run took over: nothing more may be written or removed."""
@@ -131,22 +141,21 @@ class Claim:
                 logger.warning("%s (tried again in %d s)", error, HEARTBEAT_S)
 
     def _bytes(self) -> bytes:
-        return json.dumps(self._held, ensure_ascii=False).encode()
+        return self._record.model_dump_json().encode()
 
 
-def _read(content: bytes) -> dict[str, Any] | None:
+def _read(content: bytes) -> ClaimRecord | None:
     try:
-        value = json.loads(content)
+        return ClaimRecord.model_validate_json(content)
     except ValueError:
         return None
-    return value if isinstance(value, dict) and "run" in value else None
 
 
-def _is_alive(claim: dict[str, Any], modified: datetime) -> bool:
+def _is_alive(claim: ClaimRecord, modified: datetime) -> bool:
     """Whether its run may still be at work: by its process on this machine, by its heartbeat on others."""
-    if claim.get("host") == socket.gethostname() and isinstance(process := claim.get("process"), int):
+    if claim.host == socket.gethostname() and claim.process is not None:
         try:
-            os.kill(process, 0)
+            os.kill(claim.process, 0)
         except ProcessLookupError:
             return False
         except PermissionError:

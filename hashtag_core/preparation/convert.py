@@ -7,15 +7,15 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, JsonValue
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.archive import Archive, open_archive
-from hashtag_core.data.dataset import ROW_GROUP_ROWS
+from hashtag_core.data.dataset import ROW_GROUP_ROWS, ArchiveFiles
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.preparation.pictures import Pictures, count_missing
@@ -42,7 +42,7 @@ class Conversion:
     names: list[str]
     """The file of each part: it tells what the part was made of."""
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, JsonValue]:
         """What `--dry-run` prints."""
         self.archive.tell()
         held = sum(part.size for part in self.archive.parts)
@@ -51,7 +51,7 @@ class Conversion:
             "dry_run": True,
             "parts": len(self.names),
             "bytes": held,
-            "files": files_of([self.archive]),
+            "files": files_of([self.archive]).model_dump(),
         }
 
 
@@ -79,7 +79,23 @@ def plan_conversion(archive: str, out: str, recipe: Recipe) -> Conversion:
     return Conversion(opened, out, recipe, names)
 
 
-def convert(plan: Conversion) -> dict[str, Any]:
+class ConversionSummary(BaseModel):
+    """What was written, in this run and in those that were cut off before."""
+
+    converted: str
+    """The folder."""
+    parts: int
+    posts: int
+    rejected: int
+    rows: int
+    pictures: int
+    pictures_missing: int
+    files: ArchiveFiles
+    unchanged: bool
+    """Whether all of it was there before."""
+
+
+def convert(plan: Conversion) -> ConversionSummary:
     """Write the parts that are not there yet. HashtagError for a part that changed meanwhile."""
     plan.archive.tell()
     rejected: list[Rejected] = []
@@ -102,18 +118,18 @@ def convert(plan: Conversion) -> dict[str, Any]:
             progress.add(1)
     tell_rejected(rejected, with_posts)
     check_pictures(absent, pictures + absent, missing, plan.recipe.archive.max_missing_images)
-    summary = {
-        "converted": plan.out,
-        "parts": len(plan.names),
-        "posts": posts,
-        "rejected": len(rejected),
-        "rows": posts + sum(item.row is not None for item in rejected),
-        "pictures": pictures,
-        "pictures_missing": absent,
-        "files": files_of([plan.archive]),
-        "unchanged": done_before == len(plan.names),
-    }
-    storage.write_json(storage.join(plan.out, RECORD), {"archive": plan.archive.uri, **summary})
+    summary = ConversionSummary(
+        converted=plan.out,
+        parts=len(plan.names),
+        posts=posts,
+        rejected=len(rejected),
+        rows=posts + sum(item.row is not None for item in rejected),
+        pictures=pictures,
+        pictures_missing=absent,
+        files=files_of([plan.archive]),
+        unchanged=done_before == len(plan.names),
+    )
+    storage.write_json(storage.join(plan.out, RECORD), {"archive": plan.archive.uri, **summary.model_dump()})
     return summary
 
 
@@ -154,6 +170,6 @@ def _rejected_of(out: str, name: str) -> list[Rejected]:
     return [Rejected(**json.loads(line)) for line in lines]
 
 
-def _name(number: int, part: FileInfo, told: dict[str, Any]) -> str:
+def _name(number: int, part: FileInfo, told: dict[str, JsonValue]) -> str:
     made_of = json.dumps([part.path, part.etag, getattr(part, "selection", ""), told], sort_keys=True)
     return f"part-{number:05d}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.parquet"

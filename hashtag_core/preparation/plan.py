@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
@@ -23,7 +23,7 @@ TEST_PREFIX = "test-archive/"
 """Before the path of a part of the test archive, in `source` and in the records of rejected rows."""
 
 
-LATER_OPTIONS: tuple[tuple[str, str, Any], ...] = (
+LATER_OPTIONS: tuple[tuple[str, str, JsonValue], ...] = (
     ("archive", "require", []),
     ("archive", "letters", "any"),
     ("archive", "map", {}),
@@ -51,7 +51,7 @@ class PreparePlan:
     parts: list[FileInfo]
     """Of both archives, those of the test archive last, their paths with TEST_PREFIX."""
     rules: PostRules
-    config: dict[str, Any]
+    config: dict[str, dict[str, JsonValue]]
     """What `dataset.json` records, and a second run must have."""
     finished: Dataset | None
     """The dataset that is there already, of the same configuration."""
@@ -102,7 +102,7 @@ def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str |
     return PreparePlan(recipe, archive, test_archive, dataset, archives, parts, rules, config, finished)
 
 
-def finished_dataset(dataset: str, config: dict[str, Any]) -> Dataset | None:
+def finished_dataset(dataset: str, config: dict[str, dict[str, JsonValue]]) -> Dataset | None:
     """The dataset there, once its configuration is seen to be this one; None where nothing is, or a killed run's leftovers."""
     try:
         held = Dataset.open(dataset)
@@ -128,15 +128,11 @@ def finished_dataset(dataset: str, config: dict[str, Any]) -> Dataset | None:
     return held
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        f"{section}.{key}": value
-        for section, values in config.items()
-        for key, value in (values.items() if isinstance(values, dict) else [("", values)])
-    }
+def _flat(config: dict[str, dict[str, JsonValue]]) -> dict[str, JsonValue]:
+    return {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
 
 
-def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, Any]:
+def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, dict[str, JsonValue]]:
     """What the result depends on besides the posts: the sections but for `batch_rows`, files by their content."""
     config = recipe.model_dump(include={"archive", "captions", "vocabulary", "split"})
     del config["archive"]["batch_rows"], config["archive"]["max_missing_images"]

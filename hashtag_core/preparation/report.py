@@ -3,13 +3,13 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hashtag_core.data.archive import Archive
+from hashtag_core.data.dataset import ArchiveFiles
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import ArchiveError
 
@@ -76,14 +76,14 @@ def counted(index: pa.Table, kept: np.ndarray) -> dict[str, int]:
     }
 
 
-def files_of(archives: Sequence[Archive]) -> dict[str, Any]:
+def files_of(archives: Sequence[Archive]) -> ArchiveFiles:
     """The tallies of all archives, added up."""
     left_out: Counter[str] = Counter()
     for opened in archives:
         left_out.update(opened.tally.left_out)
-    return {
-        "there": sum(opened.tally.there for opened in archives),
-        "read": sum(opened.tally.read for opened in archives),
-        "beside": sum(opened.tally.beside for opened in archives),
-        "left_out": dict(sorted(left_out.items())),
-    }
+    return ArchiveFiles(
+        there=sum(opened.tally.there for opened in archives),
+        read=sum(opened.tally.read for opened in archives),
+        beside=sum(opened.tally.beside for opened in archives),
+        left_out=dict(sorted(left_out.items())),
+    )

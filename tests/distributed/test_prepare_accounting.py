@@ -69,17 +69,17 @@ def test_read_and_left_out_are_all_that_is_there(
             plan_conversion(str(folder), str(folder) + "-out", recipe)
         return
     summary = convert(plan_conversion(str(folder), str(folder) + "-out", recipe))
-    files = summary["files"]
-    assert files["there"] == there
-    assert files["read"] + files["beside"] + sum(files["left_out"].values()) == there
-    assert (summary["posts"], summary["rows"]) == (len(good), len(rows))
-    assert summary["posts"] + summary["rejected"] == len(rows)
+    files = summary.files
+    assert files.there == there
+    assert files.read + files.beside + sum(files.left_out.values()) == there
+    assert (summary.posts, summary.rows) == (len(good), len(rows))
+    assert summary.posts + summary.rejected == len(rows)
     table = pq.ParquetDataset(folder.with_name(folder.name + "-out")).read()
     assert table.schema.remove_metadata().equals(POST)
     assert table["post_id"].to_pylist() == [row["post_id"] for row in good]
     found = sum(row["image_uri"] == "p/1.jpg" and "p/1.jpg" in others for row in good)
-    assert summary["pictures"] == found == table.num_rows - table["image"].null_count
-    assert summary["pictures_missing"] == sum(row["image_uri"] is not None for row in good) - found
+    assert summary.pictures == found == table.num_rows - table["image"].null_count
+    assert summary.pictures_missing == sum(row["image_uri"] is not None for row in good) - found
 
 
 INSTALOADER = {

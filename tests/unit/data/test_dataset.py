@@ -73,7 +73,7 @@ def write_dataset(folder: Path) -> Path:
         "config": {},
         "archive": "a",
         "fingerprint": "f",
-        "files": [file for file in files if file],
+        "files": [file.model_dump() for file in files if file],
     }
     (folder / "dataset.json").write_text(json.dumps(info))
     return folder
