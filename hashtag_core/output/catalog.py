@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from hashtag_core.output.ids import NEVER, Entries, IdIndex, Keys, keys_of
 from hashtag_core.output.output import Output
-from hashtag_core.output.strip import REPEATED
+from hashtag_core.output.strip import LATER_ROW, REPEATED
 from hashtag_core.output.table import Table
 
 FEW_PARTS = 1_000
@@ -35,12 +35,16 @@ def contents_of(output: Output, paths: Iterable[str]) -> Contents:
 
 
 def lost_rows(output: Output, paths: Iterable[str]) -> dict[str, tuple[Keys, np.ndarray]]:
-    """Of parts that are done: the posts that are tagged from another row, and int64 [n], their rows here."""
+    """Of parts that are done: the posts that are tagged from another part, and int64 [n], their rows here.
+
+    Of a post that a part has twice that is the later row: the other one lost to it, whoever has the post.
+    """
     found: dict[str, list[tuple[Keys, np.ndarray]]] = {}
     for lines in _rows_of(output, output.rejected, set(paths), ["post_id", "row", "reason"]):
         rows = _repeated(lines)
         for path in pc.unique(rows["part"]).to_pylist():
-            of_part = rows.filter(pc.equal(rows["part"], path))
+            within = pc.starts_with(rows["reason"], LATER_ROW.format(path=path))
+            of_part = rows.filter(pc.and_not(pc.equal(rows["part"], path), within))
             found.setdefault(path, []).append((keys_of(of_part["post_id"]), of_part["row"].to_numpy()))
     return {
         path: (Keys.concatenate([keys for keys, _ in pieces]), np.concatenate([rows for _, rows in pieces]))

@@ -146,7 +146,9 @@ class Publisher:
         stripped = self._strip(waiting, name)
         whole = [staged for staged in waiting if staged.part.rows is None]
         patched = [staged for staged in waiting if staged.part.rows is not None]
-        change = self._rejected_change(whole, stripped.lines, name)
+        records, rejected_rows = self._records(waiting, stripped)
+        gone = [path for path, item in records.items() if item is None]
+        change = self._rejected_change(whole, stripped.lines, name, gone)
         rejected.commit(change)
         tagged.commit(Change([file for staged in waiting for file in staged.files] + stripped.add, stripped.remove))
         replaced = list(change.remove)
@@ -155,9 +157,7 @@ class Publisher:
             rejected.commit(change)
             replaced += change.remove
         self._by_part = None
-        records, rejected_rows = self._records(waiting, stripped)
-        self.output.save(name, parts=[item for item in records.values() if item is not None],
-                         gone=[path for path, item in records.items() if item is None])  # fmt: skip
+        self.output.save(name, parts=[item for item in records.values() if item is not None], gone=gone)
         if not self.keep_history_h:
             tagged.erase(stripped.remove)
         rejected.erase(replaced)
@@ -291,14 +291,14 @@ class Publisher:
             result.take(rows.filter(pa.array(gone)), present, victims, winners)
         return result
 
-    def _rejected_change(self, waiting: list[Staged], lines: pa.Table, name: str) -> Change:
-        """Their rejected rows and other lines in, what was told of their rows before out."""
+    def _rejected_change(self, waiting: list[Staged], lines: pa.Table, name: str, gone: Sequence[str] = ()) -> Change:
+        """Their rejected rows and other lines in; what was told of their rows before, and of parts of which nothing is left, out."""
         lines = pa.concat_tables([*(staged.rejected for staged in waiting), lines])
         table = self.output.tables()[1]
         files = table.files(self.output.layout.values)
         known = self.output.records.parts
         whole = {staged.part.record.path for staged in waiting if staged.part.rows is None}
-        whole = {path for path in whole if path in known}
+        whole = {path for path in [*whole, *gone] if path in known}
         patched = {staged.part.record.path: set(staged.part.rows) for staged in waiting if staged.part.rows is not None}
         removed, kept = [], []
         for file in files:

@@ -13,6 +13,9 @@ from hashtag_core.schema import REJECTED_TABLE
 REPEATED = "repeated post_id"
 """How the reason of a row begins whose post is tagged from another row."""
 
+LATER_ROW = f"{REPEATED}: tagged from {{path}}, row "
+"""How it begins where that row is one of the same part, `path`."""
+
 
 @dataclass
 class Stripped:

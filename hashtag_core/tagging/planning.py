@@ -30,7 +30,7 @@ from hashtag_core.output.layout import Layout
 from hashtag_core.output.migrate import refuse_old_output
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord, TagSettings
-from hashtag_core.output.strip import REPEATED
+from hashtag_core.output.strip import LATER_ROW, REPEATED
 from hashtag_core.recommend.policy import Policy, read_thresholds, tell_tags
 from hashtag_core.tagging.archive_columns import load_digests, save_digests
 from hashtag_core.tagging.histories import HistoryFinder
@@ -180,7 +180,7 @@ def _new_part(
     left_out = list(scan.left_out)
     lost = scan.at[~wins]
     reasons = [f"{REPEATED}: tagged from {path_of[int(winner)]}" for winner in decision.winner_of[at][~wins]]
-    reasons += [f"{REPEATED}: tagged from {file.path}, row {taken}" for taken in scan.doubles[:, 1].tolist()]
+    reasons += [f"{LATER_ROW.format(path=file.path)}{taken}" for taken in scan.doubles[:, 1].tolist()]
     rows = [int(row) for row in [*lost, *scan.doubles[:, 0]]]
     ids = ids_of_rows(plan.source, file, rows)
     left_out += [
