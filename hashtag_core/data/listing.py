@@ -6,6 +6,7 @@ not what an engine keeps beside its data (`_delta_log`, `_temporary`, `_metadata
 """
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -114,6 +115,18 @@ class Listing(Generic[P]):
         raise ArchiveError(
             f"{self.archive}: an archive without a part: expected {self.expected}; found {found[:400]}{_hint(found)}"
         )
+
+
+def no_file(uri: str) -> str | None:
+    """Why a name on a local disk is no file to be read: a link to nothing, a pipe or a device (to open a pipe is to wait for its
+    writer), or no permission; None for one that is, and for what is gone by now."""
+    if storage.is_remote(uri) or not os.path.lexists(path := storage.local_path(uri)):
+        return None
+    if not os.path.exists(path):
+        return "a link to nothing"
+    if not os.path.isfile(path):
+        return "no regular file"
+    return None if os.access(path, os.R_OK) else "one that may not be read"
 
 
 def list_parquet(archive_uri: str) -> Listing[FileInfo]:

@@ -7,7 +7,6 @@ and path that HuggingFace `datasets` writes (`hashtag_core.data.columns` has the
 post becomes a `Rejected` that says field, found and expected.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +20,7 @@ import pyarrow.types as pt
 from hashtag_core import storage
 from hashtag_core.data.columns import cast_column, refused_type
 from hashtag_core.data.contents import other_content
-from hashtag_core.data.listing import MAGIC, list_parquet
+from hashtag_core.data.listing import MAGIC, list_parquet, no_file
 from hashtag_core.data.pieces import FEW_ROWS, in_pieces, shared_columns
 from hashtag_core.data.reading import AS_IT_IS, Reading, missing_column, unread_note
 from hashtag_core.errors import ArchiveError, StorageError
@@ -243,14 +242,8 @@ def is_undated(item: Rejected) -> bool:
 
 
 def _file_problem(uri: str) -> str | None:
-    """A link to nothing, a pipe or a device named as a part (to open a pipe is to wait for its writer), or no permission."""
-    if storage.is_remote(uri) or not os.path.lexists(path := storage.local_path(uri)):
-        return None
-    if not os.path.exists(path):
-        return "expected a Parquet file, found: a link to nothing"
-    if not os.path.isfile(path):
-        return "expected a Parquet file, found: no regular file"
-    return None if os.access(path, os.R_OK) else "expected a Parquet file, found: one that may not be read"
+    told = no_file(uri)
+    return None if told is None else f"expected a Parquet file, found: {told}"
 
 
 def _other_content(uri: str) -> str | None:

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -107,7 +108,10 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
     """The whole content; StorageError for more than `max_bytes`."""
     with guard(uri, "read"):
         path = Path(local_path(uri))
-        check_size(uri, path.stat().st_size, max_bytes)
+        held = path.stat()
+        if not (stat.S_ISREG(held.st_mode) or stat.S_ISDIR(held.st_mode)):  # to open a pipe is to wait for its writer
+            raise NotFoundError(f"{uri}: not found: no regular file")
+        check_size(uri, held.st_size, max_bytes)
         return path.read_bytes()
 
 

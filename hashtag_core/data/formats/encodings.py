@@ -109,15 +109,18 @@ class LineSurvey:
         )
 
 
-def decode_text(data: bytes, encoding: str | None = None) -> str:
+def decode_text(data: bytes, encoding: str | None = None, *, strict: bool = False) -> str:
     """A whole text: in the encoding that was named, else UTF-8, else Windows-1252 where it is certain. Bytes that are neither
-    become U+FFFD."""
+    become U+FFFD; `strict`, a text of which nobody can tell is a ValueError that names the flag."""
     known, begins = chosen_encoding(data, encoding)
     if known is None:
         seen = LineSurvey()
         for number, line in enumerate(data.splitlines(keepends=True)):
             seen.add(line, number)
-        known = seen.verdict()[0] or "utf-8"
+        known, told = seen.verdict()
+        if known is None and strict:
+            raise ValueError(f"caption: {told}")
+        known = known or "utf-8"
     return data[begins:].decode(known, "replace")
 
 

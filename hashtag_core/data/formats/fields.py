@@ -21,7 +21,7 @@ from itertools import islice
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import SCHEME, in_threads
-from hashtag_core.data.listing import Tally
+from hashtag_core.data.listing import Tally, no_file
 from hashtag_core.data.reading import Reading, missing_column
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.faults import is_machine
@@ -101,6 +101,8 @@ def look_through(archive: str, wanted: re.Pattern[str], told: str) -> Folder:
             name = info.path.rpartition("/")[2]
             if hidden or name[:1] == ".":
                 found.tally.leave(info.path, "a hidden file")
+            elif wanted.fullmatch(name) and (why := no_file(info.uri)):
+                found.tally.leave(info.path, why)
             elif wanted.fullmatch(name):
                 found.files.append(info)
             elif PICTURE.fullmatch(name):

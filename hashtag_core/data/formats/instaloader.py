@@ -142,7 +142,9 @@ def read_post(
         if user_of_folder and "metadata" not in files:
             post["user_id"] = _profile(chosen["folder"])
         if "caption" in files and "caption" not in post:
-            post["caption"] = decode_text(storage.read_bytes(_uri(chosen, files["caption"])), chosen["encoding"])
+            post["caption"] = decode_text(
+                storage.read_bytes(_uri(chosen, files["caption"])), chosen["encoding"], strict=True
+            )
         if "image" in files and pictures:
             post["image"] = storage.read_bytes(_uri(chosen, files["image"]))
     except NotFoundError as error:

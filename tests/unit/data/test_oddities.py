@@ -3,6 +3,7 @@ named as lines, names of pictures spelled by another machine. Read rightly, or r
 
 import csv
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,43 @@ def test_an_archive_without_a_part_says_what_is_there(kind: str, files: list[str
     with pytest.raises(ArchiveError) as caught:
         opened(tmp_path, format=kind)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("csv", "b.csv"), ("jsonl", "b.jsonl"), ("csv", "b.tsv.gz")])
+def test_what_is_no_file_is_left_out_in_words_and_not_waited_for(kind: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / f"a.{kind}").write_text("id,text\n1,a\n" if kind == "csv" else '{"id": 1, "text": "a"}\n')
+    os.mkfifo(tmp_path / name)
+    (tmp_path / f"c-{name}").symlink_to(tmp_path / "nowhere")
+    archive = opened(tmp_path, format=kind)
+    assert [post["post_id"] for post in rows_of(archive)[0]] == ["1"]
+    tally = archive.listing.tally
+    assert tally.left_out == {"no regular file": 1, "a link to nothing": 1}
+    assert (tally.there, tally.read) == (3, 1)
+
+
+def test_a_picture_that_is_a_pipe_is_missing_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"picture")
+    os.mkfifo(tmp_path / "2.png")
+    (tmp_path / "a.csv").write_text("id,file\n1,1.png\n2,2.png\n")
+    posts, _ = rows_of(opened(tmp_path))
+    assert [(post["image"], post["image_uri"]) for post in posts] == [(b"picture", None), (None, "2.png")]
+
+
+@pytest.mark.parametrize("text", ["größe", "привет, море", "東京の海"])
+def test_a_caption_file_whose_encoding_nobody_can_tell_is_refused_and_the_flag_is_named(
+    text: str, tmp_path: Path
+) -> None:
+    encoding = {"g": "cp1252", "п": "cp1251", "東": "shift_jis"}[text[0]]
+    folder = tmp_path / "anna"
+    folder.mkdir()
+    for n, data in enumerate((text.encode(encoding), text.encode(), b"plain")):
+        (folder / f"2024-01-0{n + 1}_00-00-00_UTC.txt").write_bytes(data)
+        (folder / f"2024-01-0{n + 1}_00-00-00_UTC.jpg").write_bytes(b"picture")
+    posts, rejected = rows_of(opened(tmp_path, format="instaloader"))
+    assert [post["caption"] for post in posts] == [text, "plain"]
+    assert len(rejected) == 1
+    assert "expected UTF-8, found byte 0x" in rejected[0]
+    assert "--encoding" in rejected[0]
+    (folder / "2024-01-02_00-00-00_UTC.txt").write_bytes(b"plain")
+    posts, rejected = rows_of(opened(tmp_path, format="instaloader", encoding=encoding))
+    assert ([post["caption"] for post in posts], rejected) == ([text, "plain", "plain"], [])
