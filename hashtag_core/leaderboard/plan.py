@@ -42,6 +42,9 @@ COMMON = ("archive", "captions", "vocabulary", "split", "history", "recommend", 
 NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagging", "tracking", "search"}
 """Sections that a state does not depend on: the dataset's hash stands for the first ones, and what is searched counts with trials."""
 
+LATER_SETTINGS: tuple[tuple[str, str, Any], ...] = (("encoders", "lora_rank", 8),)
+"""Settings that came after boards had been made: at their default they are not counted, so that what is done there stays done."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -148,6 +151,9 @@ class LeaderboardPlan:
         settings = entry.recipe.model_dump(mode="json", exclude=NOT_OF_THE_MODEL)
         if self.recipe.recommend == RecommendSection():  # as it was before there was a choice
             del settings["recommend"]
+        for section, key, default in LATER_SETTINGS:
+            if settings[section][key] == default:
+                del settings[section][key]
         for name in FREE_KEYS:
             settings["training"].pop(name.removeprefix("training."), None)
         return settings

@@ -230,6 +230,23 @@ def test_trials_in_folds(ray_session: None, mlflow_store: Path, archive: Path, t
     assert registered == {"leaderboard-toy", "leaderboard-toy-trials"}
 
 
+def test_what_is_done_stays_done_by_a_later_version(make_plan: Callable[..., LeaderboardPlan]) -> None:
+    """What a system's key is made of: a setting that is new here undoes every board, unless it is in LATER_SETTINGS."""
+    plan = make_plan(popularity=RECIPES["popularity"])
+    counted = plan._settings(plan.entries[0])
+    assert {section: " ".join(sorted(values)) for section, values in counted.items()} == {
+        "encoders": "augment backend batch_size cache checkpoint_gradients finetune finetune_of grid_side image "
+        "image_second layer_decay max_tokens precision regions text",
+        "evaluation": "batch_rows bootstrap_samples gallery_posts ks seed split",
+        "history": "order",
+        "model": "family",
+        "training": "accumulate batch_size early_stopping_epochs encoder_learning_rate epochs gradient_clip_norm "
+        "label_order learning_rate max_tags modality_dropout optimizer output_bias_start precision "
+        "restart_epochs schedule seed select_metric select_protocol train_share warmup weight_average "
+        "weight_decay weight_decay_of",
+    }
+
+
 def test_trials_are_part_of_what_a_system_is(archive: Path, tmp_path: Path) -> None:
     """Their number counts for what is searched alone; seeds and curves take the system's own; nothing changes without them."""
     searched = RECIPES["linear"] + '[search]\n"model.folds" = {low = 2, high = 4}\n'
