@@ -60,14 +60,16 @@ def _families() -> str:
 
 def _recipe() -> str:
     sys.path.insert(0, str(ROOT))
-    from hashtag_core import config
+    from hashtag_core import config, search_space
 
-    tree = ast.parse((ROOT / "hashtag_core" / "config.py").read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    files = [ROOT / "hashtag_core" / f"{name}.py" for name in ("config", "search_space")]
+    nodes = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     parts = []
     for section, field in config.Recipe.model_fields.items():
-        model = field.annotation
-        parts += [f"## [{section}]", model.__doc__, "| key | type | default | meaning |\n|---|---|---|---|"]
+        model = search_space.SearchSpace if section == "search" else field.annotation
+        told = search_space.__doc__ if section == "search" else model.__doc__
+        parts += [f"## [{section}]", told, "| key | type | default | meaning |\n|---|---|---|---|"]
         parts[-1] += "".join(f"\n| {' | '.join(row)} |" for row in _keys(classes[model.__name__], model.model_fields))
     return "\n\n".join(parts)
 

@@ -22,10 +22,13 @@ class SearchSpace(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     low: int | float | None = None
+    """The least value of a range; null for a choice."""
     high: int | float | None = None
+    """The greatest."""
     log: bool = False
     """Whether equal ratios, not equal distances, are equally likely."""
     choices: list[Any] | None = None
+    """The values of a choice, two at least."""
 
     @model_validator(mode="before")
     @classmethod
