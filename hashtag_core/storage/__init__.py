@@ -41,7 +41,9 @@ from hashtag_core.storage.s3_client import worker_environment as worker_environm
 
 
 def is_remote(uri: str) -> bool:
-    """Whether the URI is on S3. ConfigError for a scheme that is neither."""
+    """Whether the URI is on S3. ConfigError for a scheme that is neither, and for `s3:` without a bucket, which is no folder's name."""
+    if re.match(r"s3:(?!//)|s3:/*$", uri, re.IGNORECASE):
+        raise ConfigError(f"{uri}: expected s3://bucket/key")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     if scheme is None or scheme[1].lower() == "file":
         return False

@@ -634,3 +634,11 @@ def test_a_listing_from_within_a_link_is_like_any(tmp_path: Path) -> None:
     (tmp_path / "disk" / "sub" / "x").write_text("x")
     (tmp_path / "archive").symlink_to(tmp_path / "disk")
     assert paths(str(tmp_path / "archive")) == ["sub/x"]
+
+
+@pytest.mark.parametrize("uri", ["s3:", "s3:/", "s3://", "s3:///", "s3:/bucket/key", "s3:bucket/key", "S3:/bucket"])
+def test_a_store_without_a_bucket_is_no_folder(uri: str) -> None:
+    with pytest.raises(ConfigError, match="expected s3://bucket/key"):
+        storage.is_remote(uri)
+    with pytest.raises(ConfigError, match="expected s3://bucket/key"):
+        storage.list_files(uri.rstrip("/"))

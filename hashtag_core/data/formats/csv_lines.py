@@ -59,7 +59,10 @@ def dialect_of(source: Any, info: FileInfo, reading: Reading) -> tuple[Dialect, 
         begins += len((first + end).encode(encoding or "latin-1"))
         return Dialect(encoding, reading.delimiter or named[1], begins, ends, packing), None
     delimiter = reading.delimiter or _sniffed(first, info.path)
-    return Dialect(encoding, delimiter, begins, ends, packing), other_content(begin)
+    other = other_content(begin)
+    if begin and reading.encoding and is_wide(encoding or "") and 0 not in begin:  # a header holds letters of ASCII
+        other = f"text that is no {reading.encoding.upper()}, which --encoding names"
+    return Dialect(encoding, delimiter, begins, ends, packing), other
 
 
 def _sniffed(header: str, path: str) -> str:

@@ -91,7 +91,7 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
         columns, fault = match_columns(header, reading)
         if fault and not header:
             fault = "expected a table with a header, found an empty file"
-        elif fault and len(header) == 1 and not reading.delimiter:
+        elif fault and len(header) == 1:
             fault += f"; one column alone is found with {_spoken(dialect.delimiter)} between them (--delimiter names another sign)"
     notes = [] if told is None else [f"{info.path}: {told}"]
     notes += [] if fault else unread_note(info.path, header, columns.values())

@@ -228,3 +228,15 @@ def test_a_caption_file_whose_encoding_nobody_can_tell_is_refused_and_the_flag_i
     (folder / "2024-01-02_00-00-00_UTC.txt").write_bytes(b"plain")
     posts, rejected = rows_of(opened(tmp_path, format="instaloader", encoding=encoding))
     assert ([post["caption"] for post in posts], rejected) == ([text, "plain", "plain"], [])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_a_wide_encoding_that_is_not_the_files_is_told(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n1,größe\n")
+    archive = opened(tmp_path, encoding=encoding)
+    assert (
+        archive.problem(archive.parts[0])
+        == f"expected a table, found: text that is no {encoding.upper()}, which --encoding names"
+    )
+    (tmp_path / "a.csv").write_bytes("id,text\n1,größe\n".encode(f"{encoding.removesuffix('-le')}-le"))
+    assert rows_of(opened(tmp_path, encoding=encoding))[0][0]["caption"] == "größe"
