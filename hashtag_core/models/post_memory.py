@@ -6,12 +6,14 @@ vectors take 6 bytes a word of a caption. Loading or saving a model folder holds
 """
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 BLOCK_POSTS = 65_536
 
@@ -47,6 +49,8 @@ class PostMemory(nn.Module):
 
     def fill(self, rows: Iterable[tuple[Tensor, Tensor, list[list[int]]]], posts: int) -> None:
         """Keep the posts of which something is known (see `VectorModel.rows`); `posts` at most."""
+        from scipy.sparse import csr_matrix
+
         dense_ND = torch.zeros(0 if self.sparse else posts, self.size, dtype=torch.float16)
         sparse: list[csr_matrix] = []
         kept: list[list[int]] = []
@@ -70,17 +74,19 @@ class PostMemory(nn.Module):
         """share_V: of these posts, how many carry each tag."""
         return torch.bincount(self.tags_M.long(), minlength=self.tags).float() / max(1, len(self))
 
-    def stored(self, rows: np.ndarray) -> np.ndarray | csr_matrix:
+    def stored(self, rows: np.ndarray) -> "np.ndarray | csr_matrix":
         """The vectors of those posts, float32."""
         if self.sparse:
             return self._matrix()[rows]
         return self.vectors_ND[torch.from_numpy(rows)].float().numpy()
 
-    def _matrix(self) -> csr_matrix:
+    def _matrix(self) -> "csr_matrix":
+        from scipy.sparse import csr_matrix
+
         parts = (self.values_E.float().numpy(), self.words_E.numpy(), self.starts_N1.numpy())
         return csr_matrix(parts, shape=(len(self), self.size))
 
-    def nearest(self, query: np.ndarray | csr_matrix, k: int) -> np.ndarray:
+    def nearest(self, query: "np.ndarray | csr_matrix", k: int) -> np.ndarray:
         """Rows [Q, k] of the k posts with the greatest inner product, best first; -1 where there are fewer."""
         rows_QK = np.full((query.shape[0], k), -1, dtype=np.int64)
         found = min(k, len(self))
@@ -115,6 +121,8 @@ class PostMemory(nn.Module):
 
     def votes_of_nearest(self, vectors_BD: Tensor, known_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """votes_BV of each post's k neighbours, and voters_B: how many there were. A post of which nothing is known has none."""
+        from scipy.sparse import csr_matrix
+
         rows_BK = np.full((len(vectors_BD), k), -1, dtype=np.int64)
         query = vectors_BD[known_B].cpu().numpy()
         rows_BK[known_B.cpu().numpy()] = self.nearest(csr_matrix(query) if self.sparse else query, k)

@@ -15,7 +15,6 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from scipy.sparse import csr_matrix, vstack
 from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch
@@ -80,6 +79,8 @@ class PostVectors(nn.Module):
 
     def fit(self, source: FitSource) -> None:
         """Weigh the words by the train captions; other features have nothing to fit."""
+        from scipy.sparse import csr_matrix, vstack
+
         if self.kind != "tfidf":
             return
         counts = [csr_matrix(self._counts(batch)[batch.text_present_B].numpy()) for batch, _ in source.batches(BATCH)]

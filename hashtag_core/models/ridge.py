@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor, nn
 
@@ -112,6 +111,8 @@ class Moments:
 
     def solve(self, penalty: float, scale_D: np.ndarray, without: int | None = None) -> np.ndarray:
         """weight_DV, float32, for columns that are `scale_D` times as long while they are penalised; `without` leaves a fold out."""
+        import scipy.linalg
+
         gram_DD, cross_DV = self.gram_FDD.sum(0), self.cross_FDV.sum(0)
         if without is not None:
             gram_DD, cross_DV = gram_DD - self.gram_FDD[without], cross_DV - self.cross_FDV[without]

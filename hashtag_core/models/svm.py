@@ -15,12 +15,11 @@ with `linear` its share of the posts. scikit-learn fits; what it found is kept a
 (Articles by number: docs/models.md.)
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from scipy.sparse import csr_matrix, vstack
 from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch
@@ -28,6 +27,9 @@ from hashtag_core.models.base import FitSource, InputSpec, ModelOptions
 from hashtag_core.models.neighbor_voting import TINY_AMNN
 from hashtag_core.models.post_vectors import VectorModel, VectorOptions
 from hashtag_core.models.registry import register
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 PAIR_NUMBERS = 1 << 24
 """Values of pairs that are held at once when posts are scored: 64 MB."""
@@ -149,6 +151,8 @@ class Svm(VectorModel):
 
     def fit(self, source: FitSource, *, seed: int) -> dict[str, float]:
         """One pass, then everything in memory: 4 bytes a number of an example (8 while it is fitted)."""
+        from scipy.sparse import csr_matrix, vstack
+
         self.vectors.fit(source)
         chosen_N = np.random.default_rng(seed).permutation(source.posts) < self.settings.fit_examples
         vectors, tags = [], []
@@ -168,7 +172,7 @@ class Svm(VectorModel):
         self.pairwise.fit(joined[example_N[drawn]], tags_N[drawn], self.settings)
         return {"examples": float(len(drawn)), "support_vectors": float(len(self.pairwise.support_SD))}
 
-    def _fit_linear(self, vectors_ND: np.ndarray | csr_matrix, tags: list[list[int]]) -> dict[str, float]:
+    def _fit_linear(self, vectors_ND: "np.ndarray | csr_matrix", tags: list[list[int]]) -> dict[str, float]:
         from sklearn.svm import LinearSVC
 
         labels_NV = np.zeros((len(tags), self.spec.vocabulary_size), dtype=bool)

@@ -6,7 +6,6 @@ buffer, so it is saved, sent to every worker and put on a device like any weight
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor, nn
 
 from hashtag_core.models.base import FitSource
@@ -79,6 +78,8 @@ class TopicModel(nn.Module):
 
 def _counts(source: FitSource, words: int):  # type: ignore[no-untyped-def]
     """Bags of words [captions, words] of the posts that have a caption, a batch at a time."""
+    from scipy.sparse import coo_matrix, csr_matrix
+
     for batch, _ in source.batches(BATCH_POSTS):
         if batch.token_ids_BT is None or batch.token_mask_BT is None:
             return
