@@ -28,7 +28,7 @@ from hashtag_core.tracking.registry import (
     set_version_tags,
     version_run,
 )
-from hashtag_core.tracking.runs import Run, count_runs, current_user, start_run
+from hashtag_core.tracking.runs import Run, count_runs, current_user, start_run, told_version
 from hashtag_core.tracking.splits import log_split
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,8 @@ def _judge(plan: PromotePlan, force: str | None) -> _Verdict:
         "model_version": version,
         "family": tags.get("family", "unknown"),
     }
-    title = f"gates {name} {version}" + (f" against {plan.champion}" if plan.champion else " against the floors")
+    against = told_version(plan.champion) if plan.champion else "the floors"
+    title = f"gates {told_version(version)} against {against}, {name}"
     with start_run(recipe.tracking.experiment, title, tags=labels, parent=version_run(plan.uris[0])) as run:
         log_split(run, dataset, recipe.evaluation.split)
         measured = _measure(plan, uses)

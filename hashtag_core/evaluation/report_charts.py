@@ -15,6 +15,7 @@ MARKERS = "os^vDPX"
 STYLES = ("-", "--", ":", "-.")
 CURVES = {"f1": "F1", "precision": "precision", "recall": "recall", "ndcg": "nDCG"}
 WIDTH, HEIGHT = 5.6, 3.7
+MOST_PAIRS = 12
 
 Report = Mapping[str, Any]
 
@@ -43,6 +44,7 @@ def report_charts(report: Report) -> dict[str, list[dict[str, Any]]]:
             "cost": [_cost(report, k, "parameters", "parameters"), _cost(report, k, "seconds", "seconds to judge")],
             "catalogue": [_catalogue(report)],
             "learning": _learning(report),
+            "confused": [_confused(report)],
         }
     return {section: [chart for chart in charts if chart] for section, charts in made.items()}
 
@@ -198,6 +200,21 @@ def _catalogue(report: Report) -> dict[str, Any] | None:
     return _chart(
         figure, "catalogue", "How much of the vocabulary a model uses, and how rare the tags are that it gives"
     )
+
+
+def _confused(report: Report) -> dict[str, Any] | None:
+    """Of the first model that has any."""
+    for model in rank_models(report):
+        pairs = (model.get("confused") or [])[:MOST_PAIRS]
+        if pairs:
+            figure, panel = _figure(1.0 + 0.3 * len(pairs))
+            panel.barh(range(len(pairs)), [pair["posts"] for pair in pairs], color=SERIES[0], edgecolor=PAPER)
+            panel.set_yticks(range(len(pairs)), [f"{pair['true'][:24]} → {pair['given'][:24]}" for pair in pairs])
+            panel.set(ylim=(len(pairs) - 0.4, -0.6), xlabel="posts")
+            panel.grid(axis="y", visible=False)
+            name = labels(report)[model["model"]]
+            return _chart(figure, "confused", f"{name}: the true tag that is missing → the one that is given instead")
+    return None
 
 
 def _learning(report: Report) -> list[dict[str, Any] | None]:

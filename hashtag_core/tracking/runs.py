@@ -254,6 +254,11 @@ class Run:
             self.client.log_figure(self.run_id, figure, name)
 
 
+def told_version(version: str) -> str:
+    """How the name of a run tells a version: `v4`, or the begin of a folder's content hash."""
+    return f"v{version}" if version.isdecimal() else version[:8]
+
+
 def metric_history(run_id: str, metric: str) -> list[float]:
     """The metric's values by rising step; empty where it was never logged."""
     client = connect(create=False)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hashtag_core.tracking.runs import start_run
+from hashtag_core.tracking.runs import start_run, told_version
 
 COUNTS = ("posts", "tagged", "rejected", "parts", "skipped_parts", "seconds", "posts_per_second")
 TOP_TAGS = 20
@@ -27,7 +27,7 @@ def record_tagging(experiment: str, record: Mapping[str, Any], *, patient: bool 
     if record["drift"] is not None:
         metrics["drift_psi"] = record["drift"]["psi"]
     labels = {"job": "tag", "tagging_run": record["run"], "plan": record["plan"], "archive": settings["archive"]}
-    name = f"tag {settings['model_name']} {settings['model_version']}"
+    name = f"tag by {told_version(settings['model_version'])} of {settings['model_name']}"
     with start_run(experiment, name, tags=labels, patient=patient) as run:
         run.log_params(settings)
         run.log_metrics(metrics)

@@ -72,11 +72,12 @@
   }
 
   // The cells of the grid lie over the picture, however it was squashed to a square for the model; the browser blends between them.
+  // A grey veil, thinner the more a cell is looked at, is seen on black as on white, and leaves what is looked at its own colours.
   function lookedAt(image, digits, name) {
     const side = Math.round(Math.sqrt(digits.length)), frame = make("span", "seen"), canvas = make("canvas");
     canvas.width = canvas.height = side;
     const context = canvas.getContext("2d"), pixels = context.createImageData(side, side);
-    [...digits].forEach((digit, cell) => pixels.data.set([255, 80, 0, Math.round(Number(digit) * 20)], 4 * cell));
+    [...digits].forEach((digit, cell) => pixels.data.set([128, 128, 128, (9 - Number(digit)) * 24], 4 * cell));
     context.putImageData(pixels, 0, 0);
     canvas.setAttribute("aria-hidden", "true");
     image.alt += ", with where " + name + " looks";
