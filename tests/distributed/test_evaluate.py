@@ -218,7 +218,7 @@ def test_two_models_by_hand_and_what_is_kept(
     assert table["post_id"] == kept["post_id"]
     assert table["true_hashtags"] == kept["true_hashtags"]
     assert table["hashtags"] == kept["hashtags"]
-    assert table["scores"] == [pytest.approx(scores) for scores in kept["scores"]]
+    assert table["scores"] == [pytest.approx(scores, abs=1e-6) for scores in kept["scores"]]
     assert table["status"] == kept["status"]
 
 
