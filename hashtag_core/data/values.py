@@ -151,7 +151,8 @@ def tags_in_text(text: str) -> list[str] | None:
     if text[:1] == "[" and text[-1:] == "]":
         return None
     if text[:1] == "{" and text[-1:] == "}" and not _OF_A_MAP.search(text):
-        return [tag for item in text[1:-1].split(",") if (tag := item.strip().strip('"'))]
+        items = (item.strip() for item in text[1:-1].split(","))
+        return [tag for item in items if item != "NULL" and (tag := item.strip('"'))]
     words = text.split()
     return words if words and all(word[0] in "#＃" and len(word) > 1 for word in words) else None
 

@@ -186,6 +186,10 @@ def _is_well_quoted(lines: list[str], delimiter: str) -> bool:
         return False
 
 
+ID_FIELDS = ("post_id", "user_id")
+_FLOAT_ID = re.compile(r"-?\d{1,15}\.0")
+
+
 @dataclass
 class TableLook:
     """What going through a whole table tells: its header, where parts begin (row, byte), its encoding, whether there are quotes
@@ -200,6 +204,8 @@ class TableLook:
     """What the file is if it is no table."""
     told: str | None = None
     """What a person should know of the encoding, or why there is none."""
+    float_ids: list[str] = field(default_factory=list)
+    """Fields of ids of which some are missing and every other one is a whole number with `.0`: pandas' integers with gaps."""
     none_ids: Counter[str] = field(default_factory=Counter)
     """Words that say none among the ids, and how often: one that stands there again is no id."""
 
@@ -211,16 +217,24 @@ def _gone_through(source: Any, info: FileInfo, dialect: Dialect, reading: Readin
         found_rows = records(lines)
         found.header = next(found_rows, [])
         found.borders.append((0, lines.offset))
-        id_column = match_columns(found.header, reading)[0].get("post_id")
-        place = found.header.index(id_column) if id_column in found.header else -1
+        columns = match_columns(found.header, reading)[0]
+        ids = {name: found.header.index(column) for name in ID_FIELDS if (column := columns.get(name)) in found.header}
+        floats: dict[str, bool] = {}
+        gaps: set[str] = set()
         for row, cells in enumerate(found_rows, 1):
-            if 0 <= place < len(cells) and says_none(cells[place]):
-                found.none_ids[cells[place].strip()] += 1
+            for name, place in ids.items():
+                cell = cells[place].strip() if place < len(cells) else ""
+                if not cell or says_none(cell):
+                    gaps.add(name)
+                    found.none_ids[cell] += name == "post_id" and bool(cell)
+                else:
+                    floats[name] = floats.get(name, True) and _FLOAT_ID.fullmatch(cell) is not None
             if row % part_rows == 0 and lines.offset < info.size and dialect.packing is None:
                 found.borders.append((row, lines.offset))
             if lines.escapes:
                 break
         found.escapes = lines.escapes
+        found.float_ids = [name for name, whole in floats.items() if whole and name in gaps]
     except (csv.Error, PackingError) as error:
         found.broken = str(error)
         found.borders = found.borders or [(0, dialect.begins)]

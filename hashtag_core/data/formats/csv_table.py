@@ -35,7 +35,7 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.csv_lines import Dialect, Lines, Swallowed, look_at, records
+from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, Lines, Swallowed, look_at, records
 from hashtag_core.data.formats.fields import (
     Folder,
     below,
@@ -57,8 +57,8 @@ TABLE = re.compile(rf".+\.(?:csv|tsv|tab){NAMED}", re.IGNORECASE)
 DATABASE_NULL = "\\N"
 """What MySQL and PostgreSQL write for null, which no id is."""
 
-_SHORTENED = re.compile(r"\d(?:[.,]\d+)?E\+\d{2,}")
-"""What Excel makes of a long id: many become one."""
+_SHORTENED = re.compile(r"\d(?:[.,]\d+)?[Ee]\+\d{2,}")
+"""What Excel and floats make of a long id: many become one."""
 
 
 def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
@@ -103,6 +103,7 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
         "dialect": vars(dialect),
         "date_format": reading.date_format,
         "pictures": "",
+        "float_ids": found.float_ids,
         "none_ids": [word for word, times in found.none_ids.items() if times > 1],
     }
     if {"image", "image_uri"} & set(columns) and fault is None:
@@ -172,10 +173,13 @@ def _post(cells: dict[str, str], chosen: dict[str, Any]) -> Post:
     if isinstance(_bytes_or_text(cells.get("post_id", "")), bytes):
         encoding = (chosen["dialect"]["encoding"] or "utf-8").upper()
         raise ValueError(f"post_id: expected {encoding}, found bytes that are none")
-    if _SHORTENED.fullmatch(cells.get("post_id", "").strip()):
-        raise unexpected(
-            "post_id", "an id, not a number that a spreadsheet shortened (format the column as text)", cells["post_id"]
-        )
+    for name in ID_FIELDS:
+        if _SHORTENED.fullmatch(cells.get(name, "").strip()):
+            raise unexpected(
+                name, "an id, not a number that a spreadsheet shortened (format the column as text)", cells[name]
+            )
+        if name in chosen["float_ids"] and name in cells:
+            cells = {**cells, name: cells[name].strip().removesuffix(".0")}
     if not cells.get("post_id", "").strip():
         raise unexpected("post_id", "a non-empty string", cells.get("post_id"))
     if cells["post_id"].strip() in chosen["none_ids"]:
@@ -220,6 +224,10 @@ def _tags(text: str) -> list[str]:
     found = tags_in_text(text) if text.strip().startswith(("[", "{", "(", "array(", "set()")) else None
     if found is not None:
         return found
+    if re.fullmatch(
+        r"\s*\[.*\]\s*", text, re.DOTALL
+    ):  # as Athena and DuckDB write a list: without quotes, parted by commas
+        return [tag for item in text.strip()[1:-1].split(",") if (tag := item.strip().strip("'\""))]
     sign = next((sign for sign in "|;," if sign in text), None)
     return [tag.strip() for tag in text.split(sign) if tag.strip()]
 

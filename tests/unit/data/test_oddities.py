@@ -240,3 +240,53 @@ def test_a_wide_encoding_that_is_not_the_files_is_told(encoding: str, tmp_path: 
     )
     (tmp_path / "a.csv").write_bytes("id,text\n1,größe\n".encode(f"{encoding.removesuffix('-le')}-le"))
     assert rows_of(opened(tmp_path, encoding=encoding))[0][0]["caption"] == "größe"
+
+
+def test_integers_that_pandas_wrote_as_floats_are_the_same_ids(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"id": [1, 20, None, 3], "user": [7, None, 9, 80], "text": ["x", "y", "lost", "z"]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    posts, rejected = rows_of(opened(tmp_path))
+    assert [(post["post_id"], post["user_id"]) for post in posts] == [("1", "7"), ("20", None), ("3", "80")]
+    assert rejected == ["post_id: expected a non-empty string, found null"]
+    frame.rename(columns={"id": "post_id", "user": "user_id"}).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.csv").unlink()
+    table = pq.read_table(tmp_path / "a.parquet", columns=["post_id", "user_id"])
+    assert normalise_posts(table)[0].select(["post_id", "user_id"]).to_pylist() == [
+        {name: post[name] for name in ("post_id", "user_id")} for post in posts
+    ]
+
+
+@pytest.mark.parametrize(
+    "ids", [["1.0", "20.0"], ["1.0", "2.5"], ["1.0", "a"], ["1.00"], ["v1.0"], ["1234567890123456.0"]]
+)
+def test_ids_that_are_no_floats_of_whole_numbers_stay(ids: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id\n" + "".join(f"{one}\n" for one in ids))
+    assert [post["post_id"] for post in rows_of(opened(tmp_path))[0]] == ids
+
+
+@pytest.mark.parametrize("field", ["id", "user"])
+@pytest.mark.parametrize("written", ["1.2345678901234568e+18", "1,23457E+18", "1e+20"])
+def test_an_id_whose_digits_are_lost_is_refused(field: str, written: str, tmp_path: Path) -> None:
+    row = {"id": "1", "user": "anna", field: written}
+    (tmp_path / "a.csv").write_text(f"id;user\n{row['id']};{row['user']}\n2;bert\n")
+    posts, rejected = rows_of(opened(tmp_path))
+    assert [post["post_id"] for post in posts] == ["2"]
+    assert rejected[0].startswith("post_id:" if field == "id" else "user_id:")
+    assert "a number that a spreadsheet shortened" in rejected[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "tags"),
+    [
+        ("[cat, dog]", ["cat", "dog"]),
+        ("[black cat]", ["black cat"]),
+        ("['it\\'s', a b]", ["it\\'s", "a b"]),
+        ("{cat,NULL}", ["cat"]),
+        ("{NULL}", []),
+        ("{}", []),
+    ],
+)
+def test_lists_without_quotes_as_engines_print_them(written: str, tags: list[str], tmp_path: Path) -> None:
+    with open(tmp_path / "a.csv", "w", newline="") as file:
+        csv.writer(file).writerows([["id", "tags"], ["1", written]])
+    assert [post["hashtags"] for post in rows_of(opened(tmp_path))[0]] == [tags]
