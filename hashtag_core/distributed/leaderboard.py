@@ -28,13 +28,13 @@ from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import TrainSummary, train
-from hashtag_core.distributed.train_worker import PREFIX
 from hashtag_core.errors import HashtagError
 from hashtag_core.evaluation.ground_truth import Ranked, Truth
 from hashtag_core.evaluation.side_by_side import side_by_side_table
 from hashtag_core.leaderboard.plan import LeaderboardPlan
 from hashtag_core.leaderboard.report import write_report
 from hashtag_core.leaderboard.systems import Systems
+from hashtag_core.training.job import VALIDATED
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def _run(plan: LeaderboardPlan, stack: ExitStack) -> Systems:
 class OnRay:
     """What the systems are run by; see `leaderboard.systems.Engine`."""
 
-    prefix = PREFIX
+    prefix = VALIDATED
 
     def encode(self, dataset: Dataset, section: EncodersSection, needs: frozenset[str]) -> None:
         ensure_features(dataset, section, needs)

@@ -30,12 +30,7 @@ from hashtag_core.distributed.features import ensure_features, tables_folder
 from hashtag_core.distributed.train_finish import curves, model_info, register_model, save_and_evaluate
 from hashtag_core.distributed.train_monitor import Watch, start_run_log
 from hashtag_core.distributed.train_resources import grows, set_start_timeout, worker_resources
-from hashtag_core.distributed.train_worker import (
-    BEST,
-    PREFIX,
-    TrainJob,
-    train_worker,
-)
+from hashtag_core.distributed.train_worker import BEST, train_worker
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.encoders.tops import tuned_needs
 from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
@@ -47,6 +42,7 @@ from hashtag_core.tracking.provenance import source_tags, system_metrics
 from hashtag_core.tracking.splits import log_split
 from hashtag_core.training.check import check_model, input_spec, tokenizer_of
 from hashtag_core.training.checkpoint import WEIGHTS, Progress
+from hashtag_core.training.job import VALIDATED, TrainJob
 from hashtag_core.training.loader import TableFitSource
 from hashtag_core.training.plan import TrainPlan, check_base, plan_training
 from hashtag_core.training.record import RunRecord, new_run_name
@@ -280,7 +276,7 @@ def _train_on_ray(
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    select = PREFIX + settings.select_metric
+    select = VALIDATED + settings.select_metric
     watch = Watch(log, run, settings.epochs, select, run.last_step("train_loss"))
     with watch, _interrupts_kept():
         result = _run_trainer(trainer, settings.max_failures)

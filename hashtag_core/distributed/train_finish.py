@@ -7,10 +7,10 @@ import torch
 from matplotlib.figure import Figure
 
 from hashtag_core.distributed.train_thresholds import find_thresholds
-from hashtag_core.distributed.train_worker import PREFIX, TrainJob, rank_table, validation_metrics
 from hashtag_core.encoders.trained import trained_tops
 from hashtag_core.evaluation.metrics import Protocol
 from hashtag_core.evaluation.report import main_figures
+from hashtag_core.judging.validation import rank_table, validation_metrics
 from hashtag_core.models.base import TagModel
 from hashtag_core.models.folder import CARD, load_model_folder, save_model_folder
 from hashtag_core.recommend.policy import write_thresholds
@@ -21,6 +21,7 @@ from hashtag_core.tracking.provenance import commit_of, source_tags
 from hashtag_core.tracking.registry import register_model_folder
 from hashtag_core.tracking.runs import Run
 from hashtag_core.training.checkpoint import Progress
+from hashtag_core.training.job import VALIDATED, TrainJob
 from hashtag_core.training.plan import TrainPlan
 
 
@@ -65,7 +66,7 @@ def register_model(
 ) -> str:
     """Log figures, card and golden outputs, and make the folder a version; its `models:/` URI."""
     for protocol, figures in metrics.items():
-        run.log_metrics({f"{PREFIX}{protocol}.{metric}": value for metric, value in figures.items()})
+        run.log_metrics({f"{VALIDATED}{protocol}.{metric}": value for metric, value in figures.items()})
     ks = plan.recipe.evaluation.ks
     few = main_figures(metrics["headline"], ks)
     run.log_metrics({f"main/{name}": value for name, value in few.items()})
@@ -88,7 +89,7 @@ def curves(progress: Progress, select: str) -> Figure:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [int(row["epoch"]) + 1 for row in progress.history]
-    for name in ("train_loss", f"{PREFIX}loss"):
+    for name in ("train_loss", f"{VALIDATED}loss"):
         left.plot(epochs, [row[name] for row in progress.history], marker=".", label=name.replace("_", " "))
     left.set(xlabel="epoch", ylabel="loss")
     left.legend()

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from hashtag_core.distributed.train_worker import TrainJob, score_table
 from hashtag_core.errors import TrainingError
 from hashtag_core.evaluation.tag_thresholds import choose_tag_thresholds
+from hashtag_core.judging.validation import score_table
 from hashtag_core.models.base import TagModel
+from hashtag_core.training.job import TrainJob
 
 logger = logging.getLogger(__name__)
 

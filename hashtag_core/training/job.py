@@ -1,0 +1,145 @@
+"""All that a process needs to train one model of a recipe, and the loop that it makes of it."""
+
+import fcntl
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hashtag_core.config import Recipe
+from hashtag_core.data.dataset import Dataset, Split
+from hashtag_core.data.features import FeatureCache, FeatureTable, build_feature_table
+from hashtag_core.data.history import HistoryRule
+from hashtag_core.data.history_batch import open_history
+from hashtag_core.data.tokens import CaptionTokenizer
+from hashtag_core.encoders import load_encoders
+from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel, TagModel
+from hashtag_core.models.registry import create_model
+from hashtag_core.models.tuned import with_encoder
+from hashtag_core.training.checkpoint import Progress
+from hashtag_core.training.loader import BatchLoader, PostTable, Reading, Share, TableFitSource
+from hashtag_core.training.loop import TrainingLoop, Validate
+
+VALIDATED = "validation_"
+"""What figures of the validation split begin with."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """All that a worker needs to know; it crosses to the workers by pickle."""
+
+    recipe: Recipe
+    family: str
+    options: ModelOptions
+    spec: InputSpec
+    needs: frozenset[str]
+    tokenizer_json: str | None
+    encoder_folder: str | None
+    """Transformers folder that a model may take pretrained weights from."""
+    dataset: Dataset
+    cache: FeatureCache
+    tables: str
+    """Folder on each node's own disk."""
+    outside: np.ndarray
+    """True tags outside the vocabulary of each validation post."""
+    record_file: str = ""
+    """`run.json` of the run, beside its checkpoints, and the run's id: what a worker knows the folder by."""
+    run_id: str = ""
+    log: Any = None
+    """A `progress.RunLog`."""
+
+    def reading(self) -> Reading:
+        """How rows become batches."""
+        return Reading(self.spec.vocabulary_size, self.needs, tuple(self.options.inputs), self.tokenizer())
+
+    def model(self) -> TagModel:
+        """A new model, behind the parts of its encoders that are trained with it."""
+        model = create_model(self.family, self.spec, self.options, self.dataset.vocabulary.tags)
+        if self.recipe.encoders.finetune == "none":
+            return model
+        return with_encoder(model, load_encoders(self.recipe.encoders, type(model).needs(self.options), "cpu").tops())
+
+    def tokenizer(self) -> CaptionTokenizer | None:
+        """The family's tokenizer, from the text of its file."""
+        if self.tokenizer_json is None:
+            return None
+        with tempfile.TemporaryDirectory(prefix="hashtag-tokenizer-") as folder:
+            path = Path(folder, "tokenizer.json")
+            path.write_text(self.tokenizer_json, encoding="utf-8")
+            return CaptionTokenizer.from_file(path)
+
+    def table(self, split: Split) -> FeatureTable:
+        """The split's features on this node's disk, built from the cache by the first process of the node that asks; with
+        the posts' histories for a family that reads them."""
+        vocabulary = self.dataset.vocabulary
+        rule = HistoryRule.of(self.needs, self.options, self.recipe.history)
+        with _node_lock(Path(self.tables)):
+            table = build_feature_table(self.dataset, split, self.cache, self.needs, vocabulary, self.tables)
+            if rule is not None:
+                table.history = open_history(self.dataset, split, rule, self.cache, vocabulary, self.tables)
+        return table
+
+    def train_table(self) -> PostTable:
+        """What is learned from: the train split, or `training.train_share` of it."""
+        table, settings = self.table("train"), self.recipe.training
+        return table if settings.train_share == 1 else Share(table, settings.train_share, settings.seed)
+
+
+def make_loop(
+    job: TrainJob,
+    device: torch.device,
+    validate: Validate,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    fresh: bool = True,
+    on_checkpoint: Callable[[TrainingLoop], None] | None = None,
+    on_step: Callable[[Progress, int], None] | None = None,
+) -> TrainingLoop:
+    """The loop of one rank; with `fresh` False its model waits for a checkpoint, and begins with nothing."""
+    settings = job.recipe.training
+    reading = job.reading()
+    table = job.train_table()
+    loader = BatchLoader(table, reading, settings, rank=rank, world=world, pin_memory=device.type == "cuda")
+    torch.manual_seed(settings.seed)
+    model = job.model()
+    if not isinstance(model, NeuralModel):
+        raise TypeError(f"{job.family} is not trained by gradient")
+    counts_V = tag_counts(table.tags, len(job.dataset.vocabulary))
+    model.learn_counts(counts_V, len(table))
+    if fresh:
+        model.initialise(job.encoder_folder, job.tokenizer())
+        if settings.output_bias_start == "tag_frequencies":
+            model.begin_with(counts_V, len(table))
+        if rank == 0:
+            model.prepare(TableFitSource(table, reading), seed=settings.seed)
+    return TrainingLoop(
+        model,
+        settings,
+        loader,
+        validate,
+        VALIDATED + settings.select_metric,
+        device=device,
+        on_checkpoint=on_checkpoint,
+        on_step=on_step,
+    )
+
+
+def tag_counts(tags: Sequence[Sequence[int]], vocabulary_size: int) -> torch.Tensor:
+    """counts_V: posts that have each tag."""
+    found = np.fromiter((tag for row in tags for tag in set(row)), np.int64)
+    return torch.from_numpy(np.bincount(found, minlength=vocabulary_size))
+
+
+@contextmanager
+def _node_lock(folder: Path) -> Iterator[None]:
+    """One process of this node at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
