@@ -205,7 +205,7 @@ def _catalogue(report: Report) -> dict[str, Any] | None:
 def _confused(report: Report) -> dict[str, Any] | None:
     """Of the first model that has any."""
     for model in rank_models(report):
-        pairs = (model.get("confused") or [])[:MOST_PAIRS]
+        pairs = sorted((model.get("confused") or [])[:MOST_PAIRS], key=lambda pair: -int(pair["posts"]))
         if pairs:
             figure, panel = _figure(1.0 + 0.3 * len(pairs))
             panel.barh(range(len(pairs)), [pair["posts"] for pair in pairs], color=SERIES[0], edgecolor=PAPER)
