@@ -56,6 +56,12 @@ def test_a_run_says_what_was_read_by_which_code_and_what_came_of_it(
     assert summary.run_id in card
 
 
+def test_a_run_below_another(recipe: Recipe, users_dataset: Path, mlflow_store: Path) -> None:
+    with start_run(recipe.tracking.experiment, "above") as above:
+        summary = train(recipe, str(users_dataset), parent=above.run_id)
+    assert connect().get_run(summary.run_id).data.tags["mlflow.parentRunId"] == above.run_id
+
+
 def test_the_chain_from_a_version_to_the_parts_of_the_archive(
     recipe: Recipe, users_dataset: Path, mlflow_store: Path
 ) -> None:
