@@ -364,7 +364,7 @@ class Recipe(Section):
     tagging: TaggingSection = TaggingSection()
     tracking: TrackingSection = TrackingSection()
     search: dict[str, SearchSpace] = {}
-    """Settings that `jobs/leaderboard.py --trials` tries out, by `section.field`; nothing else reads it."""
+    """Settings that `jobs/tune.py` and `jobs/leaderboard.py --trials` try out, by `section.field`; nothing else reads it."""
 
     @field_validator("search")
     @classmethod

@@ -16,6 +16,7 @@ COMMANDS = {
     "playground": "the same as a page in the browser, several models side by side",
     "prepare": "an archive becomes a dataset: posts, vocabulary, splits",
     "train": "a dataset and a recipe become a model version",
+    "tune": "settings of one recipe tried out, the best kept",
     "evaluate": "models on posts that none has seen: leaderboard and report",
     "promote": "a challenger becomes champion, if the gates allow it; --rollback",
     "tag": "a whole archive is tagged with Ray, every post once",

@@ -15,7 +15,7 @@ import pytest
 
 from hashtag_core.schema import POST
 
-JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard", "nightly", "recommend", "playground")
+JOBS = ("prepare", "train", "evaluate", "promote", "tag", "leaderboard", "nightly", "recommend", "playground", "tune")
 
 FLAGS = {
     "prepare": {"--archive": "{archive}", "--dataset": "{out}"},
@@ -25,6 +25,7 @@ FLAGS = {
     "tag": {"--archive": "{archive}", "--model": "{model}", "--out": "{out}"},
     "nightly": {"--archive": "{archive}", "--dataset": "{out}", "--out": "{out}"},
     "leaderboard": {"--archive": "{archive}", "--out": "{out}", "--families": "popularity"},
+    "tune": {"--dataset": "{dataset}"},
     "recommend": {"--caption": "harbour", "--model": "{model}"},
     "playground": {"--model": "{model}"},
 }
@@ -38,6 +39,7 @@ PROMISED = {
     "nightly": {"--date", "--retrain-days"},
     "tag": {"--top-k", "--chunk-rows"},
     "leaderboard": {"--name", "--split", "--recipes", "--pairs", "--learning-curve", "--publish"},
+    "tune": {"--trials", "--at-once", "--out"},
     "recommend": {"--caption", "--user", "--model", "--top-k", "--explain", "--format", "--out"},
     "playground": {"--model", "--port"},
 }

@@ -1,0 +1,95 @@
+"""Settings of one recipe that are tried out: what may be drawn, what was drawn, and the recipe that comes of it. (Who draws and
+trains: `distributed.tune`.)"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hashtag_core.config import Recipe
+from hashtag_core.errors import ConfigError
+from hashtag_core.evaluation.metrics import index_metrics, judge
+from hashtag_core.judging.validation import rank_table
+from hashtag_core.leaderboard.trials import check_search, with_settings
+from hashtag_core.models.base import FittedModel
+from hashtag_core.models.registry import create_model, parse_options
+from hashtag_core.search_space import SearchSpace
+from hashtag_core.training.job import TrainJob
+from hashtag_core.training.loader import TableFitSource
+from hashtag_core.training.plan import TrainPlan, plan_training
+from hashtag_core.training.selection import BEST_F1, epoch_ks
+
+
+def plan_tuning(recipe: Recipe, dataset_uri: str) -> TrainPlan:
+    """The plan of the recipe as it is written, what it searches for checked; see `tune`."""
+    plan = plan_training(recipe, dataset_uri)
+    if not recipe.search:
+        raise ConfigError(
+            'the recipe has no [search]: "training.learning_rate" = {low = 3e-4, high = 1e-2, log = true}, say'
+        )
+    check_search(recipe, recipe.model.family)
+    for name, space in recipe.search.items():
+        for value in space.choices if space.choices is not None else [space.low, space.high]:
+            options = parse_options(recipe.model.family, with_settings(recipe, {name: value}).model.options)
+            if (plan.family.needs(options), plan.family.tokenizer(options)) != (
+                plan.needs, plan.family.tokenizer(plan.options),
+            ):  # fmt: skip
+                raise ConfigError(
+                    f"search: {name} = {value!r} reads other features than the recipe: make it a recipe of its own"
+                )
+    return plan
+
+
+def recipe_toml(recipe: Recipe, told: str) -> str:
+    """What of the recipe differs from the defaults, as a file that `jobs/train.py` takes."""
+    lines = [f"# {told} (jobs/tune.py)"]
+    values = recipe.model_dump(mode="json", exclude_unset=True, exclude={"search"})
+    for section, fields in values.items():
+        if fields:
+            lines += ["", f"[{section}]"]
+            lines += [f"{key} = {json.dumps('null' if value is None else value)}" for key, value in fields.items()]
+    return "\n".join(lines) + "\n"
+
+
+def distribution(space: SearchSpace) -> Any:
+    """What Optuna draws from; a choice is drawn by its place, since it may be a list."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if space.choices is not None:
+        return CategoricalDistribution(list(range(len(space.choices))))
+    assert space.low is not None
+    assert space.high is not None
+    if space.is_whole:
+        return IntDistribution(int(space.low), int(space.high), log=space.log)
+    return FloatDistribution(space.low, space.high, log=space.log)
+
+
+def code(space: SearchSpace, value: Any) -> Any:
+    return value if space.choices is None else space.choices.index(value)
+
+
+def drawn_settings(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that were drawn, by `section.field`."""
+    return {
+        name: config[name] if space.choices is None else space.choices[config[name]]
+        for name, space in recipe.search.items()
+    }
+
+
+def fitted_figure(job: TrainJob) -> float:
+    """The selecting metric of a family that is fitted once."""
+    model = create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)
+    assert isinstance(model, FittedModel)
+    settings, table, reading = job.recipe.training, job.table("validation"), job.reading()
+    torch.manual_seed(settings.seed)
+    model.fit(TableFitSource(job.train_table(), reading), seed=settings.seed)
+    model.eval()
+    ks = epoch_ks(job.recipe)
+    ranked = rank_table(model, table, reading, max(ks))
+    figures = index_metrics(
+        judge(ranked, table.tags, reading.vocabulary_size, job.outside), ks, settings.select_protocol
+    )
+    return (
+        max(figures[f"f1_at_{k}"] for k in ks) if settings.select_metric == BEST_F1 else figures[settings.select_metric]
+    )
