@@ -33,10 +33,10 @@ from hashtag_core.tracking import runs
 from hashtag_core.training.plan import plan_training
 
 POSTS = int(os.environ.get("BENCH_TRAINING_POSTS", "2000"))
-EPOCHS, SHORT_EPOCHS = 21, 8
+EPOCHS, SHORT_EPOCHS = 21, 6
 FAMILY = "amnn_small"
-ENCODED = 256
-ROUNDS = 2
+ENCODED = 128
+ROUNDS = int(os.environ.get("BENCH_TRAINING_ROUNDS", "2"))
 PLAIN = Path(__file__).with_name("plain_training.py")
 
 
@@ -175,7 +175,7 @@ def test_training(place: dict[str, Any], repository: Path) -> None:
             "ray_2": trained(place, 2, SHORT_EPOCHS),
         }
         rounds.append(found)
-        print({name: {k: v for k, v in one.items() if k != "memory_mib"} for name, one in found.items()})
+        print({name: {k: v for k, v in one.items() if k != "memory_mib"} for name, one in found.items()}, flush=True)
     best = {name: max(one[name]["posts_per_second"] for one in rounds) for name in rounds[0]}
     encode_s, cached_s = encode_seconds(place), 1 / best["ray_1"]
     memory = rounds[0]["ray_1"]["memory_mib"]
