@@ -1,0 +1,27 @@
+"""A Ray of several raylets on this machine, in a process of its own: it prints its address, then takes lines on stdin.
+
+    add CPUS    one more raylet
+
+Each is answered by a line. At the end of stdin all is ended.
+"""
+
+import sys
+
+from ray.cluster_utils import Cluster
+
+OBJECT_STORE = 80_000_000
+
+
+def main(folder: str) -> None:
+    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, "object_store_memory": OBJECT_STORE}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    print(cluster.address, flush=True)
+    for line in sys.stdin:
+        what, *cpus = line.split()
+        cluster.add_node(num_cpus=int(cpus[0]), object_store_memory=OBJECT_STORE)
+        print(f"{what} done", flush=True)
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
