@@ -172,6 +172,8 @@ def test_every_line_of_the_readme_runs(repository: Path, workplace: Path) -> Non
         if job == "promote":
             call(program, *own, "--force", "because", code=(0,))
         for words in others:
+            if "--test-archive" in words:  # another dataset than the one that is there
+                words = ["another" if word == PLACES["--dataset"] else word for word in words]  # noqa: PLW2901
             call(program, *words, *([] if "--explain" in words else ["--dry-run"]))
     picture = pq.read_table(workplace / "archive" / "posts-0.parquet")["image"][0].as_py()
     (workplace / "photo.jpg").write_bytes(picture)
