@@ -53,10 +53,11 @@ def _forget_keys(output: Output, wanted: Wanted, name: str) -> None:
             update={
                 "barred": sorted(set(record.barred) - keys),
                 "untried": {key: rows for key, rows in record.untried.items() if key not in untried},
+                "hopeless": sorted(set(record.hopeless) - keys),
             }
         )
         for record in output.records.parts.values()
-        if keys & set(record.barred) or untried & set(record.untried)
+        if keys & {*record.barred, *record.hopeless} or untried & set(record.untried)
     ]
     if changed:
         output.save(name, parts=changed, merge=True)

@@ -12,7 +12,7 @@ hence its row is tagged before it is no longer told as rejected.
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -63,6 +63,7 @@ class Yields(NamedTuple):
 
     barred: list[str]
     untried: dict[str, list[int]]
+    hopeless: list[str]
 
 
 @dataclass
@@ -146,24 +147,25 @@ class Publisher:
         stripped = self._strip(waiting, name)
         whole = [staged for staged in waiting if staged.part.rows is None]
         patched = [staged for staged in waiting if staged.part.rows is not None]
-        records, rejected_rows = self._records(waiting, stripped)
-        gone = [path for path, item in records.items() if item is None]
-        change = self._rejected_change(whole, stripped.lines, name, gone)
+        losers = self._losers(waiting, stripped)
+        gone = [path for path, item in losers.items() if item is None]
+        change, _ = self._rejected_change(whole, stripped.lines, name, gone)
         rejected.commit(change)
         tagged.commit(Change([file for staged in waiting for file in staged.files] + stripped.add, stripped.remove))
-        replaced = list(change.remove)
+        replaced, taken_back = list(change.remove), Counter[str]()
         if patched:
-            change = self._rejected_change(patched, REJECTED_TABLE.empty_table(), f"{name}-patched")
+            change, taken_back = self._rejected_change(patched, REJECTED_TABLE.empty_table(), f"{name}-patched")
             rejected.commit(change)
             replaced += change.remove
         self._by_part = None
-        self.output.save(name, parts=[item for item in records.values() if item is not None], gone=gone)
+        records = [self._record(staged, stripped, taken_back[staged.part.record.path]) for staged in waiting]
+        self.output.save(name, parts=[*records, *(item for item in losers.values() if item is not None)], gone=gone)
         if not self.keep_history_h:
             tagged.erase(stripped.remove)
         rejected.erase(replaced)
         for staged in waiting:
             storage.remove_tree(storage.join(self.output.layout.chunks, staged.part.key))
-            self.on_commit(staged, rejected_rows[staged.part.record.path])
+            self.on_commit(staged, _rows_of(staged.rejected))
 
     def _undo(self, written: list[DataFile]) -> None:
         """Remove what was written and is in no snapshot; the next run's sweep does it where that cannot be told now."""
@@ -291,8 +293,11 @@ class Publisher:
             result.take(rows.filter(pa.array(gone)), present, victims, winners)
         return result
 
-    def _rejected_change(self, waiting: list[Staged], lines: pa.Table, name: str, gone: Sequence[str] = ()) -> Change:
-        """Their rejected rows and other lines in; what was told of their rows before, and of parts of which nothing is left, out."""
+    def _rejected_change(
+        self, waiting: list[Staged], lines: pa.Table, name: str, gone: Sequence[str] = ()
+    ) -> tuple[Change, Counter[str]]:
+        """Their rejected rows and other lines in; what was told of their rows before, and of parts of which nothing is left, out.
+        With it how many rows go out by part."""
         lines = pa.concat_tables([*(staged.rejected for staged in waiting), lines])
         table = self.output.tables()[1]
         files = table.files(self.output.layout.values)
@@ -300,7 +305,7 @@ class Publisher:
         whole = {staged.part.record.path for staged in waiting if staged.part.rows is None}
         whole = {path for path in [*whole, *gone] if path in known}
         patched = {staged.part.record.path: set(staged.part.rows) for staged in waiting if staged.part.rows is not None}
-        removed, kept = [], []
+        removed, kept, out = [], [], Counter[str]()
         for file in files:
             if not any(file.may_hold(path) for path in [*whole, *patched]):
                 continue
@@ -315,42 +320,43 @@ class Publisher:
             if going.any():
                 removed.append(file)
                 kept.append(rows.filter(pa.array(~going)))
+                for line in rows.filter(pa.array(going)).select(["part", "rows"]).to_pylist():
+                    out[line["part"]] += line["rows"]
         content = pa.concat_tables([lines, *kept]).sort_by([("part", "ascending"), ("row", "ascending")])
         if not content.num_rows:
-            return Change((), removed)
+            return Change((), removed), out
         path = f"{self.output.layout.partition}/rejected-{name}.parquet"
-        return Change([table.write(path, content, self.output.layout.values)], removed)
+        return Change([table.write(path, content, self.output.layout.values)], removed), out
 
-    def _records(
-        self, waiting: list[Staged], stripped: Stripped
-    ) -> tuple[dict[str, PartRecord | None], dict[str, int]]:
-        """Changed records by path (None: nothing is left of the part), and the rejected rows of each finished part."""
-        before = self.output.records.parts
-        changed: dict[str, PartRecord | None] = {}
-        rejected: dict[str, int] = {}
-        for staged in waiting:
-            part, path = staged.part, staged.part.record.path
-            rejected[path] = int(pc.sum(staged.rejected["rows"]).as_py() or 0)
-            yields = self.yields(staged)
-            update: dict[str, object] = {"barred": yields.barred, "untried": yields.untried}
-            if part.rows is None:
-                update |= {"tagged": staged.tagged, "rejected": rejected[path]}
-            else:
-                tagged = part.record.tagged - stripped.taken.get(path, 0) + staged.tagged
-                told = part.record.tagged + part.record.rejected
-                update |= {"tagged": tagged, "rejected": told - tagged}
-            changed[path] = part.record.model_copy(update=update)
+    def _record(self, staged: Staged, stripped: Stripped, taken_back: int) -> PartRecord:
+        """Of a part that is committed; `taken_back`: of its rejected rows that were, so many are not told of any more."""
+        record, rejected = staged.part.record, _rows_of(staged.rejected)
+        counts = {"tagged": staged.tagged, "rejected": rejected}
+        if staged.part.rows is not None:
+            tagged = record.tagged - stripped.taken.get(record.path, 0) + staged.tagged
+            counts = {"tagged": tagged, "rejected": record.rejected - taken_back + rejected}
+        return record.model_copy(update={**self.yields(staged)._asdict(), **counts})
+
+    def _losers(self, waiting: list[Staged], stripped: Stripped) -> dict[str, PartRecord | None]:
+        """The records of other parts that lose rows; None where nothing is left of a part."""
+        committed = {staged.part.record.path for staged in waiting}
         present = {owner: there for staged in waiting for owner, there in staged.part.owners.items()}
+        losers: dict[str, PartRecord | None] = {}
         for path, n in stripped.taken.items():
-            was = before.get(path)
-            if path in rejected or was is None:
+            was = self.output.records.parts.get(path)
+            if path in committed or was is None:
                 continue
             left = was.tagged - n
             if present.get(path, True):
-                changed[path] = was.model_copy(update={"tagged": left, "rejected": was.rejected + n})
+                losers[path] = was.model_copy(update={"tagged": left, "rejected": was.rejected + n})
             else:
-                changed[path] = was.model_copy(update={"tagged": left, "etag": ""}) if left > 0 else None
-        return changed, rejected
+                losers[path] = was.model_copy(update={"tagged": left, "etag": ""}) if left > 0 else None
+        return losers
+
+
+def _rows_of(lines: pa.Table) -> int:
+    """Rows that lines of the table of rejected rows stand for."""
+    return int(pc.sum(lines["rows"]).as_py() or 0)
 
 
 def _by_day(rows: pa.Table, *, by_day: bool) -> Iterator[tuple[str, dict[str, str | None], pa.Table]]:

@@ -83,7 +83,9 @@ class PartRecord(Section):
     barred: list[str] = []
     """Ids, as hexadecimal keys, that another part may have instead: the row here was rejected when it was tagged."""
     untried: dict[str, list[int]] = {}
-    """The same, where no other part has the post: key of its id -> other rows of this part with that id, the next one first."""
+    """The same for posts that this part has another row of: key of the id -> those rows, the next one first."""
+    hopeless: list[str] = []
+    """The same where no other row had the post then: a part that brings it later has it."""
 
 
 class RetagRecord(Section):

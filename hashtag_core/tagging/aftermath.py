@@ -32,7 +32,8 @@ def ids_of_plan(plan: TagPlan) -> IdIndex:
 class Yielding:
     """Says which posts of a part that is to be committed are given to another row, since theirs was rejected when it was tagged.
 
-    Another part has the post: its row is tagged by the next round. Only this part has it: its next row is. One for each plan.
+    The next row of the same part is tagged by the next round; where there is none, the row of another part. Nobody's row is left: a
+    part that brings the post some night has it. One for each plan.
     """
 
     def __init__(self, plan: TagPlan) -> None:
@@ -50,18 +51,21 @@ class Yielding:
         lines = lines.filter(pa.array(np.isin(lines["row"].fill_null(-1).to_numpy(), work.wanted)))
         barred = set() if work.whole else set(work.record.barred)
         untried = {} if work.whole else dict(work.record.untried)
+        hopeless = set() if work.whole else set(work.record.hopeless)
         for key in [key for key, rows in untried.items() if rows[0] in work.wanted]:
             del untried[key]
         if lines.num_rows:
             keys = keys_of(lines["post_id"])
             others = self._of_other_parts(keys, work.record.number)
             for key, row in zip(keys.told(), lines["row"].to_pylist(), strict=True):
-                if key in others:
-                    barred.add(key)
-                elif rest := _rest(work, key, row):
+                if rest := _rest(work, key, row):
                     untried[key] = rest
+                elif key in others:
+                    barred.add(key)
+                else:
+                    hopeless.add(key)
             self.found |= bool(untried) or barred != (set() if work.whole else set(work.record.barred))
-        return Yields(sorted(barred), untried)
+        return Yields(sorted(barred), untried, sorted(hopeless))
 
     def _of_other_parts(self, keys: Keys, number: int) -> set[str]:
         """Those of the keys that another part of the archive has too."""

@@ -153,12 +153,12 @@ def _find_returning(
 
 
 def _barred(entries: Entries, records: Mapping[str, PartRecord]) -> np.ndarray:
-    """bool [n]: entries of a row that was rejected when it was tagged, while another part has the post too."""
+    """bool [n]: entries of a post whose rows were all rejected when they were tagged."""
     barred = np.zeros(len(entries), dtype=bool)
     for record in records.values():
-        if record.barred:
+        if record.barred or record.hopeless:
             mine = entries.number == record.number
-            barred |= mine & (match(_distinct(Keys.parse(record.barred)), entries.keys) >= 0)
+            barred |= mine & (match(_distinct(Keys.parse([*record.barred, *record.hopeless])), entries.keys) >= 0)
     return barred
 
 

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from hashtag_core.tagging.chunk_posts import ChunkPosts
+from hashtag_core.tagging.chunks import ChunkTagger
 from tests.distributed.in_process import tag_in_process
 from tests.tagging.troubled import write_troubled
 
@@ -37,3 +41,17 @@ def troubled(
 ) -> Path:
     """See `write_troubled`; not to be changed."""
     return write_troubled(tmp_path_factory.mktemp("troubled"), make_posts, make_jpeg, write_part)
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No post whose caption says "no score" can be scored."""
+    recommend = ChunkTagger._recommend
+
+    def fails(tagger: ChunkTagger, posts: ChunkPosts, *arguments: Any) -> pa.Table:
+        positions = arguments[1] if len(arguments) > 1 else range(len(posts.rows))
+        if any("no score" in (posts.opened.captions[at] or "") for at in positions):
+            raise ValueError("cannot be scored")
+        return recommend(tagger, posts, *arguments)
+
+    monkeypatch.setattr(ChunkTagger, "_recommend", fails)

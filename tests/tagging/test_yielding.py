@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,27 +10,11 @@ import pytest
 from hashtag_core.output import lease
 from hashtag_core.output.forget import forget
 from hashtag_core.output.verify import verify_output
-from hashtag_core.tagging.chunk_posts import ChunkPosts
-from hashtag_core.tagging.chunks import ChunkTagger
 from tests.tagging.outputs import rejected, rows_by_table, run
 from tests.tagging.pausing import Writes, killed_before
 from tests.tagging.test_nights import DAY_US, part, parts_of
 
 pytestmark = pytest.mark.usefixtures("inline", "poisoned")
-
-
-@pytest.fixture
-def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No post whose caption says "no score" can be scored."""
-    recommend = ChunkTagger._recommend
-
-    def fails(tagger: ChunkTagger, posts: ChunkPosts, *arguments: Any) -> pa.Table:
-        positions = arguments[1] if len(arguments) > 1 else range(len(posts.rows))
-        if any("no score" in (posts.opened.captions[at] or "") for at in positions):
-            raise ValueError("cannot be scored")
-        return recommend(tagger, posts, *arguments)
-
-    monkeypatch.setattr(ChunkTagger, "_recommend", fails)
 
 
 def doubles(path: Path, rows: list[tuple[str, int, str]]) -> None:
