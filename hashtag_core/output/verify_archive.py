@@ -34,6 +34,8 @@ class _Archive:
         self.created: list[np.ndarray] = []
         self.parts: list[tuple[str, np.ndarray]] = []
         """Path, and the row of each candidate: kept as int32, since a part has fewer rows than that."""
+        self.refused: list[np.ndarray] = []
+        """Hashes of posts of which a row was rejected when it was tagged: any other row of theirs will do."""
 
 
 def check_archive(output: Output, parts: Mapping[str, PartRows], source: Source) -> list[str]:
@@ -93,6 +95,7 @@ def _check_part(
         _note(wrong, "tagged, and to be forgotten", here[gone & (state == TAGGED_ROW)])
         _note(wrong, "tagged with another post_id", here[(state == TAGGED_ROW) & (rows.hashes[here] != hashed)])
         keep = ~gone & (state != REFUSED)
+        found.refused.append(hashed[~gone & (state == REFUSED)])
         hashes.append(hashed[keep])
         created.append(times[keep])
         at.append(here[keep].astype(np.int32))
@@ -117,7 +120,12 @@ def _check_winners(found: _Archive, parts: Mapping[str, PartRows], doubtful: np.
     is_last[:-1] = hashes[order][1:] != hashes[order][:-1]
     loses = np.zeros(len(hashes), bool)
     loses[order[~is_last]] = True
-    unsure = np.isin(hashes, doubtful)
+    tagged = [parts[name].state[at] == TAGGED_ROW for name, at in found.parts]
+    has_tags = np.isin(hashes, hashes[np.concatenate([np.zeros(0, bool), *tagged])])
+    refused = np.isin(hashes, np.concatenate([np.zeros(0, np.uint64), *found.refused]))
+    doubted = np.isin(hashes, doubtful)
+    unsure = doubted | refused
+    lacking = refused & ~doubted & ~has_tags
     problems, begin = [], 0
     for name, at in found.parts:
         here = slice(begin, begin + len(at))
@@ -125,6 +133,7 @@ def _check_winners(found: _Archive, parts: Mapping[str, PartRows], doubtful: np.
         state, lost, sure = parts[name].state[at], loses[here], ~unsure[here]
         wrong = {
             "not tagged, though no better row has their post": sure & ~lost & (state != TAGGED_ROW),
+            "not tagged, though no row of their post is": lacking[here],
             "tagged, though a better row has their post": sure & lost & (state == TAGGED_ROW),
             "not told as repeated, though a better row has their post": sure
             & lost
