@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from hashtag_core import storage
 from hashtag_core.config import Section
@@ -48,7 +48,7 @@ class DatasetInfo(Section):
     vocabulary: int
     rejected: int
     left_out: dict[str, int]
-    config: dict[str, dict[str, JsonValue]]
+    config: dict[str, Any]
     archive: str
     test_archive: str | None = None
     fingerprint: str

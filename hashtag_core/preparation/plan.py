@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -128,8 +129,13 @@ def finished_dataset(dataset: str, config: dict[str, dict[str, JsonValue]]) -> D
     return held
 
 
-def _flat(config: dict[str, dict[str, JsonValue]]) -> dict[str, JsonValue]:
-    return {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
+def _flat(config: Mapping[str, Mapping[str, JsonValue] | JsonValue]) -> dict[str, JsonValue]:
+    """By section and key; what stands outside of a section, as it does in datasets of others, by itself."""
+    return {
+        f"{section}.{key}": value
+        for section, values in config.items()
+        for key, value in (values.items() if isinstance(values, Mapping) else [("", values)])
+    }
 
 
 def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, dict[str, JsonValue]]:

@@ -186,8 +186,10 @@ def test_filters_agree_with_the_data(page_file: Path, open_page: Callable[..., A
     page.fill("#tag", "#夜明け")
     page.select_option("#model", label="linear")
     wait(page, "#where", without=f"of {POSTS}")
+    page.wait_for_function(
+        "document.querySelector('.card').querySelectorAll('h4').length === 2"
+    )  # drawn after a moment
     assert all("夜明け" in text for text in page.locator(".card").all_inner_texts())
-    assert page.locator(".card").first.locator("h4").count() == 2
 
 
 def test_attention_lies_on_the_picture(

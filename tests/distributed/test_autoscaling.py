@@ -222,7 +222,10 @@ def test_machines_with_gpus_are_started_for_who_asks(at_rest: str) -> None:
     command = [sys.executable, "-c", PLACED]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-4000:]
-    before, asked, after = json.loads(done.stdout.splitlines()[-1])
+    told = next(
+        line for line in done.stdout.splitlines() if line.startswith("[{")
+    )  # Ray's own lines may come behind it
+    before, asked, after = json.loads(told)
     assert not before.get("GPU"), "machines without one may be up still, of the test before"
     assert asked == {"CPU": 4.0, "GPU": 1.0}
     assert after["GPU"] == 2
