@@ -14,6 +14,7 @@ import pickle
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -96,22 +97,27 @@ def run_tasks(
     results comes as it is done, so that a task of many may take longer than `end_s`. `ahead` is run on CPUs before the actors:
     these are then handed what it gives. HashtagError where nothing came back for `end_s` seconds, or Ray itself failed.
     """
-    waiting = dict(enumerate(tasks))
+    waiting, given = dict(enumerate(tasks)), Counter[int]()
     for attempt in range(MACHINE_RETRIES + 1):
         again: dict[int, T] = {}
-        done: set[int] = set()
+        done, seen = set[int](), Counter[int]()
         rows = _rows(waiting, make, pool, ahead, end_s)
         try:
             for row in _watched(rows, STALL_WARNING_S if warn_s is None else warn_s, end_s):
                 number, task = row["number"], waiting[row["number"]]
-                done.add(number)
                 fault = Fault(row["fault"]) if row["fault"] else None
+                if row["value"] is None:  # its end, or its error
+                    done.add(number)
                 if fault is Fault.MACHINE and attempt < MACHINE_RETRIES:
                     logger.warning("%s: %s (tried again)", what, row["error"])
                     again[number] = task
                 elif fault is not None:
                     yield Outcome(task, error=row["error"], fault=fault)
                 elif row["value"] is not None:
+                    seen[number] += 1
+                    if seen[number] <= given[number]:
+                        continue  # a task that was begun anew gives again what it gave before
+                    given[number] += 1
                     yield Outcome(task, pickle.loads(row["value"]))  # noqa: S301  (of our own worker)
         except ExecutionTimeoutError as error:
             raise HashtagError(
@@ -144,9 +150,8 @@ def _rows(
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = end_s
-    context.target_max_block_size = (
-        1  # a block for each result: Ray takes note of blocks alone, and else fills one with many
-    )
+    # A block for each result: Ray takes note of blocks alone, and else fills one with many.
+    context.target_max_block_size = 1
     items = [
         {"number": number, "task": pickle.dumps(task), "error": None, "fault": None} for number, task in waiting.items()
     ]
@@ -210,13 +215,15 @@ class _Ahead:
         self._ahead = ahead
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for made in _outcomes(batch, lambda: lambda task: [self._ahead(task)]):
-            yield made.rename_columns(_TASK.names)
+        for item in batch.to_pylist():
+            made = next(_rows_of_task(item, lambda: lambda task: [self._ahead(task)]))
+            row = {"number": item["number"], "task": made.pop("value", None), **made}
+            yield pa.Table.from_pylist([row], schema=_TASK)
 
 
 def _outcomes(batch: pa.Table, make: Callable[[], Callable[[Any], Iterable[Any]]]) -> Iterator[pa.Table]:
-    """Rows of `_OUTCOME`, one at a time: the results of a task, and the error that ended it. An exception here would cost the task
-    its outcome."""
+    """Rows of `_OUTCOME`, one at a time: the results of a task, then its end or the error that ended it. An exception here would cost
+    the task its outcome."""
     for item in batch.to_pylist():
         for row in _rows_of_task(item, make):
             yield pa.Table.from_pylist([{"number": item["number"], **row}], schema=_OUTCOME)
@@ -227,12 +234,9 @@ def _rows_of_task(item: dict[str, Any], make: Callable[[], Callable[[Any], Itera
         yield {"error": item["error"], "fault": item["fault"]}
         return
     try:
-        any_result = False
         for result in make()(pickle.loads(item["task"])):  # noqa: S301  (of our own driver)
-            any_result = True
             yield {"value": pickle.dumps(result)}
-        if not any_result:
-            yield {}
+        yield {}
     except Exception as error:  # noqa: BLE001
         yield {"error": _told(error), "fault": str(classify(error))}
 

@@ -29,14 +29,22 @@ class Job:
 class Work:
     """Does what a task's name says."""
 
-    def __call__(self, task: Job) -> list[tuple[str, int]]:
-        times = len(list(Path(task.folder).glob(f"{task.name}-*")))
-        Path(task.folder, f"{task.name}-{times}").touch()
-        if task.name == "killer" or (task.name == "killed once" and not times):
+    def __call__(self, task: Job) -> Iterator[tuple[str, int]]:
+        yield from self._before(task)
+        if "late" in task.name and (times(Path(task.folder), task.name) == 1 or "killer" in task.name):
+            if "kill" in task.name:
+                time.sleep(2)  # for what was given to be taken
+                os._exit(7)
+            raise OSError(28, "No space left on device")
+
+    def _before(self, task: Job) -> list[tuple[str, int]]:
+        before = times(Path(task.folder), task.name)
+        Path(task.folder, f"{task.name}-{before}").touch()
+        if task.name == "killer" or (task.name == "killed once" and not before):
             os._exit(7)
         if task.name == "content":
             raise ArchiveError("part 3, row 4: no post")
-        if task.name == "machine" or (task.name == "machine once" and not times):
+        if task.name == "machine" or (task.name == "machine once" and not before):
             raise OSError(28, "No space left on device")
         if task.name == "nothing":
             return []
@@ -69,6 +77,22 @@ def test_every_task_has_its_outcome(ray_session: None, tmp_path: Path, pool: Poo
     with pytest.raises(MachineError, match="No space left"):
         machine.result()
     assert not found  # a task may give nothing
+
+
+@pytest.mark.parametrize("pool", [ACTOR, PLAIN], ids=["actors", "tasks"])
+@pytest.mark.parametrize("name", ["machine late", "killed late"])
+def test_what_a_task_gave_before_it_failed_is_not_given_again(
+    ray_session: None, tmp_path: Path, name: str, pool: Pool
+) -> None:
+    outcomes = run_tasks("testing", [Job(name, str(tmp_path))], Work, pool, end_s=60)
+    assert [outcome.result() for outcome in outcomes] == [(name, 0), (name, 1)]
+    assert times(tmp_path, name) == 2
+
+
+def test_a_task_that_dies_behind_its_results_is_not_done(ray_session: None, tmp_path: Path) -> None:
+    *given, died = run_tasks("testing", [Job("killer late", str(tmp_path))], Work, ACTOR, end_s=60)
+    assert [outcome.result() for outcome in given] == [("killer late", 0), ("killer late", 1)]
+    assert died.died
 
 
 @pytest.mark.parametrize("pool", [ACTOR, PLAIN], ids=["actors", "tasks"])
