@@ -334,8 +334,8 @@ class Publisher:
         counts = {"tagged": staged.tagged, "rejected": rejected}
         if staged.part.rows is not None:
             tagged = record.tagged - stripped.taken.get(record.path, 0) + staged.tagged
-            lost = _rows_of(stripped.lines.filter(pc.equal(stripped.lines["part"], record.path)))
-            counts = {"tagged": tagged, "rejected": record.rejected - taken_back + rejected + lost}
+            rejected += record.rejected - taken_back + stripped.told[record.path]
+            counts = {"tagged": tagged, "rejected": rejected}
         return record.model_copy(update={**self.yields(staged)._asdict(), **counts})
 
     def _losers(self, waiting: list[Staged], stripped: Stripped) -> dict[str, PartRecord | None]:

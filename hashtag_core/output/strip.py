@@ -1,5 +1,6 @@
 """What a commit takes out of data files that stay: rows whose posts are another row's from now on."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ class Stripped:
     """Rows that a part lost to another one and that are still in the archive."""
     taken: dict[str, int] = field(default_factory=dict)
     """Posts that went out, by part."""
+    told: Counter[str] = field(default_factory=Counter)
+    """Those of them that `lines` tell of."""
 
     def take(
         self,
@@ -50,6 +53,7 @@ class Stripped:
                     "reason": f"{REPEATED}: tagged from {winner}", "rows": 1, "part_version": row["part_version"],
                     "created_at": row["created_at"], "user_key": row["user_key"],
                 })  # fmt: skip
+        self.told.update(line["part"] for line in lines)
         if lines:
             self.lines = pa.concat_tables([self.lines, pa.Table.from_pylist(lines, schema=REJECTED_TABLE)])
 

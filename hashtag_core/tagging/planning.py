@@ -19,7 +19,7 @@ import numpy as np
 from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, TaggingSection
 from hashtag_core.data.history import HistoryRule
-from hashtag_core.data.model_files import check_model_files
+from hashtag_core.data.model_files import check_model_files, read_description
 from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary, read_tags
 from hashtag_core.errors import ArchiveError, ConfigError, GateRefused
@@ -344,7 +344,7 @@ def _reading(section: ArchiveSection) -> dict[str, Any]:
 
 
 def _finder(model: ResolvedModel, vocabulary: Vocabulary, extra_tags: str) -> HistoryFinder | None:
-    rule = HistoryRule.from_json(json.loads((model.folder / "model.json").read_bytes()).get("history"))
+    rule = HistoryRule.from_json(read_description(model.folder).get("history"))
     return None if rule is None else HistoryFinder(rule, vocabulary, extra_tags)
 
 
@@ -359,7 +359,7 @@ def _extra_tags(section: TaggingSection, model: ResolvedModel, vocabulary: Vocab
     from hashtag_core.models import parse_options  # brings torch, for these runs alone
     from hashtag_core.recommend.extra_tags import check_reads_names, unknown_tags
 
-    described = json.loads((model.folder / "model.json").read_bytes())
+    described = read_description(model.folder)
     check_reads_names(described["family"], parse_options(described["family"], described["options"]))
     return unknown_tags(sorted(wanted), vocabulary)
 
