@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import UnsupportedOperation
 
 NATIVE = re.compile(rb"(\x1b\[[\d;]*m)?\[[\d\- :,]+ [EWI] \d+ \d+\] .*\b\w+\.(cc|h):\d+: ")
@@ -51,11 +51,11 @@ def native_lines_apart() -> Iterator[None]:
     try:
         yield
     finally:
-        os.write(2, FAREWELL)
+        with suppress(OSError):  # the reader may have been killed
+            os.write(2, FAREWELL)
         os.dup2(kept, 2)
         _lead(ours, before)
-        past.flush()
-        os.close(kept)
+        past.flush()  # and `kept` stays open: faulthandler and loggers made meanwhile hold its number
         try:  # what it has still to pass on comes before what is said next
             reader.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -77,7 +77,9 @@ def relay() -> None:
     while data := os.read(0, READ_BYTES):
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            if line + b"\n" == FAREWELL:
+            if line.endswith(FAREWELL[:-1]):
+                last = line.removesuffix(FAREWELL[:-1])
+                _write(b"" if NATIVE.match(last) else last)
                 return
             if NATIVE.match(line):
                 held.append(line + b"\n")

@@ -5,6 +5,7 @@ import pty
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,32 @@ def test_an_exception_passes_and_is_told() -> None:
 def test_a_line_without_its_end_is_not_waited_for() -> None:
     code = BEGIN + '    os.write(2, b"half"); import time; time.sleep(0.3); logging.warning(" whole")\n'
     assert stderr_of(code) == ["a plain line", "half whole"]
+
+
+def test_a_last_line_without_its_end_is_shown() -> None:
+    """It comes in one piece with the farewell; what was held back before it is not."""
+    assert stderr_of(BEGIN + '    os.write(2, b"[half")\n') == ["a plain line", "[half"]
+
+
+def test_a_handler_made_meanwhile_writes_into_no_file(tmp_path: Path) -> None:
+    """What was stderr in the block goes there later too: no file that is opened next gets its number."""
+    code = f"""{BEGIN}    late = logging.StreamHandler()
+file = open({str(tmp_path / "next")!r}, "w")
+late.stream.write("late"); late.stream.flush()
+"""
+    assert stderr_of(code) == ["a plain line", "late"]
+    assert (tmp_path / "next").read_bytes() == b""
+
+
+def test_a_reader_that_was_killed_hides_no_error() -> None:
+    code = (
+        BEGIN
+        + """    import subprocess
+    subprocess.run(["pkill", "-9", "-P", str(os.getpid()), "-f", "native_lines"], check=True); import time; time.sleep(0.3)
+    raise KeyError("the reason")
+"""
+    )
+    assert stderr_of(code, 1)[-1] == "KeyError: 'the reason'"
 
 
 def test_a_terminal_stays_one() -> None:
