@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hashtag_core import storage
-from hashtag_core.data.formats.csv_lines import Lines, look_at, records
+from hashtag_core.data.formats.csv_lines import SWALLOWED, Lines, Swallowed, look_at, records
 from hashtag_core.data.formats.csv_table import TABLE
 from hashtag_core.data.formats.fields import NAMES
 from hashtag_core.data.formats.packing import PackingError
@@ -155,7 +155,8 @@ def _records(path: Path) -> Iterator[list[str]]:
                     f"{path}: {f'expected a table, found: {found.other}' if found.other else f'{told}: save it as `CSV UTF-8`'}"
                 )
             for cells in records(Lines(source, dialect, dialect.begins)):
-                yield [cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for cell in cells]
+                decoded = [cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for cell in cells]
+                yield Swallowed(decoded) if isinstance(cells, Swallowed) else decoded
     except (csv.Error, PackingError) as error:
         raise UsageError(f"{path}: not a readable table: {error}") from None
 
@@ -196,6 +197,9 @@ def _table_posts(path: Path, names: dict[str, str]) -> Iterator[Asked]:
         name = values.get("post_id") or f"row {number}"
         post_id = f"{name} (row {number})" if name in seen else name
         seen.add(name)
+        if isinstance(cells, Swallowed):
+            yield Asked(name, given, None, SWALLOWED)
+            continue
         if len(cells) != len(header):
             yield Asked(name, given, None, f"expected {len(header)} cells, found {len(cells)}")
             continue

@@ -156,6 +156,9 @@ class Swallowed(list[str]):
     rows of their own may be among them."""
 
 
+SWALLOWED = "expected a row, found several lines with a quote among them that is not closed"
+
+
 def records(lines: Lines) -> Iterator[list[str]]:
     """The rows of a table, blank ones left out; csv.Error where it cannot be read on, also at its end within a quote that
     has swallowed lines (one line without its closing quote is the row that it looks like)."""

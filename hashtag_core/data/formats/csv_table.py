@@ -35,7 +35,7 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, Lines, Swallowed, look_at, records
+from hashtag_core.data.formats.csv_lines import ID_FIELDS, SWALLOWED, Dialect, Lines, Swallowed, look_at, records
 from hashtag_core.data.formats.fields import (
     Folder,
     below,
@@ -156,7 +156,7 @@ def _rows(source: Any, chosen: dict[str, Any]) -> Iterator[Post | Fault]:
             }
             try:
                 if isinstance(cells, Swallowed):
-                    raise ValueError("expected a row, found several lines with a quote among them that is not closed")
+                    raise ValueError(SWALLOWED)
                 if len(cells) != len(columns):
                     raise ValueError(f"expected {len(columns)} cells, found {len(cells)}")
                 yield _post(held, chosen)

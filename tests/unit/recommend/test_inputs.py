@@ -102,6 +102,15 @@ def test_a_row_of_another_length_is_told_and_loses_no_cell(tmp_path: Path) -> No
     assert fine.post is not None
 
 
+def test_lines_that_an_open_quote_swallowed_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "posts.csv"
+    path.write_text('id,text\n1,"never closed\n2,"b"\n3,c\n')
+    swallowed, fine = asked(path)
+    assert swallowed.post is None
+    assert "a quote among them that is not closed" in (swallowed.fault or "")
+    assert fine.post is not None
+
+
 def test_columns_that_the_person_names_win(tmp_path: Path) -> None:
     path = tmp_path / "posts.csv"
     path.write_text("caption,what it says\nno,yes\n")
