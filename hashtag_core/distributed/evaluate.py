@@ -159,7 +159,7 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     ranking = time.monotonic()
     pairs = PairCalibration()
     ranked = _rank(recommender, truth, cache, width, settings.batch_rows, resolved.uri, pairs)
-    posts_per_second = len(truth.tags) / max(time.monotonic() - ranking, 1e-6)
+    posts_per_second = len(truth.tags) / max(time.monotonic() - ranking - pairs.seconds, 1e-6)
     info = recommender.loaded.info
     row: dict[str, Any] = {"model": resolved.uri, "name": resolved.name, "version": resolved.version}
     row["family"] = recommender.loaded.family
@@ -283,12 +283,12 @@ def _rank(
     statuses: list[str] = []
     rule, vocabulary = recommender.loaded.history, recommender.loaded.vocabulary
     past = open_history(truth.dataset, truth.split, rule, cache, vocabulary, tables_folder()) if rule else None
+    observe = None if pairs is None else _observer(pairs, ids_V, truth.tags)
     with ProgressBar(len(truth.tags), f"evaluating {label}") as progress:
         for table in truth.dataset.read(truth.split, READ.names, batch_rows):
             opened = recommender.open_posts(table, cached=cache)
             begin = len(statuses)
             history = past.select(slice(begin, begin + len(opened))) if past is not None else None
-            observe = None if pairs is None else _observer(pairs, ids_V, truth.tags[begin:])
             indices_NK, scores_NK = recommender.rank(recommender.featurize(opened, cache), width, history, observe)
             lists.append(ids_V[indices_NK] if len(ids_V) else indices_NK)
             scores.append(scores_NK)
@@ -307,10 +307,13 @@ def _observer(pairs: PairCalibration, ids_V: Integers, tags: Sequence[Sequence[i
     waiting = iter(tags)
 
     def observe(scores_BV: np.ndarray) -> None:
-        true_BV = np.zeros(scores_BV.shape, dtype=bool)
+        began = time.monotonic()
+        true_BV, has_truth_B = np.zeros(scores_BV.shape, dtype=bool), np.zeros(len(scores_BV), dtype=bool)
         for row, own in zip(range(len(scores_BV)), waiting, strict=False):
             true_BV[row, [column[tag] for tag in own if tag in column]] = True
-        pairs.add(scores_BV, true_BV)
+            has_truth_B[row] = bool(own)
+        pairs.add(scores_BV, true_BV, has_truth_B)
+        pairs.seconds += time.monotonic() - began
 
     return observe
 

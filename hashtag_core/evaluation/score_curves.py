@@ -64,11 +64,13 @@ class PairCalibration:
 
     def __init__(self, bins: int = BINS) -> None:
         self.bins = bins
+        self.seconds = 0.0
+        """What it took, which is no part of ranking: for who counts to add to."""
         self._places, self._scores, self._hits = (np.zeros(bins) for _ in range(3))
 
-    def add(self, scores_BV: NDArray, true_BV: NDArray) -> None:
-        """Scores in [0, 1], those below 0 left out, and which tags are true of each post."""
-        counted = (scores_BV >= 0) & true_BV.any(axis=1, keepdims=True)
+    def add(self, scores_BV: NDArray, true_BV: NDArray, has_truth_B: NDArray) -> None:
+        """Scores in [0, 1], those below 0 left out, which tags are true of each post, and whether any tag is, of these or others."""
+        counted = (scores_BV >= 0) & has_truth_B[:, None]
         scores, hits = scores_BV[counted].astype(np.float64), true_BV[counted].astype(np.float64)
         at = np.minimum((scores * self.bins).astype(int), self.bins - 1)
         self._places += np.bincount(at, minlength=self.bins)

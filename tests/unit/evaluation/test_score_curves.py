@@ -63,13 +63,15 @@ def test_a_perfect_score_is_calibrated() -> None:
 
 
 def test_calibration_over_all_pairs_by_hand() -> None:
-    """Two bins; the third post has no true tag, a score below 0 is of a tag that may not be given: both are left out."""
+    """Two bins; the third post has no true tag, a score below 0 is of a tag that may not be given: both are left out. The only true
+    tag of the fourth is none of these."""
     pairs = PairCalibration(bins=2)
     assert pairs.error == 0
-    pairs.add(np.array([[0.9, 0.2, 0.1]], np.float32), np.array([[True, False, False]]))
-    pairs.add(np.array([[0.7, -1.0, 0.4], [1.0, 1.0, 1.0]]), np.array([[False, True, True], [False, False, False]]))
-    low = abs(0.2 + 0.1 + 0.4 - 1) / 5
-    assert pairs.error == pytest.approx(low + abs(0.9 + 0.7 - 1) / 5)
+    pairs.add(np.array([[0.9, 0.2, 0.1]], np.float32), np.array([[True, False, False]]), np.array([True]))
+    scores, none = np.array([[0.7, -1.0, 0.4], [1.0, 1.0, 1.0], [-1.0, -1.0, 0.3]]), [False] * 3
+    pairs.add(scores, np.array([[False, True, True], none, none]), np.array([True, False, True]))
+    low = abs(0.2 + 0.1 + 0.4 + 0.3 - 1) / 6
+    assert pairs.error == pytest.approx(low + abs(0.9 + 0.7 - 1) / 6)
 
 
 def test_confused_tags_by_hand() -> None:
