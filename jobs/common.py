@@ -198,9 +198,10 @@ def _keep_proxies_off_this_machine() -> None:
     proxies = ("http_proxy", "https_proxy", "all_proxy")
     if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in proxies):
         return
-    excepted = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    if excepted != "*" and "127.0.0.1" not in excepted.split(","):
-        told = ",".join(filter(None, [excepted, "localhost,127.0.0.1,::1"]))
+    named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    excepted = [host.strip() for host in named if host.strip()]
+    if "*" not in excepted:
+        told = ",".join(dict.fromkeys([*excepted, "localhost", "127.0.0.1", "::1"]))
         os.environ |= {"NO_PROXY": told, "no_proxy": told}  # libraries read one or the other
 
 

@@ -62,10 +62,10 @@ def test_what_is_on_this_machine_is_added_to_the_exceptions_of_a_proxy(monkeypat
     assert "NO_PROXY" not in os.environ
     monkeypatch.setenv("https_proxy", DEAD)
     monkeypatch.setenv("no_proxy", ".intern")
-    monkeypatch.setenv("NO_PROXY", ".intern")
+    monkeypatch.setenv("NO_PROXY", "store, 127.0.0.1")
     _keep_proxies_off_this_machine()
     _keep_proxies_off_this_machine()
-    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == ".intern,localhost,127.0.0.1,::1"
+    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == ".intern,store,127.0.0.1,localhost,::1"
     monkeypatch.setenv("NO_PROXY", "*")
     _keep_proxies_off_this_machine()
     assert os.environ["NO_PROXY"] == "*"
