@@ -20,6 +20,7 @@ Other commands, each with its own --help:
 """
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -188,7 +189,7 @@ def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
         if getattr(arguments, key) is not None:
             arguments.overrides.append(f"tagging.{key}={getattr(arguments, key)}")
     if arguments.extra_tags is not None:
-        arguments.overrides.append(f"tagging.extra_tags_file={arguments.extra_tags!r}")
+        arguments.overrides.append(f"tagging.extra_tags_file={json.dumps(arguments.extra_tags, ensure_ascii=False)}")
     if not 0 <= arguments.max_gone <= 1:
         build_parser().error(f"--max-gone {arguments.max_gone:g}: expected a share from 0 to 1")
     if not 0 <= arguments.keep_history < float("inf"):

@@ -53,9 +53,6 @@ PLACES = {
 }  # fmt: skip
 """What stands for a word in capitals behind a flag."""
 
-ADDED = {"--shadow": "--challenger MODEL --archive URI"}
-"""What a flag needs beside it, which the line leaves out."""
-
 ALONE = ("--shadow", "--explain")
 """What stands in place of the other words."""
 
@@ -116,8 +113,6 @@ def filled(words: str) -> list[str]:
     for place, word in enumerate(found):
         if word.isupper() and place and found[place - 1] in PLACES:
             found[place] = PLACES[found[place - 1]]
-    if found and found[0] in ADDED:
-        found += filled(ADDED[found[0]])
     return found
 
 
