@@ -57,6 +57,31 @@ class SearchSpace(BaseModel):
         """Whether it is a range of whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
+    @property
+    def ends(self) -> list[Any]:
+        """The choices, or the two ends of the range."""
+        return self.choices if self.choices is not None else [self.low, self.high]
+
+    def distribution(self) -> Any:
+        """What Optuna draws from; a choice is drawn by its place, since it may be a list."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices is not None:
+            return CategoricalDistribution(list(range(len(self.choices))))
+        assert self.low is not None
+        assert self.high is not None
+        if self.is_whole:
+            return IntDistribution(int(self.low), int(self.high), log=self.log)
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def drawn(self, value: Any) -> Any:
+        """What would have to be drawn for that value."""
+        return value if self.choices is None else self.choices.index(value)
+
+    def value(self, drawn: Any) -> Any:
+        """The value for what was drawn."""
+        return drawn if self.choices is None else self.choices[drawn]
+
     def holds(self, value: Any) -> bool:
         """Whether the value is one of them."""
         if self.choices is not None:

@@ -67,7 +67,7 @@ def _tune(arguments: argparse.Namespace) -> dict[str, Any]:
     from hashtag_core.distributed.tune import tune
 
     with connect():
-        summary = tune(recipe, dataset, arguments.trials, arguments.out, arguments.at_once)
+        summary = tune(plan, arguments.trials, arguments.out, arguments.at_once)
     logger.info("train it:     python jobs/train.py --dataset %s --recipe %s", dataset, summary.recipe)
     return dict(vars(summary))
 

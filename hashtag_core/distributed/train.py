@@ -35,14 +35,13 @@ from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.encoders.tops import tuned_needs
 from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol
-from hashtag_core.models.base import BuiltOnModel, FittedModel, NeuralModel, TagModel
-from hashtag_core.models.registry import create_model
+from hashtag_core.models.base import NeuralModel, TagModel
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.provenance import source_tags, system_metrics
 from hashtag_core.tracking.splits import log_split
 from hashtag_core.training.check import check_model, input_spec, tokenizer_of
 from hashtag_core.training.checkpoint import WEIGHTS, Progress
-from hashtag_core.training.job import VALIDATED, TrainJob
+from hashtag_core.training.job import VALIDATED, TrainJob, fit_model
 from hashtag_core.training.loader import TableFitSource
 from hashtag_core.training.plan import TrainPlan, check_base, plan_training
 from hashtag_core.training.record import RunRecord, new_run_name
@@ -119,10 +118,13 @@ def run_training(plan: TrainPlan, parent: str | None = None) -> TrainSummary:
         cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"), gpus)
         job = make_job(plan, encoders, cache)
         identity = encoders.identity
-        tag_text = _tag_text(plan, encoders)
+        tag_text = tag_text_of(plan, encoders)
         del encoders
         if resources is None:
-            model, progress = _fit(plan, job, run, tag_text), None
+            model: TagModel
+            model, figures = fit_model(job, tag_text, plan.base.model if plan.base is not None else None)
+            run.log_metrics(figures)
+            progress = None
         else:
             model, progress = _train_on_ray(plan, job, run, record, resources)
         parameters = sum(value.numel() for value in model.state_dict().values())
@@ -216,33 +218,11 @@ def _check_disk(job: TrainJob) -> None:
         )
 
 
-def _tag_text(plan: TrainPlan, encoders: Encoders) -> np.ndarray | None:
+def tag_text_of(plan: TrainPlan, encoders: Encoders) -> np.ndarray | None:
     """The tags' own words through the text encoder [V, D_t], for a family that reads them."""
     if not plan.fitted or not plan.family.reads_tag_text(plan.options):
         return None
     return encoders.encode_tags(plan.dataset.vocabulary.tags)
-
-
-def _fit(plan: TrainPlan, job: TrainJob, run: runs.Run, tag_text: np.ndarray | None = None) -> TagModel:
-    model = create_model(job.family, job.spec, job.options, plan.dataset.vocabulary.tags)
-    if tag_text is not None:
-        model.take_tag_text(torch.from_numpy(tag_text))
-    if not isinstance(model, FittedModel):
-        raise TypeError(f"{job.family} is not fitted once")
-    seed = plan.recipe.training.seed
-    torch.manual_seed(seed)
-    started = time.monotonic()
-    if plan.base is not None and isinstance(model, BuiltOnModel):
-        model.take_base(plan.base.model)
-    table = job.train_table()
-    figures = model.fit(TableFitSource(table, job.reading()), seed=seed)
-    shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    logger.info("fitted %s on %d posts in %.1f s  %s", job.family, len(table), time.monotonic() - started, shown)
-    run.log_metrics(figures)
-    model.eval()
-    with torch.no_grad():
-        run.log_metrics(model.calibrate(TableFitSource(job.table("validation"), job.reading())))
-    return model
 
 
 def _train_on_ray(

@@ -10,6 +10,8 @@ batch, and with it the loss curve, is that of any number of workers.
 
 import json
 import logging
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,23 +19,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from hashtag_core import storage
-from hashtag_core.config import Recipe
 from hashtag_core.distributed.features import ensure_features
-from hashtag_core.distributed.train import make_job
+from hashtag_core.distributed.train import make_job, tag_text_of
 from hashtag_core.distributed.train_resources import worker_resources
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import TrainingError
 from hashtag_core.judging.validation import Validation
-from hashtag_core.leaderboard.trials import own_settings, with_settings
-from hashtag_core.leaderboard.tuning import code, distribution, drawn_settings, fitted_figure, plan_tuning, recipe_toml
+from hashtag_core.leaderboard.trials import drawn_settings, own_settings, sampler, with_settings
+from hashtag_core.leaderboard.tuning import fitted_figure, recipe_toml
 from hashtag_core.models.base import FittedModel
-from hashtag_core.models.registry import create_model, parse_options
+from hashtag_core.models.registry import family, parse_options
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.provenance import source_tags
 from hashtag_core.training.check import check_model
@@ -67,14 +69,12 @@ class TuneSummary:
     seconds: float
 
 
-def tune(recipe: Recipe, dataset_uri: str, trials: int, out: str, at_once: int | None = None) -> TuneSummary:
-    """Run the trials and write the best recipe to `out`. Ray is connected (`session.connect`).
+def tune(plan: TrainPlan, trials: int, out: str, at_once: int | None = None) -> TuneSummary:
+    """Run the trials of a plan (`plan_tuning`) and write the best recipe to `out`. Ray is connected (`session.connect`).
 
-    ConfigError where the recipe has nothing to search for, or something that would need other features; TrainingError where every
-    trial failed.
+    TrainingError where every trial failed; KeyboardInterrupt, and no recipe, where it is broken off.
     """
     began = time.monotonic()
-    plan = plan_tuning(recipe, dataset_uri)
     encoders = load_encoders(plan.recipe.encoders, plan.needs, "cpu")
     check_model(plan, encoders)
     metric = VALIDATED + plan.recipe.training.select_metric
@@ -84,9 +84,10 @@ def tune(recipe: Recipe, dataset_uri: str, trials: int, out: str, at_once: int |
         run.log_params(plan.recipe.model_dump(mode="json", exclude={"search"}))
         run.log_json(plan.recipe.model_dump(mode="json")["search"], "search.json")
         cache = ensure_features(plan.dataset, plan.recipe.encoders, plan.needs, ("train", "validation"), None)
-        job = make_job(plan, encoders, cache)
+        job, tag_text = make_job(plan, encoders, cache), tag_text_of(plan, encoders)
         with tempfile.TemporaryDirectory(prefix="hashtag-tune-") as folder:
-            results = _run_trials(plan, job, trials, at_once, folder, _Told(plan, run.run_id, labels, metric))
+            told = _Told(plan, run.run_id, labels, metric)
+            results = _run_trials(plan, job, tag_text, trials, at_once, folder, told)
         found = [one for one in results if one.metrics and FIGURE in one.metrics and not one.error]
         if not found:
             raise TrainingError(f"every one of {len(results)} trials failed; the first: {results[0].error}")
@@ -101,7 +102,6 @@ def tune(recipe: Recipe, dataset_uri: str, trials: int, out: str, at_once: int |
         run.log_text(text, "best.toml")
         run.log_metrics(figures)
         run.set_tags({f"best.{name}": value for name, value in settings.items()})
-        epochs = plan.recipe.training.epochs
         return TuneSummary(
             run_id=run.run_id,
             recipe=out,
@@ -113,50 +113,63 @@ def tune(recipe: Recipe, dataset_uri: str, trials: int, out: str, at_once: int |
             ),
             trials=len(results),
             failed=len(results) - len(found),
-            ended_early=0
-            if plan.fitted
-            else sum(one.metrics[EPOCH] < epochs and not one.metrics["whole"] for one in found),
+            ended_early=sum(not one.metrics["whole"] for one in found),
             seconds=round(time.monotonic() - began, 1),
         )
 
 
 def _run_trials(
-    plan: TrainPlan, job: TrainJob, trials: int, at_once: int | None, folder: str, told: "_Told"
+    plan: TrainPlan,
+    job: TrainJob,
+    tag_text: np.ndarray | None,
+    trials: int,
+    at_once: int | None,
+    folder: str,
+    told: "_Told",
 ) -> list[Any]:
     recipe = plan.recipe
     alone = recipe.model_copy(update={"training": recipe.training.model_copy(update={"workers": 1})})
-    spaces = {name: distribution(space) for name, space in recipe.search.items()}
-    first = {name: code(recipe.search[name], value) for name, value in own_settings(recipe).items()}
+    spaces = {name: space.distribution() for name, space in recipe.search.items()}
+    first = {name: recipe.search[name].drawn(value) for name, value in own_settings(recipe).items()}
     halving = ASHAScheduler(
         time_attr=EPOCH, max_t=recipe.training.epochs + 1, grace_period=min(LEAST_EPOCHS, recipe.training.epochs),
         reduction_factor=KEPT_SHARE,
     )  # fmt: skip
     asked = {name.lower(): amount for name, amount in worker_resources(alone).items()}
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(ray_tune.with_parameters(_trial, job=job), asked),
+        ray_tune.with_resources(ray_tune.with_parameters(_trial, job=job, tag_text=tag_text), asked),
         tune_config=ray_tune.TuneConfig(
             metric=FIGURE,
             mode="max",
             num_samples=trials,
             max_concurrent_trials=at_once,
             search_alg=OptunaSearch(
-                space=spaces, metric=FIGURE, mode="max", points_to_evaluate=[first], seed=recipe.training.seed
+                space=spaces,
+                metric=FIGURE,
+                mode="max",
+                points_to_evaluate=[first],
+                sampler=sampler(recipe.training.seed),
             ),
             scheduler=FIFOScheduler() if plan.fitted else halving,
         ),
         run_config=ray_tune.RunConfig(name="trials", storage_path=folder, callbacks=[told], verbose=0),
     )
-    return list(tuner.fit())
+    # Tune would take an interrupt for itself, and end as if all were well.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    try:
+        return list(tuner.fit())
+    finally:
+        told.close()
 
 
-def _trial(config: Mapping[str, Any], job: TrainJob) -> None:
+def _trial(config: Mapping[str, Any], job: TrainJob, tag_text: np.ndarray | None) -> None:
     """One trial, in its actor; tells its best figure so far after each epoch."""
     logging.getLogger().setLevel(logging.WARNING)
     recipe = with_settings(job.recipe, drawn_settings(job.recipe, config))
     job = replace(job, recipe=recipe, options=parse_options(recipe.model.family, recipe.model.options))
     metric = VALIDATED + recipe.training.select_metric
-    if issubclass(type(create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)), FittedModel):
-        ray_tune.report({FIGURE: fitted_figure(job), EPOCH: 1, "whole": True})
+    if issubclass(family(job.family), FittedModel):
+        ray_tune.report({FIGURE: fitted_figure(job, tag_text), EPOCH: 1, "whole": True})
         return
 
     def tell(loop: Any) -> None:
@@ -206,6 +219,11 @@ class _Told(ray_tune.Callback):
         if self.best is None or result[FIGURE] > self.best:
             self.best = float(result[FIGURE])
             logger.info("best so far: %s %.4f after epoch %d", self.metric, self.best, result[EPOCH])
+
+    def close(self) -> None:
+        """End the runs of trials that were broken off."""
+        for _, stack in self.open.values():
+            stack.__exit__(*sys.exc_info())
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.open[trial.trial_id][1].close()

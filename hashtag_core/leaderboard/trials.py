@@ -15,7 +15,6 @@ from typing import Any
 from hashtag_core.config import ModelSection, Recipe
 from hashtag_core.errors import ConfigError, HashtagError
 from hashtag_core.models.registry import parse_options
-from hashtag_core.search_space import SearchSpace
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def check_search(recipe: Recipe, where: str) -> None:
         section, _, field = name.partition(".")
         if field not in known[section]:
             raise ConfigError(f"{where}: search: there is no setting {name!r} of {recipe.model.family}")
-        for value in space.choices if space.choices is not None else [space.low, space.high]:
+        for value in space.ends:
             try:
                 _options(with_settings(recipe, {name: value}))
             except (ConfigError, ValueError) as error:
@@ -71,16 +70,25 @@ def next_settings(recipe: Recipe, done: Sequence[Trial], seed: int) -> dict[str,
     import optuna  # half a second, which a board without trials need not wait for
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    drawn = {name: _distribution(space) for name, space in recipe.search.items()}
-    study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=1000 * seed + len(done), multivariate=False)
-    )
+    drawn = {name: space.distribution() for name, space in recipe.search.items()}
+    study = optuna.create_study(direction="maximize", sampler=sampler(1000 * seed + len(done)))
     for trial in done:
-        told = {name: _code(recipe.search[name], value) for name, value in trial.settings.items()}
+        told = {name: recipe.search[name].drawn(value) for name, value in trial.settings.items()}
         state = optuna.trial.TrialState.FAIL if trial.figure is None else optuna.trial.TrialState.COMPLETE
         study.add_trial(optuna.trial.create_trial(params=told, distributions=drawn, value=trial.figure, state=state))
-    params = study.ask(drawn).params
-    return {name: _decode(recipe.search[name], params[name]) for name in recipe.search}
+    return drawn_settings(recipe, study.ask(drawn).params)
+
+
+def sampler(seed: int) -> Any:
+    """The estimator; its first four trials are at random, which Optuna makes ten by default: as many as most boards have."""
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, n_startup_trials=4)
+
+
+def drawn_settings(recipe: Recipe, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of what was drawn, by `section.field`."""
+    return {name: space.value(drawn[name]) for name, space in recipe.search.items()}
 
 
 def run_trials(
@@ -139,24 +147,3 @@ def _options(recipe: Recipe) -> Any:
 def _value(recipe: Recipe, name: str) -> Any:
     section, _, field = name.partition(".")
     return getattr(recipe.training if section == "training" else _options(recipe), field)
-
-
-def _distribution(space: SearchSpace) -> Any:
-    """A choice is drawn by its place, since it may be a list."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if space.choices is not None:
-        return CategoricalDistribution(list(range(len(space.choices))))
-    assert space.low is not None
-    assert space.high is not None
-    if space.is_whole:
-        return IntDistribution(int(space.low), int(space.high), log=space.log)
-    return FloatDistribution(space.low, space.high, log=space.log)
-
-
-def _code(space: SearchSpace, value: Any) -> Any:
-    return value if space.choices is None else space.choices.index(value)
-
-
-def _decode(space: SearchSpace, drawn: Any) -> Any:
-    return drawn if space.choices is None else space.choices[drawn]

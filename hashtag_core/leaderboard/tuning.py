@@ -5,18 +5,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+import numpy as np
 
 from hashtag_core.config import Recipe
 from hashtag_core.errors import ConfigError
 from hashtag_core.evaluation.metrics import index_metrics, judge
 from hashtag_core.judging.validation import rank_table
 from hashtag_core.leaderboard.trials import check_search, with_settings
-from hashtag_core.models.base import FittedModel
-from hashtag_core.models.registry import create_model, parse_options
-from hashtag_core.search_space import SearchSpace
-from hashtag_core.training.job import TrainJob
-from hashtag_core.training.loader import TableFitSource
+from hashtag_core.models.registry import parse_options
+from hashtag_core.training.job import TrainJob, fit_model
 from hashtag_core.training.plan import TrainPlan, plan_training
 from hashtag_core.training.selection import BEST_F1, epoch_ks
 
@@ -28,9 +25,13 @@ def plan_tuning(recipe: Recipe, dataset_uri: str) -> TrainPlan:
         raise ConfigError(
             'the recipe has no [search]: "training.learning_rate" = {low = 3e-4, high = 1e-2, log = true}, say'
         )
+    if plan.base is not None:
+        raise ConfigError(
+            f"{recipe.model.family} is built on another model, which trials are not: tune that one's recipe"
+        )
     check_search(recipe, recipe.model.family)
     for name, space in recipe.search.items():
-        for value in space.choices if space.choices is not None else [space.low, space.high]:
+        for value in space.ends:
             options = parse_options(recipe.model.family, with_settings(recipe, {name: value}).model.options)
             if (plan.family.needs(options), plan.family.tokenizer(options)) != (
                 plan.needs, plan.family.tokenizer(plan.options),
@@ -48,43 +49,20 @@ def recipe_toml(recipe: Recipe, told: str) -> str:
     for section, fields in values.items():
         if fields:
             lines += ["", f"[{section}]"]
-            lines += [f"{key} = {json.dumps('null' if value is None else value)}" for key, value in fields.items()]
+            lines += [f"{key} = {_toml(value)}" for key, value in fields.items()]
     return "\n".join(lines) + "\n"
 
 
-def distribution(space: SearchSpace) -> Any:
-    """What Optuna draws from; a choice is drawn by its place, since it may be a list."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if space.choices is not None:
-        return CategoricalDistribution(list(range(len(space.choices))))
-    assert space.low is not None
-    assert space.high is not None
-    if space.is_whole:
-        return IntDistribution(int(space.low), int(space.high), log=space.log)
-    return FloatDistribution(space.low, space.high, log=space.log)
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+    return json.dumps("null" if value is None else value, ensure_ascii=False)
 
 
-def code(space: SearchSpace, value: Any) -> Any:
-    return value if space.choices is None else space.choices.index(value)
-
-
-def drawn_settings(recipe: Recipe, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that were drawn, by `section.field`."""
-    return {
-        name: config[name] if space.choices is None else space.choices[config[name]]
-        for name, space in recipe.search.items()
-    }
-
-
-def fitted_figure(job: TrainJob) -> float:
+def fitted_figure(job: TrainJob, tag_text: np.ndarray | None) -> float:
     """The selecting metric of a family that is fitted once."""
-    model = create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)
-    assert isinstance(model, FittedModel)
     settings, table, reading = job.recipe.training, job.table("validation"), job.reading()
-    torch.manual_seed(settings.seed)
-    model.fit(TableFitSource(job.train_table(), reading), seed=settings.seed)
-    model.eval()
+    model, _ = fit_model(job, tag_text)
     ks = epoch_ks(job.recipe)
     ranked = rank_table(model, table, reading, max(ks))
     figures = index_metrics(

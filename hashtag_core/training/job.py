@@ -1,7 +1,9 @@
 """All that a process needs to train one model of a recipe, and the loop that it makes of it."""
 
 import fcntl
+import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +20,14 @@ from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.encoders import load_encoders
-from hashtag_core.models.base import InputSpec, ModelOptions, NeuralModel, TagModel
+from hashtag_core.models.base import BuiltOnModel, FittedModel, InputSpec, ModelOptions, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model
 from hashtag_core.models.tuned import with_encoder
 from hashtag_core.training.checkpoint import Progress
 from hashtag_core.training.loader import BatchLoader, PostTable, Reading, Share, TableFitSource
 from hashtag_core.training.loop import TrainingLoop, Validate
+
+logger = logging.getLogger(__name__)
 
 VALIDATED = "validation_"
 """What figures of the validation split begin with."""
@@ -128,6 +132,30 @@ def make_loop(
         on_checkpoint=on_checkpoint,
         on_step=on_step,
     )
+
+
+def fit_model(
+    job: TrainJob, tag_text: np.ndarray | None = None, base: TagModel | None = None
+) -> tuple[FittedModel, dict[str, float]]:
+    """A model of a family that is fitted once, and what its fitting tells; calibrated, with figures of that. `tag_text`: the tags'
+    own words [V, D_t], for a family that reads them. `base`: the model that it is built on, for one that is."""
+    model = create_model(job.family, job.spec, job.options, job.dataset.vocabulary.tags)
+    if tag_text is not None:
+        model.take_tag_text(torch.from_numpy(tag_text))
+    if not isinstance(model, FittedModel):
+        raise TypeError(f"{job.family} is not fitted once")
+    torch.manual_seed(job.recipe.training.seed)
+    started = time.monotonic()
+    if base is not None and isinstance(model, BuiltOnModel):
+        model.take_base(base)
+    table = job.train_table()
+    figures = model.fit(TableFitSource(table, job.reading()), seed=job.recipe.training.seed)
+    shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    logger.info("fitted %s on %d posts in %.1f s  %s", job.family, len(table), time.monotonic() - started, shown)
+    model.eval()
+    with torch.no_grad():
+        calibrated = model.calibrate(TableFitSource(job.table("validation"), job.reading()))
+    return model, {**figures, **calibrated}
 
 
 def tag_counts(tags: Sequence[Sequence[int]], vocabulary_size: int) -> torch.Tensor:

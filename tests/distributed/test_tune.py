@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hashtag_core.config import Recipe, read_recipe
+from hashtag_core.config import ArchiveSection, Recipe, VocabularySection, read_recipe
 from hashtag_core.distributed.prepare import prepare
+from hashtag_core.distributed.train import train
 from hashtag_core.distributed.tune import _Told, tune
 from hashtag_core.errors import ConfigError, TrainingError
 from hashtag_core.leaderboard.tuning import plan_tuning, recipe_toml
@@ -48,7 +49,7 @@ def place(tmp_path_factory, ray_session, write_archive, empty_mlflow):
 @pytest.mark.slow
 def test_the_best_of_the_trials_is_written_as_a_recipe(place: Path) -> None:
     recipe, out = recipe_with(SEARCH), place / "tuned.toml"
-    found = tune(recipe, str(place / "dataset"), trials=4, out=str(out))
+    found = tune(plan_tuning(recipe, str(place / "dataset")), trials=4, out=str(out))
     assert (found.trials, found.failed) == (4, 0)
     client = runs.connect()
     parent = client.get_run(found.run_id)
@@ -91,16 +92,33 @@ def test_what_cannot_be_searched_is_refused(place: Path) -> None:
 
 def test_a_recipe_survives_being_written(tmp_path: Path) -> None:
     recipe = recipe_with({}, early_stopping_epochs=None)
+    recipe = recipe.model_copy(
+        update={
+            "vocabulary": VocabularySection(synonyms={"größe 🌅": "groesse"}),
+            "archive": ArchiveSection(map={"caption": "text"}),
+        }
+    )
+    recipe.model_fields_set.update({"vocabulary", "archive"})
     (tmp_path / "r.toml").write_text(recipe_toml(recipe, "0.5"))
     assert read_recipe(tmp_path / "r.toml") == recipe.model_copy(update={"search": {}})
     assert tomllib.loads((tmp_path / "r.toml").read_text())["training"]["early_stopping_epochs"] == "null"
 
 
 @pytest.mark.slow
+def test_a_trial_gives_the_figure_of_the_training(place: Path) -> None:
+    """Of a family that reads the tags' own words, too."""
+    values = {**RECIPE, "model": {"family": "regression_kriging", "neighbours": 3}}
+    recipe = Recipe.model_validate({**values, "search": {"model.neighbours": [3, 8]}})
+    found = tune(plan_tuning(recipe, str(place / "dataset")), trials=1, out=str(place / "kriging.toml"))
+    trained = train(Recipe.model_validate(values), str(place / "dataset"))
+    assert found.own_figure == pytest.approx(trained.metrics[recipe.training.select_metric], abs=1e-9)
+
+
+@pytest.mark.slow
 def test_a_family_that_is_fitted_is_tuned_too(place: Path) -> None:
     values = {**RECIPE, "model": {"family": "mlknn", "neighbours": 3}, "search": {"model.neighbours": [3, 8, 20]}}
     recipe = Recipe.model_validate(values)
-    found = tune(recipe, str(place / "dataset"), trials=2, out=str(place / "mlknn.toml"))
+    found = tune(plan_tuning(recipe, str(place / "dataset")), trials=2, out=str(place / "mlknn.toml"))
     assert found.failed == found.ended_early == 0
     assert found.figure > 0.3
     assert read_recipe(place / "mlknn.toml").model.options["neighbours"] == found.settings["model.neighbours"]
