@@ -4,6 +4,7 @@ import ipaddress
 import ssl
 import threading
 import time
+import urllib.parse
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,7 +63,8 @@ class Answers(BaseHTTPRequestHandler):
         if kind == "status":
             return self._send(int(rest.partition("/")[0]), b"no")
         if kind == "once" and times == 1:
-            return self._send(int(rest.partition("/")[0]), b"no")
+            status, _, patience = urllib.parse.unquote(rest).partition("/")
+            return self._send(int(status), b"no", **({"Retry-After": patience} if patience else {}))
         if kind == "to":
             return self._send(302, b"", Location=rest)
         if kind == "round":

@@ -56,7 +56,8 @@ REDIRECTS = (301, 302, 303, 307, 308)
 BUSY = (429, 503)
 """The host asks for patience: that says nothing of the picture."""
 
-AGAIN = (408, 425, 500, 502, 504, *BUSY)
+AGAIN = (408, 425, *BUSY)
+"""What may pass, beside every fault of the server (5xx)."""
 _ENTRY = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^/:=\s\[\]@?#]+)(?::(?P<port>\d{1,5}))?/?(?:=(?P<inside>[^=]+))?",
     re.IGNORECASE,
@@ -128,8 +129,8 @@ def read(uri: str, hosts: Sequence[str], max_bytes: int, timeout_s: float) -> by
         except _FailedError as failed:
             if attempt == ATTEMPTS:
                 raise _verdict(failed, shown, allowed, timeout_s) from None
-            patience = max(PATIENCE_S * 2 ** (attempt - 1), failed.patience_s)
-        time.sleep(random.uniform(patience / 2, patience))
+            patience, asked_for = PATIENCE_S * 2 ** (attempt - 1), failed.patience_s
+        time.sleep(max(random.uniform(patience / 2, patience), asked_for))
     raise AssertionError("unreachable")
 
 
@@ -178,16 +179,22 @@ def _next(url: "Url", location: str, shown: str) -> "Url":
 def _refused(response: Any, url: "Url", shown: str) -> Exception:
     status = int(response.status)
     told = f"the server answered {status} {http.client.responses.get(status, '')}".rstrip()
-    if status in AGAIN:
-        after = str(response.headers.get("Retry-After", ""))
-        return _FailedError(told, url, status, min(float(after), MOST_PATIENCE_S) if after.isdigit() else 0)
+    if status in AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return _FailedError(told, url, status, _patience_s(response.headers.get("Retry-After")))
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         return NotFoundError(f"{shown}: {told}")
-    return (
-        _FailedError(told, url, status)
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        else ImageError(f"{shown}: {told}")
-    )
+    return ImageError(f"{shown}: {told}")
+
+
+def _patience_s(retry_after: str | None) -> float:
+    """What a server asks for, in seconds or as a date; 0 where that says nothing."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
+    try:
+        return min(Retry().parse_retry_after(retry_after or "0"), MOST_PATIENCE_S)
+    except InvalidHeader:
+        return 0.0
 
 
 def _body(response: Any, url: "Url", max_bytes: int, shown: str) -> bytes:
