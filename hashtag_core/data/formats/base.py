@@ -202,11 +202,15 @@ def with_image(post: Post, archive: str, *, read: bool = True) -> Post | Fault:
         return Fault(f"image: expected a path below the archive, found {path[:80]!r}: {error}", post.get("post_id"))
 
 
+def spellings(path: str) -> list[str]:
+    """A path as it is written, and as a machine may have changed it on its way; each once."""
+    return list(dict.fromkeys([path, *(normalize(form, path) for form in ("NFC", "NFD")), unquote(path)]))
+
+
 def read_by_any_name(archive: str, path: str) -> bytes:
     """The file below the archive that a path names, as it is written or, where nothing is, in the spellings that the way from one machine
     to another makes of it: accents apart (a Mac's disk) or as one letter, `%20` for a blank. NotFoundError where none is there."""
-    spellings = dict.fromkeys([path, *(normalize(form, path) for form in ("NFC", "NFD")), unquote(path)])
-    for spelling in spellings:
+    for spelling in spellings(path):
         with suppress(NotFoundError):
             return storage.read_bytes(storage.join(archive, spelling))
     raise NotFoundError(f"{storage.join(archive, path)}: not found")

@@ -20,7 +20,7 @@ from functools import partial
 from itertools import islice
 
 from hashtag_core import storage
-from hashtag_core.data.formats.base import SCHEME, in_threads
+from hashtag_core.data.formats.base import SCHEME, in_threads, spellings
 from hashtag_core.data.listing import Tally, no_file
 from hashtag_core.data.reading import Reading, missing_column
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
@@ -166,7 +166,7 @@ def picture_folder(folder: Folder, of: FileInfo, written: Iterable[str]) -> str:
 
 def _is_there(root: str, folder: str, path: str) -> bool:
     try:
-        return storage.exists(storage.join(root, folder, path))
+        return any(storage.exists(storage.join(root, folder, spelling)) for spelling in spellings(path))
     except (ConfigError, StorageError, ValueError) as error:
         if is_machine(error):
             raise
