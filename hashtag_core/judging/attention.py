@@ -9,8 +9,10 @@ import torch
 
 from hashtag_core.data.batches import collate
 from hashtag_core.data.feature_cache import cache_root
+from hashtag_core.data.model_files import read_description
 from hashtag_core.evaluation.ground_truth import Truth
 from hashtag_core.models.base import TagModel
+from hashtag_core.models.registry import family
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
 
@@ -22,9 +24,10 @@ def looks(folder: Path, truth: Truth, rows: Sequence[int]) -> dict[int, str]:
 
     Empty for a family (or options) without attention over the cells of a grid; a post without a picture is left out.
     """
+    if family(str(read_description(folder)["family"])).looks_at is TagModel.looks_at:
+        return {}  # most do not look, and need not be loaded for that
     recommender = Recommender.load(str(folder))
-    model = recommender.loaded.model
-    if type(model).looks_at is TagModel.looks_at or recommender.encoders.boxes is None:
+    if recommender.encoders.boxes is None:
         return {}
     found: dict[int, str] = {}
     for places, weights_nR in _weights(recommender, truth, rows):

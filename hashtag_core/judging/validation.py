@@ -10,7 +10,7 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.batches import make_targets
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.data.features import FeatureTable
-from hashtag_core.evaluation.metrics import Protocol, index_metrics, judge
+from hashtag_core.evaluation.metrics import PROTOCOLS, Protocol, index_metrics, judge
 from hashtag_core.models.base import NeuralModel, TagModel
 from hashtag_core.recommend.ranking import top_tags
 from hashtag_core.training.job import VALIDATED, TrainJob
@@ -83,7 +83,6 @@ def validation_metrics(
     """Every metric of every protocol for the lists of `rank_table`."""
     vocabulary = dataset.vocabulary
     judged = judge(ranked, table.tags, len(vocabulary), outside)
-    protocols: tuple[Protocol, ...] = ("headline", "papers", "floor")
     return {
         protocol: index_metrics(
             judged,
@@ -92,5 +91,5 @@ def validation_metrics(
             table.column("user_id"),
             vocabulary.counts / max(vocabulary.posts, 1),
         )
-        for protocol in protocols
+        for protocol in PROTOCOLS
     }
