@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -33,7 +33,6 @@ from hashtag_core.training.utilisation import count_flops, peak_flops
 
 T = TypeVar("T")
 Figures = dict[str, float]
-Tensors = tuple[Tensor, ...] | list[Tensor]
 Validate = Callable[[NeuralModel, "TrainingLoop"], Figures]
 
 NAMED_POSTS = 8
@@ -70,7 +69,8 @@ class TrainingLoop:
         self.validate, self.on_checkpoint, self.on_step = validate, on_checkpoint, on_step
         self.world, self.rank = world_size(), rank()
         self.progress = Progress(precision=choose_precision(settings.precision, self.device))
-        self.average = _make_average(self.model, settings.weight_average)
+        decay = settings.weight_average
+        self.average = None if decay is None else _MovingAverage(self.model, decay)
         self.optimizer = make_optimizer(model, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.progress.precision == "float16")
         self.factor = make_schedule(settings, loader.updates)
@@ -343,15 +343,23 @@ def choose_precision(setting: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cpu" and torch.cpu._is_amx_tile_supported() else "float32"
 
 
-def _make_average(model: NeuralModel, decay: float | None) -> AveragedModel | None:
-    """The exponential moving average of the weights that is judged and kept, if there is to be one."""
-    if decay is None:
-        return None
+class _MovingAverage(AveragedModel):
+    """The exponential moving average of the weights that is judged and kept. Its decay rises over the first steps; torch's own way
+    of telling the step to a function reads it back from the device, for which a GPU would be waited for."""
 
-    def move(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, int(steps) / (int(steps) + AVERAGE_WARMUP)))
+    def __init__(self, model: NeuralModel, decay: float) -> None:
+        super().__init__(model)
+        self.decay = decay
 
-    return AveragedModel(model, multi_avg_fn=torch.no_grad()(move))
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move towards the model's weights; its buffers are taken."""
+        steps = int(self.n_averaged.numpy())  # kept on the CPU, and no read of the device
+        weight = 1 - min(self.decay, steps / (steps + AVERAGE_WARMUP))
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
+        for kept, new in zip(self.module.buffers(), model.buffers(), strict=True):
+            kept.copy_(new)
+        self.n_averaged += 1
 
 
 def _seed(*position: int) -> None:

@@ -1,6 +1,7 @@
 """Every family on the card: it learns in bfloat16, scores as on the CPU, and its step does not wait for the card."""
 
 import copy
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from hashtag_core.models import NeuralModel, family, list_models
 from hashtag_core.models.base import FittedModel
 from tests.gpu.conftest import Tell
-from tests.gpu.world_training import Strict, section, world_loop
+from tests.gpu.world_training import section, strict, world_loop
 from tests.models.host_reads import HostReads
 from tests.models.test_host_reads import SILENT
 from tests.models.world import make
@@ -52,18 +53,18 @@ def test_scores_are_the_cpus(name: str, device: torch.device, tell: Tell) -> Non
 @pytest.mark.parametrize("name", sorted(SILENT))
 def test_a_step_does_not_wait_for_the_card(name: str, device: torch.device, tell: Tell) -> None:
     reads = HostReads()
-    strict = Strict(device, reads)
-    entered = []
+    stack, entered = ExitStack(), []
 
     def on_step(progress, steps) -> None:  # type: ignore[no-untyped-def]
         if progress.epoch == 1 and progress.step == 1:  # the first epoch allocates and compiles
-            strict.__enter__()
+            stack.enter_context(strict(device, reads))
             entered.append(progress.step)
         if progress.epoch == 1 and progress.step == steps:
-            strict.__exit__(None, None, None)
+            stack.close()
 
-    _, loop = world_loop(name, device, section(epochs=2), on_step=on_step, read_lag=4, times=4)
-    loop.run()
+    _, loop = world_loop(name, device, section(epochs=2, weight_average=0.98), on_step=on_step, read_lag=4, times=4)
+    with stack:  # a step that waits leaves it too
+        loop.run()
     assert entered == [1]
     assert reads.files <= {"readout.py", "?"}, "what the loop looks at is there already"
     tell(name, "steps that waited for the card", "0 of 15")

@@ -1,6 +1,7 @@
 """The training loop over the small world of `tests.models.world`, as a worker sets it up."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -75,21 +76,15 @@ def world_loop(
     return subject, loop
 
 
-class Strict:
+@contextmanager
+def strict(device: torch.device, reads: TorchDispatchMode) -> Iterator[None]:
     """Within it, whatever waits for the device is an error on a GPU, and is counted on a CPU."""
-
-    def __init__(self, device: torch.device, reads: TorchDispatchMode) -> None:
-        self.on_gpu, self.reads = device.type == "cuda", reads
-
-    def __enter__(self) -> "Strict":
-        if self.on_gpu:
-            torch.cuda.set_sync_debug_mode("error")
-        else:
-            self.reads.__enter__()
-        return self
-
-    def __exit__(self, *raised: Any) -> None:
-        if self.on_gpu:
-            torch.cuda.set_sync_debug_mode("default")
-        else:
-            self.reads.__exit__(*raised)
+    if device.type != "cuda":
+        with reads:
+            yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
