@@ -149,7 +149,7 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     """Every figure of one model on the split of `truth`."""
     started = time.monotonic()
     dataset, settings = truth.dataset, recipe.evaluation
-    resolved = resolve_model(model)
+    resolved = resolve_model(model, patient=True)  # it was there when the models were looked up
     diversity = recipe.recommend.diversity
     recommender = Recommender.load(
         str(resolved.folder), name=resolved.name, version=resolved.version, diversity=diversity

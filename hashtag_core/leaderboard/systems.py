@@ -141,7 +141,7 @@ class Systems:
             "epochs": summary.epochs,
             "best_epoch": summary.best_epoch,
             "train_seconds": summary.seconds,
-            "history": {key: metric_history(summary.run_id, name) for key, name in names.items()},
+            "history": {key: metric_history(summary.run_id, name, patient=True) for key, name in names.items()},
             **({"trials": tried} if tried else {}),
         }
 

@@ -259,9 +259,9 @@ def told_version(version: str) -> str:
     return f"v{version}" if version.isdecimal() else version[:8]
 
 
-def metric_history(run_id: str, metric: str) -> list[float]:
-    """The metric's values by rising step; empty where it was never logged."""
-    client = connect(create=False)
+def metric_history(run_id: str, metric: str, *, patient: bool = False) -> list[float]:
+    """The metric's values by rising step; empty where it was never logged. `patient`: a server that is away is waited for."""
+    client = connect(create=False, patient=patient)
     with mlflow_errors(f"cannot read metrics of run {run_id}"):
         entries = client.get_metric_history(run_id, metric)
     return [entry.value for entry in sorted(entries, key=lambda entry: entry.step)]

@@ -129,12 +129,13 @@ def check_name(name: str) -> None:
         )
 
 
-def resolve_model(model: str, folder: str | Path | None = None) -> ResolvedModel:
+def resolve_model(model: str, folder: str | Path | None = None, *, patient: bool = False) -> ResolvedModel:
     """The model that MODEL names, on local disk.
 
     MODEL is `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `hf:OWNER/NAME`, or a model folder (local or `s3://`). What is not local
     already is downloaded to `folder`, or to a temporary one that goes when the process ends. Every file is hashed: a folder
     must be what its own list says, and a registered version what was pinned in its tags, else IntegrityError names the file.
+    `patient`: an MLflow server that is away is waited for.
 
     Raises ConfigError for a `models:` URI of another form, NotFoundError for a model, version, alias or folder that does
     not exist (the nearest one is offered), StorageError where MLflow or the storage cannot be reached, IntegrityError
@@ -145,7 +146,7 @@ def resolve_model(model: str, folder: str | Path | None = None) -> ResolvedModel
         return replace(_resolve_folder(str(pulled), None), uri=model)
     if not model.startswith("models:"):
         return _resolve_folder(model, folder)
-    client, version = _locate(model)
+    client, version = _locate(model, patient=patient)
     number = str(version.version)
     path = _download(client, version, folder)
     return ResolvedModel(
@@ -266,9 +267,9 @@ def find_known(client: "MlflowClient", model: str) -> "ModelVersion":
         return client.get_model_version(name, str(number))
 
 
-def _locate(model: str) -> "tuple[MlflowClient, ModelVersion]":
+def _locate(model: str, *, patient: bool = False) -> "tuple[MlflowClient, ModelVersion]":
     try:
-        client = connect(create=False)
+        client = connect(create=False, patient=patient)
     except NotFoundError as error:
         raise NotFoundError(f"{model}: {error}") from None
     return client, find_known(client, model)
