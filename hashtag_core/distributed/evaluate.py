@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.data.feature_cache import FeatureCache, cache_root
-from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.hub_folder import SCHEME as HUB
 from hashtag_core.distributed.features import ensure_features, tables_folder
@@ -40,13 +39,13 @@ from hashtag_core.evaluation.metrics import (
     bleu,
     index_metrics,
     judge,
-    post_scores,
 )
-from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_figures, main_k, rank_models
+from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_figures, main_k
 from hashtag_core.evaluation.score_curves import PairCalibration
-from hashtag_core.evaluation.significance import bootstrap, paired_difference
+from hashtag_core.evaluation.significance import intervals
 from hashtag_core.evaluation.slices import slice_metrics, tag_slices
 from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
+from hashtag_core.judging.leaderboard import Evaluation, report_of
 from hashtag_core.judging.page import evaluation_page, learning, score_figures
 from hashtag_core.judging.predictions import TABLE, predictions
 from hashtag_core.progress_bar import ProgressBar
@@ -67,17 +66,6 @@ MOST_LOGGED_CHARACTERS = 8_000_000
 
 ENCODED_IN_PLACE = 256
 """Posts without cached features that are encoded by the evaluating process itself."""
-
-
-@dataclass
-class Evaluation:
-    """One model on one split: what the report holds of it, and the per-post lists behind it."""
-
-    model: ResolvedModel
-    row: dict[str, Any]
-    ranked: Ranked
-    trained_on: str | None
-    encoders: dict[str, Any]
 
 
 def check_evaluation(dataset_uri: str, models: Sequence[str], recipe: Recipe) -> tuple[Dataset, list[str]]:
@@ -125,7 +113,7 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
         evaluations.append(evaluation)
         name = _file_name(evaluation.model, used)
         write_ranked(storage.join(report_uri, "ranked", f"{name}.parquet"), evaluation.ranked, truth)
-    report = _report(evaluations, truth, recipe)
+    report = report_of(evaluations, truth, recipe)
     markdown = leaderboard_markdown(report)
     by_uri = {evaluation.row["model"]: (evaluation.ranked, evaluation.model.folder) for evaluation in evaluations}
     page = evaluation_page(report, by_uri, truth, recipe)
@@ -178,7 +166,7 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     row |= {"metrics": figures["headline"], "papers": figures["papers"], "floor": figures["floor"]}
     row["bleu"] = _bleu(recommender, ranked.judged, truth, int(info.get("k") or DEFAULT_BLEU_K))
     row["metrics"] |= {name: value for name, value in row["bleu"].items() if name != "k"}
-    row["intervals"] = _intervals(ranked.judged, truth, recipe)
+    row["intervals"] = intervals(ranked.judged, truth.users, settings.ks, settings.bootstrap_samples, settings.seed)
     row["slices"], row["tags"] = _slices(ranked, truth, recipe)
     row["thresholded"] = {}
     if validation is not None:
@@ -327,76 +315,12 @@ def _bleu(recommender: Recommender, judged: Judged, truth: Truth, k: int) -> dic
     return {**bleu(ours, [[names[tag] for tag in tags] for tags in truth.tags]), "k": k}
 
 
-def _intervals(judged: Judged, truth: Truth, recipe: Recipe) -> dict[str, dict[str, list[float]]]:
-    """[low, high] of every interval, by protocol and metric."""
-    out: dict[str, dict[str, list[float]]] = {}
-    for protocol in PROTOCOLS:
-        users = [user for user, kept in zip(truth.users, judged.selected(protocol), strict=True) if kept]
-        scores = post_scores(judged, recipe.evaluation.ks, protocol)
-        found = bootstrap(scores, users, recipe.evaluation.bootstrap_samples, recipe.evaluation.seed)
-        out[protocol] = {name: [interval.low, interval.high] for name, interval in found.items()}
-    return out
-
-
 def _slices(ranked: Ranked, truth: Truth, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     ks = recipe.evaluation.ks
     return (
         slice_metrics(ranked.judged, slices_of(truth, ranked.has_image, recipe.history.order), ks, "headline"),
         tag_slices(ranked.judged, truth.tags, truth.dataset.vocabulary.counts, ks),
     )
-
-
-def _report(evaluations: Sequence[Evaluation], truth: Truth, recipe: Recipe) -> dict[str, Any]:
-    """`leaderboard.json`."""
-    dataset, settings = truth.dataset, recipe.evaluation
-    report: dict[str, Any] = {
-        "format": 1,
-        "dataset": dataset.uri,
-        "dataset_hash": dataset.info.content_hash,
-        "dataset_config": dataset.info.config,
-        "split": settings.split,
-        "ks": sorted(set(settings.ks)),
-        "bootstrap_samples": settings.bootstrap_samples,
-        "notes": [*dataset.info.notes, *_notes(evaluations, truth)],
-        "models": [evaluation.row for evaluation in evaluations],
-    }
-    by_uri = {evaluation.row["model"]: evaluation for evaluation in evaluations}
-    best, *others = [by_uri[row["model"]] for row in rank_models(report)]
-    k = main_k(settings.ks)
-    users = [user for user, kept in zip(truth.users, best.ranked.judged.selected("headline"), strict=True) if kept]
-    report["differences"] = []
-    for other in others:
-        pair = [post_scores(evaluation.ranked.judged, [k], "headline") for evaluation in (best, other)]
-        found = paired_difference(pair[0], pair[1], users, settings.bootstrap_samples, settings.seed)
-        if found:
-            names = {
-                "first": best.row["model"],
-                "second": other.row["model"],
-                "metric": f"f1_at_{k}",
-                "protocol": "headline",
-            }
-            report["differences"].append({**names, **asdict(found[f"f1_at_{k}"])})
-    return report
-
-
-def _notes(evaluations: Sequence[Evaluation], truth: Truth) -> list[str]:
-    """What a reader must know to read the figures right."""
-    dataset = truth.dataset
-    notes = []
-    captions = dataset.info.config.get("captions", {}).get("hashtags", "remove")
-    if captions != "remove":
-        notes.append(f"captions.hashtags = {captions}: true tags stand in the captions, which leaks the answer")
-    notes += [
-        f"{evaluation.row['model']} reads the user's history: {rule.told()}"
-        for evaluation in evaluations
-        if (rule := HistoryRule.from_json(evaluation.row["history"]))
-    ]
-    notes += [
-        f"{evaluation.row['model']} was trained on another dataset: posts of this split may be among those it learned from"
-        for evaluation in evaluations
-        if evaluation.trained_on != dataset.info.content_hash
-    ]
-    return notes
 
 
 def _file_name(model: ResolvedModel, used: set[str]) -> str:

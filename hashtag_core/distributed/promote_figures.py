@@ -13,7 +13,7 @@ import numpy as np
 from hashtag_core.config import EncodersSection, GatesSection, ModelSection, Recipe
 from hashtag_core.data.dataset import Dataset, Split
 from hashtag_core.data.feature_cache import FeatureCache, cache_root
-from hashtag_core.distributed.evaluate import Evaluation, evaluate_model
+from hashtag_core.distributed.evaluate import evaluate_model
 from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import make_job
@@ -26,6 +26,7 @@ from hashtag_core.evaluation.metrics import post_scores, with_f1
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.significance import Difference, paired_difference
 from hashtag_core.evaluation.slices import tail_recall
+from hashtag_core.judging.leaderboard import Evaluation
 from hashtag_core.models.base import FittedModel
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.models.registry import create_model

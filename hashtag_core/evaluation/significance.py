@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hashtag_core.evaluation.metrics import Booleans, Floats, user_codes, user_sums, with_f1
+from hashtag_core.evaluation.metrics import (
+    PROTOCOLS,
+    Booleans,
+    Floats,
+    Judged,
+    post_scores,
+    user_codes,
+    user_sums,
+    with_f1,
+)
 
 DRAWS_AT_ONCE = 64
 DRAWS_A_PAIR = 50
@@ -33,6 +42,18 @@ class Difference(Interval):
     """First model minus second. `p_value`: two-sided, the share of draws on the other side of 0, doubled."""
 
     p_value: float
+
+
+def intervals(
+    judged: Judged, users: Sequence[str | None], ks: Sequence[int], samples: int, seed: int
+) -> dict[str, dict[str, list[float]]]:
+    """[low, high] of every interval, by protocol and metric; `users` [N] of all posts."""
+    out: dict[str, dict[str, list[float]]] = {}
+    for protocol in PROTOCOLS:
+        own = [user for user, kept in zip(users, judged.selected(protocol), strict=True) if kept]
+        found = bootstrap(post_scores(judged, ks, protocol), own, samples, seed)
+        out[protocol] = {name: [interval.low, interval.high] for name, interval in found.items()}
+    return out
 
 
 def bootstrap(

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median_low
 from typing import Any
 
-from hashtag_core.evaluation.metrics import PROTOCOLS, index_metrics, post_scores
-from hashtag_core.evaluation.significance import bootstrap
+from hashtag_core.evaluation.metrics import PROTOCOLS, index_metrics
+from hashtag_core.evaluation.significance import intervals
 from hashtag_core.evaluation.slices import slice_metrics
 from hashtag_core.leaderboard.compare import Comparison
 from hashtag_core.leaderboard.plan import Entry
@@ -55,15 +55,11 @@ def _row(name: str, comparison: Comparison, rows: Sequence[Mapping[str, Any]]) -
         "thresholded": {},
         "bleu": {},
         "tags": {},
-        "intervals": {},
+        "intervals": intervals(judged, comparison.users, settings.ks, settings.bootstrap_samples, settings.seed),
     }
     for protocol, key in zip(PROTOCOLS, ("metrics", "papers", "floor"), strict=True):
         of_models = {name: fmean(one[key][name] for one in rows) for name in OF_A_MODEL if name in rows[0][key]}
         row[key] = index_metrics(judged, settings.ks, protocol, comparison.users) | of_models
-        chosen = judged.selected(protocol)
-        users = [user for user, kept in zip(comparison.users, chosen, strict=True) if kept]
-        found = bootstrap(post_scores(judged, settings.ks, protocol), users, settings.bootstrap_samples, settings.seed)
-        row["intervals"][protocol] = {name: [interval.low, interval.high] for name, interval in found.items()}
     slices = {name: mask for name, mask in comparison.slices.items() if name != "all"}
     row["slices"] = slice_metrics(judged, slices, settings.ks, "headline")
     row["calibration_error"] = {
