@@ -62,7 +62,7 @@ def _recipe() -> str:
     sys.path.insert(0, str(ROOT))
     from hashtag_core import config, search_space
 
-    files = [ROOT / "hashtag_core" / f"{name}.py" for name in ("config", "search_space")]
+    files = [ROOT / "hashtag_core" / f"{name}.py" for name in ("sections", "search_space")]
     nodes = [node for file in files for node in ast.parse(file.read_text(encoding="utf-8")).body]
     classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     parts = []
