@@ -17,6 +17,7 @@ from typing import Any, Literal
 from hashtag_core.errors import ConfigError
 from hashtag_core.storage.base import guard
 from hashtag_core.storage.s3_client import client, endpoint, split
+from hashtag_core.storage.s3_file import get_object
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class _Prober:
 
     def __init__(self, bucket: str, key: str) -> None:
         self._at = {"Bucket": bucket, "Key": key}
+        self._uri = f"s3://{bucket}/{key}"
         self.answer = ""
 
     def put(self, body: bytes, **condition: str) -> str:
@@ -123,7 +125,7 @@ class _Prober:
 
     def held(self) -> bytes | None:
         held: list[bytes] = []
-        self._tried(lambda: held.append(client().get_object(**self._at)["Body"].read()))
+        self._tried(lambda: held.append(get_object(self._uri)[0]))
         return held[0] if held else None
 
     def etag(self) -> str:

@@ -121,6 +121,19 @@ def test_the_probe_is_right_on_a_store_that_fails_now_and_then(store: Callable, 
             assert proxy.failed.total()
 
 
+def test_the_probe_asks_again_where_what_it_reads_breaks_off(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reply to a write is lost, so that the probe looks whether it was done: every other reading of a body breaks off."""
+    ways = iter(["reset after", None, "half a body"] * 50)
+    with faulty_s3(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        monkeypatch.setattr(proxy, "_next_way", lambda command: next(ways) if command in ("GET", "PUT") else None)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
+        writes = storage.conditional_writes(s3_bucket)
+    assert (writes.create, writes.replace) == (True, "quoted")
+    assert "asked for again" in caplog.text
+
+
 def test_a_store_that_does_not_let_us_write_is_no_store_without_conditions(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
