@@ -128,9 +128,10 @@ class Comparison:
         settings = self.plan.recipe.evaluation
         for k in ks:
             wanted = (f"precision_at_{k}", f"recall_at_{k}")
-            scores = {name: {m: self.scores(name, [k], protocol)[m] for m in wanted} for name in names}
-            found = every_pair(scores, users, f"f1_at_{k}", settings.bootstrap_samples, settings.seed)
-            corrected = holm([difference.p_value for difference in found.values()])
+            scored = {name: self.scores(name, [k], protocol) for name in names}
+            scores = {name: {metric: found[metric] for metric in wanted} for name, found in scored.items()}
+            pairs = every_pair(scores, users, f"f1_at_{k}", settings.bootstrap_samples, settings.seed)
+            corrected = holm([difference.p_value for difference in pairs.values()])
             figures = {
                 name: rounded(float(with_f1({m: np.float64(v.mean()) for m, v in held.items()})[f"f1_at_{k}"]))
                 for name, held in scores.items()
@@ -145,7 +146,7 @@ class Comparison:
                     **rounded(asdict(difference)),
                     "p_holm": rounded(p),
                 }
-                for ((one, two), difference), p in zip(found.items(), corrected, strict=True)
+                for ((one, two), difference), p in zip(pairs.items(), corrected, strict=True)
             ]
         return rows
 

@@ -2,8 +2,9 @@
 
     MFU = posts/s of a worker * FLOPs of a post, forward and backward / FLOPs/s that the device can do
 
-FLOPs are counted by torch on a batch: matrix products, convolutions and attention; what is computed anew for checkpointed gradients
-is not part of it. The LSTMs of cuDNN are not counted by it, so a model that has any gets no MFU: it would be too low.
+FLOPs are counted by torch on a batch: matrix products, convolutions and attention. Two kinds of model get no MFU: one with an LSTM
+of cuDNN, which torch does not count, so that it would be too low; and one that checkpoints gradients, where torch counts what is
+computed anew too, which MFU by its definition does not.
 """
 
 import re
@@ -41,8 +42,13 @@ def peak_flops(device_name: str, precision: str) -> float | None:
 
 def count_flops(model: nn.Module, loss: Callable[[], Tensor]) -> int | None:
     """FLOPs of `loss()` and its gradients; None for a model with a part that is not counted. Gradients are left behind."""
-    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+    if any(isinstance(module, nn.RNNBase) or _checkpoints_gradients(module) for module in model.modules()):
         return None
     with FlopCounterMode(display=False) as counter:
         loss().backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops())
+
+
+def _checkpoints_gradients(module: nn.Module) -> bool:
+    """Whether it is an encoder's top whose section asks for that."""
+    return bool(getattr(getattr(module, "section", None), "checkpoint_gradients", False))

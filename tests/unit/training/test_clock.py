@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from hashtag_core.config import EncodersSection
 from hashtag_core.errors import TrainingError
 from hashtag_core.training import clock
 from hashtag_core.training.clock import PARTS, StepClock
@@ -94,6 +95,14 @@ def test_flops_of_two_layers_are_those_worked_by_hand():
     first, second = 2 * 8 * 6 * 4, 2 * 8 * 4 * 2
     assert found == 2 * first + 3 * second
     assert count_flops(nn.LSTM(2, 2), lambda: torch.zeros((), requires_grad=True)) is None
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_where_gradients_are_checkpointed_flops_are_not_told(checkpoint):
+    model = nn.Sequential(nn.Linear(6, 4, bias=False))
+    model[0].section = EncodersSection(checkpoint_gradients=checkpoint)
+    found = count_flops(model, lambda: model(torch.randn(8, 6)).sum())
+    assert found == (None if checkpoint else 2 * 2 * 8 * 6 * 4)
 
 
 def test_peaks_are_those_of_the_named_device_alone():
