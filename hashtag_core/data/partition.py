@@ -6,8 +6,7 @@ Pure: it reads small columns and gives arrays; nothing is written.
 import hashlib
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,15 +51,22 @@ REASONS: dict[str, str] = {
 """Why a valid post is in no split."""
 
 
+_WHY = (KEPT, REPEATED_ID, *REASONS)
+
+
 @dataclass
 class Partition:
-    """`side` of each row of the index (int8; OUT or an index of SPLITS) and, for those that are OUT, why: a key of
-    REASONS, or REPEATED_ID for a row that is rejected."""
+    """`side` of each row of the index (int8; OUT or an index of SPLITS), and why those that are OUT are."""
 
     side: np.ndarray
-    reason: np.ndarray
+    reason_codes: np.ndarray
+    """int8, for `reasons`: a string each would be eight bytes a post."""
     vocabulary: Vocabulary
     notes: list[str] = field(default_factory=list)
+
+    def reasons(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Why each of these rows is in no split: a key of REASONS, or REPEATED_ID for one that is rejected; KEPT if it is in one."""
+        return [_WHY[code] for code in self.reason_codes[np.asarray(rows, np.int64)]]
 
     @property
     def posts(self) -> dict[str, int]:
@@ -70,7 +76,7 @@ class Partition:
     @property
     def left_out(self) -> dict[str, int]:
         """Valid posts in no split, by reason."""
-        counts = Counter(self.reason.tolist())
+        counts = dict(zip(_WHY, np.bincount(self.reason_codes, minlength=len(_WHY)).tolist(), strict=True))
         return {name: counts[name] for name in REASONS if counts[name]}
 
 
@@ -88,11 +94,11 @@ def partition_posts(
     """
     columns = PostColumns.of(index)
     side = np.full(len(columns), OUT, dtype=np.int8)
-    reason = np.full(len(columns), KEPT, dtype=object)
+    reason = np.zeros(len(columns), dtype=np.int8)
     main, test = np.flatnonzero(~from_test), np.flatnonzero(from_test)
 
     def leave_out(rows: np.ndarray, lost: np.ndarray, why: str) -> np.ndarray:
-        reason[rows[lost]] = why
+        reason[rows[lost]] = _WHY.index(why)
         return np.asarray(rows[~lost])
 
     too_short = index["words"].to_numpy() < min_words
@@ -116,12 +122,14 @@ def partition_posts(
     del rank, both
 
     held = columns.take(main)
+    del columns
     shares = wanted_sides(split, test_is_given=bool(from_test.any()))
     labels = group_labels(held, repeats[main], by_user=split.kind == "by_user")
     sides = cut_by_time(held, labels, shares) if split.kind == "by_time" else cut_by_hash(held, labels, split, shares)
     side[main], side[test] = sides.side, TEST
-    reason[main[sides.side == OUT]] = "undated"
-    reason[main[sides.repeats_across_border]] = "repeats_across_border"
+    leave_out(main, sides.side == OUT, "undated")
+    leave_out(main, sides.repeats_across_border, "repeats_across_border")
+    del held, labels, repeats
 
     tags = index["hashtags"]
     train = np.flatnonzero(side == TRAIN)
@@ -133,7 +141,7 @@ def partition_posts(
         known = np.fromiter((len(built.encode(row)) for row in _lists(tags, train)), np.int64, len(train))
         train = leave_out(train, known < vocabulary.min_tags_per_post, "too_few_hashtags")
         built = _recounted(built, _lists(tags, train))
-    side[(side == TRAIN) & (reason != KEPT)] = OUT
+    side[(side == TRAIN) & (reason != _WHY.index(KEPT))] = OUT
     partition = Partition(side, reason, built, sides.notes)
     _check(partition, [TRAIN, *shares, *([TEST] if from_test.any() else [])], split, vocabulary, index, deny)
     return partition

@@ -1,5 +1,6 @@
 """From posts to rows of a dataset: what one batch needs to be looked at (INDEX) and to be written (PREPARED)."""
 
+import functools
 import hashlib
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -62,13 +63,24 @@ class PostRules:
 
 
 def lean_index(table: pa.Table) -> pa.Table:
-    """The index of a part as the driver holds it: of keys that most posts may lack no room for those that are absent, and of
-    the hash that orders posts of one id 16 bytes."""
-    keys = {name: _without_room(table[name]) for name in ("caption_key", "image_key")}
-    keys["content_hash"] = pc.binary_slice(table["content_hash"], 0, 16).cast(pa.binary(16))
-    for name, column in keys.items():
-        table = table.set_column(table.schema.get_field_index(name), name, column)
+    """The index of a part as the driver holds it: of keys that most posts may lack no room for those that are absent, of the
+    hash that orders posts of one id 16 bytes, and of a field that all posts of the part lack no room at all."""
+    columns = {name: _without_room(table[name]) for name in ("caption_key", "image_key")}
+    columns["content_hash"] = pc.binary_slice(table["content_hash"], 0, 16).cast(pa.binary(16))
+    for field in table.schema:
+        column = columns.get(field.name, table[field.name])
+        if len(column) and column.null_count == len(column):
+            columns[field.name] = pa.chunked_array([_nulls(column.type, 1 << len(column).bit_length())[: len(column)]])
+    for name, column in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at).with_type(column.type), column)
     return table
+
+
+@functools.lru_cache(maxsize=64)
+def _nulls(kind: pa.DataType, length: int) -> pa.Array:
+    """One array for the parts of all archives, which take slices of it."""
+    return pa.nulls(length, kind)
 
 
 def _without_room(keys: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -67,24 +67,26 @@ class PostColumns:
 
         def codes(name: str) -> np.ndarray:
             if index[name].null_count == len(index):
-                return np.full(len(index), NONE, dtype=np.int64)
+                return _everywhere(NONE, len(index))
             encoded = pc.dictionary_encode(index[name])
             return np.concatenate([np.asarray(pc.fill_null(chunk.indices, NONE), np.int64) for chunk in encoded.chunks])
 
-        hashed = index["image_hash"].is_valid()
-        captioned = index["caption_hash"].is_valid().to_numpy()
-        hashes = pc.fill_null(index["caption_hash"], 0).to_numpy()
-        created = pc.fill_null(index["created_at"].cast(pa.int64()), UNDATED)
+        def numbers(name: str, absent: int) -> np.ndarray:
+            if index[name].null_count == len(index):
+                return _everywhere(absent, len(index))
+            stored = index[name].cast(pa.int64()) if name == "created_at" else index[name]
+            return np.asarray(pc.fill_null(stored, pa.scalar(absent, stored.type)).to_numpy())
+
         return cls(
             post_ids=index["post_id"],
             post=_id_hashes(index["post_id"]),
             user=codes("user_id"),
-            created_us=created.to_numpy(),
+            created_us=numbers("created_at", UNDATED),
             image=_digest_codes(index["image_key"]),
-            caption=np.where(captioned, hashes & _POSITIVE, NONE),
+            caption=_caption_codes(index["caption_hash"]),
             caption_words=index["caption_words"].to_numpy(),
-            image_hash=pc.fill_null(index["image_hash"], pa.scalar(0, pa.uint64())).to_numpy(),
-            image_hashed=hashed.to_numpy(),
+            image_hash=numbers("image_hash", 0).view(np.uint64),
+            image_hashed=index["image_hash"].is_valid().to_numpy(),
             content=index["content_hash"],
             users=index["user_id"],
         )
@@ -96,9 +98,15 @@ class PostColumns:
         """Those rows, in that order."""
         if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
             return self
-        held = {item.name: getattr(self, item.name) for item in fields(self)}
-        places = pa.array(rows)
-        return PostColumns(**{k: v[rows] if isinstance(v, np.ndarray) else v.take(places) for k, v in held.items()})
+        taken = pa.array(rows)
+
+        def of(column: np.ndarray | pa.ChunkedArray) -> np.ndarray | pa.ChunkedArray:
+            if not isinstance(column, np.ndarray):
+                return column.take(taken)
+            is_everywhere = column.strides == (0,)
+            return column[: len(rows)] if is_everywhere else column[rows]
+
+        return PostColumns(**{item.name: of(getattr(self, item.name)) for item in fields(self)})
 
     def earliest_first(self) -> np.ndarray:
         """Rank of each post by date (undated last), then by id, then by content."""
@@ -170,11 +178,13 @@ def group_labels(columns: PostColumns, near_duplicates: np.ndarray, *, by_user: 
 
 def _is_rare(columns: PostColumns) -> np.ndarray:
     """bool: posts whose caption few users have; a post without a user counts as one."""
-    alone = columns.user == NONE
-    author = np.where(alone, -2 - np.arange(len(columns)), columns.user)
-    users = pd.Series(author).groupby(columns.caption).transform("nunique").to_numpy()
-    most = np.where(columns.caption_words >= REPOST_WORDS, RARE_CAPTION_USERS, RARE_SHORT_CAPTION_USERS)
-    return np.asarray((columns.caption != NONE) & (users <= most))
+    rare = np.asarray(columns.caption != NONE)
+    rows = np.flatnonzero(rare)
+    author = np.where(columns.user[rows] == NONE, -2 - rows, columns.user[rows])
+    users = pd.Series(author).groupby(columns.caption[rows]).transform("nunique").to_numpy()
+    most = np.where(columns.caption_words[rows] >= REPOST_WORDS, RARE_CAPTION_USERS, RARE_SHORT_CAPTION_USERS)
+    rare[rows] = users <= most
+    return rare
 
 
 def later_ones(labels: np.ndarray, rank: np.ndarray) -> np.ndarray:
@@ -271,14 +281,28 @@ def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, f
 _POSITIVE = np.int64(np.iinfo(np.int64).max)
 
 
+def _everywhere(value: int, count: int) -> np.ndarray:
+    """int64, the same value for every post, without room for each: millions of posts may all lack a field. Read-only."""
+    return np.broadcast_to(np.int64(value), (count,))
+
+
 def _id_hashes(ids: pa.ChunkedArray) -> np.ndarray:
     """uint64 of each; in place of codes, for which every id would be held twice."""
     pieces = [pd.util.hash_array(chunk.to_numpy(zero_copy_only=False), categorize=False) for chunk in ids.chunks]
     return np.concatenate([np.zeros(0, np.uint64), *pieces])
 
 
+def _caption_codes(hashes: pa.ChunkedArray) -> np.ndarray:
+    """63 bits of each hash, NONE where there is none."""
+    if hashes.null_count == len(hashes):
+        return _everywhere(NONE, len(hashes))
+    return np.where(hashes.is_valid().to_numpy(), pc.fill_null(hashes, 0).to_numpy() & _POSITIVE, NONE)
+
+
 def _digest_codes(digests: pa.ChunkedArray) -> np.ndarray:
     """63 bits of each SHA-256, NONE where there is none: two of 10,000,000 are alike once in 200,000 archives."""
+    if digests.null_count == len(digests):
+        return _everywhere(NONE, len(digests))
     codes = np.full(len(digests), NONE, dtype=np.int64)
     begin = 0
     for chunk in digests.chunks:

@@ -213,10 +213,10 @@ def _write_records(plan: PreparePlan, index: pa.Table, partition: Partition, rej
         files: dict[str, BinaryIO] = {}
         for number, part in sorted(enumerate(plan.parts), key=lambda item: item[1].path):
             begin, end = np.searchsorted(in_part, [number, number + 1])
-            gone = begin + np.flatnonzero(partition.reason[begin:end] != "")
+            gone = begin + np.flatnonzero(partition.reason_codes[begin:end])
             told = index.select(["row", "post_id"]).take(pa.array(gone)).to_pylist()
             records: dict[str, list[Rejected]] = {REJECTED: of_part.pop(part.path, []), LEFT_OUT: []}
-            for row, why in zip(told, partition.reason[gone], strict=True):
+            for row, why in zip(told, partition.reasons(gone), strict=True):
                 left_out = why in REASONS
                 reason = (
                     f"{why}: {REASONS[why]}" if left_out else f"{REPEATED_ID} {row['post_id']!r}: a later post has it"
