@@ -3,6 +3,8 @@
 A figure costs no read: publishing has each chunk's bytes in hand for their hash. Memory: a number a tag, and two histograms.
 """
 
+import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -168,6 +170,11 @@ def _moved(tags: Mapping[str, int], before: Mapping[str, int]) -> str:
     shares = {tag: (before.get(tag, 0) / m, tags.get(tag, 0) / n) for tag in tags.keys() | before.keys()}
     most = sorted(shares.items(), key=lambda item: (-abs(item[1][1] - item[1][0]), item[0]))[:3]
     return ", ".join(f"{tag} {100 * old:.1f} -> {100 * new:.1f} %" for tag, (old, new) in most)
+
+
+def digest_of(versions: Mapping[str, str]) -> str:
+    """SHA-256 (hex) over what a run read: the paths of its parts and the version (ETag) of each."""
+    return hashlib.sha256(json.dumps(sorted(versions.items())).encode()).hexdigest()
 
 
 def report(out: str, run_id: str, experiment: str, *, patient: bool = False) -> str | None:

@@ -38,7 +38,7 @@ from hashtag_core.tagging.histories import HistoryWork
 from hashtag_core.tagging.plan import PartWork, TagPlan
 from hashtag_core.tagging.planning import plan_tagging
 from hashtag_core.tagging.reject_limit import RejectWatch, check_planned
-from hashtag_core.tagging.report import TagFigures, close_lost_runs, drift
+from hashtag_core.tagging.report import TagFigures, close_lost_runs, digest_of, drift
 from hashtag_core.tagging.staging import chunks_done, sweep_staging
 from hashtag_core.tagging.stop import StoppedError, StopSignal
 from hashtag_core.tagging.task import ChunkOutcome, Work
@@ -65,6 +65,7 @@ class TagRun:
         self.failures: list[str] = []
         self.record: dict[str, Any] = {}
         self._yielding = Yielding(plan)
+        self._versions: dict[str, str] = {}
         self._began = time.monotonic()
 
     def execute(self, deadline: datetime | None = None) -> TagSummary:
@@ -140,6 +141,7 @@ class TagRun:
     def _round(self, name: str) -> None:
         """Tag and commit what the plan misses."""
         plan = self.plan
+        self._versions |= {work.path: work.record.etag for work in plan.works}
         sweep_staging(plan, self.run_id)
         if plan.sidecar is not None:
             plan.sidecar.write(self._history_folder)
@@ -378,6 +380,7 @@ class TagRun:
             "unselected_parts": len(plan.unselected),
             "removed_parts": len(plan.gone),
             **self.figures.told(),
+            "archive_digest": digest_of(self._versions),
             "drift": tags,
             "failures": self.failures,
         }

@@ -189,6 +189,13 @@ def test_a_run_is_in_its_record_and_in_mlflow(
     assert runs[second].info.status == "FINISHED"
     tags = json.loads(Path(client.download_artifacts(runs[first].info.run_id, "tags.json")).read_text())
     assert Counter(tags["tags"]) == Counter(record["tags"])
+    read = [runs[run].inputs.dataset_inputs for run in (first, second)]
+    assert [[item.dataset.name for item in each] for each in read] == [["archive"], ["archive"]]
+    ((one,), (other,)) = read
+    assert json.loads(one.dataset.source) == {"uri": str(archive)}
+    assert json.loads(one.dataset.profile) == {"num_rows": 10, "parts": 2}
+    assert [tag.value for tag in one.tags] == ["tagging"]
+    assert one.dataset.digest == record["archive_digest"][:36] != other.dataset.digest
 
 
 def test_mlflow_away_is_a_warning(
