@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hashtag_core import storage
-from hashtag_core.data.formats.csv_lines import SWALLOWED, Lines, Swallowed, look_at, records
+from hashtag_core.data.formats.csv_lines import Lines, look_at, records
+from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
 from hashtag_core.data.formats.csv_table import TABLE
 from hashtag_core.data.formats.fields import NAMES
 from hashtag_core.data.formats.packing import PackingError

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hashtag_core.data.contents import other_content
+from hashtag_core.data.formats.csv_quotes import ALL, DOUBLED, QuoteSurvey, rows, survey
 from hashtag_core.data.formats.encodings import LineSurvey, chosen_encoding, is_wide
 from hashtag_core.data.formats.fields import match_columns
 from hashtag_core.data.formats.packing import NAMED, PackingError, lent, packing_of, unpacked
@@ -18,11 +19,7 @@ from hashtag_core.data.values import says_none
 from hashtag_core.storage import FileInfo
 
 DELIMITERS = (",", ";", "\t", "|")
-MAX_CELL_CHARACTERS = 8 << 20
 READ_BUFFER_BYTES = 1 << 20
-
-_ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
-"""A quote behind a backslash that is not itself behind one."""
 
 _NAMED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
@@ -38,8 +35,8 @@ class Dialect:
     ends: str = "\n"
     """How lines end; `\\r` alone is what Excel calls the Macintosh's."""
     packing: str | None = None
-    escaped: bool = False
-    """Whether quotes within a cell stand behind a backslash."""
+    escape: str = DOUBLED
+    """How quotes stand within a cell: `csv_quotes`."""
 
     @property
     def reads_bytes(self) -> bool:
@@ -104,11 +101,7 @@ class Lines:
         else:
             self.file = io.BufferedReader(lent(source, offset), READ_BUFFER_BYTES)
         self.escapes = False
-        """Whether a quote behind a backslash was met where a doubled one would have to be."""
-        self._escape = None
-        if survey is not None and not dialect.escaped:
-            end = re.escape(dialect.delimiter)
-            self._escape = re.compile(rf'(?:^|{end})"[^"]*\\"(?=[^"\r\n{end}])')
+        """Whether a survey met a quote behind a backslash."""
         self.offset = offset
         self.dialect = dialect
         self._survey, self._number = survey, 0
@@ -144,49 +137,14 @@ class Lines:
             text = line.decode(self._encoding, "surrogateescape")
         if not text:
             raise StopIteration
-        if self.dialect.escaped and '\\"' in text:
-            return _ESCAPED_QUOTE.sub(r'\1""', text)
-        if self._escape is not None and '\\"' in text and self._escape.search(text):
+        if self._survey is not None and '\\"' in text:
             self.escapes = True
         return text
 
 
-class Swallowed(list[str]):
-    """Cells of several lines of which one has text behind a closing quote: a quote before was never closed, and lines that are
-    rows of their own may be among them."""
-
-
-SWALLOWED = "expected a row, found several lines with a quote among them that is not closed"
-
-
 def records(lines: Lines) -> Iterator[list[str]]:
-    """The rows of a table, blank ones left out; csv.Error where it cannot be read on, also at its end within a quote that
-    has swallowed lines (one line without its closing quote is the row that it looks like)."""
-    csv.field_size_limit(MAX_CELL_CHARACTERS)  # the module has one for the process; its default is 131,072
-    held: list[str] = []
-    ended = False
-
-    def remembered() -> Iterator[str]:
-        nonlocal ended
-        for line in lines:
-            held.append(line)
-            yield line
-        ended = True
-
-    delimiter = lines.dialect.delimiter
-    for cells in csv.reader(remembered(), delimiter=delimiter):
-        if ended and len(held) > 1:  # a row is given out before the next line is asked for, but within a quote
-            raise csv.Error(f"the table ends within a quote that {len(held)} line(s) before was opened")
-        if cells:
-            yield cells if len(held) == 1 or _is_well_quoted(held, delimiter) else Swallowed(cells)
-        held.clear()
-
-
-def _is_well_quoted(lines: list[str], delimiter: str) -> bool:
-    try:
-        return bool(list(csv.reader(lines, delimiter=delimiter, strict=True)))
-    except csv.Error:
-        return False
+    """The rows of a table from where `lines` begins, which is not within one; see `csv_quotes.rows`."""
+    return rows(lines, lines.dialect.delimiter, lines.dialect.escape)
 
 
 ID_FIELDS = ("post_id", "user_id")
@@ -195,13 +153,14 @@ _FLOAT_ID = re.compile(r"-?\d{1,15}\.0")
 
 @dataclass
 class TableLook:
-    """What going through a whole table tells: its header, where parts begin (row, byte), its encoding, whether there are quotes
-    behind backslashes, and why it cannot be read on."""
+    """What going through a whole table tells: its header, where parts begin (row, byte), its encoding, and why it cannot be
+    read on."""
 
     seen: LineSurvey
     header: list[str]
     borders: list[tuple[int, int]]
     escapes: bool = False
+    """Whether quotes stand behind backslashes anywhere."""
     broken: str | None = None
     other: str | None = None
     """What the file is if it is no table."""
@@ -215,6 +174,7 @@ class TableLook:
 
 def _gone_through(source: Any, info: FileInfo, dialect: Dialect, reading: Reading, part_rows: int) -> TableLook:
     found = TableLook(LineSurvey(dialect.encoding), [], [])
+    lines: Lines | None = None
     try:
         lines = Lines(source, dialect, dialect.begins, found.seen)
         found_rows = records(lines)
@@ -234,30 +194,47 @@ def _gone_through(source: Any, info: FileInfo, dialect: Dialect, reading: Readin
                     floats[name] = floats.get(name, True) and _FLOAT_ID.fullmatch(cell) is not None
             if row % part_rows == 0 and lines.offset < info.size and dialect.packing is None:
                 found.borders.append((row, lines.offset))
-            if lines.escapes:
-                break
-        found.escapes = lines.escapes
         found.float_ids = [name for name, whole in floats.items() if whole and name in gaps]
     except (csv.Error, PackingError) as error:
         found.broken = str(error)
         found.borders = found.borders or [(0, dialect.begins)]
+    found.escapes = lines is not None and lines.escapes
     return found
 
 
 def look_at(source: Any, info: FileInfo, reading: Reading, part_rows: int = 1 << 62) -> tuple[Dialect, TableLook]:
     """How a table is written (its encoding None where a person has to say), and what going through it tells; `part_rows`: after how
-    many rows a border is noted. The table is read once, and once more where quotes stand behind backslashes."""
+    many rows a border is noted. The table is read once, and twice more where quotes may stand behind backslashes."""
     dialect, other = dialect_of(source, info, reading)
     was_known = dialect.encoding is not None
     found = _gone_through(source, info, dialect, reading, part_rows)
-    if found.escapes:
-        dialect.escaped = True
+    if found.escapes and (escape := _escape(source, dialect)) != dialect.escape:
+        dialect.escape = escape
         found = _gone_through(source, info, dialect, reading, part_rows)
     found.other = other
     dialect.encoding, found.told = found.seen.verdict()
     if not was_known:
         found.header = [_decoded(cell, dialect) for cell in found.header]
     return dialect, found
+
+
+def _escape(source: Any, dialect: Dialect) -> str:
+    """How quotes stand within the cells of a table: as fewer of its lines are broken; doubled where both ways are good."""
+
+    def lines() -> Iterator[str]:
+        with contextlib.suppress(PackingError):
+            yield from Lines(source, dialect, dialect.begins)
+
+    def seen(escape: str) -> QuoteSurvey:
+        return survey(lines(), dialect.delimiter, escape)
+
+    doubled = seen(DOUBLED)
+    if not doubled.broken:
+        return DOUBLED
+    escaped = seen(ALL)
+    if (escape := escaped.escape) != ALL:
+        escaped = seen(escape)
+    return escape if escaped.broken < doubled.broken else DOUBLED
 
 
 def _decoded(cell: str, dialect: Dialect) -> str:

@@ -4,8 +4,8 @@ Which columns are what, and where the pictures lie that they name: `formats.fiel
 an empty cell is null, and so is one that holds what databases, pandas, R and spreadsheets write for none (`values.NO_VALUES`;
 an id such as `NULL` where several rows have it). A table's delimiter (comma, semicolon, tab, `|`) is told by its header, or by Excel's first line `sep=;`;
 its encoding by its bytes (`formats.encodings`); `--delimiter` and `--encoding` go before. Cells with line ends are quoted as
-RFC 4180 has it. Quotes within a cell are doubled, or stand behind a backslash, as Spark, MySQL and BigQuery write them: told by the first cell
-that would be broken otherwise. `created_at` is ISO 8601 (no zone: UTC) or as `--date-format` says. `hashtags` are a list as JSON or Python
+RFC 4180 has it. Quotes within a cell are doubled, or stand behind a backslash, as Spark, MySQL and Python's `csv` may write them: told by
+the whole table (`formats.csv_quotes`). `created_at` is ISO 8601 (no zone: UTC) or as `--date-format` says. `hashtags` are a list as JSON or Python
 writes it, else separated by `|`, else by `;`, else by `,`, else by spaces; '#' may stand before each.
 
 The driver reads each table once, streamed, to cut it between rows; a task reads its rows and no others (of a packed table, which
@@ -35,7 +35,8 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.csv_lines import ID_FIELDS, SWALLOWED, Dialect, Lines, Swallowed, look_at, records
+from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, Lines, look_at, records
+from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
 from hashtag_core.data.formats.fields import (
     Folder,
     below,

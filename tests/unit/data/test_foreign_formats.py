@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hashtag_core import storage
-from hashtag_core.data.formats import archive_format, base, csv_lines, csv_table, instacities, instaloader, line_lists
+from hashtag_core.data.formats import archive_format, base, csv_quotes, csv_table, instacities, instaloader, line_lists
 from hashtag_core.errors import ArchiveError, NotFoundError
 from hashtag_core.schema import POST
 
@@ -364,7 +364,7 @@ def test_a_table_that_holds_no_posts(text: str, reason: str, tmp_path: Path) -> 
 
 
 def test_a_quote_that_is_never_closed_costs_its_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(csv_lines, "MAX_CELL_CHARACTERS", 1000)
+    monkeypatch.setattr(csv_quotes, "MAX_CELL_CHARACTERS", 1000)
     rows = "".join(f"{n},text of {n}\n" for n in range(100))
     posts, rejected = read("csv", put(tmp_path, {"a.csv": f'id,caption\n{rows}x,"open\n{rows}', "b.csv": "id\nlast\n"}))
     assert len(posts) == 101
