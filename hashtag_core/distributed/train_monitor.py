@@ -27,23 +27,25 @@ Figures = dict[str, float]
 
 
 class RunLog:
-    """An actor of no CPU: the history of finished epochs, and the position in the present one."""
+    """An actor of no CPU: the history of finished epochs, when each came, and the position in the present one."""
 
     def __init__(self) -> None:
         self.history: list[Figures] = []
+        self.times: list[float] = []
         self.position: tuple[int, int, int] = (0, 0, 0)
 
     def epochs(self, history: list[Figures]) -> None:
         """Take the history of the run so far."""
         self.history = history
+        self.times += [time.time()] * (len(history) - len(self.times))
 
     def step(self, epoch: int, step: int, steps: int) -> None:
         """Take the position: steps done of the steps of an epoch."""
         self.position = (epoch, step, steps)
 
-    def read(self) -> tuple[list[Figures], tuple[int, int, int]]:
-        """What is known now."""
-        return self.history, self.position
+    def read(self) -> tuple[list[Figures], list[float], tuple[int, int, int]]:
+        """What is known now: figures and time (seconds since 1970) of each epoch, and the position."""
+        return self.history, self.times, self.position
 
 
 def start_run_log() -> Any:
@@ -52,67 +54,76 @@ def start_run_log() -> Any:
 
 
 class Watch:
-    """Follows a `RunLog` in a thread for the time of a `with` block: each epoch goes to MLflow once, and to stderr.
+    """Follows a `RunLog` for the time of a `with` block: each epoch goes to stderr, and once to MLflow.
 
-    `logged` epochs are in MLflow already. An MLflow that fails meanwhile is warned of once; what is logged later carries
-    the time it was measured at. `finish` logs what is left and raises.
+    Two threads, so that an MLflow that is away for minutes does not stop the display. `logged` epochs are in MLflow already. An
+    MLflow that fails is warned of once; what is logged later carries the time it was measured at. `finish` logs what is left
+    and raises.
     """
 
     def __init__(self, log: Any, run: Run, epochs: int, select: str, logged: int = 0) -> None:
         self._log, self._run, self._epochs, self._select, self._logged = log, run, epochs, select, logged
         self._began, self._moving = time.monotonic(), logged > 0
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="watch", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=work.__name__, daemon=True) for work in (self._follow, self._send)
+        ]
         self._best: float | None = None
         self._shown = 0
-        self._seen: list[float] = []
+        self._history: list[Figures] = []
+        self._times: list[float] = []
         self._bar: Any = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         if self._bar is not None:
             self._bar.close()
 
     def finish(self, history: list[Figures]) -> None:
-        """Show and log the epochs that the thread has not seen. StorageError where MLflow refuses."""
-        self._show(history)
-        self._record(history)
+        """Show and log the epochs that the threads have not seen. StorageError where MLflow refuses."""
+        self._show(history, self._times)
+        self._record()
 
     def _follow(self) -> None:
-        report: Callable[[StorageError], None] = lambda error: logger.warning("%s (tried again later)", error)  # noqa: E731
         while not self._stopped.wait(POLL_S):
             try:
-                history, (epoch, step, steps) = ray.get(self._log.read.remote(), timeout=10)
+                history, times, (epoch, step, steps) = ray.get(self._log.read.remote(), timeout=10)
             except RayError:
                 continue  # a dead log costs the display: the figures are in the checkpoints
             if step and not self._moving:
                 self._moving = True
                 logger.info("first step %.1f s after workers were asked for", time.monotonic() - self._began)
             self._step(epoch, step, steps)
-            self._show(history)
+            self._show(history, times)
+
+    def _send(self) -> None:
+        report: Callable[[StorageError], None] = lambda error: logger.warning("%s (tried again later)", error)  # noqa: E731
+        while not self._stopped.wait(POLL_S):
             try:
-                self._record(history)
+                self._record()
             except StorageError as error:
                 report(error)
                 report = lambda error: logger.debug("%s", error)  # noqa: E731
 
-    def _record(self, history: list[Figures]) -> None:
-        while self._logged < len(history):
-            row, seen = history[self._logged], self._seen[self._logged]
+    def _record(self) -> None:
+        while self._logged < len(self._history):
+            row, measured_at = self._history[self._logged], self._times[self._logged]
             values = {name: value for name, value in row.items() if name != "epoch"}
-            self._run.log_metrics(values, self._logged + 1, measured_at=seen)
+            self._run.log_metrics(values, self._logged + 1, measured_at=measured_at)
             self._logged += 1
 
-    def _show(self, history: list[Figures]) -> None:
-        # When an epoch was seen is when it was measured, however much later MLflow takes it.
-        self._seen += [time.time()] * (len(history) - len(self._seen))
+    def _show(self, history: list[Figures], times: list[float]) -> None:
+        self._times = times + [time.time()] * (len(history) - len(times))
+        self._history = history
         for row in history[self._shown :]:
             value = row[self._select]
             best = self._best is None or value > self._best
