@@ -4,6 +4,9 @@ The only place that spells a column. A reader accepts any column order, absent o
 (`large_string`, dictionary, other timestamp units); what it hands on has exactly these types.
 """
 
+from datetime import datetime
+from typing import TypedDict
+
 import pyarrow as pa
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -22,6 +25,21 @@ POST = pa.schema(
     ]
 )
 """One post of an archive. All but `post_id` may be null or absent."""
+
+
+class PostRow(TypedDict, total=False):
+    """A row of POST as Python values: all but `post_id` may be None or absent."""
+
+    post_id: str
+    user_id: str | None
+    created_at: datetime | None
+    caption: str | None
+    hashtags: list[str] | None
+    image: bytes | None
+    image_uri: str | None
+    latitude: float | None
+    longitude: float | None
+
 
 PREPARED = pa.schema(
     [
@@ -47,6 +65,19 @@ TAGGED = pa.schema(
     ]
 )
 """One tagged post: hashtags best first, scores in [0, 1] and not increasing, `detail` null when `status` is `ok`."""
+
+
+class TaggedRow(TypedDict):
+    """A row of TAGGED as Python values."""
+
+    post_id: str
+    hashtags: list[str]
+    scores: list[float]
+    status: str
+    detail: str | None
+    model_name: str
+    model_version: str
+
 
 PROVENANCE = pa.schema(
     [

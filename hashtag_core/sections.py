@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import TypedDict  # of the standard library for pydantic from Python 3.12 on
 
 
 class Section(BaseModel):
@@ -51,6 +52,16 @@ class ArchiveSection(Section):
     letters: Literal["any", "english"] = "any"
     """`english`: posts with an emoji, or a letter beyond A-Z, in caption or hashtags are left out (article 004). Other languages
     that are written with these letters stay."""
+
+
+class ReadingOptions(TypedDict, total=False):
+    """What of an `ArchiveSection` decides how rows are read, in its order; what has its default is left out."""
+
+    format: str
+    map: dict[str, str]
+    date_format: str | None
+    encoding: str | None
+    delimiter: str | None
 
 
 class CaptionsSection(Section):

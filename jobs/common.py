@@ -144,7 +144,9 @@ def recipe_file(named: str | None) -> str | None:
 
 
 def run(
-    parser: JobParser, main: Callable[[argparse.Namespace], Mapping[str, Any] | str], argv: Sequence[str] | None = None
+    parser: JobParser,
+    main: Callable[[argparse.Namespace], Mapping[str, object] | str],
+    argv: Sequence[str] | None = None,
 ) -> int:
     """Parse, run `main`, print its summary as one JSON line on stdout (a text as it is), return the exit code.
 

@@ -7,9 +7,8 @@ Everything lands in ./demo, runs and models in MLflow. It takes three to five mi
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), _demo, argv)
 
 
-def _demo(arguments: argparse.Namespace) -> dict[str, Any]:
+def _demo(arguments: argparse.Namespace) -> Mapping[str, object]:
     from jobs.demo_steps import demo  # Ray and torch: seconds to import
 
     return demo(arguments)

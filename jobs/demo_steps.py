@@ -26,6 +26,7 @@ from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.train import train
 from hashtag_core.errors import GateRefused
 from hashtag_core.evaluation.report import leaderboard_table, rank_models
+from hashtag_core.evaluation.report_record import EvaluationReport
 from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.redaction import redact
 from hashtag_core.tagging.plan import TagRequest
@@ -50,7 +51,7 @@ CAPTION_CHARACTERS = 48
 LOG_WIDTH = 150
 
 
-def demo(arguments: argparse.Namespace) -> dict[str, Any]:
+def demo(arguments: argparse.Namespace) -> Mapping[str, object]:
     """Every step in its turn; what the job's summary says."""
     recipe = recipe_of(arguments, str(RECIPES / "sample.toml"))
     recipes = {name: read_recipe(RECIPES / f"{name}.toml", arguments.overrides) for name in FAMILIES}
@@ -101,7 +102,7 @@ def _step(name: str, what: str) -> Iterator[None]:
     logger.info("━━ %s took %.0f s", name, time.monotonic() - began)
 
 
-def _promote_each(models: Mapping[str, str], recipe: Recipe, leaderboard: Mapping[str, Any]) -> str:
+def _promote_each(models: Mapping[str, str], recipe: Recipe, leaderboard: EvaluationReport) -> str:
     """The champion after every model has challenged it.
 
     The first champion must beat `popularity` and `linear`, as far as it is not of that family; `linear` challenges first,

@@ -10,9 +10,8 @@ model, each post's ranked list as Parquet. --set evaluation.gallery_posts=0 leav
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), _evaluate, argv)
 
 
-def _evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+def _evaluate(arguments: argparse.Namespace) -> Mapping[str, object]:
     recipe = recipe_of(arguments)
     from hashtag_core.distributed.evaluate import check_evaluation, evaluate  # torch and Ray: seconds to import
 

@@ -12,9 +12,8 @@ family that fails is reported and the others go on. `--recipe` and `--set` say h
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), lambda arguments: _leaderboard(arguments, sys.argv[1:] if argv is None else argv), argv)
 
 
-def _leaderboard(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+def _leaderboard(arguments: argparse.Namespace, argv: Sequence[str]) -> Mapping[str, object]:
     from hashtag_core.leaderboard.plan import describe_leaderboard, family_recipes, plan_leaderboard
 
     if arguments.split:

@@ -16,7 +16,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), _nightly, argv)
 
 
-def _nightly(arguments: argparse.Namespace) -> dict[str, Any]:
+def _nightly(arguments: argparse.Namespace) -> Mapping[str, object]:
     recipe = recipe_with_archive(arguments)
     today, name = _day(arguments.date), recipe.tracking.model_name
     if arguments.retrain_days < 1:
@@ -124,7 +124,7 @@ def _training_is_due(name: str, root: str, today: date, days: int) -> bool:
     return not trained or (today - max(trained)).days >= days
 
 
-def _train(arguments: argparse.Namespace, today: date) -> dict[str, Any]:
+def _train(arguments: argparse.Namespace, today: date) -> Mapping[str, object]:
     dataset = storage.join(_absolute(arguments.dataset), today.isoformat())
     read = archive_arguments(arguments)
     _job("prepare", arguments, "--archive", arguments.archive, *read, "--dataset", dataset)

@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), _playground, argv)
 
 
-def _playground(arguments: argparse.Namespace) -> dict[str, Any]:
+def _playground(arguments: argparse.Namespace) -> Mapping[str, object]:
     from jobs.recommend import load_recommender, resolve
 
     recipe = recipe_of(arguments)
@@ -83,7 +83,7 @@ def _playground(arguments: argparse.Namespace) -> dict[str, Any]:
     return _serve(application([(uri, recommender) for recommender, uri in loaded]), arguments.port)
 
 
-def _serve(page: "Starlette", port: int) -> dict[str, Any]:
+def _serve(page: "Starlette", port: int) -> Mapping[str, object]:
     """Serve until Ctrl-C or SIGTERM; UsageError for a port that is taken."""
     import socket
 

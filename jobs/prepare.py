@@ -10,9 +10,8 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -57,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), _prepare, argv)
 
 
-def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
+def _prepare(arguments: argparse.Namespace) -> Mapping[str, object]:
     recipe = recipe_with_archive(arguments)
     if arguments.convert is not None:
         return _convert(arguments, recipe)
@@ -91,7 +90,7 @@ def _prepare(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _convert(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+def _convert(arguments: argparse.Namespace, recipe: Recipe) -> Mapping[str, object]:
     if arguments.dataset is not None or arguments.test_archive is not None:
         build_parser().error("--convert writes posts and no dataset: leave --dataset and --test-archive out")
     from hashtag_core.preparation.convert import convert, plan_conversion
@@ -108,7 +107,7 @@ def _places(arguments: argparse.Namespace) -> tuple[str, str]:
     return arguments.archive or str(SAMPLE_ARCHIVE), arguments.dataset or str(SAMPLE_DATASET)
 
 
-def _dry_run(plan: PreparePlan, recipe: Recipe) -> dict[str, Any]:
+def _dry_run(plan: PreparePlan, recipe: Recipe) -> Mapping[str, object]:
     megabytes = sum(part.size for part in plan.parts) / 1e6
     told = "is there already" if plan.is_done else f"would be written, split {recipe.split.kind}"
     for opened in plan.archives:

@@ -16,10 +16,9 @@ import argparse
 import logging
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), _promote, argv)
 
 
-def _promote(arguments: argparse.Namespace) -> dict[str, Any]:
+def _promote(arguments: argparse.Namespace) -> Mapping[str, object]:
     recipe = recipe_of(arguments)
     judging = bool(arguments.challenger or arguments.dataset or arguments.gates or arguments.force is not None)
     if arguments.explain:
@@ -89,7 +88,7 @@ def _promote(arguments: argparse.Namespace) -> dict[str, Any]:
     return describe_promotion(plan) if arguments.dry_run else promote(plan, arguments.force)
 
 
-def _shadow(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+def _shadow(arguments: argparse.Namespace, recipe: Recipe) -> Mapping[str, object]:
     if not (arguments.challenger and arguments.archive):
         build_parser().error("--shadow needs --challenger and --archive")
     if arguments.dataset or arguments.gates or arguments.force is not None or arguments.rollback:

@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), _recommend, argv)
 
 
-def _recommend(arguments: argparse.Namespace) -> dict[str, Any] | str:
+def _recommend(arguments: argparse.Namespace) -> Mapping[str, object] | str:
     if arguments.top_k is not None:
         arguments.overrides.append(f"tagging.top_k={arguments.top_k}")
     recipe = recipe_with_archive(arguments)

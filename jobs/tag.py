@@ -23,7 +23,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,7 +177,7 @@ class _Refusing(JobParser):
         raise UsageError(f"{self._fault} (see --help)")
 
 
-def _tag(arguments: argparse.Namespace) -> dict[str, Any]:
+def _tag(arguments: argparse.Namespace) -> Mapping[str, object]:
     from hashtag_core.distributed.tag import tag
     from hashtag_core.tagging.plan import TagRequest
     from hashtag_core.tagging.planning import plan_tagging
@@ -249,7 +249,7 @@ def _model(model: str | None, name: str) -> "ResolvedModel":
         ) from None
 
 
-def _dry_run(plan: "TagPlan") -> dict[str, Any]:
+def _dry_run(plan: "TagPlan") -> Mapping[str, object]:
     from hashtag_core.tagging.report import last_rate
 
     left_out = sum(len(work.left_out) for work in plan.works)

@@ -40,7 +40,7 @@ def verify_parser(sample_out: str) -> JobParser:
     return parser
 
 
-def _verify(arguments: argparse.Namespace) -> dict[str, Any]:
+def _verify(arguments: argparse.Namespace) -> Mapping[str, object]:
     from hashtag_core.output.verify import SHOWN_PROBLEMS, verify_output
 
     found = verify_output(arguments.out, arguments.archive, keeps_history=arguments.keep_history is not None)
@@ -80,7 +80,7 @@ def forget_parser(sample_out: str) -> JobParser:
     return parser
 
 
-def _forget(arguments: argparse.Namespace) -> dict[str, Any]:
+def _forget(arguments: argparse.Namespace) -> Mapping[str, object]:
     from hashtag_core.output.forget import forget
     from hashtag_core.output.forget_list import ForgetList, read_names
     from hashtag_core.output.layout import absolute_output
@@ -103,7 +103,7 @@ def _forget(arguments: argparse.Namespace) -> dict[str, Any]:
     return summary
 
 
-def _forget_training(arguments: argparse.Namespace, forgotten: "ForgetList") -> dict[str, Any]:
+def _forget_training(arguments: argparse.Namespace, forgotten: "ForgetList") -> Mapping[str, object]:
     """What was made for training of the posts; nothing where nothing of it is named."""
     from hashtag_core.output.forget_training import check_model, forget_training
     from hashtag_core.tracking.trained_on import versions_trained_on
@@ -145,7 +145,7 @@ def migrate_parser(sample_out: str) -> JobParser:
     return parser
 
 
-def _migrate(arguments: argparse.Namespace) -> dict[str, Any]:
+def _migrate(arguments: argparse.Namespace) -> Mapping[str, object]:
     from hashtag_core.output.migrate import migrate
 
     return asdict(migrate(arguments.out, arguments.archive, dry_run=arguments.dry_run))

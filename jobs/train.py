@@ -10,10 +10,10 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -26,8 +26,8 @@ from jobs.common import RECIPES, JobParser, add_common_arguments, recipe_of, run
 from jobs.prepare import SAMPLE_ARCHIVE, SAMPLE_DATASET
 
 if TYPE_CHECKING:
-    from hashtag_core.distributed.train import TrainSummary
     from hashtag_core.training.plan import TrainPlan
+    from hashtag_core.training.record import TrainSummary
 
 logger = logging.getLogger("hashtag_core.jobs")
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), _train, argv)
 
 
-def _train(arguments: argparse.Namespace) -> dict[str, Any]:
+def _train(arguments: argparse.Namespace) -> Mapping[str, object]:
     if arguments.workers is not None:
         arguments.overrides.append(f"training.workers={arguments.workers}")
     recipe = _recipe(arguments)
@@ -119,7 +119,7 @@ def _small_one_named(recipe: str | None) -> Iterator[None]:
         ) from None
 
 
-def _told(summary: "TrainSummary", dataset: str) -> dict[str, Any]:
+def _told(summary: "TrainSummary", dataset: str) -> Mapping[str, object]:
     """The result in words on stderr, with what to do next; what stdout gets, with the figures that matter alone."""
     from hashtag_core.evaluation.report import main_k
 
@@ -146,7 +146,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe | None:
     return recipe_of(arguments, str(SAMPLE_RECIPE))
 
 
-def _train_sample(arguments: argparse.Namespace, recipe: Recipe | None) -> dict[str, Any]:
+def _train_sample(arguments: argparse.Namespace, recipe: Recipe | None) -> Mapping[str, object]:
     """Prepare the sample archive, then train on it."""
     recipe = recipe or Recipe()
     logger.info("no --dataset: the sample archive %s into %s", SAMPLE_ARCHIVE, SAMPLE_DATASET)

@@ -9,9 +9,8 @@ recipe that jobs/train.py takes.
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(build_parser(), _tune, argv)
 
 
-def _tune(arguments: argparse.Namespace) -> dict[str, Any]:
+def _tune(arguments: argparse.Namespace) -> Mapping[str, object]:
     for flag, value in (("--trials", arguments.trials), ("--at-once", arguments.at_once)):
         if value is not None and value < 1:
             raise UsageError(f"{flag} {value}: expected 1 or more")

@@ -18,7 +18,7 @@ find 5 posts each (13 s for 50); 40 bytes a post for the columns, some 150 while
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,14 @@ POOLED = {"image": "image_vector", "caption": "text_vector"}
 """What of a history post is read, by modality: its pooled vector."""
 
 DEFAULT_POSTS = 5
+
+
+class HistoryRecord(TypedDict):
+    """A `HistoryRule`, as it is written down."""
+
+    order: Literal["earlier", "other"]
+    posts: int
+    reads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,10 @@ class HistoryRule:
     def from_json(cls, value: Mapping[str, Any] | None) -> Self | None:
         """What `dataclasses.asdict` gave, read back from JSON."""
         return None if value is None else cls(value["order"], int(value["posts"]), tuple(value["reads"]))
+
+    def as_record(self) -> HistoryRecord:
+        """As `model.json` and reports hold it."""
+        return {"order": self.order, "posts": self.posts, "reads": self.reads}
 
     def told(self) -> str:
         """In words, for reports."""

@@ -14,9 +14,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+from hashtag_core.data.model_record import ModelDescription
 from hashtag_core.errors import IntegrityError, NotFoundError
+from hashtag_core.json_values import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +30,15 @@ UNLISTED = frozenset({DESCRIPTION, "README.md", "thresholds.json", "config.json"
 LEFTOVERS = frozenset({".DS_Store", ".cache", ".git", ".gitattributes", ".gitignore"})
 """What file managers and the clients of git and the hub leave in a folder. Nothing reads them."""
 EXECUTABLE = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so"})
-IDENTITY = ("encoders", "captions")
-"""Keys of `model.json` beside the folder's own that decide what the model sees, and so are part of its version."""
 _DECIDING = ("format", "family", "options", "spec", "history")
+"""Keys of `model.json` that are part of the version; so are its encoders and caption rules, which decide what the model sees."""
 
 
 @dataclass(frozen=True)
 class ModelFiles:
     """A folder whose files are what its description says."""
 
-    description: dict[str, Any]
+    description: ModelDescription
     files: dict[str, str]
     """Every file's SHA-256 (hex), by its path in the folder."""
     content_hash: str
@@ -74,14 +75,14 @@ def content_hash(files: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()
 
 
-def model_version(described: Mapping[str, Any], files: Mapping[str, str]) -> str:
+def model_version(described: ModelDescription, files: Mapping[str, str]) -> str:
     """12 hex digits over the listed files' hashes and all of `model.json` that decides what the model does."""
-    identity = {key: described[key] for key in _DECIDING if key in described}
-    identity |= {"files": dict(files), **{key: described.get(key) for key in IDENTITY}}
+    identity: JsonObject = {key: value for key, value in described.items() if key in _DECIDING}
+    identity |= {"files": dict(files), "encoders": described.get("encoders"), "captions": described.get("captions")}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def read_description(folder: str | Path) -> dict[str, Any]:
+def read_description(folder: str | Path) -> ModelDescription:
     """`model.json`. NotFoundError where there is none, IntegrityError where it is no JSON object."""
     file = Path(folder, DESCRIPTION)
     if not file.is_file():
@@ -92,7 +93,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         raise IntegrityError(f"{file}: not a model description: {type(error).__name__}: {error}") from None
     if not isinstance(described, dict):
         raise IntegrityError(f"{file}: not a model description: an object expected, found {type(described).__name__}")
-    return described
+    return cast(ModelDescription, described)
 
 
 def check_model_files(folder: str | Path) -> ModelFiles:

@@ -15,9 +15,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from rich.console import Console
@@ -41,6 +40,7 @@ from hashtag_core.evaluation.metrics import (
     judge,
 )
 from hashtag_core.evaluation.report import leaderboard_markdown, leaderboard_table, main_figures, main_k
+from hashtag_core.evaluation.report_record import Figures, ModelRecord, ThresholdedRecord
 from hashtag_core.evaluation.score_curves import PairCalibration
 from hashtag_core.evaluation.significance import intervals
 from hashtag_core.evaluation.slices import slice_metrics, tag_slices
@@ -66,6 +66,22 @@ MOST_LOGGED_CHARACTERS = 8_000_000
 
 ENCODED_IN_PLACE = 256
 """Posts without cached features that are encoded by the evaluating process itself."""
+
+
+class ModelSummary(TypedDict):
+    """A model's figures by protocol; `metrics`: headline."""
+
+    model: str
+    metrics: Figures
+    papers: Figures
+    floor: Figures
+
+
+class EvaluateSummary(TypedDict):
+    """What `jobs/evaluate.py` prints; `report`: the folder's URI."""
+
+    models: list[ModelSummary]
+    report: str
 
 
 def check_evaluation(dataset_uri: str, models: Sequence[str], recipe: Recipe) -> tuple[Dataset, list[str]]:
@@ -97,7 +113,7 @@ def check_evaluation(dataset_uri: str, models: Sequence[str], recipe: Recipe) ->
     return dataset, list(dict.fromkeys(found))
 
 
-def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: Recipe) -> dict[str, Any]:
+def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: Recipe) -> EvaluateSummary:
     """Judge the models, write the report, log each to MLflow; returns `{"models": [...], "report": report_uri}`.
 
     Every model's row has `model`, `metrics` (protocol headline), `papers` and `floor`. Raises UsageError before anything
@@ -127,10 +143,12 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
     storage.write_json(storage.join(report_uri, "leaderboard.json"), report)
     console.print(leaderboard_table(report, console.width))
     logger.info("figures, curves and posts to look at: %s", storage.join(report_uri, "report.html"))
-    rows = [
-        {name: evaluation.row[name] for name in ("model", "metrics", "papers", "floor")} for evaluation in evaluations
-    ]
+    rows = [_summary(evaluation.row) for evaluation in evaluations]
     return {"models": rows, "report": report_uri}
+
+
+def _summary(row: ModelRecord) -> ModelSummary:
+    return {"model": row["model"], "metrics": row["metrics"], "papers": row["papers"], "floor": row["floor"]}
 
 
 def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: Recipe) -> Evaluation:
@@ -148,37 +166,21 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
     pairs = PairCalibration()
     ranked = _rank(recommender, truth, cache, width, settings.batch_rows, resolved.uri, pairs)
     posts_per_second = len(truth.tags) / max(time.monotonic() - ranking - pairs.seconds, 1e-6)
-    info = recommender.loaded.info
-    row: dict[str, Any] = {"model": resolved.uri, "name": resolved.name, "version": resolved.version}
-    row["family"] = recommender.loaded.family
-    row["options"] = recommender.loaded.options.model_dump(mode="json")
-    row["k"] = info.get("k")
-    row["diversity"] = diversity
-    row["history"] = asdict(recommender.loaded.history) if recommender.loaded.history else None
-    row["posts_per_second"] = round(posts_per_second, 1)
-    row["megabytes"] = sum(path.stat().st_size for path in Path(resolved.folder).iterdir()) / 1e6
-    row["parameters"] = sum(tensor.numel() for tensor in recommender.loaded.model.state_dict().values())
-    vocabulary = dataset.vocabulary
+    loaded, vocabulary, info = recommender.loaded, dataset.vocabulary, recommender.loaded.info
     shares = vocabulary.counts / max(vocabulary.posts, 1)
     figures = {
         protocol: index_metrics(ranked.judged, settings.ks, protocol, truth.users, shares) for protocol in PROTOCOLS
     }
-    row |= {"metrics": figures["headline"], "papers": figures["papers"], "floor": figures["floor"]}
-    row["bleu"] = _bleu(recommender, ranked.judged, truth, int(info.get("k") or DEFAULT_BLEU_K))
-    row["metrics"] |= {name: value for name, value in row["bleu"].items() if name != "k"}
-    row["intervals"] = intervals(ranked.judged, truth.users, settings.ks, settings.bootstrap_samples, settings.seed)
-    row["slices"], row["tags"] = _slices(ranked, truth, recipe)
-    row["thresholded"] = {}
+    bleu_scores = _bleu(recommender, ranked.judged, truth, int(info.get("k") or DEFAULT_BLEU_K))
+    figures["headline"] |= {name: value for name, value in bleu_scores.items() if name != "k"}
+    slices, tags = _slices(ranked, truth, recipe)
+    scores = score_figures(ranked, truth, main_k(settings.ks))
+    thresholded: ThresholdedRecord = {}
     if validation is not None:
         trial = _rank(recommender, validation, cache, width, settings.batch_rows, f"{resolved.uri} (validation)")
         threshold = choose_threshold(trial.judged, trial.scores_NK, "headline")
         cut = threshold_metrics(ranked.judged, ranked.scores_NK, threshold, "headline")
-        row["thresholded"] = {"protocol": "headline", **asdict(cut)}
-    row |= score_figures(ranked, truth, main_k(settings.ks))
-    row["calibration_error"] = {"first": row["calibration"]["error"], "all": pairs.error}
-    row["learning"] = learning(resolved)
-    row["statuses"] = dict(Counter(ranked.statuses))
-    row["seconds"] = round(time.monotonic() - started, 2)
+        thresholded = cut.as_record("headline")
     trained_on = info.get("dataset", {}).get("content_hash")
     if trained_on != dataset.info.content_hash:
         logger.warning(
@@ -187,7 +189,33 @@ def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: R
             (trained_on or "unknown")[:12],
             dataset.info.content_hash[:12],
         )
-    row["trained_on"] = trained_on
+    row: ModelRecord = {
+        "model": resolved.uri,
+        "name": resolved.name,
+        "version": resolved.version,
+        "family": loaded.family,
+        "options": loaded.options.model_dump(mode="json"),
+        "k": info.get("k"),
+        "diversity": diversity,
+        "history": loaded.history.as_record() if loaded.history else None,
+        "posts_per_second": round(posts_per_second, 1),
+        "megabytes": sum(path.stat().st_size for path in Path(resolved.folder).iterdir()) / 1e6,
+        "parameters": sum(tensor.numel() for tensor in loaded.model.state_dict().values()),
+        "metrics": figures["headline"],
+        "papers": figures["papers"],
+        "floor": figures["floor"],
+        "bleu": bleu_scores,
+        "intervals": intervals(ranked.judged, truth.users, settings.ks, settings.bootstrap_samples, settings.seed),
+        "slices": slices,
+        "tags": tags,
+        "thresholded": thresholded,
+        **scores,
+        "calibration_error": {"first": scores["calibration"]["error"], "all": pairs.error},
+        "learning": learning(resolved),
+        "statuses": dict(Counter(ranked.statuses)),
+        "seconds": round(time.monotonic() - started, 2),
+        "trained_on": trained_on,
+    }
     return Evaluation(resolved, row, ranked, trained_on, recommender.encoders.identity)
 
 
@@ -215,8 +243,8 @@ def log_evaluation(evaluation: Evaluation, truth: Truth, recipe: Recipe, texts: 
         run.log_metrics(
             {f"main/{name}": value for name, value in main_figures(row["metrics"], recipe.evaluation.ks).items()}
         )
-        for protocol, name in (("headline", "metrics"), ("papers", "papers"), ("floor", "floor")):
-            run.log_metrics({f"{split}_{protocol}.{metric}": value for metric, value in row[name].items()})
+        for protocol, figures in (("headline", row["metrics"]), ("papers", row["papers"]), ("floor", row["floor"])):
+            run.log_metrics({f"{split}_{protocol}.{metric}": value for metric, value in figures.items()})
         run.log_params({"evaluation": recipe.evaluation.model_dump(mode="json"), "encoders": evaluation.encoders})
         run.log_json(row, "evaluation.json")
         if recipe.evaluation.gallery_posts:
@@ -315,7 +343,7 @@ def _bleu(recommender: Recommender, judged: Judged, truth: Truth, k: int) -> dic
     return {**bleu(ours, [[names[tag] for tag in tags] for tags in truth.tags]), "k": k}
 
 
-def _slices(ranked: Ranked, truth: Truth, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+def _slices(ranked: Ranked, truth: Truth, recipe: Recipe) -> tuple[dict[str, Figures], dict[str, Figures]]:
     ks = recipe.evaluation.ks
     return (
         slice_metrics(ranked.judged, slices_of(truth, ranked.has_image, recipe.history.order), ks, "headline"),

@@ -16,7 +16,7 @@ import logging
 import sys
 import time
 from contextlib import ExitStack
-from typing import Any
+from typing import TypedDict
 
 from rich.console import Console
 
@@ -27,23 +27,36 @@ from hashtag_core.distributed.evaluate import evaluate_model, log_evaluation
 from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.session import connect
-from hashtag_core.distributed.train import TrainSummary, train
+from hashtag_core.distributed.train import train
 from hashtag_core.errors import HashtagError
+from hashtag_core.evaluation.board_record import Status
 from hashtag_core.evaluation.ground_truth import Ranked, Truth
+from hashtag_core.evaluation.report_record import ModelRecord
 from hashtag_core.evaluation.side_by_side import side_by_side_table
 from hashtag_core.leaderboard.plan import LeaderboardPlan
 from hashtag_core.leaderboard.report import write_report
 from hashtag_core.leaderboard.systems import Systems
 from hashtag_core.training.job import VALIDATED
+from hashtag_core.training.record import TrainSummary
 
 logger = logging.getLogger(__name__)
 
 
-def run_leaderboard(plan: LeaderboardPlan) -> dict[str, Any]:
+class BoardSummary(TypedDict):
+    """What `jobs/leaderboard.py` prints; `report`: its folder, `trained`: how many now."""
+
+    name: str
+    report: str
+    systems: dict[str, Status]
+    trained: int
+    best: str
+    seconds: float
+
+
+def run_leaderboard(plan: LeaderboardPlan) -> BoardSummary:
     """Carry the plan out; what is done already is not done again.
 
-    Returns `name`, `report` (its folder), `systems` (name -> `done`, `failed` or `not_applicable`), `trained` (how many
-    now), `best` and `seconds`. HashtagError where not one system is done.
+    HashtagError where not one system is done.
     """
     began = time.monotonic()
     with ExitStack() as stack:
@@ -91,9 +104,7 @@ class OnRay:
     def train(self, recipe: Recipe, dataset_uri: str, parent: str | None) -> TrainSummary:
         return train(recipe, dataset_uri, parent=parent)
 
-    def judge(
-        self, model: str, truth: Truth, validation: Truth | None, recipe: Recipe
-    ) -> tuple[dict[str, Any], Ranked]:
+    def judge(self, model: str, truth: Truth, validation: Truth | None, recipe: Recipe) -> tuple[ModelRecord, Ranked]:
         evaluation = evaluate_model(model, truth, validation, recipe)
         log_evaluation(evaluation, truth, recipe, {})
         return evaluation.row, evaluation.ranked

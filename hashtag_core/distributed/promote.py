@@ -4,16 +4,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.evaluate import check_evaluation, evaluate_model
 from hashtag_core.distributed.promote_figures import contender, duel, golden_of, judged_floors, measure_speeds
 from hashtag_core.errors import ConfigError, GateRefused, IntegrityError
-from hashtag_core.evaluation.gates import Contender, Duel, Gate, check_gates, judge_challenger
+from hashtag_core.evaluation.gates import Contender, Duel, Gate, GateRecord, check_gates, judge_challenger
 from hashtag_core.evaluation.ground_truth import read_truths
-from hashtag_core.evaluation.promotion_report import promotion_html, promotion_markdown
+from hashtag_core.evaluation.promotion_report import PromotionFacts, PromotionRecord, promotion_html, promotion_markdown
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import (
@@ -34,6 +34,33 @@ from hashtag_core.tracking.splits import log_split
 logger = logging.getLogger(__name__)
 
 
+class PromoteSummary(TypedDict):
+    """What `jobs/promote.py` prints: model URIs, None where there is none."""
+
+    promoted: bool
+    rolled_back: NotRequired[bool]
+    champion: str | None
+    previous: str | None
+    taken_off: NotRequired[str | None]
+    gates: list[GateRecord]
+    run_id: NotRequired[str]
+    forced: NotRequired[str]
+    dry_run: NotRequired[bool]
+    challenger: NotRequired[str]
+
+
+class PromotionReason(TypedDict):
+    """Why the champion moved, as it is kept with the move."""
+
+    dataset_hash: str
+    split: str
+    run_id: str
+    figures: dict[str, float]
+    """Model -> the deciding figure."""
+    refused_by: list[str]
+    forced: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class PromotePlan:
     """A promotion that was checked and not yet made. `champion` is the version that has the alias now."""
@@ -50,7 +77,7 @@ class PromotePlan:
         versions = dict.fromkeys(version for version in (self.challenger, self.champion) if version is not None)
         return [model_uri(self.name, version) for version in versions]
 
-    def summary(self, promoted: bool, gates: list[Gate]) -> dict[str, Any]:
+    def summary(self, promoted: bool, gates: list[Gate]) -> PromoteSummary:
         """What `jobs/promote.py` prints."""
         holder = self.challenger if promoted else self.champion
         previous = previous_champion(self.name)
@@ -79,7 +106,7 @@ def plan_promote(dataset_uri: str, challenger: str, recipe: Recipe) -> PromotePl
     return PromotePlan(dataset, name, version, champion(name), recipe)
 
 
-def promote(plan: PromotePlan, force: str | None = None) -> dict[str, Any]:
+def promote(plan: PromotePlan, force: str | None = None) -> PromoteSummary:
     """Judge both, apply the gates, move the alias `champion`; returns the summary.
 
     Every gate's verdict is in the version's tags, the report in a run of kind `promotion` below the challenger's own. With
@@ -98,8 +125,11 @@ def promote(plan: PromotePlan, force: str | None = None) -> dict[str, Any]:
         refusal.summary = {**plan.summary(promoted=False, gates=verdict.gates), "run_id": verdict.why["run_id"]}
         raise refusal
     move_champion(plan.name, plan.challenger, verdict.why, expected=plan.champion)
-    forced = {"forced": force} if verdict.forced else {}
-    return {**plan.summary(promoted=True, gates=verdict.gates), "run_id": verdict.why["run_id"], **forced}
+    summary = plan.summary(promoted=True, gates=verdict.gates)
+    summary["run_id"] = verdict.why["run_id"]
+    if verdict.forced:
+        summary["forced"] = str(force)
+    return summary
 
 
 @dataclass(frozen=True)
@@ -107,7 +137,7 @@ class _Verdict:
     gates: list[Gate]
     forced: bool
     may_pass: bool
-    why: dict[str, Any]
+    why: PromotionReason
 
 
 def _judge(plan: PromotePlan, force: str | None) -> _Verdict:
@@ -134,13 +164,15 @@ def _judge(plan: PromotePlan, force: str | None) -> _Verdict:
         verdict = "passed" if passed else "forced" if forced else "refused"
         for gate in measured.gates:
             logger.info("gate %s: %s: %s", gate.name, "passed" if gate.passed else "REFUSED", gate.detail)
-        why = {
-            **{key: same_split[key] for key in ("dataset_hash", "split")},
+        why: PromotionReason = {
+            "dataset_hash": dataset.info.content_hash,
+            "split": recipe.evaluation.split,
             "run_id": run.run_id,
             "figures": {uri: figures[recipe.gates.metric] for uri, figures in measured.figures.items()},
             "refused_by": [gate.name for gate in measured.gates if not gate.passed],
-            **({"forced": force} if forced else {}),
         }
+        if forced:
+            why["forced"] = str(force)
         _write_down(plan, run, measured, verdict, why)
     return _Verdict(measured.gates, forced, passed or forced, why)
 
@@ -206,10 +238,10 @@ def _shown_figures(one: Contender, recipe: Recipe) -> dict[str, float]:
     return {**shown, **{name: value for name, value in extra.items() if value}}
 
 
-def _write_down(plan: PromotePlan, run: Run, measured: _Measured, verdict: str, why: Mapping[str, Any]) -> None:
+def _write_down(plan: PromotePlan, run: Run, measured: _Measured, verdict: str, why: PromotionReason) -> None:
     """Verdicts as tags of the version, figures and the report as the run's."""
     recipe = plan.recipe
-    facts = {
+    facts: PromotionFacts = {
         "challenger": plan.uris[0],
         "champion": plan.uris[1] if plan.champion else None,
         "verdict": verdict,
@@ -226,13 +258,14 @@ def _write_down(plan: PromotePlan, run: Run, measured: _Measured, verdict: str, 
     run.log_metrics(measured.figures.get(plan.uris[0], {}))
     run.log_text(markdown, "promotion.md")
     run.log_text(promotion_html(markdown, f"{plan.uris[0]}: {verdict}"), "promotion.html")
-    run.log_json({**facts, "gates": [gate.as_json() for gate in measured.gates]}, "promotion.json")
+    record: PromotionRecord = {**facts, "gates": [gate.as_json() for gate in measured.gates]}
+    run.log_json(record, "promotion.json")
     run.set_tags({"verdict": verdict, "mlflow.note.content": markdown})
     told = {f"gate.{gate.name}": f"{'passed' if gate.passed else 'refused'}: {gate.detail}" for gate in measured.gates}
     set_version_tags(plan.name, plan.challenger, {"gates": verdict, "gates.run": run.run_id, **told})
 
 
-def describe_promotion(plan: PromotePlan) -> dict[str, Any]:
+def describe_promotion(plan: PromotePlan) -> PromoteSummary:
     """What `promote` would do, for `--dry-run`."""
     gates = plan.recipe.gates
     logger.info(
@@ -251,7 +284,7 @@ def describe_promotion(plan: PromotePlan) -> dict[str, Any]:
     }
 
 
-def roll_back(name: str, *, dry_run: bool = False) -> dict[str, Any]:
+def roll_back(name: str, *, dry_run: bool = False) -> PromoteSummary:
     """Give the alias back to the champion before this one; the summary in the form of `promote`, with `rolled_back`.
 
     NotFoundError where there is none. With `dry_run` nothing moves, and the summary says where it would go.

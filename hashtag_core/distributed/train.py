@@ -12,9 +12,9 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from safetensors.torch import load_model
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.features import FeatureCache
+from hashtag_core.data.model_record import EncodersIdentity
 from hashtag_core.distributed.features import ensure_features, tables_folder
 from hashtag_core.distributed.train_finish import curves, model_info, register_model, save_and_evaluate
 from hashtag_core.distributed.train_monitor import Watch, start_run_log
 from hashtag_core.distributed.train_resources import grows, set_start_timeout, worker_resources
-from hashtag_core.distributed.train_worker import BEST, train_worker
+from hashtag_core.distributed.train_worker import BEST, WorkerOutcome, train_worker
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.encoders.tops import tuned_needs
 from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
@@ -44,27 +45,12 @@ from hashtag_core.training.checkpoint import WEIGHTS, Progress
 from hashtag_core.training.job import VALIDATED, TrainJob, fit_model
 from hashtag_core.training.loader import TableFitSource
 from hashtag_core.training.plan import TrainPlan, check_base, plan_training
-from hashtag_core.training.record import RunRecord, new_run_name
+from hashtag_core.training.record import RunRecord, TrainSummary, new_run_name
 
 logger = logging.getLogger(__name__)
 
 GROUP_START_FAILURES = 3
 SPARE_DISK_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class TrainSummary:
-    """What `jobs/train.py` prints. `metrics`: the validation split, protocol `headline`."""
-
-    run_id: str
-    run_name: str
-    model: str
-    metrics: dict[str, float]
-    seconds: float
-    epochs: int | None = None
-    best_epoch: int | None = None
-    parameters: int | None = None
-    """Numbers in the weights file, buffers included; None in summaries of older releases."""
 
 
 def train(
@@ -83,8 +69,8 @@ def run_training(plan: TrainPlan, parent: str | None = None) -> TrainSummary:
     """
     started = time.monotonic()
     if plan.resumed is not None and plan.resumed.summary is not None:
-        logger.info("run %s is finished already: %s", plan.resumed.name, plan.resumed.summary["model"])
-        return TrainSummary(**plan.resumed.summary)
+        logger.info("run %s is finished already: %s", plan.resumed.name, plan.resumed.summary.model)
+        return plan.resumed.summary
     recipe, dataset = plan.recipe, plan.dataset
     resources = None if plan.fitted else worker_resources(recipe)
     encoders = load_encoders(recipe.encoders, plan.needs, "cpu")
@@ -140,12 +126,17 @@ def run_training(plan: TrainPlan, parent: str | None = None) -> TrainSummary:
             best_epoch=None if progress is None or progress.best_epoch is None else progress.best_epoch + 1,
             parameters=parameters,
         )
-        RunRecord(**{**vars(record), "summary": vars(summary)}).save()
+        replace(record, summary=summary).save()
     return summary
 
 
 def _register(
-    plan: TrainPlan, job: TrainJob, model: TagModel, run: runs.Run, identity: dict[str, Any], labels: dict[str, Any]
+    plan: TrainPlan,
+    job: TrainJob,
+    model: TagModel,
+    run: runs.Run,
+    identity: EncodersIdentity,
+    labels: Mapping[str, str],
 ) -> tuple[str, dict[Protocol, dict[str, float]]]:
     """The version's URI, and the figures of the validation split by protocol."""
     with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
@@ -260,10 +251,10 @@ def _train_on_ray(
     watch = Watch(log, run, settings.epochs, select, run.last_step("train_loss"))
     with watch, _interrupts_kept():
         result = _run_trainer(trainer, settings.max_failures)
-    outcome: dict[str, Any] = result.return_value
-    if "error" in outcome:
-        raise outcome["error"]
-    progress: Progress = outcome["progress"]
+    outcome: WorkerOutcome = result.return_value
+    if isinstance(outcome, HashtagError):
+        raise outcome
+    progress = outcome
     watch.finish(progress.history)
     run.log_figure(curves(progress, select), "curves.png")
     run.set_tags({"precision": progress.precision, "best_epoch": (progress.best_epoch or 0) + 1})

@@ -1,11 +1,12 @@
 """What becomes of a trained model: its folder, its figures, a registered version, and what people read of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
+from hashtag_core.data.model_record import EncodersIdentity, ModelInfo
 from hashtag_core.distributed.train_thresholds import find_thresholds
 from hashtag_core.encoders.trained import trained_tops
 from hashtag_core.evaluation.metrics import Protocol
@@ -25,10 +26,10 @@ from hashtag_core.training.job import VALIDATED, TrainJob
 from hashtag_core.training.plan import TrainPlan
 
 
-def model_info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[str, Any]:
+def model_info(plan: TrainPlan, identity: EncodersIdentity, run_id: str) -> ModelInfo:
     """What `model.json` tells of the run. The caption rules are the dataset's: posts are cleaned by them at tagging time."""
     info = plan.dataset.info
-    return {
+    told: ModelInfo = {
         "name": plan.recipe.tracking.model_name,
         "recipe": plan.recipe.model_dump(mode="json"),
         "encoders": identity,
@@ -36,12 +37,14 @@ def model_info(plan: TrainPlan, identity: dict[str, Any], run_id: str) -> dict[s
         "dataset": {"uri": plan.dataset.uri, "content_hash": info.content_hash, "posts": dict(info.posts)},
         "run_id": run_id,
         "code": commit_of(source_tags()),
-        **({"base": {"family": plan.base.family, "version": plan.base.version}} if plan.base else {}),
     }
+    if plan.base:
+        told["base"] = {"family": plan.base.family, "version": plan.base.version}
+    return told
 
 
 def save_and_evaluate(
-    plan: TrainPlan, job: TrainJob, model: TagModel, folder: Path, info: dict[str, Any]
+    plan: TrainPlan, job: TrainJob, model: TagModel, folder: Path, info: ModelInfo
 ) -> dict[Protocol, dict[str, float]]:
     """Write the model folder, judge what can be loaded from it, and write the figures and the K of the best F1 into it;
     the thresholds of its tags too, where the recipe asks for them."""
@@ -62,7 +65,7 @@ def save_and_evaluate(
 
 
 def register_model(
-    plan: TrainPlan, run: Run, folder: Path, metrics: dict[Protocol, dict[str, float]], labels: dict[str, Any]
+    plan: TrainPlan, run: Run, folder: Path, metrics: dict[Protocol, dict[str, float]], labels: Mapping[str, str | int]
 ) -> str:
     """Log figures, card and golden outputs, and make the folder a version; its `models:/` URI."""
     for protocol, figures in metrics.items():

@@ -5,7 +5,6 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import ray.train
 import ray.train.torch
@@ -23,11 +22,14 @@ BEST = "best_epoch_or_minus_one"
 """What Ray Train orders checkpoints by: the epoch where it is the best so far, else -1, so that the highest is ours."""
 
 
-def train_worker(job: TrainJob) -> dict[str, Any]:
+WorkerOutcome = Progress | HashtagError
+
+
+def train_worker(job: TrainJob) -> WorkerOutcome:
     """The training function of Ray Train.
 
-    Returns {"progress": ...} or, for an error that a fresh worker would meet again, {"error": ...}: raised, it would be
-    taken for a lost worker and tried again. All ranks return alike, since none may wait for one that has gone.
+    Returns an error that a fresh worker would meet again: raised, it would be taken for a lost worker and tried again.
+    All ranks return alike, since none may wait for one that has gone.
     """
     # Ray Train tells every report through the root logger; the driver shows the epochs.
     logging.getLogger().setLevel(logging.WARNING)
@@ -42,11 +44,11 @@ def train_worker(job: TrainJob) -> dict[str, Any]:
         fault = error
     faults = [found for found in gather(fault) if found is not None]
     if faults or loop is None:
-        return {"error": faults[0]}
+        return faults[0]
     try:
-        return {"progress": loop.run()}
+        return loop.run()
     except TrainingError as error:
-        return {"error": error}
+        return error
 
 
 def _make_loop(job: TrainJob) -> TrainingLoop:
@@ -74,7 +76,7 @@ def _make_loop(job: TrainJob) -> TrainingLoop:
 def _report(job: TrainJob, loop: TrainingLoop) -> None:
     """Hand a checkpoint to Ray Train (a barrier for all ranks), then the history to the log."""
     progress = loop.progress
-    metrics: dict[str, Any] = {
+    metrics = {
         "epoch": progress.epoch,
         "step": progress.step,
         BEST: progress.best_epoch if loop.improved else -1,

@@ -32,7 +32,7 @@ from hashtag_core.distributed.train_resources import worker_resources
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import TrainingError
 from hashtag_core.judging.validation import Validation
-from hashtag_core.leaderboard.trials import drawn_settings, own_settings, sampler, with_settings
+from hashtag_core.leaderboard.trials import Settings, drawn_settings, own_settings, sampler, with_settings
 from hashtag_core.leaderboard.tuning import fitted_figure, recipe_toml
 from hashtag_core.models.base import FittedModel
 from hashtag_core.models.registry import family, parse_options
@@ -58,7 +58,7 @@ class TuneSummary:
 
     run_id: str
     recipe: str
-    settings: dict[str, Any]
+    settings: Settings
     metric: str
     figure: float
     own_figure: float | None
@@ -192,7 +192,7 @@ class _Told(ray_tune.Callback):
         self.open: dict[str, tuple[runs.Run, ExitStack]] = {}
         self.best: float | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Mapping[str, object]:
         """Tune writes its callbacks down with its state; open runs stay here."""
         return {**vars(self), "open": {}}
 
@@ -211,7 +211,7 @@ class _Told(ray_tune.Callback):
         logger.info("%s: %s", name, json.dumps(settings))
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any
     ) -> None:
         run, _ = self.open[trial.trial_id]
         names = (FIGURE, self.metric, "train_loss", VALIDATED + "loss")

@@ -11,13 +11,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
+from hashtag_core.data.model_record import EncodersIdentity
 from hashtag_core.encoders import choice, description, huggingface, onnx, text_onnx
 from hashtag_core.encoders import image as image_encoders
 from hashtag_core.encoders import text as text_encoders
@@ -139,7 +139,7 @@ class Encoders:
         return card.side_px if card else 0
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> EncodersIdentity:
         """What the features depend on, for `model.json`: equal identities mean equal features (to float16 rounding)."""
         return description.identity_of(self)
 

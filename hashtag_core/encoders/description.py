@@ -1,13 +1,13 @@
 """What a set of encoders is, in words that can be compared, and where their outputs are cached."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.feature_cache import FeatureKind
+from hashtag_core.data.model_record import EncoderIdentity, EncodersIdentity
 from hashtag_core.encoders import onnx
 from hashtag_core.encoders.backbone import ImageCard
 from hashtag_core.encoders.regions import DETECTOR, PRECOMPUTED
@@ -23,12 +23,16 @@ SECOND = "image_vector_second"
 """What the second image encoder gives."""
 
 
-def identity_of(encoders: "Encoders") -> dict[str, Any]:
+def identity_of(encoders: "Encoders") -> EncodersIdentity:
     """What their features depend on: equal identities mean equal features (to float16 rounding)."""
-    found: dict[str, Any] = {}
+    found: EncodersIdentity = {}
     if encoders.image:
-        regions = {"regions": encoders.regions, "region_source": encoders.section.regions}
-        found["image"] = {**_image(encoders.image), **regions, **_cut(encoders, "image_trunk")}
+        found["image"] = {
+            **_image(encoders.image),
+            "regions": encoders.regions,
+            "region_source": encoders.section.regions,
+            **_cut(encoders, "image_trunk"),
+        }
     if encoders.detector:
         found["regions"] = {"id": encoders.section.regions, "revision": encoders.detector.revision}
     if encoders.precomputed:
@@ -38,11 +42,18 @@ def identity_of(encoders: "Encoders") -> dict[str, Any]:
     if encoders.image_second:
         found["image_second"] = _image(encoders.image_second)
     if encoders.text:
-        found["text"] = {**asdict(encoders.text), **_cut(encoders, "text_trunk")}
+        card = encoders.text
+        found["text"] = {
+            "id": card.id,
+            "revision": card.revision,
+            "dim": card.dim,
+            "max_tokens": card.max_tokens,
+            **_cut(encoders, "text_trunk"),
+        }
     return found
 
 
-def _image(card: ImageCard) -> dict[str, Any]:
+def _image(card: ImageCard) -> EncoderIdentity:
     return {"id": card.id, "revision": card.revision, "dim": card.dim, "side_px": card.side_px}
 
 
@@ -104,7 +115,7 @@ def tops_of(encoders: "Encoders") -> EncoderTops | None:
     return EncoderTops(image, text, encoders.wanted, section.layer_decay)
 
 
-def _cut(encoders: "Encoders", trunk: str) -> dict[str, str]:
+def _cut(encoders: "Encoders", trunk: str) -> EncoderIdentity:
     return {"finetune": encoders.section.finetune} if trunk in encoders.needs else {}
 
 

@@ -32,6 +32,7 @@ from hashtag_core.encoders.backbone import Backbone, LoadedBackbone
 from hashtag_core.encoders.image import EfficientNetLite0, adaptive_pooling
 from hashtag_core.encoders.text import LoadedText, sentence_vectors
 from hashtag_core.errors import ConfigError
+from hashtag_core.json_values import Options
 
 SMALLEST_CROP = 0.5
 """Least share of a picture's area that a random resized crop keeps."""
@@ -222,7 +223,7 @@ class EncoderTops(nn.Module):
         self.image, self.text, self.needs, self.decay = image, text, needs, decay
 
     def forward(self, batch: PostBatch) -> PostBatch:
-        found: dict[str, Any] = {}
+        found: Options = {}
         if self.image is not None and batch.image_trunk_BXC is not None:
             vector_BD, grid_BRD = self.image(batch.image_trunk_BXC)
             here_B = batch.image_present_B

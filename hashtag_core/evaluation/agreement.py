@@ -3,16 +3,25 @@
 import base64
 import html
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from hashtag_core.evaluation.drift import population_stability_index, told
 from hashtag_core.evaluation.side_by_side import side_by_side_html
+from hashtag_core.schema import TaggedRow
 
-Row = Mapping[str, Any]
+
+class ComparedPost(TypedDict):
+    """A post and the tags that each model gives it, as one text; `png`: its picture."""
+
+    post_id: str
+    caption: str | None
+    png: bytes | None
+    ours: str
+    theirs: str
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Agreement:
     """Share of the longer list that both hold, by post; 1 where both are empty."""
 
 
-def agreement(ours: Sequence[Row], theirs: Sequence[Row], k: int) -> Agreement:
+def agreement(ours: Sequence[TaggedRow], theirs: Sequence[TaggedRow], k: int) -> Agreement:
     """Of TAGGED rows of the same posts in the same order, the first `k` tags:
 
     `agreement_at_1`: share of posts whose first tag is the same. `overlap_at_k`: mean share of tags that both give.
@@ -72,8 +81,8 @@ def agreement_markdown(names: tuple[str, str], found: Agreement, archive: str, p
     return "\n".join(lines) + "\n"
 
 
-def agreement_html(markdown: str, title: str, posts: Sequence[Mapping[str, Any]]) -> str:
-    """The page with the posts that differ the most: each has `post_id`, `caption`, `png` (or None), `ours`, `theirs`."""
+def agreement_html(markdown: str, title: str, posts: Sequence[ComparedPost]) -> str:
+    """The page with the posts that differ the most."""
     cards = []
     for post in posts:
         image = (
@@ -81,7 +90,8 @@ def agreement_html(markdown: str, title: str, posts: Sequence[Mapping[str, Any]]
             if post["png"]
             else "no picture"
         )
-        texts = [html.escape(str(post[key] or "")) for key in ("post_id", "caption", "ours", "theirs")]
+        cells = post["post_id"], post["caption"] or "", post["ours"], post["theirs"]
+        texts = [html.escape(cell) for cell in cells]
         cards.append(f"<tr><td>{image}</td>" + "".join(f"<td class=left>{text}</td>" for text in texts) + "</tr>")
     table = (
         "\n## Posts that differ the most\n\n<table><tr><th></th><th>post</th><th>caption</th><th>challenger</th>"

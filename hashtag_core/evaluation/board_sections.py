@@ -4,31 +4,32 @@ A report is what `leaderboard.report` writes as `report.json`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import Literal
 
+from hashtag_core.evaluation.board_record import BoardEntry, BoardReport
 from hashtag_core.evaluation.report import main_k
 
-Entry = Mapping[str, Any]
-Report = Mapping[str, Any]
-
-CALIBRATION = {"first": "over the tags of the lists", "all": "over all pairs of a post and a tag"}
+CALIBRATION: dict[Literal["first", "all"], str] = {
+    "first": "over the tags of the lists",
+    "all": "over all pairs of a post and a tag",
+}
 """Expected calibration errors of a report, in ten equally wide bins of scores."""
 
 
-def done_entries(report: Report) -> list[Entry]:
+def done_entries(report: BoardReport) -> list[BoardEntry]:
     """What was trained on all posts and judged, best F1 at `main_k` (protocol headline) first."""
     key = f"f1_at_{main_k(report['ks'])}"
     done = [entry for entry in report["entries"] if entry["status"] == "done" and not _of_another(entry)]
     return sorted(done, key=lambda entry: -entry["metrics"]["headline"][key])
 
 
-def _of_another(entry: Entry) -> bool:
+def _of_another(entry: BoardEntry) -> bool:
     return bool(entry["curve_of"] or entry.get("seed_of"))
 
 
-def seeds_section(report: Report) -> str:
+def seeds_section(report: BoardReport) -> str:
     """Mean and spread over seeds, for the systems that were trained with several."""
     key = f"f1_at_{main_k(report['ks'])}"
     rows = []
@@ -45,7 +46,7 @@ def seeds_section(report: Report) -> str:
     return "\n## Over seeds\n\n" + table(header, rows) + f"\n{told}"
 
 
-def trials_section(report: Report) -> str:
+def trials_section(report: BoardReport) -> str:
     """What was chosen on the validation split, for the systems whose settings were searched for."""
     rows = []
     for entry in done_entries(report):
@@ -53,7 +54,8 @@ def trials_section(report: Report) -> str:
         if tried:
             chosen = ", ".join(f"{name} = {json.dumps(value)}" for name, value in tried["chosen"].items())
             own = tried["validation_of_recipe"]
-            figures = [number(own) if own is not None else "", number(tried["validation"])]
+            best = tried["validation"]
+            figures = ["" if figure is None else number(figure) for figure in (own, best)]
             rows.append(
                 [
                     entry["name"],
@@ -70,7 +72,7 @@ def trials_section(report: Report) -> str:
     return "\n## Settings, chosen on the validation split\n\n" + table(header, rows) + f"\n{told}"
 
 
-def calibration_section(report: Report) -> str:
+def calibration_section(report: BoardReport) -> str:
     """How far the scores are probabilities, of the systems that this was asked of."""
     rows = []
     for entry in done_entries(report):

@@ -7,16 +7,17 @@ same file.
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from hashtag_core.evaluation.board_sections import Entry, Report, done_entries
+from hashtag_core.evaluation.board_record import BoardEntry, BoardReport
+from hashtag_core.evaluation.board_sections import done_entries
 from hashtag_core.evaluation.metrics import PROTOCOLS
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.side_by_side import FLOORS, METRICS, learning_curves
+from hashtag_core.json_values import Options
 
 SETTINGS = {
     "svg.fonttype": "none",
@@ -35,7 +36,7 @@ MARKERS = "os^vDPX"
 LEARNING_COLUMNS = 4
 
 
-def report_figures(report: Report) -> dict[str, str]:
+def report_figures(report: BoardReport) -> dict[str, str]:
     """SVG texts by file name; a picture that would be empty is left out."""
     drawn: dict[str, Figure] = {}
     with mpl.rc_context(SETTINGS):
@@ -61,7 +62,7 @@ def _svg(figure: Figure) -> str:
     return "\n".join(line.rstrip() for line in short.splitlines()) + "\n"
 
 
-def _styles(done: Sequence[Entry]) -> Iterator[tuple[Entry, dict[str, Any]]]:
+def _styles(done: Sequence[BoardEntry]) -> Iterator[tuple[BoardEntry, Options]]:
     """A line style for each system: the floors black and broken, the others by colour and marker."""
     broken = dict(zip(FLOORS, (":", "--"), strict=True))
     colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
@@ -75,7 +76,7 @@ def _styles(done: Sequence[Entry]) -> Iterator[tuple[Entry, dict[str, Any]]]:
         place += 1
 
 
-def _cost(report: Report, done: Sequence[Entry]) -> Figure:
+def _cost(report: BoardReport, done: Sequence[BoardEntry]) -> Figure:
     """F1 over the seconds of training, a mark and a name for each system."""
     key = f"f1_at_{main_k(report['ks'])}"
     figure = Figure(figsize=(9, 5), layout="constrained")
@@ -89,7 +90,7 @@ def _cost(report: Report, done: Sequence[Entry]) -> Figure:
     return figure
 
 
-def _over_k(report: Report, done: Sequence[Entry]) -> Figure:
+def _over_k(report: BoardReport, done: Sequence[BoardEntry]) -> Figure:
     """Four panels, one a metric, with one legend in the order of the table."""
     ks = report["ks"]
     figure = Figure(figsize=(11.5, 7.5), layout="constrained")
@@ -107,7 +108,7 @@ def _over_k(report: Report, done: Sequence[Entry]) -> Figure:
     return figure
 
 
-def _systems(report: Report, done: Sequence[Entry]) -> Figure:
+def _systems(report: BoardReport, done: Sequence[BoardEntry]) -> Figure:
     """F1 with its interval, best first; the other protocols as hollow signs."""
     key = f"f1_at_{main_k(report['ks'])}"
     figure = Figure(figsize=(9, 1.2 + 0.28 * len(done)), layout="constrained")
@@ -133,7 +134,7 @@ def _systems(report: Report, done: Sequence[Entry]) -> Figure:
     return figure
 
 
-def _slices(report: Report, done: Sequence[Entry]) -> Figure:
+def _slices(report: BoardReport, done: Sequence[BoardEntry]) -> Figure:
     """F1 of every system on every kind of post, shaded."""
     key = f"f1_at_{main_k(report['ks'])}"
     names = list(dict.fromkeys(name for entry in done for name in entry["slices"]))
@@ -154,7 +155,7 @@ def _slices(report: Report, done: Sequence[Entry]) -> Figure:
     return figure
 
 
-def _learning(learned: Sequence[Entry]) -> Figure:
+def _learning(learned: Sequence[BoardEntry]) -> Figure:
     """A panel a system: both losses (left, each family has its own unit), and the figure that the epoch is chosen by."""
     rows = -(-len(learned) // LEARNING_COLUMNS)
     figure = Figure(figsize=(12, 0.6 + 1.9 * rows), layout="constrained")
@@ -181,7 +182,7 @@ def _learning(learned: Sequence[Entry]) -> Figure:
     return figure
 
 
-def _shares(report: Report, done: Sequence[Entry]) -> Figure:
+def _shares(report: BoardReport, done: Sequence[BoardEntry]) -> Figure:
     """F1 over the number of train posts, with intervals, of the systems that were taught by shares of them."""
     key = f"f1_at_{main_k(report['ks'])}"
     curves = learning_curves(report)

@@ -1,9 +1,9 @@
 """The posts of a report, as its page reads them: small records, tags and pictures by number, within a budget of bytes."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 MOST_POSTS = 5_000
 MOST_TAGS = 10
@@ -15,6 +15,41 @@ THUMBNAIL_BUDGET_BYTES = 16_000_000
 """Of all pictures together, in base64; a page stays below 25 MB."""
 SIDES_PX = ((1_500, 160), (10**9, 112))
 """Up to so many pictures -> the longer side of each."""
+
+
+class SometimesData(TypedDict, total=False):
+    """`x`: the caption is longer than what is shown of it. `a`: where each model looked."""
+
+    x: int
+    a: list[str]
+
+
+class PostData(SometimesData):
+    """A post as `gallery.js` reads it: id, user, caption; status and slices (a bit each); true tags; the number of its thumbnail (-1:
+    no picture, -2: not shown); of each model its tags and their scores in thousandths."""
+
+    i: str
+    u: str
+    c: str
+    s: int
+    k: int
+    g: list[int]
+    t: int
+    r: list[list[int]]
+    v: list[list[int]]
+
+
+class GalleryData(TypedDict):
+    """What `gallery.js` reads; `known`: tags from this number on are outside the vocabulary."""
+
+    models: list[str]
+    slices: list[str]
+    statuses: list[str]
+    tags: list[str]
+    known: int
+    k: int
+    posts: list[PostData]
+    thumbnails: list[str]
 
 
 @dataclass
@@ -58,24 +93,31 @@ class Gallery:
             "every model."
         )
 
-    def data(self) -> Mapping[str, Any]:
-        """What `gallery.js` reads; see there for the keys."""
+    def data(self) -> GalleryData:
+        """What `gallery.js` reads."""
         used = sorted({tag for post in self.posts for tag in (*post.true, *(tag for row in post.lists for tag in row))})
         number = {tag: place for place, tag in enumerate(used)}
         statuses = sorted({post.status for post in self.posts})
         longest = min(CAPTION_CHARACTERS, CAPTION_BUDGET // max(1, len(self.posts)))
         pictures, blobs = self._pictures()
-        rows = []
+        rows: list[PostData] = []
         for post in self.posts:
             caption = post.caption or ""
-            row: dict[str, Any] = {"i": post.post_id, "u": post.user or "", "c": caption[:longest]}
-            row |= {"x": 1} if len(caption) > longest else {}
-            row |= {"s": statuses.index(post.status), "k": post.slices, "g": [number[tag] for tag in post.true]}
-            row["t"] = -1 if post.picture is None else pictures.get(post.picture, -2)
-            row["r"] = [[number[tag] for tag in row[:MOST_TAGS]] for row in post.lists]
-            row["v"] = [[round(1000 * score) for score in row[:MOST_TAGS]] for row in post.scores]
-            if any(post.looks):
-                row["a"] = post.looks
+            looks: SometimesData = {"a": post.looks} if any(post.looks) else {}
+            cut: SometimesData = {"x": 1} if len(caption) > longest else {}
+            row: PostData = {
+                "i": post.post_id,
+                "u": post.user or "",
+                "c": caption[:longest],
+                **cut,
+                "s": statuses.index(post.status),
+                "k": post.slices,
+                "g": [number[tag] for tag in post.true],
+                "t": -1 if post.picture is None else pictures.get(post.picture, -2),
+                "r": [[number[tag] for tag in row[:MOST_TAGS]] for row in post.lists],
+                "v": [[round(1000 * score) for score in row[:MOST_TAGS]] for row in post.scores],
+                **looks,
+            }
             rows.append(row)
         return {
             "models": self.models,

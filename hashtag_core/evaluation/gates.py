@@ -7,8 +7,8 @@ and its interval lies below 0; a gain counts when it is larger than the margin a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 from hashtag_core.config import GatesSection, nearest
 from hashtag_core.errors import ConfigError
@@ -19,6 +19,14 @@ FLOORS = ("popularity", "linear")
 """Families that the first champion must beat, the simpler one first; a floor must beat those before it and after it."""
 
 
+class GateRecord(TypedDict):
+    """A `Gate`, as it is written down."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
 @dataclass(frozen=True)
 class Gate:
     """One decision and, in words, what it rests on."""
@@ -27,9 +35,9 @@ class Gate:
     passed: bool
     detail: str
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> GateRecord:
         """As the summary and the record show it."""
-        return asdict(self)
+        return {"name": self.name, "passed": self.passed, "detail": self.detail}
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Contender:
     posts_per_second: float = 0.0
     encodes: bool = True
     """Whether it looks into pictures or captions, which is what takes time."""
-    signature: Any = None
+    signature: Mapping[str, object] | None = None
     """What it takes and gives, as JSON; None where nothing says it."""
     golden: float | None = None
     """Greatest difference of a score to the golden outputs; None where none were recorded."""

@@ -34,7 +34,7 @@ Without a post that counts every figure is 0 and `posts` says so.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +43,8 @@ Protocol = Literal["headline", "papers", "floor"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 Floats = NDArray[np.float64]
+Mean = TypeVar("Mean", float, Floats)
+"""A mean over posts, or an array of resampled ones."""
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 
@@ -155,7 +157,7 @@ def post_scores(judged: Judged, ks: Iterable[int], protocol: Protocol) -> dict[s
     return scores
 
 
-def with_f1(means: Mapping[str, Any]) -> dict[str, Any]:
+def with_f1(means: Mapping[str, Mean]) -> dict[str, Mean]:
     """The same means and, for every `precision_at_k...` beside a `recall_at_k...`, `f1_at_k...`: their harmonic mean, 0
     where both are 0. Works on numbers and on arrays of resampled means alike."""
     out = dict(means)
@@ -163,7 +165,8 @@ def with_f1(means: Mapping[str, Any]) -> dict[str, Any]:
         if name.startswith("precision_at_"):
             recall = means["recall" + name.removeprefix("precision")]
             total = np.asarray(precision + recall)
-            out["f1" + name.removeprefix("precision")] = 2 * precision * recall / np.where(total > 0, total, 1.0)
+            harmonic: object = 2 * precision * recall / np.where(total > 0, total, 1.0)
+            out["f1" + name.removeprefix("precision")] = cast(Mean, harmonic)
     return out
 
 

@@ -9,10 +9,10 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypedDict
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -55,6 +55,52 @@ _COLOURS = {
 }
 _DIGITS = re.compile(r"(\.\d\d)\d+")
 _BREAKING = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+
+
+class Chart(TypedDict):
+    """A drawing of a section, and what it shows in words."""
+
+    svg: Markup
+    told: str
+
+
+class PageTable(TypedDict):
+    """A table of a section; `folded`: shown when it is asked for."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    told: str
+    folded: bool
+
+
+class Section(TypedDict):
+    """A section of a page: what `templates/sections.html` reads."""
+
+    id: str
+    title: str
+    told: str
+    charts: Sequence[Chart]
+    tables: Sequence[PageTable]
+
+
+def page_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], told: str = "", *, folded: bool = False
+) -> PageTable:
+    """A table of a section."""
+    return {"header": header, "rows": rows, "told": told, "folded": folded}
+
+
+def page_section(
+    name: str, title: str, tables: Sequence[PageTable] = (), told: str = "", charts: Sequence[Chart] = ()
+) -> Section:
+    """A section, `name` its address on the page, without the tables that have no row."""
+    shown = [table for table in tables if table["rows"]]
+    return {"id": name, "title": title, "told": told, "charts": charts, "tables": shown}
+
+
+def shown_sections(sections: Iterable[Section]) -> list[Section]:
+    """Those that have something to show."""
+    return [section for section in sections if section["charts"] or section["tables"]]
 
 
 def render(template: str, **values: Any) -> str:

@@ -2,9 +2,9 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
-from hashtag_core.evaluation.gates import Duel, Gate
+from hashtag_core.evaluation.gates import Duel, Gate, GateRecord
 from hashtag_core.evaluation.side_by_side import side_by_side_html
 
 HOW_TO_READ = (
@@ -13,12 +13,35 @@ HOW_TO_READ = (
 )
 
 
-def promotion_markdown(facts: Mapping[str, Any], gates: Sequence[Gate], duels: Sequence[Duel]) -> str:
-    """`facts`: `challenger`, `champion` (None while there is none), `verdict`, `dataset`, `dataset_hash`, `split`, `at`,
-    `by`, `forced` (the reason, or None) and `figures` (model -> name -> figure)."""
+class PromotionFacts(TypedDict):
+    """What was judged, and what came of it."""
+
+    challenger: str
+    champion: str | None
+    """None while there is none."""
+    verdict: str
+    dataset: str
+    dataset_hash: str
+    split: str
+    at: str
+    by: str
+    forced: str | None
+    """The reason."""
+    figures: Mapping[str, Mapping[str, float]]
+    """Model -> name -> figure."""
+
+
+class PromotionRecord(PromotionFacts):
+    """`promotion.json`."""
+
+    gates: list[GateRecord]
+
+
+def promotion_markdown(facts: PromotionFacts, gates: Sequence[Gate], duels: Sequence[Duel]) -> str:
+    """The page."""
     against = (
         f"Against {_text(facts['champion'] or 'the floors: there is no champion yet')}, on the {_text(facts['split'])} split "
-        f"of {_text(facts['dataset'])} ({str(facts['dataset_hash'])[:12]}), {facts['at']}, by {_text(facts['by'])}.\n"
+        f"of {_text(facts['dataset'])} ({facts['dataset_hash'][:12]}), {facts['at']}, by {_text(facts['by'])}.\n"
     )
     lines = [f"# {_text(facts['challenger'])}: {_text(facts['verdict'])}\n", against]
     if facts.get("forced"):
@@ -27,7 +50,7 @@ def promotion_markdown(facts: Mapping[str, Any], gates: Sequence[Gate], duels: S
     lines += [
         f"| {gate.name} | {'passed' if gate.passed else '**refused**'} | {_text(gate.detail)} |" for gate in gates
     ]
-    figures: Mapping[str, Mapping[str, float]] = facts["figures"]
+    figures = facts["figures"]
     if figures:
         lines += ["", "## Figures\n", f"| | {' | '.join(map(_text, figures))} |", "|---" * (len(figures) + 1) + "|"]
         names = dict.fromkeys(name for held in figures.values() for name in held)

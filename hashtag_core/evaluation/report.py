@@ -1,14 +1,14 @@
 """The leaderboard: one table for the terminal and for Markdown, from the same rows.
 
-Input everywhere is the report as it is written to `leaderboard.json` (see `distributed.evaluate`).
+Input everywhere is the report as it is written to `leaderboard.json` (`report_record`).
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.table import Table
 
 from hashtag_core.evaluation.metrics import Protocol
+from hashtag_core.evaluation.report_record import EvaluationReport, ModelRecord
 
 PROTOCOL_TEXT: dict[Protocol, str] = {
     "headline": "posts with a true tag; all true tags count, inside the vocabulary or not",
@@ -34,13 +34,13 @@ def main_figures(metrics: Mapping[str, float], ks: list[int]) -> dict[str, float
     return {name: metrics[name] for name in names if name in metrics}
 
 
-def rank_models(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def rank_models(report: EvaluationReport) -> list[ModelRecord]:
     """The models, best F1 at `main_k` under protocol headline first; equal ones in the order given."""
     name = f"f1_at_{main_k(report['ks'])}"
     return sorted(report["models"], key=lambda model: -model["metrics"][name])
 
 
-def leaderboard_table(report: Mapping[str, Any], width: int = WIDE) -> Table:
+def leaderboard_table(report: EvaluationReport, width: int = WIDE) -> Table:
     """For the terminal: families and versions stand for the models' full names. Below `WIDE` columns of width it has the main
     figures alone; no figure and no name is cut in either."""
     header, rows = _rows(report)
@@ -55,12 +55,12 @@ def leaderboard_table(report: Mapping[str, Any], width: int = WIDE) -> Table:
     return table
 
 
-def _narrow(report: Mapping[str, Any]) -> set[str]:
+def _narrow(report: EvaluationReport) -> set[str]:
     k = main_k(report["ks"])
     return {"family", "version", f"F1@{k}", "95 % interval", f"P@{k}", f"R@{k}", f"hit@{k}", f"nDCG@{k}"}
 
 
-def leaderboard_markdown(report: Mapping[str, Any]) -> str:
+def leaderboard_markdown(report: EvaluationReport) -> str:
     """As a page: the table, who beats whom, every K, slices, what the protocols mean."""
     k = main_k(report["ks"])
     parts = [f"# {_title(report)}\n", _markdown_table(*_rows(report))]
@@ -93,12 +93,12 @@ def leaderboard_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(part for part in parts if part) + "\n"
 
 
-def _title(report: Mapping[str, Any]) -> str:
+def _title(report: EvaluationReport) -> str:
     posts = max((int(model["metrics"]["posts"]) for model in report["models"]), default=0)
     return f"{report['split']} split of {report['dataset']} ({report['dataset_hash'][:12]}), {posts} posts, protocol headline"
 
 
-def _rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _rows(report: EvaluationReport) -> tuple[list[str], list[list[str]]]:
     k = main_k(report["ks"])
     f1 = f"f1_at_{k}"
     columns = {
@@ -119,7 +119,7 @@ def _rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _facts(model: Mapping[str, Any]) -> str:
+def _facts(model: ModelRecord) -> str:
     figures = model["metrics"]
     catalogue = ", ".join(
         f"{name} {figures[name]:.4f}" for name in ("mean_average_precision", "coverage", "gini", "novelty")
@@ -128,7 +128,7 @@ def _facts(model: Mapping[str, Any]) -> str:
     return f"{catalogue.replace('_', ' ')} (headline). {model['parameters']:,} parameters. Posts: {statuses}. {model['seconds']} s.\n"
 
 
-def _by_k(model: Mapping[str, Any], ks: list[int]) -> str:
+def _by_k(model: ModelRecord, ks: list[int]) -> str:
     names = ("precision", "recall", "f1", "hit_rate", "ndcg")
     rows = [
         [protocol, str(k), *(f"{figures[f'{name}_at_{k}']:.4f}" for name in names)]
@@ -142,7 +142,7 @@ def _by_k(model: Mapping[str, Any], ks: list[int]) -> str:
     return _markdown_table(["protocol", "K", "precision", "recall", "F1", "hit rate", "nDCG"], rows)
 
 
-def _slices(model: Mapping[str, Any], k: int) -> str:
+def _slices(model: ModelRecord, k: int) -> str:
     rows = [
         [
             name,
@@ -154,7 +154,7 @@ def _slices(model: Mapping[str, Any], k: int) -> str:
     return _markdown_table(["slice (headline)", "posts", f"F1@{k}", f"P@{k}", f"R@{k}"], rows)
 
 
-def _tag_bands(model: Mapping[str, Any], k: int) -> str:
+def _tag_bands(model: ModelRecord, k: int) -> str:
     rows = [
         [name, f"{figures['tags']:.0f}", f"{figures['uses']:.0f}", f"{figures[f'recall_at_{k}']:.4f}"]
         for name, figures in model["tags"].items()
@@ -162,7 +162,7 @@ def _tag_bands(model: Mapping[str, Any], k: int) -> str:
     return _markdown_table(["true tags by train frequency", "tags", "uses", f"R@{k} of the uses"], rows)
 
 
-def _thresholded(model: Mapping[str, Any]) -> str:
+def _thresholded(model: ModelRecord) -> str:
     figures = model["thresholded"]
     if not figures:
         return ""
@@ -172,7 +172,7 @@ def _thresholded(model: Mapping[str, Any]) -> str:
     )
 
 
-def _bleu(model: Mapping[str, Any]) -> str:
+def _bleu(model: ModelRecord) -> str:
     if not model["bleu"]:
         return ""
     figures = ", ".join(f"{name} {value:.4f}" for name, value in model["bleu"].items() if name != "k")

@@ -1,15 +1,17 @@
 """Charts of the report of `evaluate`, drawn in the colours of the page (see `pages`)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from hashtag_core.evaluation.pages import INK, MUTED, PAPER, SERIES, SVG_SETTINGS, themed_svg
+from hashtag_core.evaluation.pages import INK, MUTED, PAPER, SERIES, SVG_SETTINGS, Chart, themed_svg
 from hashtag_core.evaluation.report import main_k, rank_models
+from hashtag_core.evaluation.report_record import EvaluationReport, ModelRecord
+from hashtag_core.json_values import Options
 
 MARKERS = "os^vDPX"
 STYLES = ("-", "--", ":", "-.")
@@ -17,10 +19,8 @@ CURVES = {"f1": "F1", "precision": "precision", "recall": "recall", "ndcg": "nDC
 WIDTH, HEIGHT = 5.6, 3.7
 MOST_PAIRS = 12
 
-Report = Mapping[str, Any]
 
-
-def labels(report: Report) -> dict[str, str]:
+def labels(report: EvaluationReport) -> dict[str, str]:
     """A short name of each model: its family, with the version where two share one."""
     models = rank_models(report)
     families = [model["family"] for model in models]
@@ -32,11 +32,11 @@ def labels(report: Report) -> dict[str, str]:
     }
 
 
-def report_charts(report: Report) -> dict[str, list[dict[str, Any]]]:
+def report_charts(report: EvaluationReport) -> dict[str, list[Chart]]:
     """Charts by section, each with `svg` and `told`; a chart that would be empty is left out."""
     k = main_k(report["ks"])
     with mpl.rc_context(SVG_SETTINGS):
-        made: dict[str, list[dict[str, Any] | None]] = {
+        made: dict[str, list[Chart | None]] = {
             "leaderboard": [_intervals(report, k)],
             "curves": [_over_k(report, metric, told) for metric, told in CURVES.items()],
             "scores": [_precision_recall(report), _calibration(report)],
@@ -49,11 +49,11 @@ def report_charts(report: Report) -> dict[str, list[dict[str, Any]]]:
     return {section: [chart for chart in charts if chart] for section, charts in made.items()}
 
 
-def _chart(figure: Figure, name: str, told: str) -> dict[str, Any]:
+def _chart(figure: Figure, name: str, told: str) -> Chart:
     return {"svg": themed_svg(figure, name, told), "told": told}
 
 
-def _styled(report: Report) -> list[tuple[Mapping[str, Any], str, dict[str, Any]]]:
+def _styled(report: EvaluationReport) -> list[tuple[ModelRecord, str, Options]]:
     """Each model with its label and how its line is drawn: colour, sign and stroke differ, so that no one needs colours."""
     named = labels(report)
     return [
@@ -82,7 +82,7 @@ def _legend(figure: Figure, panel: Any, models: int) -> None:
         figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
 
 
-def _intervals(report: Report, k: int) -> dict[str, Any]:
+def _intervals(report: EvaluationReport, k: int) -> Chart:
     models = rank_models(report)
     figure, panel = _figure(1.1 + 0.32 * len(models))
     named = labels(report)
@@ -97,7 +97,7 @@ def _intervals(report: Report, k: int) -> dict[str, Any]:
     return _chart(figure, "intervals", f"F1@{k} of every model, best first; the bar is its 95 % interval")
 
 
-def _over_k(report: Report, metric: str, told: str) -> dict[str, Any]:
+def _over_k(report: EvaluationReport, metric: str, told: str) -> Chart:
     figure, panel = _figure()
     ks = report["ks"]
     for model, name, style in _styled(report):
@@ -107,7 +107,7 @@ def _over_k(report: Report, metric: str, told: str) -> dict[str, Any]:
     return _chart(figure, f"over-{metric}", f"{told} over the number of tags that are given (protocol headline)")
 
 
-def _precision_recall(report: Report) -> dict[str, Any] | None:
+def _precision_recall(report: EvaluationReport) -> Chart | None:
     figure, panel = _figure()
     drawn = 0
     for model, name, style in _styled(report):
@@ -127,13 +127,13 @@ def _precision_recall(report: Report) -> dict[str, Any] | None:
     )
 
 
-def _calibration(report: Report) -> dict[str, Any] | None:
+def _calibration(report: EvaluationReport) -> Chart | None:
     figure, panel = _figure()
     drawn = 0
     for model, name, style in _styled(report):
-        bins = (model.get("calibration") or {}).get("bins") or []
-        if bins:
-            label = f"{name} ({model['calibration']['error']:.2f})"
+        calibrated = model.get("calibration")
+        if calibrated and calibrated["bins"]:
+            bins, label = calibrated["bins"], f"{name} ({calibrated['error']:.2f})"
             panel.plot([one["mean_score"] for one in bins], [one["hit_share"] for one in bins], label=label, **style)
             drawn += 1
     if not drawn:
@@ -145,7 +145,7 @@ def _calibration(report: Report) -> dict[str, Any] | None:
     return _chart(figure, "calibration", told)
 
 
-def _slices(report: Report, k: int) -> dict[str, Any] | None:
+def _slices(report: EvaluationReport, k: int) -> Chart | None:
     models, named = rank_models(report), labels(report)
     names = list(dict.fromkeys(name for model in models for name in model["slices"]))
     if not names:
@@ -164,7 +164,7 @@ def _slices(report: Report, k: int) -> dict[str, Any] | None:
     return _chart(figure, "slices", f"F1@{k} by kind of post; in brackets the number of posts")
 
 
-def _cost(report: Report, k: int, key: str, told: str) -> dict[str, Any] | None:
+def _cost(report: EvaluationReport, k: int, key: Literal["parameters", "seconds"], told: str) -> Chart | None:
     if len(report["models"]) < 2:
         return None
     figure, panel = _figure()
@@ -186,7 +186,7 @@ def _cost(report: Report, k: int, key: str, told: str) -> dict[str, Any] | None:
     return _chart(figure, f"cost-{key}", f"F1@{k} against {told}")
 
 
-def _catalogue(report: Report) -> dict[str, Any] | None:
+def _catalogue(report: EvaluationReport) -> Chart | None:
     if len(report["models"]) < 2:
         return None
     figure, panel = _figure()
@@ -202,7 +202,7 @@ def _catalogue(report: Report) -> dict[str, Any] | None:
     )
 
 
-def _confused(report: Report) -> dict[str, Any] | None:
+def _confused(report: EvaluationReport) -> Chart | None:
     """Of the first model that has any."""
     for model in rank_models(report):
         pairs = sorted((model.get("confused") or [])[:MOST_PAIRS], key=lambda pair: -int(pair["posts"]))
@@ -217,8 +217,8 @@ def _confused(report: Report) -> dict[str, Any] | None:
     return None
 
 
-def _learning(report: Report) -> list[dict[str, Any] | None]:
-    made: list[dict[str, Any] | None] = []
+def _learning(report: EvaluationReport) -> list[Chart | None]:
+    made: list[Chart | None] = []
     for place, (model, name, _) in enumerate(_styled(report)):
         history = model.get("learning") or {}
         if len(history.get("train_loss", ())) < 2:
@@ -236,7 +236,7 @@ def _learning(report: Report) -> list[dict[str, Any] | None]:
     return made
 
 
-def bars(values: Mapping[str, float], name: str, told: str, unit: str) -> dict[str, Any]:
+def bars(values: Mapping[str, float], name: str, told: str, unit: str) -> Chart:
     """One bar a name, in the order given."""
     with mpl.rc_context(SVG_SETTINGS):
         figure, panel = _figure(0.9 + 0.3 * len(values))
@@ -247,7 +247,7 @@ def bars(values: Mapping[str, float], name: str, told: str, unit: str) -> dict[s
         return _chart(figure, name, told)
 
 
-def lines(values: Sequence[float], name: str, told: str, unit: str) -> dict[str, Any]:
+def lines(values: Sequence[float], name: str, told: str, unit: str) -> Chart:
     """The values in order, the last one marked."""
     with mpl.rc_context(SVG_SETTINGS):
         figure, panel = _figure(2.6)

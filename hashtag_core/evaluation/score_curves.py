@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hashtag_core.evaluation.metrics import Judged, Protocol
+from hashtag_core.evaluation.report_record import BinRecord
 
 POINTS = 50
 BINS = 10
@@ -21,6 +22,10 @@ class Bin:
     places: int
     mean_score: float
     hit_share: float
+
+    def as_record(self) -> BinRecord:
+        """As reports hold it."""
+        return {"places": self.places, "mean_score": self.mean_score, "hit_share": self.hit_share}
 
 
 def precision_recall(

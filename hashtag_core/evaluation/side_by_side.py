@@ -11,15 +11,13 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from rich.table import Table
 
+from hashtag_core.evaluation.board_record import BoardEntry, BoardReport, ComparedPair, PublishedTable
 from hashtag_core.evaluation.board_sections import (
-    Entry,
-    Report,
     calibration_section,
     done_entries,
     number,
@@ -28,9 +26,10 @@ from hashtag_core.evaluation.board_sections import (
     trials_section,
 )
 from hashtag_core.evaluation.gallery import Gallery
-from hashtag_core.evaluation.metrics import PROTOCOLS
+from hashtag_core.evaluation.metrics import PROTOCOLS, Protocol
 from hashtag_core.evaluation.pages import render
 from hashtag_core.evaluation.report import PROTOCOL_TEXT, main_k
+from hashtag_core.evaluation.report_record import ConfusedPair, DifferenceRecord
 
 METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "hit_rate": "hit rate"}
 """What is shown over K, the first of them for every protocol in the open; the names it goes by."""
@@ -40,9 +39,9 @@ NEAR_LINEAR = 0.03
 """How far below `linear` a neural family may stay without a reason being asked for."""
 
 
-def learning_curves(report: Report) -> dict[str, list[Entry]]:
+def learning_curves(report: BoardReport) -> dict[str, list[BoardEntry]]:
     """The systems that were taught by shares of the train posts too: name -> its points by rising share, all posts last."""
-    curves: dict[str, list[Entry]] = {}
+    curves: dict[str, list[BoardEntry]] = {}
     for whole in done_entries(report):
         points = [
             entry for entry in report["entries"] if entry["status"] == "done" and entry["curve_of"] == whole["name"]
@@ -52,13 +51,13 @@ def learning_curves(report: Report) -> dict[str, list[Entry]]:
     return curves
 
 
-def published_figures() -> list[dict[str, Any]]:
+def published_figures() -> list[PublishedTable]:
     """The articles' own figures: data sets, each with `name`, `article`, `k` and `systems`."""
     text = files("hashtag_core.evaluation").joinpath("published.toml").read_text(encoding="utf-8")
     return list(tomllib.loads(text)["data"])
 
 
-def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
+def side_by_side_markdown(report: BoardReport, figures: Iterable[str]) -> str:
     """The page; `figures` are the names of the SVG files that lie beside it."""
     here = set(figures)
 
@@ -107,7 +106,7 @@ def side_by_side_markdown(report: Report, figures: Iterable[str]) -> str:
     return "\n".join(part for part in parts if part) + "\n"
 
 
-def side_by_side_table(report: Report) -> Table:
+def side_by_side_table(report: BoardReport) -> Table:
     """The heart of it for the terminal."""
     k = main_k(report["ks"])
     table = Table(title=f"{report['name']}: {report['split']} split, protocol headline", title_justify="left")
@@ -133,7 +132,7 @@ def side_by_side_html(
     title: str,
     figures: Mapping[str, str],
     gallery: Gallery | None = None,
-    confused: Sequence[tuple[str, Sequence[Mapping[str, Any]]]] = (),
+    confused: Sequence[tuple[str, Sequence[ConfusedPair]]] = (),
 ) -> str:
     """The page as one HTML file; `figures` are SVG texts by file name, set into it.
 
@@ -157,7 +156,7 @@ def side_by_side_html(
     return render("board.html", title=title, body=whole, gallery=shown, confused=confused)
 
 
-def _facts(report: Report) -> str:
+def _facts(report: BoardReport) -> str:
     data = report["data"]
     posts = ", ".join(f"{count} {split}" for split, count in data["posts"].items())
     done = done_entries(report)
@@ -170,7 +169,7 @@ def _facts(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _overview(report: Report) -> str:
+def _overview(report: BoardReport) -> str:
     k = main_k(report["ks"])
     columns = [f"precision_at_{k}", f"recall_at_{k}", f"hit_rate_at_{k}", f"ndcg_at_{k}", f"f1_at_{k}_user_macro"]
     header = ["system", f"F1@{k}", f"P@{k}", f"R@{k}", f"hit@{k}", f"nDCG@{k}", "user-macro F1"]
@@ -191,15 +190,15 @@ def _overview(report: Report) -> str:
         )
     most = report.get("ceiling", {})
     if most:
-        figures = [f"**{number(most[f'{name}_at_{k}'])}**" for name in ("f1", "precision", "recall")]
-        rows.append(["*the most that the vocabulary allows*", *figures, *[""] * (len(header) - 4)])
+        bold = [f"**{number(most[f'{name}_at_{k}'])}**" for name in ("f1", "precision", "recall")]
+        rows.append(["*the most that the vocabulary allows*", *bold, *[""] * (len(header) - 4)])
     told = "Protocol headline where no other is named; K of validation: where F1 is best there."
     if most:
         told += " The last row is no system: all true tags that are in the vocabulary, first."
     return table(header, rows) + f"\n{told}\n"
 
 
-def _against_floors(report: Report) -> str:
+def _against_floors(report: BoardReport) -> str:
     header = ["system", *[f"less {name}" for name in FLOORS], *[f"p ({name})" for name in FLOORS]]
     rows, behind = [], []
     for entry in done_entries(report):
@@ -213,7 +212,7 @@ def _against_floors(report: Report) -> str:
     return table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {told}.\n"
 
 
-def _against_all(report: Report) -> str:
+def _against_all(report: BoardReport) -> str:
     """The first system less every other one, at each K that all pairs were compared at; any other two are in report.json."""
     done = [entry["name"] for entry in done_entries(report)]
     found = {(row["first"], row["second"], row["k"]): row for row in report.get("comparisons", ())}
@@ -228,14 +227,14 @@ def _against_all(report: Report) -> str:
     return table(["system", *[f"K = {k}" for k in ks]], rows) + f"\n{told}\n"
 
 
-def _corrected(row: Mapping[str, float] | None) -> str:
+def _corrected(row: ComparedPair | None) -> str:
     if not row:
         return ""
     times = f", {row['first_value'] / row['second_value']:.2f} x" if row.get("second_value") else ""
     return f"{_difference(row)}<br><sub>p {row['p_holm']:.3f}{times}</sub>"
 
 
-def _over_k(report: Report) -> str:
+def _over_k(report: BoardReport) -> str:
     parts = []
     for protocol in PROTOCOLS:
         for metric, told in METRICS.items():
@@ -251,7 +250,7 @@ def _over_k(report: Report) -> str:
     return "\n".join(parts)
 
 
-def _slices(report: Report) -> str:
+def _slices(report: BoardReport) -> str:
     key = f"f1_at_{main_k(report['ks'])}"
     done = done_entries(report)
     names = list(dict.fromkeys(name for entry in done for name in entry["slices"]))
@@ -264,7 +263,7 @@ def _slices(report: Report) -> str:
     return table(header, rows)
 
 
-def _bands(report: Report) -> str:
+def _bands(report: BoardReport) -> str:
     key = f"recall_at_{main_k(report['ks'])}"
     done = done_entries(report)
     bands = done[0]["tags"] if done else {}
@@ -275,7 +274,7 @@ def _bands(report: Report) -> str:
     return table(header, [[entry["name"], *[number(entry["tags"][name][key]) for name in bands]] for entry in done])
 
 
-def _cost(report: Report) -> str:
+def _cost(report: BoardReport) -> str:
     header = ["system", "parameters", "epochs", "best epoch", "training, s", "posts/s ranked", "model, MB", "history"]
     header += ["reads here", "recipe"]
     rows = []
@@ -294,7 +293,7 @@ def _cost(report: Report) -> str:
     )
 
 
-def _shares(report: Report) -> str:
+def _shares(report: BoardReport) -> str:
     curves = learning_curves(report)
     if not curves:
         return ""
@@ -308,7 +307,7 @@ def _shares(report: Report) -> str:
     return "\n## What more posts would bring\n\n" + table(header, rows)
 
 
-def _claims(report: Report) -> str:
+def _claims(report: BoardReport) -> str:
     if not report["pairs"]:
         return ""
     header = ["claim", "first less second", "on posts", "figure", "difference", "p"]
@@ -323,7 +322,7 @@ def _claims(report: Report) -> str:
     return "\n## Claims of the articles, on this data\n\n" + told + table(header, rows)
 
 
-def _left_out(report: Report) -> str:
+def _left_out(report: BoardReport) -> str:
     lines = []
     for entry in report["entries"]:
         if entry["status"] == "not_applicable":
@@ -336,28 +335,23 @@ def _left_out(report: Report) -> str:
 def _published() -> str:
     header = ["system", "K", "precision", "recall", "F1", "hit rate", "remark"]
     parts = []
-    names = ("precision", "recall", "f1", "hit_rate")
     for data in published_figures():
-        rows = [
-            [
-                system["name"],
-                data["k"],
-                *[number(system[name]) if name in system else "" for name in names],
-                system.get("remark", ""),
-            ]
-            for system in data["systems"]
-        ]
+        rows = []
+        for system in data["systems"]:
+            figures = [system.get("precision"), system.get("recall"), system.get("f1"), system.get("hit_rate")]
+            shown = ["" if figure is None else number(figure) for figure in figures]
+            rows.append([system["name"], data["k"], *shown, system.get("remark", "")])
         parts.append(f"**{data['name']}**, reported by {data['article']}:\n\n{table(header, rows)}")
     return "\n".join(parts)
 
 
-def _with_interval(entry: Entry, protocol: str, name: str) -> str:
+def _with_interval(entry: BoardEntry, protocol: Protocol, name: str) -> str:
     value = number(entry["metrics"][protocol][name])
     bounds = entry["intervals"].get(protocol, {}).get(name)
     return f"{value}<br><sub>{bounds[0]:.3f}–{bounds[1]:.3f}</sub>" if bounds else value
 
 
-def _difference(found: Mapping[str, float] | None) -> str:
+def _difference(found: DifferenceRecord | None) -> str:
     if not found:
         return ""
     return f"{found['value']:+.3f}<br><sub>{found['low']:+.3f} .. {found['high']:+.3f}</sub>"

@@ -7,7 +7,6 @@ recall, as the metric is. Two models are compared on the same draws (the paired 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from hashtag_core.evaluation.metrics import (
     user_sums,
     with_f1,
 )
+from hashtag_core.evaluation.report_record import DifferenceRecord
 
 DRAWS_AT_ONCE = 64
 DRAWS_A_PAIR = 50
@@ -42,6 +42,10 @@ class Difference(Interval):
     """First model minus second. `p_value`: two-sided, the share of draws on the other side of 0, doubled."""
 
     p_value: float
+
+    def as_record(self) -> DifferenceRecord:
+        """As reports hold it."""
+        return {"value": self.value, "low": self.low, "high": self.high, "p_value": self.p_value}
 
 
 def intervals(
@@ -159,7 +163,7 @@ def slice_contrast(
     return out
 
 
-def _difference(value: Any, draws: Floats, confidence: float) -> Difference:
+def _difference(value: float, draws: Floats, confidence: float) -> Difference:
     beyond = 1 + min(int((draws <= 0).sum()), int((draws >= 0).sum()))
     low, high = _bounds(draws, 100 * (1 - confidence) / 2)
     return Difference(float(value), low, high, min(1.0, 2 * beyond / (len(draws) + 1)))
@@ -172,7 +176,7 @@ def _bounds(draws: NDArray, tail: float) -> tuple[float, float]:
 
 def _resampled(
     parts: Sequence[tuple[Mapping[str, Floats], Booleans | None]], users: Sequence[str | None], samples: int, seed: int
-) -> list[tuple[dict[str, Any], dict[str, Floats]]]:
+) -> list[tuple[dict[str, float], dict[str, Floats]]]:
     """For each part, which is a model's scores and the posts that it is asked about (None: all), the plain means and,
     by metric, the means of every draw, f1 among both. NaN where a draw has none of the posts."""
     codes = user_codes(users)
@@ -190,7 +194,7 @@ def _resampled(
     for (scores, mask), means in zip(parts, drawn, strict=True):
         table = np.concatenate(means)
         chosen = slice(None) if mask is None else mask
-        plain = {name: np.float64(values[chosen].mean()) for name, values in scores.items()}
+        plain = {name: float(values[chosen].mean()) for name, values in scores.items()}
         out.append((with_f1(plain), with_f1({name: table[:, column] for column, name in enumerate(scores)})))
     return out
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from hashtag_core.evaluation.drift import told
-from hashtag_core.evaluation.pages import render
+from hashtag_core.evaluation.pages import Section, page_section, page_table, render, shown_sections
 from hashtag_core.evaluation.report_charts import bars, lines
 
 SHOWN_TAGS = 20
@@ -191,17 +191,11 @@ def tagging_page(record: TaggingRecord) -> str:
         _unsure(record),
         _slowest(record),
     ]
-    kept = []
-    for part in sections:
-        section = {"told": "", "charts": [], "tables": [], **part}
-        section["tables"] = [item for item in section["tables"] if item["rows"]]
-        if section["charts"] or section["tables"]:
-            kept.append(section)
     title = f"Tagging run: {record.tagged:,} of {record.posts:,} posts, {record.status}"
-    return render("tagging.html", title=title, facts=facts, alarms=record.alarms(), sections=kept)
+    return render("tagging.html", title=title, facts=facts, alarms=record.alarms(), sections=shown_sections(sections))
 
 
-def _volumes(record: TaggingRecord) -> dict[str, Any]:
+def _volumes(record: TaggingRecord) -> Section:
     rows = [
         [
             record.run,
@@ -242,30 +236,30 @@ def _volumes(record: TaggingRecord) -> dict[str, Any]:
             ),
         ]
     header = ["run", "model version", "posts", "rejected", "posts/s", "PSI to the run before"]
-    return {"id": "volumes", "title": "Volumes and rates", "charts": charts, "tables": [_table(header, rows)]}
+    return page_section("volumes", "Volumes and rates", [page_table(header, rows)], charts=charts)
 
 
-def _statuses(record: TaggingRecord) -> dict[str, Any]:
+def _statuses(record: TaggingRecord) -> Section:
     total = sum(record.statuses.values())
     rows = [[name, f"{count:,}", _share(count, total)] for name, count in record.statuses.items()]
     scores = [[f"{int(name[1:])} % of the posts", f"{value:.3f}"] for name, value in record.first_scores.items()]
-    tables = [_table(["status", "posts", "share"], rows)]
-    tables.append(_table(["best score of a post, up to", "score"], scores))
-    return {"id": "statuses", "title": "Statuses and scores", "tables": tables}
+    tables = [page_table(["status", "posts", "share"], rows)]
+    tables.append(page_table(["best score of a post, up to", "score"], scores))
+    return page_section("statuses", "Statuses and scores", tables)
 
 
-def _rejected(record: TaggingRecord) -> dict[str, Any]:
+def _rejected(record: TaggingRecord) -> Section:
     reasons = [[reason, f"{count:,}"] for reason, count in record.rejected_reasons.items()][:SHOWN_ROWS]
     rows = [
         [item.part, "" if item.row is None else f"{item.row:,}", item.post_id or "", item.reason]
         for item in record.rejected_examples[:SHOWN_ROWS]
     ]
-    tables = [_table(["reason", "rows"], reasons)]
-    tables.append(_table(["part", "row", "post", "reason"], rows, "Examples"))
-    return {"id": "rejected", "title": "Rejected rows", "tables": tables}
+    tables = [page_table(["reason", "rows"], reasons)]
+    tables.append(page_table(["part", "row", "post", "reason"], rows, "Examples"))
+    return page_section("rejected", "Rejected rows", tables)
 
 
-def _tags(record: TaggingRecord) -> dict[str, Any]:
+def _tags(record: TaggingRecord) -> Section:
     total = sum(record.tags.values())
     before = record.earlier[0].tags if record.earlier else {}
     then = sum(before.values())
@@ -280,43 +274,29 @@ def _tags(record: TaggingRecord) -> dict[str, Any]:
         if most
         else []
     )
-    tables = [_table(header, rows, "Most given", folded=True)]
+    tables = [page_table(header, rows, "Most given", folded=True)]
     for name, found in (("New: not given by the last run", record.new_tags()), ("Vanished", record.vanished_tags())):
         shown = [[tag, f"{count:,}"] for tag, count in found.items()][:SHOWN_ROWS]
-        tables.append(_table(["tag", "posts"], shown, f"{name} ({len(found):,} tags)"))
+        tables.append(page_table(["tag", "posts"], shown, f"{name} ({len(found):,} tags)"))
     drift = "" if record.psi is None else f"Drift against the last run: PSI {record.psi:.3f} ({told(record.psi)})."
-    return {"id": "tags", "title": "Tags and drift", "told": drift, "charts": charts, "tables": tables}
+    return page_section("tags", "Tags and drift", tables, drift, charts)
 
 
-def _unsure(record: TaggingRecord) -> dict[str, Any]:
+def _unsure(record: TaggingRecord) -> Section:
     rows = [
         [item.post_id, f"{item.score:.3f}", " ".join(item.hashtags[:SHOWN_IN_A_LINE]), item.caption or "", item.part]
         for item in record.unsure[:SHOWN_ROWS]
     ]
-    return {
-        "id": "unsure",
-        "title": "Posts of low confidence",
-        "told": "Those whose best tag has the lowest score.",
-        "tables": [_table(["post", "best score", "tags", "caption", "part"], rows)],
-    }
+    table = page_table(["post", "best score", "tags", "caption", "part"], rows)
+    return page_section("unsure", "Posts of low confidence", [table], "Those whose best tag has the lowest score.")
 
 
-def _slowest(record: TaggingRecord) -> dict[str, Any]:
+def _slowest(record: TaggingRecord) -> Section:
     rows = [
         [item.part, f"{item.posts:,}", f"{item.seconds:.1f}", f"{item.posts / max(item.seconds, 1e-9):.1f}"]
         for item in record.slowest[:SHOWN_ROWS]
     ]
-    return {
-        "id": "slowest",
-        "title": "Slowest parts",
-        "tables": [_table(["part", "posts", "seconds", "posts/s"], rows)],
-    }
-
-
-def _table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], text: str = "", *, folded: bool = False
-) -> dict[str, Any]:
-    return {"header": header, "rows": rows, "told": text, "folded": folded}
+    return page_section("slowest", "Slowest parts", [page_table(["part", "posts", "seconds", "posts/s"], rows)])
 
 
 def _others(these: Mapping[str, int], those: Mapping[str, int]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hashtag_core.evaluation.metrics import Floats, Judged, Protocol
+from hashtag_core.evaluation.report_record import ThresholdedRecord
 
 MAX_CANDIDATES = 256
 
@@ -28,6 +29,18 @@ class Thresholded:
     f1: float
     mean_length: float
     posts: int
+
+    def as_record(self, protocol: Protocol) -> ThresholdedRecord:
+        """As reports hold it."""
+        return {
+            "protocol": protocol,
+            "threshold": self.threshold,
+            "precision": self.precision,
+            "recall": self.recall,
+            "f1": self.f1,
+            "mean_length": self.mean_length,
+            "posts": self.posts,
+        }
 
 
 def choose_threshold(judged: Judged, scores_NK: Floats, protocol: Protocol) -> float:

@@ -1,14 +1,15 @@
 """The models that were judged on one split, side by side: what `leaderboard.json` holds."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.history import HistoryRule
+from hashtag_core.data.model_record import EncodersIdentity
 from hashtag_core.evaluation.ground_truth import Ranked, Truth
 from hashtag_core.evaluation.metrics import post_scores
 from hashtag_core.evaluation.report import main_k, rank_models
+from hashtag_core.evaluation.report_record import EvaluationReport, ModelRecord
 from hashtag_core.evaluation.significance import paired_difference
 from hashtag_core.tracking.registry import ResolvedModel
 
@@ -18,16 +19,16 @@ class Evaluation:
     """One model on one split: what the report holds of it, and the per-post lists behind it."""
 
     model: ResolvedModel
-    row: dict[str, Any]
+    row: ModelRecord
     ranked: Ranked
     trained_on: str | None
-    encoders: dict[str, Any]
+    encoders: EncodersIdentity
 
 
-def report_of(evaluations: Sequence[Evaluation], truth: Truth, recipe: Recipe) -> dict[str, Any]:
+def report_of(evaluations: Sequence[Evaluation], truth: Truth, recipe: Recipe) -> EvaluationReport:
     """`leaderboard.json`: the models' figures, and of the best one against each other the paired difference."""
     dataset, settings = truth.dataset, recipe.evaluation
-    report: dict[str, Any] = {
+    report: EvaluationReport = {
         "format": 1,
         "dataset": dataset.uri,
         "dataset_hash": dataset.info.content_hash,
@@ -37,23 +38,25 @@ def report_of(evaluations: Sequence[Evaluation], truth: Truth, recipe: Recipe) -
         "bootstrap_samples": settings.bootstrap_samples,
         "notes": [*dataset.info.notes, *_notes(evaluations, truth)],
         "models": [evaluation.row for evaluation in evaluations],
+        "differences": [],
     }
     by_uri = {evaluation.row["model"]: evaluation for evaluation in evaluations}
     best, *others = [by_uri[row["model"]] for row in rank_models(report)]
     k = main_k(settings.ks)
     users = [user for user, kept in zip(truth.users, best.ranked.judged.selected("headline"), strict=True) if kept]
-    report["differences"] = []
     for other in others:
         pair = [post_scores(evaluation.ranked.judged, [k], "headline") for evaluation in (best, other)]
         found = paired_difference(pair[0], pair[1], users, settings.bootstrap_samples, settings.seed)
         if found:
-            names = {
-                "first": best.row["model"],
-                "second": other.row["model"],
-                "metric": f"f1_at_{k}",
-                "protocol": "headline",
-            }
-            report["differences"].append({**names, **asdict(found[f"f1_at_{k}"])})
+            report["differences"].append(
+                {
+                    "first": best.row["model"],
+                    "second": other.row["model"],
+                    "metric": f"f1_at_{k}",
+                    "protocol": "headline",
+                    **found[f"f1_at_{k}"].as_record(),
+                }
+            )
     return report
 
 

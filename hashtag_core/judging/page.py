@@ -2,9 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from hashtag_core.config import Recipe
 from hashtag_core.errors import HashtagError
@@ -13,6 +11,7 @@ from hashtag_core.evaluation.ground_truth import Ranked, Truth, slices_of
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.report_charts import labels
 from hashtag_core.evaluation.report_page import report_page
+from hashtag_core.evaluation.report_record import EvaluationReport, ScoreFigures
 from hashtag_core.evaluation.score_curves import calibration, confused_tags, precision_recall
 from hashtag_core.judging.gallery import read_gallery
 from hashtag_core.recommend.images import ImagePlaces
@@ -23,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluation_page(
-    report: Mapping[str, Any], by_uri: Mapping[str, tuple[Ranked, Path]], truth: Truth, recipe: Recipe
+    report: EvaluationReport, by_uri: Mapping[str, tuple[Ranked, Path]], truth: Truth, recipe: Recipe
 ) -> str:
     """`report.html`, the models in the order of the leaderboard; `by_uri`: the lists and the folder of each model of the
     report."""
@@ -40,14 +39,14 @@ def gallery_of(models: Sequence[tuple[str, Ranked, Path | None]], truth: Truth, 
     return read_gallery(truth, ranked, slices, k, most, places, [folder for _, _, folder in models])
 
 
-def score_figures(ranked: Ranked, truth: Truth, k: int) -> dict[str, Any]:
+def score_figures(ranked: Ranked, truth: Truth, k: int) -> ScoreFigures:
     """`precision_recall`, `calibration` (protocol headline) and `confused`: see `evaluation.score_curves`."""
     bins, error = calibration(ranked.judged, ranked.scores_NK, "headline")
     names = list(truth.ids)
     pairs = confused_tags(ranked.judged, truth.tags, k)
     return {
         "precision_recall": precision_recall(ranked.judged, ranked.scores_NK, "headline"),
-        "calibration": {"error": error, "bins": [asdict(one) for one in bins]},
+        "calibration": {"error": error, "bins": [one.as_record() for one in bins]},
         "confused": [
             {"true": names[one], "given": names[other], "posts": posts, "lift": lift}
             for one, other, posts, lift in pairs

@@ -6,14 +6,14 @@ seeds before users are drawn.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
 from hashtag_core.evaluation import metrics
+from hashtag_core.evaluation.board_record import Claim, ComparedPair, SystemState
 from hashtag_core.evaluation.ground_truth import Truth, slices_of
 from hashtag_core.evaluation.metrics import Booleans, Floats, Judged, judge_tags, post_scores, with_f1
 from hashtag_core.evaluation.significance import Difference, every_pair, holm, paired_difference, slice_contrast
@@ -24,13 +24,20 @@ KS = (1, 2, 3, 5, 7, 10)
 """List lengths that the first system is compared with the others at, as far as the report has them."""
 
 
-def rounded(value: Any) -> Any:
-    """Floats at `DIGITS` places: what a reader can use, in a file that can be kept with the code."""
+T = TypeVar("T")
+
+
+def rounded(value: T) -> T:
+    """Floats at `DIGITS` places, at any depth: what a reader can use, in a file that can be kept with the code."""
+    return cast(T, _rounded(value))
+
+
+def _rounded(value: object) -> object:
     if isinstance(value, float):
         return round(value, DIGITS)
     if isinstance(value, Mapping):
-        return {name: rounded(item) for name, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list) else value
+        return {name: _rounded(item) for name, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
 
 
 class Part(Protocol):
@@ -38,7 +45,7 @@ class Part(Protocol):
 
     plan: LeaderboardPlan
     truth: Truth
-    states: dict[str, dict[str, Any]]
+    states: dict[str, SystemState]
 
 
 class Comparison:
@@ -95,19 +102,25 @@ class Comparison:
             found = paired_difference(parts[0], parts[1], _where(users, inside), *settings)
         return found.get(metric)
 
-    def claim(self, pair: Pair) -> dict[str, Any]:
+    def claim(self, pair: Pair) -> Claim:
         """The pair as the report shows it: `difference` with its interval, or what is `missing`."""
-        row = pair.model_dump()
+        row: Claim = {
+            "claim": pair.claim,
+            "first": pair.first,
+            "second": pair.second,
+            "slice": pair.slice,
+            "against": pair.against,
+            "metric": pair.metric,
+            "protocol": pair.protocol,
+        }
         missing = [name for name in (pair.first, pair.second) if name not in self.done]
         if missing:
             return {**row, "missing": f"{' and '.join(missing)} not done"}
         found = self.pair(pair.first, pair.second, pair.metric, pair.protocol, pair.slice, pair.against)
         posts = int((self.slices[pair.slice] & self.judged(pair.first).selected(pair.protocol)).sum())
-        return {
-            **row,
-            "posts": posts,
-            **({"difference": rounded(asdict(found))} if found else {"missing": "no such post"}),
-        }
+        if not found:
+            return {**row, "posts": posts, "missing": "no such post"}
+        return {**row, "posts": posts, "difference": rounded(found.as_record())}
 
     def scores(self, name: str, ks: Sequence[int], protocol: metrics.Protocol) -> dict[str, Floats]:
         """`post_scores` of a system, the mean over its seeds."""
@@ -117,10 +130,10 @@ class Comparison:
 
     def everyone(
         self, names: Sequence[str], ks: Sequence[int], protocol: metrics.Protocol = "headline"
-    ) -> list[dict[str, Any]]:
+    ) -> list[ComparedPair]:
         """Every two of these systems by F1 at each k: `first`, `second`, `k`, their figures (`first_value`, `second_value`, over all
         seeds), the difference with its interval, its p-value and `p_holm`, which is corrected for all pairs of that k."""
-        rows: list[dict[str, Any]] = []
+        rows: list[ComparedPair] = []
         if len(names) < 2:
             return rows
         counts = self.judged(names[0]).selected(protocol)
@@ -143,7 +156,7 @@ class Comparison:
                     "k": k,
                     "first_value": figures[one],
                     "second_value": figures[two],
-                    **rounded(asdict(difference)),
+                    **rounded(difference.as_record()),
                     "p_holm": rounded(p),
                 }
                 for ((one, two), difference), p in zip(pairs.items(), corrected, strict=True)
@@ -157,11 +170,11 @@ class Comparison:
         counts = judged.selected(protocol)
         known_N, truth_N = judged.known_N[counts], judged.truth_N[counts]
         sought_N = known_N if protocol == "papers" else truth_N
-        means: dict[str, Any] = {}
+        means: dict[str, float] = {}
         for k in ks if len(known_N) else ():
             hits_N = np.minimum(known_N, k)
-            means[f"precision_at_{k}"] = np.float64((hits_N / k).mean())
-            means[f"recall_at_{k}"] = np.float64((hits_N / sought_N).mean())
+            means[f"precision_at_{k}"] = float((hits_N / k).mean())
+            means[f"recall_at_{k}"] = float((hits_N / sought_N).mean())
         return {metric: float(value) for metric, value in with_f1(means).items()}
 
 

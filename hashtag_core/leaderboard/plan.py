@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from hashtag_core import storage
 from hashtag_core.config import (
@@ -25,8 +25,10 @@ from hashtag_core.config import (
     validate_section,
 )
 from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.evaluation.board_record import Status, SystemState
 from hashtag_core.evaluation.metrics import Protocol, judge, post_scores, with_f1
 from hashtag_core.evaluation.slices import post_slices
+from hashtag_core.json_values import JsonObject
 from hashtag_core.leaderboard.trials import check_search
 from hashtag_core.models import list_models
 from hashtag_core.models.base import ModelOptions
@@ -147,8 +149,8 @@ class LeaderboardPlan:
         base = next((other for other in self.entries if other.name in (entry.seed_of, entry.curve_of)), entry)
         return base if self.trials and base.recipe.search else None
 
-    def _settings(self, entry: Entry) -> dict[str, Any]:
-        settings = entry.recipe.model_dump(mode="json", exclude=NOT_OF_THE_MODEL)
+    def _settings(self, entry: Entry) -> JsonObject:
+        settings: JsonObject = entry.recipe.model_dump(mode="json", exclude=NOT_OF_THE_MODEL)
         if self.recipe.recommend == RecommendSection():  # as it was before there was a choice
             del settings["recommend"]
         for section, key, default in LATER_SETTINGS:
@@ -158,10 +160,10 @@ class LeaderboardPlan:
             settings["training"].pop(name.removeprefix("training."), None)
         return settings
 
-    def state(self, entry: Entry, dataset_hash: str) -> dict[str, Any]:
+    def state(self, entry: Entry, dataset_hash: str) -> SystemState:
         """How far the entry is; `{"status": "to do"}` where nothing of this dataset and recipe is there."""
         uri = storage.join(self.out, "systems", entry.name, "state.json")
-        state: dict[str, Any] = storage.read_json(uri) if storage.exists(uri) else {}
+        state: SystemState = storage.read_json(uri) if storage.exists(uri) else {}
         return state if state.get("key") == self.key(entry, dataset_hash) else {"status": "to do"}
 
 
@@ -290,9 +292,18 @@ def family_recipes(folder: Path, families: Sequence[str] | None = None) -> list[
     return found
 
 
-def describe_leaderboard(plan: LeaderboardPlan) -> dict[str, Any]:
+class BoardDryRun(TypedDict):
+    """What `jobs/leaderboard.py --dry-run` prints: how far every system is."""
+
+    name: str
+    dry_run: bool
+    systems: dict[str, Status]
+    out: str
+
+
+def describe_leaderboard(plan: LeaderboardPlan) -> BoardDryRun:
     """What `--dry-run` prints: how far every system is."""
-    states: dict[str, str] = {}
+    states: dict[str, Status] = {}
     for part in plan.parts:
         held = part.preparation.finished
         for entry in part.entries:

@@ -9,14 +9,15 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from statistics import fmean
-from typing import Any
+from typing import TypeVar
 
 from hashtag_core import storage
+from hashtag_core.evaluation.board_record import BoardEntry, BoardFacts, BoardReport, SystemState
 from hashtag_core.evaluation.board_sections import done_entries
 from hashtag_core.evaluation.curves import report_figures
 from hashtag_core.evaluation.report import main_k
+from hashtag_core.evaluation.report_record import CalibrationErrors, JudgedFigures
 from hashtag_core.evaluation.side_by_side import FLOORS, side_by_side_html, side_by_side_markdown
 from hashtag_core.leaderboard.compare import KS, Comparison, Part, rounded
 from hashtag_core.leaderboard.gallery import systems_gallery
@@ -32,17 +33,17 @@ KEPT = re.compile(
 """Figures that the report holds; a system's `state.json` has them all."""
 PUBLISHED = ("report.md", "report.json")
 
-State = Mapping[str, Any]
+T = TypeVar("T")
 
 
-def write_report(plan: LeaderboardPlan, parts: Sequence[Part]) -> dict[str, Any]:
+def write_report(plan: LeaderboardPlan, parts: Sequence[Part]) -> BoardReport:
     """Write OUT/report, and copy what is to be published; returns what `report.json` holds, the best system first. `parts`: the
     folds that it is of, or the one board."""
     everywhere = [{name for name, state in part.states.items() if state["status"] == "done"} for part in parts]
     compared = Comparison(plan, parts, set.intersection(*everywhere))
     states = {entry.name: pooled_state(entry, compared) for entry in plan.entries}
     entries = [_row(entry, states[entry.name]) for entry in plan.entries]
-    report: dict[str, Any] = {
+    report: BoardReport = {
         "format": 1,
         "name": plan.name,
         "command": plan.command,
@@ -61,7 +62,7 @@ def write_report(plan: LeaderboardPlan, parts: Sequence[Part]) -> dict[str, Any]
     for row in entries:
         if row["status"] == "done" and not row["curve_of"] and not row["seed_of"]:
             found = {floor: compared.pair(row["name"], floor, metric) for floor in FLOORS if floor != row["name"]}
-            row["differences"] = {floor: rounded(asdict(item)) for floor, item in found.items() if item}
+            row["differences"] = {floor: rounded(item.as_record()) for floor, item in found.items() if item}
     report["pairs"] = [compared.claim(pair) for pair in plan.pairs]
     order = {entry["name"]: place for place, entry in enumerate(done_entries(report))}
     report["comparisons"] = compared.everyone(list(order), [k for k in KS if k in report["ks"]])
@@ -88,10 +89,10 @@ def _page(plan: LeaderboardPlan, part: Part, order: Sequence[str], markdown: str
     return side_by_side_html(markdown, title, figures, gallery, [pair for pair in confused if pair[1]])
 
 
-def _row(entry: Entry, state: State) -> dict[str, Any]:
+def _row(entry: Entry, state: SystemState) -> BoardEntry:
     """What the report holds of one system."""
     cls = family(entry.recipe.model.family)
-    row: dict[str, Any] = {
+    row: BoardEntry = {
         "name": entry.name,
         "family": cls.name,
         "kind": "fitted" if issubclass(cls, FittedModel) else "neural",
@@ -109,7 +110,11 @@ def _row(entry: Entry, state: State) -> dict[str, Any]:
     judged = state["row"]
     return {
         **row,
-        **{name: state[name] for name in ("parameters", "epochs", "best_epoch", "train_seconds", "judge_seconds")},
+        "parameters": state["parameters"],
+        "epochs": state["epochs"],
+        "best_epoch": state["best_epoch"],
+        "train_seconds": state["train_seconds"],
+        "judge_seconds": state["judge_seconds"],
         "posts_per_second": rounded(judged.get("posts_per_second")),
         "megabytes": rounded(judged.get("megabytes")),
         "k": judged["k"],
@@ -118,7 +123,7 @@ def _row(entry: Entry, state: State) -> dict[str, Any]:
             "papers": _kept(judged["papers"]),
             "floor": _kept(judged["floor"]),
         },
-        "intervals": {protocol: _kept(found) for protocol, found in judged["intervals"].items()},
+        "intervals": {protocol: _kept(bounds) for protocol, bounds in judged["intervals"].items()},
         "slices": {name: _kept(found) for name, found in judged["slices"].items()},
         "tags": {name: _kept(found) for name, found in judged["tags"].items()},
         "thresholded": rounded(judged["thresholded"]),
@@ -130,14 +135,14 @@ def _row(entry: Entry, state: State) -> dict[str, Any]:
     }
 
 
-def _calibration(row: Mapping[str, Any]) -> dict[str, float]:
+def _calibration(row: JudgedFigures) -> CalibrationErrors:
     """Of a row that was made before there was one over all pairs: that of the lists alone."""
     if "calibration_error" in row:
-        return dict(row["calibration_error"])
+        return row["calibration_error"]
     return {"first": row["calibration"]["error"]} if "calibration" in row else {}
 
 
-def _kept(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _kept(figures: Mapping[str, T]) -> dict[str, T]:
     return {name: rounded(value) for name, value in figures.items() if KEPT.fullmatch(name)}
 
 
@@ -147,11 +152,11 @@ def _data_hash(parts: Sequence[Part]) -> str:
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def _facts(parts: Sequence[Part]) -> dict[str, Any]:
+def _facts(parts: Sequence[Part]) -> BoardFacts:
     """Of folds: the test posts of all, of the other splits and of the vocabulary the mean."""
     infos = [part.truth.dataset.info for part in parts]
     split = parts[0].truth.split
-    posts = {name: round(fmean(info.posts.get(name, 0) for info in infos)) for name in infos[0].posts}
+    posts: dict[str, int] = {name: round(fmean(info.posts.get(name, 0) for info in infos)) for name in infos[0].posts}
     posts[split] = sum(info.posts.get(split, 0) for info in infos)
     return {
         "posts": posts,

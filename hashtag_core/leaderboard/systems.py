@@ -5,53 +5,34 @@ What takes a cluster (preparing, encoding, training, judging) is given by the ca
 
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from hashtag_core import storage
 from hashtag_core.config import EncodersSection, ModelSection, Recipe, TrackingSection
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.errors import HashtagError, NotFoundError
+from hashtag_core.evaluation.board_record import SystemState, TrialsRecord
 from hashtag_core.evaluation.ground_truth import Ranked, Truth, read_truths, write_ranked
 from hashtag_core.evaluation.report import main_k
+from hashtag_core.evaluation.report_record import ModelRecord
 from hashtag_core.leaderboard.plan import Entry, LeaderboardPlan
-from hashtag_core.leaderboard.trials import best_trial, run_trials, trials_from_json, trials_to_json, with_settings
+from hashtag_core.leaderboard.trials import (
+    TrialsFile,
+    best_trial,
+    run_trials,
+    trials_from_json,
+    trials_to_json,
+    with_settings,
+)
 from hashtag_core.models.registry import family
 from hashtag_core.tracking.registry import find_version, version_run
 from hashtag_core.tracking.runs import metric_history
+from hashtag_core.training.record import TrainSummary
 
 logger = logging.getLogger(__name__)
 
 FINAL = ("done", "not_applicable")
-
-
-class Trained(Protocol):
-    """What is told of a training; see `distributed.train.TrainSummary`."""
-
-    @property
-    def run_id(self) -> str: ...
-
-    @property
-    def run_name(self) -> str: ...
-
-    @property
-    def model(self) -> str: ...
-
-    @property
-    def metrics(self) -> dict[str, float]: ...
-
-    @property
-    def seconds(self) -> float: ...
-
-    @property
-    def epochs(self) -> int | None: ...
-
-    @property
-    def best_epoch(self) -> int | None: ...
-
-    @property
-    def parameters(self) -> int | None: ...
 
 
 class Engine(Protocol):
@@ -63,12 +44,10 @@ class Engine(Protocol):
     def encode(self, dataset: Dataset, section: EncodersSection, needs: frozenset[str]) -> None:
         """Encode what is missing."""
 
-    def train(self, recipe: Recipe, dataset_uri: str, parent: str | None) -> Trained:
+    def train(self, recipe: Recipe, dataset_uri: str, parent: str | None) -> TrainSummary:
         """Train and register a version; `parent`: the run that the new one is shown below."""
 
-    def judge(
-        self, model: str, truth: Truth, validation: Truth | None, recipe: Recipe
-    ) -> tuple[dict[str, Any], Ranked]:
+    def judge(self, model: str, truth: Truth, validation: Truth | None, recipe: Recipe) -> tuple[ModelRecord, Ranked]:
         """The model's row of a report and its lists, logged."""
 
 
@@ -80,7 +59,7 @@ class Systems:
         self.hash = dataset.info.content_hash
         self.truth, self.validation = read_truths(dataset, plan.recipe)
         given = modalities(dataset)
-        self.states: dict[str, dict[str, Any]] = {}
+        self.states: dict[str, SystemState] = {}
         for entry in plan.entries:
             reads = entry.options.reads.intersection(entry.options.inputs)
             state = plan.state(entry, self.hash)
@@ -107,7 +86,7 @@ class Systems:
 
     def do(self, entry: Entry) -> None:
         """Train and judge one system, and write down how that went."""
-        state = {**self.states[entry.name], "key": self.plan.key(entry, self.hash)}
+        state: SystemState = {**self.states[entry.name], "key": self.plan.key(entry, self.hash)}
         state.pop("reason", None)
         try:
             if not _is_trained(state):
@@ -122,11 +101,11 @@ class Systems:
             state |= {"status": "failed", "reason": told.replace(str(Path.cwd()), ".")[:500]}
         self._save(entry, state)
 
-    def _save(self, entry: Entry, state: dict[str, Any]) -> None:
+    def _save(self, entry: Entry, state: SystemState) -> None:
         self.states[entry.name] = state
         storage.write_json(storage.join(self.plan.out, "systems", entry.name, "state.json"), state)
 
-    def _train(self, entry: Entry) -> dict[str, Any]:
+    def _train(self, entry: Entry) -> SystemState:
         recipe = self._completed(entry)
         tried = self._tried(entry, recipe)
         if tried:
@@ -134,7 +113,7 @@ class Systems:
         summary = self._trained(recipe, self._parent(entry))
         names = {"train_loss": "train_loss", "validation_loss": f"{self.engine.prefix}loss"}
         names["selected_by"] = self.engine.prefix + recipe.training.select_metric
-        return {
+        state: SystemState = {
             "status": "trained",
             "model": summary.model,
             "parameters": summary.parameters,
@@ -142,21 +121,23 @@ class Systems:
             "best_epoch": summary.best_epoch,
             "train_seconds": summary.seconds,
             "history": {key: metric_history(summary.run_id, name, patient=True) for key, name in names.items()},
-            **({"trials": tried} if tried else {}),
         }
+        if tried:
+            state["trials"] = tried
+        return state
 
     def _parent(self, entry: Entry) -> str | None:
         """The run that the run of another seed is shown below: that of the system itself."""
         first = self.states.get(entry.seed_of, {}) if entry.seed_of else {}
         return version_run(first["model"]) if _is_trained(first) else None
 
-    def _trained(self, recipe: Recipe, parent: str | None = None) -> Trained:
+    def _trained(self, recipe: Recipe, parent: str | None = None) -> TrainSummary:
         summary = self.engine.train(recipe, self.dataset.uri, parent)
         if recipe.training.storage == self.plan.runs:  # its model is in MLflow: the checkpoints have served
             storage.remove_tree(storage.join(self.plan.runs, summary.run_name))
         return summary
 
-    def _tried(self, entry: Entry, recipe: Recipe) -> dict[str, Any] | None:
+    def _tried(self, entry: Entry, recipe: Recipe) -> TrialsRecord | None:
         """The settings that trials chose, None for a system that has none. Its other seeds and its points of a learning curve take
         those of the system itself, whose trials are run first if they were not."""
         searched = self.plan.searched(entry)
@@ -166,8 +147,8 @@ class Systems:
             return self._tried(searched, self._completed(searched))
         key = self.plan.trials_key(entry, self.hash)
         uri = storage.join(self.plan.out, "systems", entry.name, "trials.json")
-        held: Mapping[str, Any] = storage.read_json(uri) if storage.exists(uri) else {}
-        done = trials_from_json(held["trials"]) if held.get("key") == key else []
+        kept: TrialsFile | None = storage.read_json(uri) if storage.exists(uri) else None
+        done = trials_from_json(kept["trials"]) if kept is not None and kept["key"] == key else []
         tracking = TrackingSection(
             **{**recipe.tracking.model_dump(), "model_name": f"{recipe.tracking.model_name}-trials"}
         )
@@ -177,7 +158,7 @@ class Systems:
             self.plan.trials,
             done,
             lambda tried: self._trained(tried).metrics[metric],
-            lambda trials: storage.write_json(uri, {"key": key, "trials": trials_to_json(trials)}),
+            lambda trials: storage.write_json(uri, TrialsFile(key=key, trials=trials_to_json(trials))),
             entry.name,
         )
         best = best_trial(trials)
@@ -192,7 +173,7 @@ class Systems:
             "seconds": round(sum(trial.seconds for trial in trials), 1),
         }
 
-    def _judge(self, entry: Entry, state: dict[str, Any]) -> dict[str, Any]:
+    def _judge(self, entry: Entry, state: SystemState) -> SystemState:
         began = time.monotonic()
         row, ranked = self.engine.judge(state["model"], self.truth, self.validation, entry.recipe)
         write_ranked(self.plan.ranked(entry), ranked, self.truth)
@@ -219,7 +200,7 @@ def modalities(dataset: Dataset) -> frozenset[str]:
     return frozenset(found)
 
 
-def _is_trained(state: dict[str, Any]) -> bool:
+def _is_trained(state: SystemState) -> bool:
     """Whether its model is there already: what an interrupted run had trained and not judged."""
     if "model" not in state:
         return False

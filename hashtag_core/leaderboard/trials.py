@@ -9,8 +9,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 from hashtag_core.config import ModelSection, Recipe
 from hashtag_core.errors import ConfigError, HashtagError
@@ -19,22 +19,26 @@ from hashtag_core.models.registry import parse_options
 logger = logging.getLogger(__name__)
 
 
+Settings = dict[str, Any]
+"""Values of any kind by `section.field`: which there are, the recipe's `[search]` says."""
+
+
 @dataclass(frozen=True)
 class Trial:
-    """Settings by `section.field` and what came of them: the validation figure, or the reason why there is none."""
+    """Settings and what came of them: the validation figure, or the reason why there is none."""
 
-    settings: dict[str, Any]
+    settings: Settings
     figure: float | None = None
     reason: str | None = None
     seconds: float = 0.0
 
 
-def own_settings(recipe: Recipe) -> dict[str, Any]:
+def own_settings(recipe: Recipe) -> Settings:
     """The values that the recipe has of what it may search for."""
     return {name: _value(recipe, name) for name in recipe.search}
 
 
-def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
     """The recipe with these settings, by `section.field`, and nothing more to search for. ConfigError for a wrong one."""
     values = recipe.model_dump(exclude={"search"}, exclude_unset=True)
     for name, value in settings.items():
@@ -63,7 +67,7 @@ def check_search(recipe: Recipe, where: str) -> None:
             raise ConfigError(f"{where}: search: {name}: the recipe's own {own!r} is not among the values to try")
 
 
-def next_settings(recipe: Recipe, done: Sequence[Trial], seed: int) -> dict[str, Any]:
+def next_settings(recipe: Recipe, done: Sequence[Trial], seed: int) -> Settings:
     """What to try next: the recipe's own settings first, then what the trials that are done suggest. The same for the same trials."""
     if not done:
         return own_settings(recipe)
@@ -86,7 +90,7 @@ def sampler(seed: int) -> Any:
     return TPESampler(seed=seed, n_startup_trials=4)
 
 
-def drawn_settings(recipe: Recipe, drawn: Mapping[str, Any]) -> dict[str, Any]:
+def drawn_settings(recipe: Recipe, drawn: Mapping[str, Any]) -> Settings:
     """The values of what was drawn, by `section.field`."""
     return {name: space.value(drawn[name]) for name, space in recipe.search.items()}
 
@@ -120,17 +124,36 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
     )
 
 
-def trials_from_json(values: Sequence[Mapping[str, Any]]) -> list[Trial]:
+class TrialRecord(TypedDict):
+    """A `Trial`, as it is written down."""
+
+    settings: Settings
+    figure: float | None
+    reason: str | None
+    seconds: float
+
+
+class TrialsFile(TypedDict):
+    """`trials.json`: `key` says of which dataset and recipe they are."""
+
+    key: str
+    trials: list[TrialRecord]
+
+
+def trials_from_json(values: Sequence[TrialRecord]) -> list[Trial]:
     """What `trials_to_json` gave."""
     return [Trial(**value) for value in values]
 
 
-def trials_to_json(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+def trials_to_json(trials: Sequence[Trial]) -> list[TrialRecord]:
     """As plain values."""
-    return [asdict(trial) for trial in trials]
+    return [
+        {"settings": trial.settings, "figure": trial.figure, "reason": trial.reason, "seconds": trial.seconds}
+        for trial in trials
+    ]
 
 
-def _attempted(recipe: Recipe, settings: dict[str, Any], attempt: Callable[[Recipe], float]) -> Trial:
+def _attempted(recipe: Recipe, settings: Settings, attempt: Callable[[Recipe], float]) -> Trial:
     began = time.monotonic()
     try:
         figure = attempt(with_settings(recipe, settings))

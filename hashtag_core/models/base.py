@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hashtag_core.config import Section
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
+from hashtag_core.json_values import JsonObject
 from hashtag_core.models.explanation import Explanation
 from hashtag_core.models.objectives import Output, prior_logits
 
@@ -144,11 +145,11 @@ class TagModel(nn.Module):
         """
         raise NotImplementedError(f"{self.name} does not know tags by their words")
 
-    def extra_state(self) -> dict[str, Any]:
+    def extra_state(self) -> JsonObject:
         """State that is no tensor (the words of a vectoriser, user ids): JSON-able, saved as `extra.json`."""
         return {}
 
-    def load_extra_state(self, values: dict[str, Any]) -> None:
+    def load_extra_state(self, values: JsonObject) -> None:
         """Take back what `extra_state` gave; called before the weights are loaded."""
         return
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hashtag_core.data.model_record import ModelDescription
+
 LIMITS = (
     "It recommends only the hashtags of its vocabulary: a tag that few posts of its training data carry is never recommended.",
     "It repeats what the authors of its training data did, their habits, their language and their prejudices with it.",
@@ -17,7 +19,7 @@ FIGURES_OF = (
 )
 
 
-def model_card(described: Mapping[str, Any], paper: str, tags: int, numbers: int) -> str:
+def model_card(described: ModelDescription, paper: str, tags: int, numbers: int) -> str:
     """Markdown, from the content of `model.json`; `numbers` counts parameters and buffers."""
     name, version, family = described.get("name", described["family"]), described["version"], described["family"]
     inputs = ", ".join(described["options"].get("inputs", [])) or "none"

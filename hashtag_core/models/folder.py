@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -33,6 +33,7 @@ from hashtag_core.data.model_files import (
     model_version,
     read_description,
 )
+from hashtag_core.data.model_record import ModelDescription, ModelInfo
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import HashtagError, IntegrityError
@@ -63,8 +64,8 @@ class LoadedModel:
     spec: InputSpec
     vocabulary: Vocabulary
     tokenizer: CaptionTokenizer | None
-    info: dict[str, Any]
-    """All other keys of `model.json`: `name`, `recipe`, `encoders`, `captions`, `metrics`, `dataset`, `k`, ..."""
+    info: ModelInfo
+    """What training told of it."""
     version: str
     """First 12 hex digits of the SHA-256 over weights, vocabulary, tokenizer, options, sizes, history, encoders and caption rules."""
     history: HistoryRule | None = None
@@ -79,12 +80,11 @@ def save_model_folder(
     options: ModelOptions,
     vocabulary: Vocabulary,
     tokenizer: CaptionTokenizer | None,
-    info: Mapping[str, Any],
+    info: ModelInfo,
 ) -> str:
     """Write the folder (its old content is replaced file by file) and return the version.
 
-    `info` is JSON-able; the card shows `name`, `metrics` (name -> figure), `dataset` (`content_hash`, `posts`, ...),
-    `encoders`, `captions`, `k` and `recipe` of it, each where it is given. Which posts a history is made of is written down
+    The card shows of `info` what is given. Which posts a history is made of is written down
     for a family that reads one, from its options and the recipe's `[history]`.
     """
     clash = sorted(set(info) & set(RESERVED))
@@ -104,7 +104,7 @@ def save_model_folder(
     extra = model.extra_state()
     if extra:
         _write_json(folder / EXTRA, extra)
-    described: dict[str, Any] = {
+    described: ModelDescription = {
         "format": FORMAT,
         "family": model.name,
         "options": options.model_dump(mode="json"),
@@ -113,10 +113,10 @@ def save_model_folder(
     section = HistorySection(**(info.get("recipe") or {}).get("history", {}))
     history = HistoryRule.of(model.needs(options), options, section)
     if history is not None:
-        described["history"] = asdict(history)
+        described["history"] = history.as_record()
     here = hash_files(folder)
     files = {name: here[name] for name in (WEIGHTS, VOCABULARY, TOKENIZER, EXTRA) if name in here}
-    described |= {"files": files, CHECKSUM: content_hash(files), **info}
+    described = {**described, "files": files, "files_hash": content_hash(files), **info}
     described["version"] = version = model_version(json.loads(json.dumps(described)), files)
     parameters = sum(value.numel() for value in tensors.values())
     (folder / CARD).write_text(model_card(described, model.paper, len(vocabulary), parameters), encoding="utf-8")
@@ -124,7 +124,7 @@ def save_model_folder(
     return version
 
 
-BuildTops = Callable[[Mapping[str, Any], frozenset[str]], nn.Module | None]
+BuildTops = Callable[[ModelDescription, frozenset[str]], nn.Module | None]
 """`model.json` and the family's needs -> the encoders' parts that were trained with the model, None where none were."""
 
 
@@ -179,7 +179,7 @@ def load_model_folder(
         spec=spec,
         vocabulary=vocabulary,
         tokenizer=tokenizer,
-        info={key: value for key, value in described.items() if key not in RESERVED},
+        info=cast(ModelInfo, {key: value for key, value in described.items() if key not in RESERVED}),
         version=checked.version,
         history=HistoryRule.from_json(described.get("history")),
         content_hash=checked.content_hash,

@@ -23,7 +23,7 @@ spell only those of the vocabulary: a model here scores a vocabulary, in which a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
+from hashtag_core.json_values import JsonObject
 from hashtag_core.models.base import InputSpec, ModelOptions
 from hashtag_core.models.layers import CaptionLSTM, CaptionOptions, absent_embedding
 from hashtag_core.models.objectives import Output, sequence_loss
@@ -166,11 +167,11 @@ class Okboomer(SequenceModel):
         if self.spelling is not None:
             self.spelling.learn(tags, self.settings.pieces)
 
-    def extra_state(self) -> dict[str, Any]:
+    def extra_state(self) -> JsonObject:
         """How each tag is spelled."""
         return {} if self.spelling is None else {"spellings": self.spelling.spellings}
 
-    def load_extra_state(self, values: dict[str, Any]) -> None:
+    def load_extra_state(self, values: JsonObject) -> None:
         if self.spelling is not None:
             self.spelling.set(values["spellings"])
 

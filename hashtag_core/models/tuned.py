@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hashtag_core.data.batches import PostBatch, Targets
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.errors import ConfigError
+from hashtag_core.json_values import JsonObject
 from hashtag_core.models.base import FitSource, NeuralModel, TagModel
 from hashtag_core.models.objectives import Output
 
@@ -38,11 +39,11 @@ class TunedModel(NeuralModel):
         """Of the family."""
         self.model.name_tags(tags)
 
-    def extra_state(self) -> dict[str, Any]:
+    def extra_state(self) -> JsonObject:
         """Of the family."""
         return self.model.extra_state()
 
-    def load_extra_state(self, values: dict[str, Any]) -> None:
+    def load_extra_state(self, values: JsonObject) -> None:
         """Of the family."""
         self.model.load_extra_state(values)
 

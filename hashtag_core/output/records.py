@@ -7,14 +7,14 @@ the chunks that are still there, and nothing is tagged again.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 from pydantic import ValidationError
 
-from hashtag_core.config import ArchiveSection, Section
+from hashtag_core.config import ArchiveSection, ReadingOptions, Section
 from hashtag_core.data.source import Source
 from hashtag_core.errors import IntegrityError
 from hashtag_core.output.table import Change, DataFile, Table
@@ -49,7 +49,7 @@ class TagSettings(Section):
     image_prefixes: list[str] | None = None
     max_image_bytes: int = ArchiveSection().max_image_bytes
     image_hosts: list[str] = []
-    reading: dict[str, Any] = {}
+    reading: ReadingOptions = {}
     """Layout of the archive and what was said of its columns, where that is not the default."""
 
     def source(self, archive: str | None = None) -> Source:
@@ -204,5 +204,10 @@ def save_records(
 
 def _rows(changed: list[tuple[str, str, str | None]], sequence: int) -> pa.Table:
     kinds, keys, values = zip(*changed, strict=True)
-    columns: dict[str, Any] = {"kind": kinds, "key": keys, "sequence": [sequence] * len(changed), "value": values}
+    columns: dict[str, Sequence[str | int | None]] = {
+        "kind": kinds,
+        "key": keys,
+        "sequence": [sequence] * len(changed),
+        "value": values,
+    }
     return pa.table(columns, schema=RECORDS)

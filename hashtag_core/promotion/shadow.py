@@ -6,8 +6,9 @@ the sample alone.
 
 import io
 import logging
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TypedDict
 
 import pyarrow as pa
 
@@ -16,9 +17,15 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import iter_post_batches, list_parts
 from hashtag_core.errors import ArchiveError, ConfigError, ImageError, NotFoundError
-from hashtag_core.evaluation.agreement import agreement, agreement_html, agreement_markdown, most_different
+from hashtag_core.evaluation.agreement import (
+    ComparedPost,
+    agreement,
+    agreement_html,
+    agreement_markdown,
+    most_different,
+)
 from hashtag_core.recommend.recommender import Recommender
-from hashtag_core.schema import POST
+from hashtag_core.schema import POST, TaggedRow
 from hashtag_core.tracking.registry import champion, find_version, model_uri, version_run
 from hashtag_core.tracking.runs import start_run
 
@@ -29,6 +36,17 @@ SHOWN_POSTS = 24
 THUMBNAIL_PX = 160
 
 
+class ShadowSummary(TypedDict):
+    """What `jobs/promote.py --shadow` prints; `report`: the folder with the page."""
+
+    challenger: str
+    champion: str
+    figures: dict[str, float]
+    parts: int
+    run_id: str
+    report: str | None
+
+
 def shadow(
     archive: str,
     challenger: str,
@@ -37,7 +55,7 @@ def shadow(
     posts: int = 500,
     since: datetime | None = None,
     report: str | None = None,
-) -> dict[str, Any]:
+) -> ShadowSummary:
     """Tag a sample by challenger and champion; the figures, a run in MLflow, and with `report` a folder with the page.
 
     `since`: of parts whose file was modified then or later. ConfigError for a challenger that is no version or is the
@@ -108,7 +126,7 @@ def _sample(archive: str, count: int, since: datetime | None) -> tuple[pa.Table,
     return pa.concat_tables([table.select(columns) for table in tables]).slice(0, count), len(chosen)
 
 
-def _shown(sample: pa.Table, tagged: list[list[dict[str, Any]]], row: int) -> dict[str, Any]:
+def _shown(sample: pa.Table, tagged: Sequence[Sequence[TaggedRow]], row: int) -> ComparedPost:
     post = sample.slice(row, 1).to_pylist()[0]
     ours, theirs = ("  ".join(rows[row]["hashtags"]) for rows in tagged)
     return {

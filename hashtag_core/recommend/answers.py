@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -42,11 +42,19 @@ class Answer:
     explanations: list[Any] | None = None
 
 
+class AnsweredTag(TypedDict):
+    """A tag of an answer; `explanation` where it was asked for."""
+
+    hashtag: str
+    score: float
+    explanation: NotRequired[Any]
+
+
 def as_json(answers: Iterable[Answer], model: str, family: str) -> str:
     """One JSON object in one line: `model`, `family`, and `posts` with `name`, the tags and the person's own columns."""
     posts = []
     for answer in answers:
-        tags: list[dict[str, Any]] = [
+        tags: list[AnsweredTag] = [
             {"hashtag": tag, "score": round(score, 6)}
             for tag, score in zip(answer.hashtags, answer.scores, strict=True)
         ]

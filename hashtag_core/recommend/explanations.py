@@ -1,7 +1,7 @@
 """Why a post is given its tags, as a column beside the tags: parts of each tag's logit, which add up to it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -27,9 +27,28 @@ EXPLAINED = pa.struct(
 the user's history and those of other users that were learned from, the weightiest first, those without an amount left out."""
 
 
+class ExplainedPost(TypedDict):
+    """A value of FROM_POST."""
+
+    post_id: str
+    amount: float
+
+
+class ExplainedTag(TypedDict):
+    """A value of EXPLAINED."""
+
+    hashtag: str
+    base: float
+    image: float | None
+    caption: float | None
+    tag_text: float | None
+    history: list[ExplainedPost]
+    neighbours: list[ExplainedPost]
+
+
 def explained(
     model: TagModel, batch: PostBatch, indices_BK: np.ndarray, tags: Sequence[str], past: Sequence[Sequence[str]]
-) -> list[list[dict[str, Any]]]:
+) -> list[list[ExplainedTag]]:
     """Of each post, of each of its tags (vocabulary indices, best first), a value of EXPLAINED. `past`: the post ids of
     each post's history, newest first."""
     with torch.inference_mode():
@@ -40,17 +59,19 @@ def explained(
     ]
 
 
-def _tag(found: Explanation, post: int, place: int, tag: str, past: Sequence[str]) -> dict[str, Any]:
+def _tag(found: Explanation, post: int, place: int, tag: str, past: Sequence[str]) -> ExplainedTag:
     parts = {name: float(values[post, place]) for name, values in found.parts_BT.items()}
     return {
         "hashtag": tag,
         "base": float(found.base_BT[post, place]),
-        **{name: parts.get(name) for name in ("image", "caption", "tag_text")},
+        "image": parts.get("image"),
+        "caption": parts.get("caption"),
+        "tag_text": parts.get("tag_text"),
         "history": _posts(past, found.history_BTH[post, place].tolist()),
         "neighbours": _posts(found.neighbour_ids[post], found.neighbours_BTK[post, place].tolist()),
     }
 
 
-def _posts(ids: Sequence[str], amounts: Sequence[float]) -> list[dict[str, Any]]:
+def _posts(ids: Sequence[str], amounts: Sequence[float]) -> list[ExplainedPost]:
     pairs = [(name, amount) for name, amount in zip(ids, amounts, strict=False) if amount]
     return [{"post_id": name, "amount": amount} for name, amount in sorted(pairs, key=lambda pair: -abs(pair[1]))]

@@ -11,7 +11,7 @@ them the same to the last digit calls with the same posts.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.history import HistoryRule, find_history
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.images import image_key
+from hashtag_core.data.model_record import EncodersIdentity
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.encoders.trained import trained_tops
 from hashtag_core.errors import ConfigError, IntegrityError, ScoreError
@@ -363,10 +364,11 @@ class Recommender:
         return arrays
 
 
-def _check_identity(model: str, trained: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def _check_identity(model: str, trained: EncodersIdentity, here: EncodersIdentity) -> None:
     """IntegrityError if the encoders are not those whose features the model learned from."""
-    for modality, found in here.items():
-        expected = trained.get(modality)
+    before = cast(Mapping[str, Mapping[str, object]], trained)
+    for modality, found in cast(Mapping[str, Mapping[str, object]], here).items():
+        expected = before.get(modality)
         if expected != found:
             differing = [key for key in found if not isinstance(expected, Mapping) or expected.get(key) != found[key]]
             told = "; ".join(f"{key}: {(expected or {}).get(key)!r}, here {found[key]!r}" for key in differing)

@@ -12,13 +12,13 @@ import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
 from hashtag_core.errors import ConfigError
 from hashtag_core.recommend.recommender import Recommender
-from hashtag_core.schema import POST
+from hashtag_core.schema import POST, PostRow
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -45,12 +45,13 @@ class ServedModel:
         return frame.astype({"detail": object})
 
 
-def post_of(row: Mapping[str, Any], place: int = 0) -> dict[str, Any]:
+def post_of(row: Mapping[str, Any], place: int = 0) -> PostRow:
     """A post from a row of a data frame: absent values leave, base64 becomes bytes, a date becomes a timestamp."""
     unknown = next((name for name in row if name not in POST.names), None)
     if unknown is not None:
         raise ConfigError(f"row {place}: no field {unknown!r} in a post; there are {', '.join(POST.names)}")
-    return {name: _value(name, value, place) for name, value in row.items() if not _absent(value)}
+    values = {name: _value(name, value, place) for name, value in row.items() if not _absent(value)}
+    return cast(PostRow, values)
 
 
 def _absent(value: Any) -> bool:
@@ -74,19 +75,45 @@ def _value(name: str, value: Any, place: int) -> Any:
     return list(value) if isinstance(value, np.ndarray | tuple) else value
 
 
-def golden_outputs(recommender: Recommender, posts: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
-    """What a model gives to fixed posts: `posts` (images in base64) and `tagged`, JSON-able.
+class GoldenPost(TypedDict, total=False):
+    """A fixed post; its picture is base64."""
+
+    post_id: str
+    user_id: str
+    caption: str
+    image: str
+
+
+class GoldenTags(TypedDict):
+    """What the model gave to it."""
+
+    post_id: str
+    hashtags: list[str]
+    scores: list[float]
+
+
+class GoldenOutputs(TypedDict):
+    """`golden.json`."""
+
+    posts: list[GoldenPost]
+    tagged: list[GoldenTags]
+
+
+def golden_outputs(recommender: Recommender, posts: Sequence[GoldenPost] | None = None) -> GoldenOutputs:
+    """What a model gives to fixed posts, JSON-able.
 
     A model that is loaded elsewhere, or with other versions of libraries, has to give the same: `golden_difference`.
     """
-    fixed = [dict(post) for post in (_golden_posts() if posts is None else posts)]
+    fixed = [post.copy() for post in (_golden_posts() if posts is None else posts)]
     opened = [post_of(post, place) for place, post in enumerate(fixed)]
     tagged = recommender.recommend(opened, top_k=GOLDEN_TAGS).to_pylist()
-    kept = [{"post_id": row["post_id"], "hashtags": row["hashtags"], "scores": row["scores"]} for row in tagged]
+    kept: list[GoldenTags] = [
+        {"post_id": row["post_id"], "hashtags": row["hashtags"], "scores": row["scores"]} for row in tagged
+    ]
     return {"posts": fixed, "tagged": kept}
 
 
-def golden_difference(recommender: Recommender, golden: Mapping[str, Any]) -> float:
+def golden_difference(recommender: Recommender, golden: GoldenOutputs) -> float:
     """The greatest difference of a score to the golden outputs, by tag; a tag that is missing differs by its score less
     the lowest one given. ConfigError where `golden` is not what `golden_outputs` makes."""
     try:
@@ -103,7 +130,7 @@ def golden_difference(recommender: Recommender, golden: Mapping[str, Any]) -> fl
     return worst
 
 
-def _golden_posts() -> list[dict[str, Any]]:
+def _golden_posts() -> list[GoldenPost]:
     """Posts of every kind that a model meets: with picture and caption, one of them, and neither."""
     side = GOLDEN_SIDE_PX
     rows = b"".join(

@@ -1,9 +1,8 @@
 """What a tagging run is to do: the records that planning makes and a run works on. Needs neither Ray nor a model."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from hashtag_core.tagging.histories import HistoryFinder, Sidecar
 from hashtag_core.tagging.scan import LeftOut, Scan
 from hashtag_core.tagging.select import Selection, closed_order
 from hashtag_core.tracking.registry import ResolvedModel
+from hashtag_core.tracking.tagging import TagRunRecord
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class TagPlan:
     """Whether all parts are tagged again, and the settings may be other ones."""
     index: IdIndex = field(default_factory=IdIndex)
     scans: list[Scan] = field(default_factory=list)
-    last_run: Mapping[str, Any] = field(default_factory=dict)
+    last_run: TagRunRecord | None = None
     """The record of the last run of this model and version."""
     finder: HistoryFinder | None = None
     sidecar: Sidecar | None = None
@@ -146,12 +146,13 @@ class TagPlan:
     @property
     def unfinished(self) -> bool:
         """Whether the last run did not come to its end, so that there may be something to clean up."""
-        return self.last_run.get("status", "done") not in ("done", "stopped")
+        return self.last_run is not None and self.last_run["status"] not in ("done", "stopped")
 
     @property
     def needs_histories(self) -> bool:
         """Whether histories may be other ones than after the last run, of an archive in which no part is new."""
-        same = self.last_run.get("status") == "done" and self.last_run.get("removed_parts") == len(self.gone)
+        last = self.last_run
+        same = last is not None and last["status"] == "done" and last.get("removed_parts") == len(self.gone)
         return self.finder is not None and not same
 
     @property

@@ -12,12 +12,12 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 import numpy as np
 
 from hashtag_core import storage
-from hashtag_core.config import ArchiveSection, TaggingSection
+from hashtag_core.config import ArchiveSection, ReadingOptions, TaggingSection
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.model_files import check_model_files, read_description
 from hashtag_core.data.source import Source
@@ -337,10 +337,10 @@ def _settings(request: TagRequest, archive: str, model_hash: str, policy: Policy
     )
 
 
-def _reading(section: ArchiveSection) -> dict[str, Any]:
+def _reading(section: ArchiveSection) -> ReadingOptions:
     """What decides how rows are read, where it is not the default."""
-    names = ("format", "map", "date_format", "encoding", "delimiter")
-    return section.model_dump(include=set(names), exclude_defaults=True)
+    dumped = section.model_dump(include=set(ReadingOptions.__annotations__), exclude_defaults=True)
+    return cast(ReadingOptions, dumped)
 
 
 def _finder(model: ResolvedModel, vocabulary: Vocabulary, extra_tags: str) -> HistoryFinder | None:

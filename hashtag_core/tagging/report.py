@@ -9,7 +9,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,7 @@ from hashtag_core.evaluation.drift import population_stability_index, told
 from hashtag_core.output.layout import Layout, runs_folder
 from hashtag_core.output.records import TagSettings
 from hashtag_core.recommend.images import NOT_FETCHED
-from hashtag_core.tracking.tagging import record_tagging
+from hashtag_core.tracking.tagging import DriftRecord, TagFiguresRecord, TagRunRecord, record_tagging
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class TagFigures:
         self.first_scores += other.first_scores
         self.images_not_fetched += other.images_not_fetched
 
-    def told(self) -> dict[str, Any]:
+    def as_record(self) -> TagFiguresRecord:
         """As a run record has it: all tags, the most frequent first."""
         ordered = sorted(self.tags.items(), key=lambda item: (-item[1], item[0]))
         return {
@@ -95,7 +94,7 @@ def quantiles(histogram: np.ndarray) -> dict[str, float]:
     return {f"p{round(100 * share):02d}": (place + 1) / SCORE_BINS for share, place in zip(QUANTILES, at, strict=True)}
 
 
-def drift(layout: Layout, settings: TagSettings, tags: Mapping[str, int], warn_above: float) -> dict[str, Any] | None:
+def drift(layout: Layout, settings: TagSettings, tags: Mapping[str, int], warn_above: float) -> DriftRecord | None:
     """How the tags of a run differ from those of the last finished run of this model's name on the same archive; None
     where there is none with tags. A warning above `warn_above`; a record that cannot be read is one too, and nothing else.
     """
@@ -118,7 +117,7 @@ def drift(layout: Layout, settings: TagSettings, tags: Mapping[str, int], warn_a
     return {"psi": round(psi, 6), "run": before["run"], "model_version": before["settings"]["model_version"]}
 
 
-def _last_run(layout: Layout, settings: TagSettings) -> dict[str, Any] | None:
+def _last_run(layout: Layout, settings: TagSettings) -> TagRunRecord | None:
     for _, record in _last_records(layout):
         held = record.get("settings", {})
         same = (held.get("model_name"), held.get("archive")) == (settings.model_name, settings.archive)
@@ -127,14 +126,15 @@ def _last_run(layout: Layout, settings: TagSettings) -> dict[str, Any] | None:
     return None
 
 
-def _last_records(layout: Layout) -> Iterator[tuple[str, dict[str, Any]]]:
+def _last_records(layout: Layout) -> Iterator[tuple[str, TagRunRecord]]:
     """Where each of the last run records is, and what it says, the newest first."""
     try:
         names = storage.list_files(layout.runs, ".json")
     except NotFoundError:
         return
     for info in names[: -BASELINE_RUNS - 1 : -1]:
-        yield info.uri, dict(storage.read_json(info.uri))
+        record: TagRunRecord = storage.read_json(info.uri)
+        yield info.uri, record
 
 
 def close_lost_runs(layout: Layout, settings: TagSettings) -> None:
@@ -149,19 +149,19 @@ def close_lost_runs(layout: Layout, settings: TagSettings) -> None:
                 continue
             if record["status"] != "running":
                 return
-            storage.write_json(uri, record | {"status": "lost"})
+            storage.write_json(uri, {**record, "status": "lost"})
             logger.warning("run %s ended without a word, and this one goes on where it was", record["run"])
     except HashtagError as error:
         logger.warning("records of runs that ended without a word are not closed: %s", error)
 
 
-def last_run(layout: Layout) -> dict[str, Any]:
-    """The record of the last run of this model and version; empty where there is none."""
+def last_run(layout: Layout) -> TagRunRecord | None:
+    """The record of the last run of this model and version; None where there is none."""
     for _, record in _last_records(layout):
         held = record.get("settings", {})
         if (held.get("model_name"), held.get("model_version")) == (layout.model_name, layout.model_version):
             return record
-    return {}
+    return None
 
 
 def _moved(tags: Mapping[str, int], before: Mapping[str, int]) -> str:
@@ -184,7 +184,7 @@ def report(out: str, run_id: str, experiment: str, *, patient: bool = False) -> 
     then, so an MLflow that stays away is a warning, and None.
     """
     try:
-        record = dict(storage.read_json(storage.join(runs_folder(out), f"{run_id}.json")))
+        record: TagRunRecord = storage.read_json(storage.join(runs_folder(out), f"{run_id}.json"))
         return record_tagging(experiment, record, patient=patient)
     except HashtagError as error:
         logger.warning("the output is whole, but MLflow does not know of run %s: %s", run_id, error)

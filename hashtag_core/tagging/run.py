@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 
@@ -43,6 +42,7 @@ from hashtag_core.tagging.staging import chunks_done, sweep_staging
 from hashtag_core.tagging.stop import StoppedError, StopSignal
 from hashtag_core.tagging.task import ChunkOutcome, Work
 from hashtag_core.tagging.work_list import Cluster, Connect, Progress, TagSummary, waiting_tasks
+from hashtag_core.tracking.tagging import RunEnd, TagRunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class TagRun:
         self.figures = TagFigures()
         self.statuses: Counter[str] = Counter()
         self.failures: list[str] = []
-        self.record: dict[str, Any] = {}
+        self._started = _now()
         self._yielding = Yielding(plan)
         self._versions: dict[str, str] = {}
         self._began = time.monotonic()
@@ -129,13 +129,7 @@ class TagRun:
         self.salt = ForgetList.ensure(plan.layout.out).salt
         output.sweep(plan.request.keep_history_h)
         close_lost_runs(plan.layout, plan.settings)
-        self.record = {
-            "run": self.run_id,
-            "status": "running",
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "plan": self.run_id,
-            "settings": plan.settings.model_dump(),
-        }
+        self._started = _now()
         self._write_record("running")
 
     def _round(self, name: str) -> None:
@@ -218,7 +212,11 @@ class TagRun:
             top_k=settings.top_k,
             threads=cluster.threads,
             device=cluster.device,
-            encoding={name: getattr(settings, name) for name in ("backend", "precision", "batch_size")},
+            encoding={
+                "backend": settings.backend,
+                "precision": settings.precision,
+                "batch_size": settings.batch_size,
+            },
             diversity=settings.diversity,
             salt=self.salt,
             history=self._history_work(),
@@ -343,7 +341,7 @@ class TagRun:
     def _ended(self, status: str, error: HashtagError) -> HashtagError:
         self._measure()
         self._write_record(status)
-        error.summary = asdict(self.summary)  # type: ignore[attr-defined]
+        error.summary = self.summary.as_record()  # type: ignore[attr-defined]
         return error
 
     def _stopped(self, left: list[PartWork]) -> str:
@@ -374,21 +372,29 @@ class TagRun:
         plan = self.plan
         section = plan.request.recipe.tagging
         tags = drift(plan.layout, plan.settings, self.figures.tags, section.drift_warning) if status == "done" else None
-        self.record |= {
+        ended: RunEnd = {} if status == "running" else {"ended": _now()}
+        record: TagRunRecord = {
+            "run": self.run_id,
             "status": status,
-            **asdict(self.summary),
+            "started": self._started,
+            "plan": self.run_id,
+            "settings": plan.settings.model_dump(),
+            **self.summary.as_record(),
             "unselected_parts": len(plan.unselected),
             "removed_parts": len(plan.gone),
-            **self.figures.told(),
+            **self.figures.as_record(),
             "archive_digest": digest_of(self._versions),
             "drift": tags,
             "failures": self.failures,
+            **ended,
         }
-        if status != "running":
-            self.record["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
-            if self.figures.images_not_fetched:
-                logger.warning(
-                    "%d image(s) named by image_uri could not be had, and their posts were tagged without: `detail` says why",
-                    self.figures.images_not_fetched,
-                )
-        storage.write_json(plan.layout.run(self.run_id), self.record)
+        if ended and self.figures.images_not_fetched:
+            logger.warning(
+                "%d image(s) named by image_uri could not be had, and their posts were tagged without: `detail` says why",
+                self.figures.images_not_fetched,
+            )
+        storage.write_json(plan.layout.run(self.run_id), record)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -7,6 +7,7 @@ from hashtag_core import storage
 from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.evaluation.tagging_report import RUNS_SHOWN, TaggingRecord, tagging_markdown, tagging_page
 from hashtag_core.output.layout import runs_folder
+from hashtag_core.tracking.tagging import TagRunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def write_run_page(out: str, run_id: str, **more: Any) -> str | None:
     """
     folder = runs_folder(out)
     try:
-        record = dict(storage.read_json(storage.join(folder, f"{run_id}.json")))
+        record: TagRunRecord = storage.read_json(storage.join(folder, f"{run_id}.json"))
         made = TaggingRecord.of_run(record, _earlier(folder, record), out=out, **more)
         storage.write_bytes(storage.join(folder, f"{run_id}.md"), tagging_markdown(made).encode("utf-8", "replace"))
         page = storage.join(folder, f"{run_id}.html")
@@ -33,16 +34,16 @@ def write_run_page(out: str, run_id: str, **more: Any) -> str | None:
     return page
 
 
-def _earlier(folder: str, record: dict[str, Any]) -> list[dict[str, Any]]:
+def _earlier(folder: str, record: TagRunRecord) -> list[TagRunRecord]:
     """Finished runs with tags of the same model name on the same archive, the newest first."""
     try:
         names = [info for info in storage.list_files(folder, ".json") if info.path < f"{record['run']}.json"]
     except NotFoundError:
         return []
     wanted = [record["settings"].get(name) for name in ("model_name", "archive")]
-    found: list[dict[str, Any]] = []
+    found: list[TagRunRecord] = []
     for info in names[: -LOOKED_THROUGH - 1 : -1]:
-        other = dict(storage.read_json(info.uri))
+        other: TagRunRecord = storage.read_json(info.uri)
         held = other.get("settings", {})
         if (
             other.get("status") == "done"

@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from hashtag_core.config import ArchiveSection
+from hashtag_core.config import ArchiveSection, ReadingOptions
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.storage.node_local import node_folder
 from hashtag_core.tagging.histories import HistoryWork
@@ -65,6 +65,14 @@ class Task:
         return cls(**{**value, "chunks": [Chunk(**chunk) for chunk in value["chunks"]], "expected": expected})
 
 
+class Encoding(TypedDict):
+    """How the encoders run, where the recipe that the model was trained by says otherwise."""
+
+    backend: str
+    precision: str
+    batch_size: int
+
+
 @dataclass(frozen=True)
 class Work:
     """What is the same for all tasks of a run."""
@@ -73,7 +81,7 @@ class Work:
     """The folder that relative paths of pictures begin at."""
     source: str
     """The archive, as it is listed, and how it is read."""
-    reading: dict[str, Any]
+    reading: ReadingOptions
     staging: str
     """Folder of the chunk files, `<part key>/<chunk>.parquet`."""
     encoders: str
@@ -85,8 +93,7 @@ class Work:
     top_k: int
     threads: int
     device: str
-    encoding: dict[str, Any]
-    """`backend`, `precision` and `batch_size` of the encoders."""
+    encoding: Encoding
     diversity: float = 0.0
     salt: str = ""
     """With which user ids are hashed."""

@@ -8,6 +8,7 @@ from hashtag_core.config import TaggingSection
 from hashtag_core.tagging.encode_histories import task_runs
 from hashtag_core.tagging.plan import Chunk, PartWork, TagPlan
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work
+from hashtag_core.tracking.tagging import TagSummaryRecord
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,22 @@ class TagSummary:
     def __post_init__(self) -> None:
         self.run: str | None = None
         """Names the run's record; None for a run with nothing to do. No field: the job prints the fields."""
+
+    def as_record(self) -> TagSummaryRecord:
+        """As the run's record and the job show it."""
+        return {
+            "posts": self.posts,
+            "tagged": self.tagged,
+            "kept": self.kept,
+            "rejected": self.rejected,
+            "parts": self.parts,
+            "skipped_parts": self.skipped_parts,
+            "gone_parts": self.gone_parts,
+            "dropped_posts": self.dropped_posts,
+            "model_version": self.model_version,
+            "seconds": self.seconds,
+            "posts_per_second": self.posts_per_second,
+        }
 
 
 @dataclass

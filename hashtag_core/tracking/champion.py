@@ -17,11 +17,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from hashtag_core.errors import IntegrityError, NotFoundError, StorageError
 from hashtag_core.tracking.runs import TAG_CHARACTERS, connect, current_user, mlflow_errors
-from hashtag_core.tracking.turns import Turn, patiently, take_turn
+from hashtag_core.tracking.turns import Intent, MoveRecord, Turn, patiently, take_turn
 from hashtag_core.tracking.versions import aliases_of, find_known, model_uri, version_numbers
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Move:
     before: str | None
     at: str
     by: str
-    why: Mapping[str, Any]
+    why: Mapping[str, object]
 
 
 def champion(name: str) -> str | None:
@@ -62,7 +62,7 @@ def set_challenger(name: str, version: str) -> None:
         patiently(lambda: client.set_registered_model_alias(name, CHALLENGER, version))
 
 
-def move_champion(name: str, version: str, why: Mapping[str, Any], expected: str | None = None) -> str | None:
+def move_champion(name: str, version: str, why: Mapping[str, object], expected: str | None = None) -> str | None:
     """Make `version` the champion and record the move; returns the version that was it before.
 
     `expected` is the champion that the decision was made against: StorageError if another process has moved the alias
@@ -81,7 +81,7 @@ def move_champion(name: str, version: str, why: Mapping[str, Any], expected: str
     return before
 
 
-def rollback(name: str, why: Mapping[str, Any] | None = None) -> tuple[str, str | None]:
+def rollback(name: str, why: Mapping[str, object] | None = None) -> tuple[str, str | None]:
     """Make the version under `previous` champion again; returns (champion now, the one that was taken off).
 
     `previous` then tells what was champion before that one, so that a second rollback goes one further back. It works too
@@ -172,7 +172,7 @@ def _last(line: list[str], version: str | None) -> int:
 
 
 def _move(client: "MlflowClient", name: str, turn: Turn, move: Move, previous: str | None) -> None:
-    record: dict[str, Any] = {
+    record: MoveRecord = {
         "kind": move.kind,
         "to": move.to,
         "before": move.before,
@@ -181,7 +181,7 @@ def _move(client: "MlflowClient", name: str, turn: Turn, move: Move, previous: s
     }
     if len(json.dumps(record)) > TAG_CHARACTERS - 200:
         record["why"] = {"left_out": "longer than a tag may be"}
-    intent = {"at": move.at, "previous": previous, "record": record}
+    intent: Intent = {"at": move.at, "previous": previous, "record": record}
     with mlflow_errors(f"cannot move the champion of {name!r}"):
         turn.note(intent)
         turn.check()
@@ -200,7 +200,7 @@ def _finish_dead(client: "MlflowClient", name: str, turn: Turn) -> None:
                 _settle(client, name, intent)
 
 
-def _settle(client: "MlflowClient", name: str, intent: Mapping[str, Any]) -> None:
+def _settle(client: "MlflowClient", name: str, intent: Intent) -> None:
     """All of a move but the alias `champion`; done twice it is the same."""
     aliases, record = aliases_of(client, name), intent["record"]
     if intent["previous"] in version_numbers(client, name):

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hashtag_core.json_values import Options
 from hashtag_core.tracking.runs import mlflow_errors
 
 if TYPE_CHECKING:
@@ -86,7 +87,9 @@ set_model(HashtagModel())
 '''
 
 
-def save_mlflow_model(folder: Path, into: Path, identity: Mapping[str, str], golden: Mapping[str, Any] | None) -> None:
+def save_mlflow_model(
+    folder: Path, into: Path, identity: Mapping[str, str], golden: Mapping[str, object] | None
+) -> None:
     """Write the MLflow model of a model folder to `into`, which must not exist.
 
     `identity`: `run_id` and `model_id`, for MLflow to find its way back. `golden` is stored beside. StorageError where it
@@ -173,7 +176,7 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _metadata(folder: Path) -> dict[str, Any]:
+def _metadata(folder: Path) -> Options:
     try:
         described = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

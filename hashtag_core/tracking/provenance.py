@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hashtag_core.data.model_record import CodeRecord
 from hashtag_core.redaction import redact
 from hashtag_core.tracking.runs import Run, mlflow_errors
 
@@ -41,7 +42,7 @@ def source_tags() -> dict[str, str]:
     return tags
 
 
-def commit_of(tags: Mapping[str, str]) -> dict[str, str]:
+def commit_of(tags: Mapping[str, str]) -> CodeRecord:
     """Commit and dirty flag of `source_tags`, as a model's description holds them."""
     return {"commit": tags.get("mlflow.source.git.commit", "unknown"), "dirty": tags.get("git.dirty", "unknown")}
 

@@ -1,17 +1,74 @@
 """A tagging run in MLflow, from its record in the output."""
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired, TypedDict
 
+from hashtag_core.json_values import JsonObject
 from hashtag_core.schema import POST
 from hashtag_core.tracking.provenance import log_dataset
 from hashtag_core.tracking.runs import start_run, told_version
 
-COUNTS = ("posts", "tagged", "rejected", "parts", "skipped_parts", "seconds", "posts_per_second")
 TOP_TAGS = 20
 
 
-def record_tagging(experiment: str, record: Mapping[str, Any], *, patient: bool = False) -> str:
+class DriftRecord(TypedDict):
+    """How the tags differ from those of an earlier run: the population stability index, and of which run."""
+
+    psi: float
+    run: str
+    model_version: str
+
+
+class TagSummaryRecord(TypedDict):
+    """`tagging.work_list.TagSummary`."""
+
+    posts: int
+    tagged: int
+    kept: int
+    rejected: int
+    parts: int
+    skipped_parts: int
+    gone_parts: int
+    dropped_posts: int
+    model_version: str
+    seconds: float
+    posts_per_second: float
+
+
+class TagFiguresRecord(TypedDict):
+    """`tagging.report.TagFigures`: quantiles of all scores and of the best of each post; all tags, the most frequent first."""
+
+    statuses: dict[str, int]
+    images_not_fetched: int
+    scores: dict[str, float]
+    first_scores: dict[str, float]
+    tags: dict[str, int]
+
+
+class RunEnd(TypedDict, total=False):
+    """When a run that is over ended."""
+
+    ended: str
+
+
+class TagRunRecord(TagSummaryRecord, TagFiguresRecord, RunEnd):
+    """`_state/runs/<run>.json`. A run that has just begun has no more than its first five keys and its counts."""
+
+    run: str
+    status: str
+    """`running`, `done`, `stopped`, `failed` or, of a run that ended without a word, `lost`."""
+    started: str
+    plan: str
+    settings: JsonObject
+    """`output.records.TagSettings`, as the release that wrote it had them."""
+    unselected_parts: int
+    removed_parts: int
+    archive_digest: NotRequired[str]
+    """Of the parts and versions that were read; records of older releases have none."""
+    drift: DriftRecord | None
+    failures: list[str]
+
+
+def record_tagging(experiment: str, record: TagRunRecord, *, patient: bool = False) -> str:
     """Make a run of the experiment with what the record says; its id. StorageError where MLflow refuses or is away
     (`patient`: for longer than it is waited for).
 
@@ -21,7 +78,15 @@ def record_tagging(experiment: str, record: Mapping[str, Any], *, patient: bool 
     its digest changes with every part and version of a part.
     """
     settings, tags = record["settings"], record["tags"]
-    metrics = {name: record[name] for name in COUNTS}
+    metrics: dict[str, float] = {
+        "posts": record["posts"],
+        "tagged": record["tagged"],
+        "rejected": record["rejected"],
+        "parts": record["parts"],
+        "skipped_parts": record["skipped_parts"],
+        "seconds": record["seconds"],
+        "posts_per_second": record["posts_per_second"],
+    }
     metrics |= {f"status_{name}": count for name, count in record["statuses"].items()}
     metrics |= {f"score_{name}": value for name, value in record["scores"].items()}
     metrics |= {f"first_score_{name}": value for name, value in record["first_scores"].items()}

@@ -26,11 +26,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, NotRequired, TypedDict, TypeVar
 
 import psutil
 
 from hashtag_core.errors import StorageError
+from hashtag_core.json_values import JsonObject
 from hashtag_core.tracking.once import delete
 from hashtag_core.tracking.runs import current_user, mlflow_errors
 
@@ -52,6 +53,42 @@ _OURS = "turn_of"
 T = TypeVar("T")
 
 
+class MoveRecord(TypedDict):
+    """A move of the champion, as a tag of the model keeps it; `why` is of who decided it."""
+
+    kind: str
+    to: str
+    before: str | None
+    by: str
+    why: JsonObject
+
+
+class Intent(TypedDict):
+    """A move that is going to be made: at what time, what becomes `previous`."""
+
+    at: str
+    previous: str | None
+    record: MoveRecord
+
+
+class Holder(TypedDict):
+    """Who holds a turn: the machine, its boot, the process, and since when (seconds since 1970)."""
+
+    host: str
+    boot: str
+    user: str
+    pid: int
+    since: float
+    secret: str
+
+
+class TurnTags(TypedDict):
+    """What stands on a turn."""
+
+    holder: Holder
+    intent: NotRequired[Intent]
+
+
 @dataclass
 class Turn:
     """A turn that is held. `unfinished`: what holders who died had noted, oldest first."""
@@ -60,11 +97,11 @@ class Turn:
     name: str
     number: int
     secret: str
-    unfinished: list[dict[str, Any]] = field(default_factory=list)
+    unfinished: list[Intent] = field(default_factory=list)
     noted: bool = False
 
-    def note(self, intent: Mapping[str, Any]) -> None:
-        """Write down what is going to be done, so that another can finish it; `intent` is JSON-able."""
+    def note(self, intent: Intent) -> None:
+        """Write down what is going to be done, so that another can finish it."""
         text = json.dumps(intent)
         patiently(lambda: self.client.set_registered_model_tag(self._claim, _INTENT, text))
         self.noted = True
@@ -74,7 +111,7 @@ class Turn:
         mine = _read(self.client, self._claim)
         if (
             mine is None
-            or mine[_HOLDER]["secret"] != self.secret
+            or mine["holder"]["secret"] != self.secret
             or _read(self.client, _claim(self.name, self.number + 1))
         ):
             raise StorageError(
@@ -135,18 +172,18 @@ def _acquire(client: "MlflowClient", name: str) -> Turn:
         finished = _finished(client, name)
         dead, number = [], finished + 1
         holder = _read(client, _claim(name, number))
-        while holder is not None and _is_dead(holder[_HOLDER]):
+        while holder is not None and _is_dead(holder["holder"]):
             dead.append(holder)
             number += 1
             holder = _read(client, _claim(name, number))
         secret = secrets.token_hex(8)
         if holder is None and _create(client, name, number, secret):
             if _finished(client, name) < number:
-                noted = [before[_INTENT] for before in dead if _INTENT in before]
+                noted = [before["intent"] for before in dead if "intent" in before]
                 return Turn(client, name, number, secret, noted)
             _delete(client, _claim(name, number))
         elif time.monotonic() > deadline:
-            told = "" if holder is None else " ({user} on {host}, process {pid})".format_map(holder[_HOLDER])
+            told = "" if holder is None else " ({user} on {host}, process {pid})".format_map(holder["holder"])
             raise StorageError(f"another process is moving the champion of {name!r}{told}: run again later")
         time.sleep(random.uniform(POLL_S / 2, 2 * POLL_S))
 
@@ -163,7 +200,7 @@ def _finished(client: "MlflowClient", name: str) -> int:
     return int(text)
 
 
-def _read(client: "MlflowClient", claim: str) -> dict[str, Any] | None:
+def _read(client: "MlflowClient", claim: str) -> TurnTags | None:
     """What stands on a turn; None where there is none.
 
     MLflow reads a registered model and its tags one after the other: one that is being removed is seen without tags for a
@@ -179,7 +216,10 @@ def _read(client: "MlflowClient", claim: str) -> dict[str, Any] | None:
                 raise
             return None
         if is_turn(tags):
-            return {key: json.loads(tags[key]) for key in (_HOLDER, _INTENT) if key in tags}
+            found: TurnTags = {"holder": json.loads(tags[_HOLDER])}
+            if _INTENT in tags:
+                found["intent"] = json.loads(tags[_INTENT])
+            return found
         # A store that reads the model and its tags one after the other has seen one that was just being deleted.
         time.sleep(random.uniform(POLL_S / 2, 2 * POLL_S))
     raise StorageError(f"the registered model {claim!r} has the name of a turn and is none: rename it")
@@ -199,7 +239,7 @@ def _create(client: "MlflowClient", name: str, number: int, secret: str) -> bool
             raise
         # Or it is ours, and the answer to the first request was lost.
         there = _read(client, _claim(name, number))
-        return there is not None and bool(there[_HOLDER]["secret"] == secret)
+        return there is not None and there["holder"]["secret"] == secret
     return True
 
 
@@ -227,7 +267,7 @@ def _here() -> dict[str, str]:
     return {"host": socket.gethostname(), "boot": boot, "user": current_user()}
 
 
-def _is_dead(holder: Mapping[str, Any]) -> bool:
+def _is_dead(holder: Holder) -> bool:
     here = _here()
     if here["boot"] and (here["host"], here["boot"]) == (holder["host"], holder["boot"]):
         try:

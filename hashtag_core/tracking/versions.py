@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 from urllib.parse import urlparse
 
 from hashtag_core import storage
@@ -21,6 +21,7 @@ from hashtag_core.config import nearest
 from hashtag_core.data.hub_folder import SCHEME, pull
 from hashtag_core.data.model_files import check_model_files, content_hash, hash_files, read_description
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.json_values import JsonObject
 from hashtag_core.tracking.mlflow_model import FOLDER, save_mlflow_model
 from hashtag_core.tracking.once import create_logged_model, delete, over_http
 from hashtag_core.tracking.runs import TAG_CHARACTERS, Run, connect, mlflow_errors
@@ -72,7 +73,7 @@ def register_model_folder(
     tags: Mapping[str, Any] | None = None,
     *,
     description: str = "",
-    golden: Mapping[str, Any] | None = None,
+    golden: Mapping[str, object] | None = None,
 ) -> str:
     """Log the model folder to the run as an MLflow model and make it the next version of `name`; returns
     `models:/NAME/VERSION`.
@@ -210,7 +211,15 @@ def download_version_file(model: str, name: str) -> bytes | None:
             return None
 
 
-def version_signature(model: str) -> dict[str, Any] | None:
+class Signature(TypedDict, total=False):
+    """What a version takes and gives, as MLflow writes it: a column (or parameter) each with `name`, `type`, ..."""
+
+    inputs: list[JsonObject]
+    outputs: list[JsonObject]
+    params: list[JsonObject]
+
+
+def version_signature(model: str) -> Signature | None:
     """Columns in and out of a `models:/` version, from its `MLmodel`; None where it has none. Errors as `resolve_model`."""
     text = download_version_file(model, "MLmodel")
     if text is None:
@@ -218,7 +227,9 @@ def version_signature(model: str) -> dict[str, Any] | None:
     import yaml
 
     found = (yaml.safe_load(text) or {}).get("signature") or {}
-    return {part: json.loads(found[part]) for part in ("inputs", "outputs", "params") if found.get(part)}
+    return cast(
+        Signature, {part: json.loads(found[part]) for part in ("inputs", "outputs", "params") if found.get(part)}
+    )
 
 
 def aliases_of(client: "MlflowClient", name: str) -> dict[str, str]:

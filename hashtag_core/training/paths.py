@@ -1,10 +1,9 @@
 """Relative paths of a recipe, made absolute where the command is typed: a worker runs in another folder."""
 
 import os
-from typing import Any
 
 from hashtag_core import storage
-from hashtag_core.config import Recipe
+from hashtag_core.config import Recipe, Section
 
 PATHS = {"model": ("word_vectors",), "encoders": ("cache",)}
 """Keys that name a file or a folder."""
@@ -17,7 +16,7 @@ def resolve_paths(recipe: Recipe) -> Recipe:
 
     `hf:name/of-the-hub` stays as it is unless there is such a folder here.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Section] = {}
     for section, keys in PATHS.items():
         part = getattr(recipe, section)
         given = part.model_dump() if section != "model" else {"family": part.family, **part.options}

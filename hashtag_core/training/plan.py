@@ -2,15 +2,15 @@
 
 import logging
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.data.dataset import Dataset
+from hashtag_core.data.dataset import Dataset, Split
 from hashtag_core.data.feature_cache import cache_root
+from hashtag_core.data.model_record import EncodersIdentity
 from hashtag_core.encoders import load_encoders
 from hashtag_core.encoders.trained import trained_tops
 from hashtag_core.errors import ConfigError, NotFoundError, TrainingError
@@ -50,6 +50,23 @@ class TrainPlan:
         return issubclass(self.family, FittedModel)
 
 
+class TrainDryRun(TypedDict):
+    """What `jobs/train.py --dry-run` prints."""
+
+    dry_run: bool
+    family: str
+    dataset: str
+    posts: dict[Split, int]
+    vocabulary: int
+    needs: list[str]
+    parameters: int
+    encoders: EncodersIdentity
+    features: str
+    checkpoints: str
+    resume: str | None
+    tracking: str
+
+
 def plan_training(recipe: Recipe | None, dataset_uri: str | None, resume: str | None = None) -> TrainPlan:
     """Check everything that can be checked without Ray and without writing.
 
@@ -82,7 +99,7 @@ def plan_training(recipe: Recipe | None, dataset_uri: str | None, resume: str | 
     return plan
 
 
-def describe_training(plan: TrainPlan) -> dict[str, Any]:
+def describe_training(plan: TrainPlan) -> TrainDryRun:
     """What `--dry-run` prints; encoders are loaded, the model is built without memory, every file that it starts from is opened
     and MLflow is asked. Nothing is written."""
     encoders = load_encoders(plan.recipe.encoders, plan.needs, "cpu")
@@ -141,13 +158,16 @@ def _check_modalities(plan: TrainPlan) -> None:
     logger.warning("%s: it learns from captions alone", told)
 
 
-def check_base(plan: TrainPlan, identity: Mapping[str, Any]) -> None:
+def check_base(plan: TrainPlan, identity: EncodersIdentity) -> None:
     """ConfigError where the model that this one is built on reads other features or other captions than it would be given."""
     if plan.base is None:
         return
     captions = plan.dataset.info.config.get("captions")
-    for name, here in (("encoders", dict(identity)), ("captions", captions)):
-        trained = plan.base.info.get(name)
+    info = plan.base.info
+    for name, trained, here in (
+        ("encoders", info.get("encoders"), identity),
+        ("captions", info.get("captions"), captions),
+    ):
         if trained != here:
             raise ConfigError(
                 f"the {plan.base.family} that {plan.recipe.model.family} is built on was trained with other {name}: "

@@ -15,6 +15,7 @@ from typing import Any, Self
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.json_values import JsonObject
 from hashtag_core.training.paths import resolve_paths
 
 FREE_KEYS = frozenset(
@@ -29,6 +30,21 @@ FREE_SECTIONS = ("archive", "gates", "tagging", "search")
 
 
 @dataclass(frozen=True)
+class TrainSummary:
+    """What `jobs/train.py` prints. `metrics`: the validation split, protocol `headline`."""
+
+    run_id: str
+    run_name: str
+    model: str
+    metrics: dict[str, float]
+    seconds: float
+    epochs: int | None = None
+    best_epoch: int | None = None
+    parameters: int | None = None
+    """Numbers in the weights file, buffers included; None in summaries of older releases."""
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """`run.json`."""
 
@@ -37,8 +53,9 @@ class RunRecord:
     run_id: str
     dataset: str
     content_hash: str
-    recipe: dict[str, Any]
-    summary: dict[str, Any] | None = None
+    recipe: JsonObject
+    """As it was: an older release had other keys."""
+    summary: TrainSummary | None = None
 
     @property
     def folder(self) -> str:
@@ -67,7 +84,9 @@ class RunRecord:
                 f"no run {run!r} in {root} (RUN is a run's name or its MLflow id; training.storage says where)"
             )
         try:
-            return cls(**{**storage.read_json(file), "storage": root})
+            read = {**storage.read_json(file), "storage": root}
+            read["summary"] = None if read.get("summary") is None else TrainSummary(**read["summary"])
+            return cls(**read)
         except TypeError as error:
             raise IntegrityError(f"{file}: not a run's record: {error}") from None
 

@@ -45,7 +45,7 @@ def test_figures_by_hand() -> None:
     figures = TagFigures.of(rows_of(("ok", {"a": 0.5, "b": 0.25}), ("ok", {"a": 1.0}), ("empty", {})))
     figures.add(TagFigures.of(rows_of(("image_missing", {"b": 0.5, "c": 0.0}))))
     figures.add(TagFigures.of(TAGGED.empty_table()))
-    told = figures.told()
+    told = figures.as_record()
     assert told["statuses"] == {"ok": 2, "empty": 1, "image_missing": 1}
     assert list(told["tags"].items()) == [("a", 2), ("b", 2), ("c", 1)]
     assert told["first_scores"]["p50"] == 0.5001
@@ -67,7 +67,7 @@ def test_images_that_were_not_fetched_are_not_those_that_nobody_named() -> None:
     figures = TagFigures.of(rows)
     figures.add(TagFigures.of(rows.slice(2, 1)))
     figures.add(TagFigures.of(TAGGED.empty_table()))
-    assert figures.told()["images_not_fetched"] == 3
+    assert figures.as_record()["images_not_fetched"] == 3
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60))
