@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError, field_validator
 
 from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.json_values import JsonObject
 from hashtag_core.search_space import SearchSpace, check_names
 from hashtag_core.sections import (
     ArchiveSection,
@@ -135,7 +136,7 @@ def read_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
     Raises NotFoundError for a file that is not there, ConfigError for anything in it that is wrong.
     """
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     where = "recipe"
     if path is not None:
         where = str(path)

@@ -136,6 +136,21 @@ REJECTED_TABLE = pa.schema(
 """A line of the table of rejected rows, but for its partition columns. It stands for `rows` rows from `row` on, more than one
 where they could not even be read; `row` null: the whole part, `rows` then 1 or what its footer counts."""
 
+
+class RejectedLine(TypedDict):
+    """A line of REJECTED_TABLE as Python values."""
+
+    part: str
+    row: int | None
+    post_id: str | None
+    reason: str
+    rows: int
+    part_version: str
+    created_at: int | None
+    """Microseconds since 1970."""
+    user_key: str | None
+
+
 RECORDS = pa.schema(
     [
         pa.field("kind", pa.string(), nullable=False),

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict  # of the standard library for pydantic from Python 3.12 on
 
+from hashtag_core.json_values import JsonObject
+
 
 class Section(BaseModel):
     """Base of every section: unknown keys are refused, values are checked on assignment, instances are frozen."""
@@ -168,7 +170,8 @@ class ModelSection(BaseModel):
     family: str = "lxmert4hashtag"
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> JsonObject:
+        """The family's own, as they were written."""
         return dict(self.model_extra or {})
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +14,7 @@ from hashtag_core.config import Section
 from hashtag_core.data.posts import READ_BUFFER_BYTES
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.json_values import JsonObject
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -48,7 +49,7 @@ class DatasetInfo(Section):
     vocabulary: int
     rejected: int
     left_out: dict[str, int]
-    config: dict[str, Any]
+    config: JsonObject
     archive: str
     test_archive: str | None = None
     fingerprint: str

@@ -9,7 +9,7 @@ import io
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +104,7 @@ class FeatureCache:
         self._indexes: dict[str, _Index] = {}
         self._unreadable: dict[str, dict[str, str]] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Mapping[str, object]:
         return vars(self) | {"_indexes": {}, "_unreadable": {}}
 
     def refresh(self) -> None:

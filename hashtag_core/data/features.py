@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, NotRequired, Protocol, TypedDict, overload
 
 import numpy as np
 import pyarrow as pa
@@ -75,10 +75,48 @@ class TagRows(Sequence[list[int]]):
         return [int(index) for index in self._indices[start:end]]
 
 
+class TableKind(TypedDict):
+    """A feature: the folder of the cache that it came from, and whether its rows differ in length."""
+
+    folder: str
+    ragged: bool
+
+
+class TableFile(TypedDict):
+    """A file of a table; of a raw array its type and shape too."""
+
+    name: str
+    dtype: NotRequired[str]
+    shape: NotRequired[list[int]]
+    bytes: int
+
+
+class TableKey(TypedDict):
+    """What a table depends on; its hash names the folder."""
+
+    format: int
+    dataset: str
+    split: Split
+    kinds: dict[str, TableKind]
+    vocabulary: list[str]
+
+
+class TableInfo(TypedDict):
+    """`table.json`: what the table is of, the number of tags and posts, and its files by what is in them."""
+
+    format: int
+    dataset: str
+    split: Split
+    kinds: dict[str, TableKind]
+    vocabulary: int
+    posts: int
+    files: dict[str, TableFile]
+
+
 class FeatureTable:
     """One split's posts with their features. Open with `FeatureTable.open`."""
 
-    def __init__(self, folder: Path, info: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, info: TableInfo) -> None:
         self.folder = folder
         self.info = info
         self.kinds: list[str] = sorted(info["kinds"])
@@ -100,7 +138,7 @@ class FeatureTable:
         """NotFoundError where there is no finished table, IntegrityError where a file is not as long as it was."""
         folder = Path(folder)
         try:
-            info = json.loads((folder / "table.json").read_bytes())
+            info: TableInfo = json.loads((folder / "table.json").read_bytes())
         except FileNotFoundError:
             raise NotFoundError(f"no feature table in {folder}") from None
         for name, file in info["files"].items():
@@ -110,7 +148,7 @@ class FeatureTable:
         return cls(folder, info)
 
     def __len__(self) -> int:
-        return int(self.info["posts"])
+        return self.info["posts"]
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> FeaturizedPosts:
         """The posts of those rows, in that order; a row may be asked for twice."""
@@ -195,7 +233,7 @@ def build_feature_table(
     has_regions = bool({"image_grid", "image_trunk"} & needs)
     wanted = needs | ({"boxes"} if has_regions else frozenset())
     kinds = {name: cache.kinds[name] for name in sorted(wanted & cache.kinds.keys())}
-    described = {
+    described: TableKey = {
         "format": FORMAT,
         "dataset": dataset.info.content_hash,
         "split": split,
@@ -211,7 +249,7 @@ def build_feature_table(
     building = final.with_name(f"{BUILDING}{name}-{uuid.uuid4().hex[:8]}")
     building.mkdir()
     try:
-        _build(building, {**described, "vocabulary": len(vocabulary.tags)}, dataset, split, cache, kinds, vocabulary)
+        _build(building, described, dataset, split, cache, kinds, vocabulary)
         with suppress(OSError):  # another process was first: its table is the same
             building.rename(final)
     finally:
@@ -233,7 +271,7 @@ class _Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.files: dict[str, dict[str, Any]] = {}
+        self.files: dict[str, TableFile] = {}
 
     def append(self, name: str, values: np.ndarray) -> None:
         values = np.ascontiguousarray(values)
@@ -248,7 +286,7 @@ class _Writer:
 
 def _build(
     building: Path,
-    info: dict[str, Any],
+    described: TableKey,
     dataset: Dataset,
     split: Split,
     cache: FeatureCache,
@@ -266,7 +304,15 @@ def _build(
     writer.append("text_present", present["caption"])
     if cache.boxes is not None and {"image_grid", "image_trunk"} & kinds.keys():
         writer.append("boxes", cache.boxes)
-    info |= {"posts": len(keys["image"][0]), "files": writer.files}
+    info: TableInfo = {
+        "format": described["format"],
+        "dataset": described["dataset"],
+        "split": split,
+        "kinds": described["kinds"],
+        "vocabulary": len(vocabulary.tags),
+        "posts": len(keys["image"][0]),
+        "files": writer.files,
+    }
     (building / "table.json").write_text(json.dumps(info, indent=1))
 
 

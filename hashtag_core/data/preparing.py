@@ -4,7 +4,6 @@ import functools
 import hashlib
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +13,7 @@ from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, CaptionsSection
 from hashtag_core.data.captions import clean_caption, count_words, has_english_letters, normalised_caption
 from hashtag_core.data.dataset import ROW_GROUP_ROWS, DatasetFile
+from hashtag_core.data.formats.base import Post
 from hashtag_core.data.hashtags import find_hashtags, normalise_hashtags
 from hashtag_core.data.images import image_key, perceptual_hash
 from hashtag_core.data.vocabulary import TagRules
@@ -109,7 +109,8 @@ def index_posts(posts: pa.Table, rows: pa.Array, part: int, rules: PostRules) ->
 _COMPUTED = frozenset(INDEX.names) - {"part", "row", "post_id", "user_id", "created_at"}
 
 
-def _index_post(post: dict[str, Any], rules: PostRules) -> dict[str, Any]:
+def _index_post(post: Post, rules: PostRules) -> dict[str, object]:
+    """The columns of INDEX that are computed."""
     tags = rules.hashtags_of(post["hashtags"], post["caption"])
     cleaned = rules.caption_of(post["caption"], post["hashtags"])
     normalised = normalised_caption(post["caption"])

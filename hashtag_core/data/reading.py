@@ -2,12 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from hashtag_core.config import ArchiveSection, nearest
 from hashtag_core.errors import ConfigError
 from hashtag_core.schema import POST
 from hashtag_core.storage import web
+
+
+class ReadingRecord(TypedDict):
+    """A `Reading`, as parts carry it."""
+
+    columns: dict[str, str]
+    date_format: str | None
+    encoding: str | None
+    delimiter: str | None
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Reading:
         gone = [f"{name}={column}" for name, column in self.columns.items() if column not in held]
         return f"--map {gone[0]}: no such column, found {listed(held)}" if gone else None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ReadingRecord:
         """What `Reading(**value)` takes."""
         return {
             "columns": dict(self.columns),

@@ -17,6 +17,8 @@ from typing import Any
 
 import regex
 
+from hashtag_core.json_values import JsonObject
+
 EXACT_IN_FLOAT = 1 << 53
 """Whole numbers from here on may have lost digits in a float of 64 bits."""
 
@@ -213,7 +215,7 @@ def unexpected(name: str, expected: str, found: Any) -> ValueError:
     return ValueError(f"{name}: expected {expected}, found {plain(shown)}")
 
 
-def plain_extended(held: dict[str, Any]) -> Any:
+def plain_extended(held: JsonObject) -> Any:
     """What an object of MongoDB's extended JSON stands for (`{"$oid": "5f..."}`, `{"$date": {"$numberLong": "1700000000000"}}`);
     any other object as it is."""
     if len(held) != 1 or next(iter(held))[:1] != "$":

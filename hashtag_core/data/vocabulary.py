@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Self, TypedDict
 
 import numpy as np
 
@@ -12,6 +12,16 @@ from hashtag_core import storage
 from hashtag_core.config import VocabularySection
 from hashtag_core.data.hashtags import normalise_hashtag, normalise_hashtags
 from hashtag_core.errors import ConfigError, IntegrityError
+from hashtag_core.json_values import JsonObject
+
+
+class VocabularyRecord(TypedDict):
+    """`vocabulary.json`."""
+
+    tags: list[str]
+    counts: list[int]
+    posts: int
+    config: JsonObject
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,8 @@ class Vocabulary:
     tags: list[str]
     counts: np.ndarray
     posts: int = 0
-    config: dict[str, Any] = field(default_factory=dict)
+    config: JsonObject = field(default_factory=dict)
+    """As it was: an older release had other keys."""
 
     def __len__(self) -> int:
         return len(self.tags)
@@ -40,12 +51,12 @@ class Vocabulary:
         """Indices of the known tags, in the order given, repeats dropped."""
         return list(dict.fromkeys(self.index[tag] for tag in tags if tag in self.index))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> VocabularyRecord:
         """What `vocabulary.json` holds."""
         return {"tags": self.tags, "counts": self.counts.tolist(), "posts": self.posts, "config": self.config}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
+    def from_json(cls, value: VocabularyRecord) -> Self:
         """The vocabulary that `to_json` wrote; IntegrityError if it is not one (repeated tags, counts that do not match or rise)."""
         try:
             tags, counts = [str(tag) for tag in value["tags"]], np.array(value["counts"], dtype=np.int64)

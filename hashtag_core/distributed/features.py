@@ -8,12 +8,11 @@ all of a chunk; with GPUs a pool of CPU tasks reads and decodes, and one actor a
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -110,12 +109,8 @@ def ensure_features(
         actors = on_gpus or max(AT_REST_ACTORS if grows() else 1, int(cluster_cpus()))
         size = chunk_posts or int(np.clip(posts // (8 * actors), *CHUNK_POSTS))
         chunks = list(_cut(slices, size))
-        shared: dict[str, Any] = {
-            "section": section,
-            "lacking": frozenset(lacking),
-            "cache": FeatureCache(cache.root, kinds),
-        }
-        _run(chunks, shared, side_px, min(actors, len(chunks)), posts, on_gpus > 0)
+        make = partial(_Encode, section, frozenset(lacking), FeatureCache(cache.root, kinds))
+        _run(chunks, make, side_px, min(actors, len(chunks)), posts, on_gpus > 0)
     cache.refresh()
     _, slices = _missing(dataset, splits, cache)
     for kind, keys in _keys_of(slices, cache).items():
@@ -185,10 +180,12 @@ def _cut(slices: Slices, size: int) -> Iterator[Slices]:
         yield chunk
 
 
-def _run(chunks: list[Slices], shared: dict[str, Any], side_px: int, actors: int, posts: int, gpus: bool) -> None:
+def _run(
+    chunks: list[Slices], encode: "Callable[..., _Encode]", side_px: int, actors: int, posts: int, gpus: bool
+) -> None:
     """One round over the chunks, with a progress bar on stderr. Those whose process died are left to the next round."""
     pool = Pool(actors, None if gpus else ACTOR_CPUS, 1.0 if gpus else None)
-    make = partial(_Encode, **shared, threads=None if gpus else 1)
+    make = partial(encode, threads=None if gpus else 1)
     ahead = partial(_read, side_px=side_px) if gpus else None
     errors: list[str] = []
     started = time.monotonic()

@@ -15,6 +15,7 @@ import ray
 from hashtag_core import storage
 from hashtag_core.distributed.quiet import quieten_workers, quietly, terminated_as_interrupted
 from hashtag_core.errors import HashtagError, NotFoundError
+from hashtag_core.json_values import Options
 from hashtag_core.storage.home import SUBMITTED
 
 logger = logging.getLogger(__name__)
@@ -46,9 +47,9 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     environment = {**storage.worker_environment(), "RAY_TRAIN_V2_ENABLED": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     environment = {name: value for name, value in environment.items() if name not in _submitted_variables()}
-    settings: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    settings: Options = {"logging_level": logging.WARNING, "log_to_driver": True}
     package = Path(__file__).resolve().parents[1]
-    runtime: dict[str, Any] = {"env_vars": environment}
+    runtime: Options = {"env_vars": environment}
     if address:
         logger.info("joining the Ray cluster of RAY_ADDRESS")
         if SUBMITTED not in os.environ:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypedDict, TypeVar, cast
 
 import pyarrow as pa
 import ray
@@ -136,13 +136,39 @@ def run_tasks(
             return
 
 
+class _TaskRow(TypedDict):
+    """A row of `_TASK`."""
+
+    number: int
+    task: bytes
+    error: str | None
+    fault: str | None
+
+
+class _ResultRow(TypedDict, total=False):
+    """A result of a task, or the error that ended it; empty at its end."""
+
+    value: bytes | None
+    error: str | None
+    fault: str | None
+
+
+class _OutcomeRow(TypedDict):
+    """A row of `_OUTCOME`."""
+
+    number: int
+    value: bytes | None
+    error: str | None
+    fault: str | None
+
+
 def _rows(
     waiting: dict[int, T],
     make: Callable[[], Callable[[Any], Iterable[Any]]],
     pool: Pool,
     ahead: Callable[[T], Any] | None,
     end_s: float,
-) -> Generator[dict[str, Any], None, None]:
+) -> Generator[_OutcomeRow, None, None]:
     """One pass over the tasks: rows of `_OUTCOME`, and none for a task whose process died."""
     if not waiting:
         return
@@ -229,7 +255,7 @@ def _outcomes(batch: pa.Table, make: Callable[[], Callable[[Any], Iterable[Any]]
             yield pa.Table.from_pylist([{"number": item["number"], **row}], schema=_OUTCOME)
 
 
-def _rows_of_task(item: dict[str, Any], make: Callable[[], Callable[[Any], Iterable[Any]]]) -> Iterator[dict[str, Any]]:
+def _rows_of_task(item: _TaskRow, make: Callable[[], Callable[[Any], Iterable[Any]]]) -> Iterator[_ResultRow]:
     if item["error"]:
         yield {"error": item["error"], "fault": item["fault"]}
         return

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 
@@ -106,7 +106,15 @@ def _backend_in(file: Path) -> str | None:
         return None
 
 
-def _write(file: Path, value: dict[str, Any]) -> None:
+class Measured(TypedDict):
+    """What was measured of an encoder on this machine: the backend that is taken, and the seconds of each."""
+
+    backend: str
+    seconds: dict[str, float]
+    what: str
+
+
+def _write(file: Path, value: Measured) -> None:
     """Whole or not at all, and never over what another process has written."""
     temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")
     temporary.write_text(json.dumps(value))

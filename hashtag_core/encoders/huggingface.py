@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from hashtag_core.encoders.packaged import file_sha256
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.json_values import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def require_complete(missing: set[str], allowed: str, source: str) -> bool:
     return not missing
 
 
-def preprocessor_of(source: str) -> dict[str, Any]:
+def preprocessor_of(source: str) -> JsonObject:
     """`preprocessor_config.json`; NotFoundError where there is none."""
     from transformers.image_processing_base import ImageProcessingMixin
 

@@ -5,7 +5,7 @@ Shapes: n images, D features, H x W cells of the network's last feature map, R =
 
 import logging
 import math
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from hashtag_core.encoders import huggingface, published
 from hashtag_core.encoders.backbone import Backbone, ImageCard, LoadedBackbone
 from hashtag_core.encoders.packaged import EFFICIENTNET_SHA256, check_sha256, efficientnet_weights
 from hashtag_core.errors import ConfigError
+from hashtag_core.json_values import JsonObject
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class TransformersVision(Backbone):
     (those behind the class and register tokens) laid out as a square.
     """
 
-    def __init__(self, network: nn.Module, settings: dict[str, Any], pooler: bool, source: str) -> None:
+    def __init__(self, network: nn.Module, settings: JsonObject, pooler: bool, source: str) -> None:
         super().__init__()
         self.network = network
         self.pooler = pooler
@@ -228,7 +229,7 @@ def adaptive_pooling(height: int, width: int, side: int) -> np.ndarray:
     return np.kron(weights(height), weights(width)).astype(np.float32)
 
 
-def _side(settings: dict[str, Any], source: str) -> int:
+def _side(settings: JsonObject, source: str) -> int:
     cropped = settings.get("do_center_crop") and settings.get("crop_size")
     size = settings.get("crop_size") if cropped else settings.get("size")
     if isinstance(size, dict):

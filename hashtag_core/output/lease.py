@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypedDict, cast
 
 import psutil
 
@@ -127,7 +127,7 @@ class Lease:
 
     def _content(self) -> bytes:
         self._beats += 1
-        value = {
+        value: LeaseRecord = {
             "run": self.run_id,
             "beat": self._beats,
             "renewed": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -143,11 +143,25 @@ class Lease:
         return f"{self.uri}: another run is tagging into this output: {_told(found)}; wait for it, or stop it"
 
 
-def _read(content: bytes) -> dict[str, Any]:
+class LeaseRecord(TypedDict, total=False):
+    """The lease's file: who holds it, and when it was renewed. Of a file that is none nothing is known."""
+
+    run: str
+    beat: int
+    renewed: str
+    ttl_s: float
+    host: str
+    machine: str
+    pid: int
+    started: float
+
+
+def _read(content: bytes) -> LeaseRecord:
     try:
-        return dict(json.loads(content))
+        value = json.loads(content)
     except (ValueError, TypeError):
         return {}
+    return cast(LeaseRecord, value) if isinstance(value, dict) else {}
 
 
 def _told(content: bytes) -> str:

@@ -1,9 +1,8 @@
 """A part of an old output as rows of the table: what the archive still knows of it is looked up, nothing is tagged."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.old_layout import OldLine, OldPart, is_by_day, old_lines, old_rows, tagged_row_numbers
 from hashtag_core.output.records import PartRecord
-from hashtag_core.schema import REJECTED_TABLE, TABLE, TIMESTAMP
+from hashtag_core.schema import REJECTED_TABLE, TABLE, TIMESTAMP, RejectedLine
 from hashtag_core.storage import FileInfo
 
 logger = logging.getLogger(__name__)
@@ -126,7 +125,7 @@ def rejected_rows(layout: Layout, part: OldPart, found: ArchivePart, etag: str, 
     return pa.Table.from_pylist(told, schema=REJECTED_TABLE)
 
 
-def _line(part: OldPart, line: OldLine, row: int | None, rows: int, etag: str, found: ArchivePart) -> Mapping[str, Any]:
+def _line(part: OldPart, line: OldLine, row: int | None, rows: int, etag: str, found: ArchivePart) -> RejectedLine:
     time, _, user = found.rows.get(-1 if row is None else row, (None, 0, None))
     forgotten = line.reason == FORGOTTEN
     return {

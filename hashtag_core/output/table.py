@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -286,14 +286,20 @@ def _is_wanted(name: str) -> bool:
     return name in {"path", "size_bytes", "num_records", "min.part", "max.part"} or name.startswith("partition.")
 
 
+class DeltaStatistics(TypedDict):
+    """Statistics of a data file, as Delta's protocol has them: of the column `part` alone."""
+
+    numRecords: int
+    minValues: NotRequired[dict[str, str]]
+    maxValues: NotRequired[dict[str, str]]
+    nullCount: NotRequired[dict[str, int]]
+
+
 def _added(file: DataFile) -> AddAction:
-    stats: dict[str, Any] = {"numRecords": file.rows}
-    if file.first_part is not None:
-        stats |= {
-            "minValues": {"part": file.first_part},
-            "maxValues": {"part": file.last_part},
-            "nullCount": {"part": 0},
-        }
+    stats: DeltaStatistics = {"numRecords": file.rows}
+    if file.first_part is not None and file.last_part is not None:
+        stats["minValues"], stats["maxValues"] = {"part": file.first_part}, {"part": file.last_part}
+        stats["nullCount"] = {"part": 0}
     return AddAction(file.path, file.size, dict(file.partition), _now_ms(), True, json.dumps(stats))
 
 

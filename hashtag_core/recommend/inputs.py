@@ -8,9 +8,9 @@ import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from hashtag_core import storage
+from hashtag_core.data.formats.base import Post
 from hashtag_core.data.formats.csv_lines import Lines, look_at, records
 from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
 from hashtag_core.data.formats.csv_table import TABLE
@@ -39,7 +39,7 @@ class Asked:
 
     name: str
     given: dict[str, str]
-    post: dict[str, Any] | None = None
+    post: Post | None = None
     fault: str | None = None
 
 
@@ -70,7 +70,7 @@ class Source:
                 name = str(path.relative_to(self.path)) if self.kind == "folder" else str(path)
                 yield self._picture(path, name, max_image_bytes)
 
-    def _post(self, post_id: str) -> dict[str, Any]:
+    def _post(self, post_id: str) -> Post:
         return {"post_id": post_id, "user_id": self.user, "caption": self.caption}
 
     def _picture(self, path: Path, name: str, max_image_bytes: int) -> Asked:
@@ -110,7 +110,7 @@ def sources(
     return found
 
 
-def history_rows(source: Source) -> list[dict[str, Any]]:
+def history_rows(source: Source) -> list[Post]:
     """The table's posts of known users: where a model that reads the history finds it. A post that is tagged has the same id here,
     so that it is not in its own history."""
     if source.kind != "table":
@@ -205,7 +205,7 @@ def _table_posts(path: Path, names: dict[str, str]) -> Iterator[Asked]:
             yield Asked(name, given, None, f"expected {len(header)} cells, found {len(cells)}")
             continue
         image = values.pop("image", None)
-        post: dict[str, Any] = {**values, "post_id": post_id, "image_uri": image or values.get("image_uri")}
+        post: Post = {**values, "post_id": post_id, "image_uri": image or values.get("image_uri")}
         try:
             post["created_at"] = read_time("created_at", values.get("created_at"))
         except ValueError:

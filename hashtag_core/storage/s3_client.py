@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pyarrow.fs as pafs
 
 from hashtag_core.errors import ConfigError
+from hashtag_core.json_values import Options
 from hashtag_core.redaction import one_line, redact
 from hashtag_core.storage.base import guard
 
@@ -172,7 +173,7 @@ def _make_client(
     from botocore.config import Config
 
     chosen = dict(checksums)
-    options: dict[str, Any] = {}
+    options: Options = {}
     for name, option in zip(CHECKSUMS, ("request_checksum_calculation", "response_checksum_validation"), strict=True):
         if name in chosen:
             options[option] = chosen[name].lower()

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies, proxy_bypass
 
 from hashtag_core.errors import ConfigError, ImageError, NotFoundError, StorageError
+from hashtag_core.json_values import Options
 from hashtag_core.redaction import one_line, redact
 from hashtag_core.storage.base import check_size
 
@@ -298,7 +299,7 @@ def _pools(pid: int, host: Host, proxy: str | None) -> "urllib3.PoolManager":
     import urllib3
     from urllib3.connection import HTTPConnection, HTTPSConnection
 
-    options: dict[str, Any] = {"maxsize": CONNECTIONS_A_HOST, "block": True, "num_pools": 16}
+    options: Options = {"maxsize": CONNECTIONS_A_HOST, "block": True, "num_pools": 16}
     if proxy is not None:
         return urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", **options)
 

@@ -8,10 +8,9 @@ import json
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,7 @@ from hashtag_core.output.chunk_files import read_chunk, write_chunk
 from hashtag_core.recommend.images import ImagePlaces
 from hashtag_core.recommend.posts import READ, OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
-from hashtag_core.schema import TABLE, TAGGED
+from hashtag_core.schema import TABLE, TAGGED, RejectedLine
 from hashtag_core.tagging.chunk_posts import ChunkPosts, ReadPosts, read_chunks, wanted_posts
 from hashtag_core.tagging.histories import Sidecar, open_vectors, vector_table
 from hashtag_core.tagging.isolate import find_killers
@@ -343,7 +342,7 @@ def _raise_unless_content(error: Exception, path: str) -> None:
         raise error
 
 
-def _line(item: Rejected, task: Task, posts: ChunkPosts) -> Mapping[str, Any]:
+def _line(item: Rejected, task: Task, posts: ChunkPosts) -> RejectedLine:
     """A rejected row as a line of REJECTED_TABLE."""
     created, _, user = posts.provenance.get(item.row or 0, (None, 0, None))
     return {

@@ -45,7 +45,7 @@ Columns = Sequence[str] | None
 """Fields of POST that are wanted (`post_id` comes always); None: all. Without `image` no picture is read."""
 
 Post = dict[str, Any]
-"""Fields of POST; absent ones are null."""
+"""Fields of POST by name, absent ones are null: written and read field by field (`values.READERS`), checked by `batches`."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class ArchivePart(FileInfo):
     selection: str = ""
 
 
-def selection_of(part: FileInfo) -> dict[str, Any]:
-    """The selection of a part, read."""
+def selection_of(part: FileInfo) -> Any:
+    """The selection of a part, read. Each layout gives it a type where it asks for it."""
     assert isinstance(part, ArchivePart)
-    return dict(json.loads(part.selection))
+    return json.loads(part.selection)
 
 
 def file_etag(part: FileInfo) -> str:

@@ -19,7 +19,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import (
@@ -51,6 +51,7 @@ from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading, unread_note
 from hashtag_core.data.values import read_degrees, read_id, read_text, read_time, says_none, tags_in_text, unexpected
+from hashtag_core.json_values import JsonObject
 from hashtag_core.storage import FileInfo
 
 TABLE = re.compile(rf".+\.(?:csv|tsv|tab){NAMED}", re.IGNORECASE)
@@ -60,6 +61,29 @@ DATABASE_NULL = "\\N"
 
 _SHORTENED = re.compile(r"\d(?:[.,]\d+)?[Ee]\+\d{2,}")
 """What Excel and floats make of a long id: many become one."""
+
+
+class TableSelection(TypedDict):
+    """How a table is read: the same for all its parts."""
+
+    archive: str
+    columns: list[str | None]
+    """The field of POST in each column."""
+    fault: str | None
+    dialect: JsonObject
+    """`csv_lines.Dialect`."""
+    date_format: str | None
+    pictures: str
+    float_ids: list[str]
+    none_ids: list[str]
+
+
+class RowsSelection(TableSelection):
+    """A part: from which row and byte on, and how many rows (None: all to the end)."""
+
+    begin: int
+    rows: int | None
+    offset: int
 
 
 def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
@@ -97,7 +121,7 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
     notes = [] if told is None else [f"{info.path}: {told}"]
     notes += [] if fault else unread_note(info.path, header, columns.values())
     by_column = {column: name for name, column in columns.items()}
-    shared = {
+    shared: TableSelection = {
         "archive": folder.root,
         "columns": [by_column.get(name) for name in header],
         "fault": fault,
@@ -112,7 +136,12 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
         shared["pictures"] = picture_folder(folder, info, named) if named else ""
     parts = []
     for (begin, offset), (end, stop) in zip(borders, [*borders[1:], (None, info.size)], strict=True):
-        selection = {**shared, "begin": begin, "rows": None if end is None else end - begin, "offset": offset}
+        selection: RowsSelection = {
+            **shared,
+            "begin": begin,
+            "rows": None if end is None else end - begin,
+            "offset": offset,
+        }
         size = max(0, stop - offset) if len(borders) > 1 else info.size
         parts.append(ArchivePart(info.uri, info.path, size, info.etag, info.modified, json.dumps(selection)))
     return parts, notes
@@ -122,7 +151,7 @@ def _spoken(delimiter: str) -> str:
     return "tabs" if delimiter == "\t" else repr(delimiter)
 
 
-def _first_rows(info: FileInfo, shared: dict[str, Any], offset: int) -> Iterator[dict[str, str]]:
+def _first_rows(info: FileInfo, shared: TableSelection, offset: int) -> Iterator[dict[str, str]]:
     """Cells by field of the first rows, to see which pictures they name."""
     with storage.open_input(info.uri) as source:
         try:
@@ -134,7 +163,7 @@ def _first_rows(info: FileInfo, shared: dict[str, Any], offset: int) -> Iterator
 
 
 def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
-    chosen = selection_of(part)
+    chosen: RowsSelection = selection_of(part)
     with storage.open_input(part.uri) as source:
         rows = _rows(source, chosen)
         if {"image", "image_uri"} & set(chosen["columns"]):
@@ -142,7 +171,7 @@ def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[
         yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
-def _rows(source: Any, chosen: dict[str, Any]) -> Iterator[Post | Fault]:
+def _rows(source: Any, chosen: RowsSelection) -> Iterator[Post | Fault]:
     if chosen["fault"]:
         yield Fault(chosen["fault"], ends=True)
         return
@@ -169,7 +198,7 @@ def _rows(source: Any, chosen: dict[str, Any]) -> Iterator[Post | Fault]:
         yield Fault(f"unreadable from row {row} on: {error}{hint}", ends=True)
 
 
-def _post(cells: dict[str, str], chosen: dict[str, Any]) -> Post:
+def _post(cells: dict[str, str], chosen: RowsSelection) -> Post:
     """The POST row of one row; ValueError that names field, expected and found."""
     if isinstance(_bytes_or_text(cells.get("post_id", "")), bytes):
         encoding = (chosen["dialect"]["encoding"] or "utf-8").upper()

@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import TypedDict
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import (
@@ -51,6 +51,17 @@ ROOTS = {
     "image": ("img_resized_1M/cities_instagram", "img_resized"),
 }
 SUFFIXES = {"caption": (".txt",), "image": (".jpg", ".jpeg", ".png", ".webp")}
+
+
+class Selection(TypedDict):
+    """Posts of a city: `folders` are where each kind of file lies; a post is its stem and the names of its files by kind."""
+
+    archive: str
+    city: str
+    folders: dict[str, str]
+    encoding: str | None
+    begin: int
+    posts: list[tuple[str, dict[str, str]]]
 
 
 def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
@@ -104,34 +115,40 @@ def _parts(
                 tally.leave(info.path, f"no {kind} of a post, or another one of it")
     folders = {kind: f"{root}/{city}".rstrip("/") for kind, root in roots.items() if root}
     path = folders.get("caption") or folders["image"]
-    shared = {"archive": archive, "city": city, "folders": folders, "encoding": reading.encoding}
     stems = sorted(posts)
     for begin in range(0, len(stems), PART_ROWS):
         run = stems[begin : begin + PART_ROWS]
         files = [info for stem in run for info in posts[stem].values()]
         names = [{kind: info.path.rpartition("/")[2] for kind, info in posts[stem].items()} for stem in run]
-        selection = {**shared, "begin": begin, "posts": list(zip(run, names, strict=True))}
+        selection: Selection = {
+            "archive": archive,
+            "city": city,
+            "folders": folders,
+            "encoding": reading.encoding,
+            "begin": begin,
+            "posts": list(zip(run, names, strict=True)),
+        }
         size, uri = sum(info.size for info in files), storage.join(archive, path)
         yield ArchivePart(uri, path, size, etag_of(files), files[0].modified, json.dumps(selection))
 
 
 def _etag(part: FileInfo) -> str:
-    chosen = selection_of(part)
+    chosen: Selection = selection_of(part)
     files = [_uri(chosen, kind, name) for _, names in chosen["posts"] for kind, name in names.items()]
     return etag_now(files)
 
 
-def _uri(chosen: dict[str, Any], kind: str, name: str) -> str:
+def _uri(chosen: Selection, kind: str, name: str) -> str:
     return storage.join(chosen["archive"], chosen["folders"][kind], name)
 
 
 def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
-    chosen = selection_of(part)
+    chosen: Selection = selection_of(part)
     rows = in_threads(partial(_post, chosen, wants_pictures(columns)), chosen["posts"])
     yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
-def _post(chosen: dict[str, Any], pictures: bool, found: tuple[str, dict[str, str]]) -> Post | Fault:
+def _post(chosen: Selection, pictures: bool, found: tuple[str, dict[str, str]]) -> Post | Fault:
     stem, names = found
     post: Post = {"post_id": plain(f"{chosen['city']}/{stem}".lstrip("/"))}
     try:

@@ -20,10 +20,10 @@ Checked against instaloader's own source (names of files, `get_json_structure`, 
 import json
 import lzma
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import (
@@ -59,6 +59,16 @@ _DATED = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)_UTC")
 
 Files = dict[str, str]
 """Names of the files of one post: `metadata`, `caption`, `image`."""
+
+
+class Selection(TypedDict):
+    """Posts of a folder: a post is its name and its files."""
+
+    archive: str
+    folder: str
+    encoding: str | None
+    begin: int
+    posts: list[tuple[str, Files]]
 
 
 def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
@@ -111,29 +121,35 @@ def _parts(
         run = posts[begin : begin + PART_ROWS]
         chosen = [named[name] for _, found in run for name in found.values()]
         uri, size = storage.join(archive, folder), sum(info.size for info in chosen)
-        told = {"archive": archive, "folder": folder, "encoding": reading.encoding, "begin": begin, "posts": run}
+        told: Selection = {
+            "archive": archive,
+            "folder": folder,
+            "encoding": reading.encoding,
+            "begin": begin,
+            "posts": run,
+        }
         selection = json.dumps(told)
         yield ArchivePart(uri, folder or ".", size, etag_of(chosen), chosen[0].modified, selection)
 
 
 def files_etag(part: FileInfo) -> str:
     """The etag that the files of a part have now."""
-    chosen = selection_of(part)
+    chosen: Selection = selection_of(part)
     return etag_now([_uri(chosen, name) for _, found in chosen["posts"] for name in found.values()])
 
 
-def _uri(chosen: Mapping[str, Any], name: str) -> str:
+def _uri(chosen: Selection, name: str) -> str:
     return storage.join(chosen["archive"], chosen["folder"], name)
 
 
 def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
-    chosen = selection_of(part)
+    chosen: Selection = selection_of(part)
     rows = in_threads(partial(read_post, chosen, pictures=wants_pictures(columns)), chosen["posts"])
     yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
 
 def read_post(
-    chosen: Mapping[str, Any], entry: tuple[str, Files], user_of_folder: bool = True, pictures: bool = True
+    chosen: Selection, entry: tuple[str, Files], user_of_folder: bool = True, pictures: bool = True
 ) -> Post | Fault:
     """The post of these files (without `pictures`, all but its picture), or why they are none."""
     stem, files = entry
@@ -154,7 +170,7 @@ def read_post(
     return post
 
 
-def _of_names(chosen: Mapping[str, Any], stem: str) -> Post:
+def _of_names(chosen: Selection, stem: str) -> Post:
     """What the name of a post without metadata tells."""
     post: Post = {"post_id": plain(f"{chosen['folder']}/{stem}".lstrip("/"))}
     if dated := _DATED.match(stem):

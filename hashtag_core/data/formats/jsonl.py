@@ -13,9 +13,9 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 
@@ -48,9 +48,10 @@ from hashtag_core.data.formats.fields import (
 from hashtag_core.data.formats.packing import NAMED, PackingError, packing_of, unpacked
 from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
-from hashtag_core.data.reading import Reading, listed, unread_note
+from hashtag_core.data.reading import Reading, ReadingRecord, listed, unread_note
 from hashtag_core.data.values import READERS, plain_extended, read_id, read_time, unexpected
 from hashtag_core.errors import StorageError
+from hashtag_core.json_values import JsonObject
 from hashtag_core.storage import FileInfo
 
 SUFFIXES = (".jsonl", ".ndjson")
@@ -59,6 +60,18 @@ LOOKED_AT_LINES = 50
 
 _DOCUMENT = re.compile(rf".+\.json{NAMED}", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
+
+
+class Selection(TypedDict):
+    """How a file of JSON lines is read: where its lines begin, how they are packed, where its pictures lie."""
+
+    archive: str
+    reading: ReadingRecord
+    pictures: str
+    encoding: str | None
+    begins: int
+    packing: str | None
+    fault: str | None
 
 
 def survey(archive_uri: str, reading: Reading) -> Listing[ArchivePart]:
@@ -92,7 +105,7 @@ def _no_lines(first: list[Any]) -> str | None:
 
 
 def _look_at(
-    info: FileInfo, folder: Folder, reading: Reading, first: list[dict[str, Any]], selection: dict[str, Any]
+    info: FileInfo, folder: Folder, reading: Reading, first: list[JsonObject], selection: Selection
 ) -> list[str]:
     """What the first objects tell: the folder of the pictures (into the selection), keys that are not read."""
     if not first:
@@ -112,20 +125,26 @@ def _look_at(
     return unread_note(info.path, keys, known)
 
 
-def _holds_objects(first: list[dict[str, Any]], key: str) -> bool:
+def _holds_objects(first: list[JsonObject], key: str) -> bool:
     """Whether a key of another name than its field's holds objects, which are not what is meant (`user: {"name": ...}`)."""
     values = [item[key] for item in first if item.get(key) is not None]
     return key.lower() not in NAMES and bool(values) and all(isinstance(value, dict) for value in values)
 
 
-def _sampled(root: str, reading: Reading, info: FileInfo) -> tuple[dict[str, Any], list[Any]]:
+def _sampled(root: str, reading: Reading, info: FileInfo) -> tuple[Selection, list[Any]]:
     """How a file is to be read, and what its first lines hold."""
     begin, packing, broken = _first_bytes(info)
     encoding, begins = chosen_encoding(begin, reading.encoding)
     other = broken or other_content(begin)
-    selection: dict[str, Any] = {"archive": root, "reading": reading.to_json(), "pictures": ""}
-    selection |= {"encoding": encoding, "begins": begins, "packing": packing}
-    selection["fault"] = f"expected JSON lines, found: {other}" if other else None
+    selection: Selection = {
+        "archive": root,
+        "reading": reading.to_json(),
+        "pictures": "",
+        "encoding": encoding,
+        "begins": begins,
+        "packing": packing,
+        "fault": f"expected JSON lines, found: {other}" if other else None,
+    }
     first = [] if other else _first_objects(info, selection)
     if (
         not _DOCUMENT.fullmatch(info.path)
@@ -138,7 +157,7 @@ def _sampled(root: str, reading: Reading, info: FileInfo) -> tuple[dict[str, Any
     return selection, first
 
 
-def _first_objects(info: FileInfo, selection: dict[str, Any]) -> list[Any]:
+def _first_objects(info: FileInfo, selection: Selection) -> list[Any]:
     """What the first lines hold; None for one that is no JSON."""
     found = []
     with storage.open_input(info.uri) as source:
@@ -162,7 +181,7 @@ def _first_bytes(info: FileInfo) -> tuple[bytes, str | None, str | None]:
 
 
 def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
-    chosen = selection_of(part)
+    chosen: Selection = selection_of(part)
     if chosen["fault"]:
         yield from batches(part.path, [Fault(chosen["fault"], ends=True)], 0, batch_rows, columns)
         return
@@ -171,7 +190,7 @@ def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[
         yield from batches(part.path, rows, 0, batch_rows, columns)
 
 
-def _rows(source: pa.NativeFile, part: FileInfo, chosen: dict[str, Any]) -> Iterator[Post | Fault]:
+def _rows(source: pa.NativeFile, part: FileInfo, chosen: Selection) -> Iterator[Post | Fault]:
     reading = Reading(**chosen["reading"])
     for line in _lines(source, part, chosen):
         if isinstance(line, Fault):
@@ -183,7 +202,7 @@ def _rows(source: pa.NativeFile, part: FileInfo, chosen: dict[str, Any]) -> Iter
             yield Fault(str(error), _id_in(line, reading))
 
 
-def _lines(source: pa.NativeFile, part: FileInfo, chosen: dict[str, Any]) -> Iterator[bytes | str | Fault]:
+def _lines(source: pa.NativeFile, part: FileInfo, chosen: Selection) -> Iterator[bytes | str | Fault]:
     """The lines; where the rest cannot be read, a rejected part ends them."""
     raw = io.BufferedReader(source, 1 << 20)
     encoding, row = chosen["encoding"], 0
@@ -226,7 +245,7 @@ def _read_json(line: bytes | str) -> Any:
     return json.loads(line, object_hook=plain_extended)
 
 
-def _object(line: bytes | str) -> dict[str, Any]:
+def _object(line: bytes | str) -> JsonObject:
     try:
         value = _read_json(line)
     except UnicodeDecodeError:
@@ -240,10 +259,10 @@ def _object(line: bytes | str) -> dict[str, Any]:
     return value
 
 
-def _fields(value: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+def _fields(value: JsonObject, reading: Reading) -> JsonObject:
     """The values by field of POST. Under another name than the field's own, an object is not what is meant."""
     lower = {key.lower(): held for key, held in value.items()}
-    fields: dict[str, Any] = {}
+    fields: JsonObject = {}
     for name, aliases in NAMES.items():
         if name in reading.columns:
             fields[name] = _at(value, reading.columns[name])
@@ -256,7 +275,7 @@ def _fields(value: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
     return fields
 
 
-def _at(value: Mapping[str, Any], path: str) -> Any:
+def _at(value: JsonObject, path: str) -> Any:
     """What lies under a key, or under keys that dots part."""
     if path in value:
         return value[path]
@@ -266,7 +285,7 @@ def _at(value: Mapping[str, Any], path: str) -> Any:
     return held
 
 
-def _path_in(fields: Mapping[str, Any]) -> str | None:
+def _path_in(fields: JsonObject) -> str | None:
     """The path of a picture that a line names."""
     image = fields.get("image")
     if isinstance(image, dict) and not image.get("bytes"):
