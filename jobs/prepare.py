@@ -82,6 +82,7 @@ def _prepare(arguments: argparse.Namespace) -> Mapping[str, object]:
         "pictures": info.pictures,
         "captions": info.captions,
         "pictures_missing": info.pictures_missing,
+        "picture_hosts": {host: counts.model_dump() for host, counts in info.picture_hosts.items()},
         "pictures_unreadable": info.pictures_unreadable,
         "files": info.archive_files.model_dump() if info.archive_files else None,
         "content_hash": info.content_hash,

@@ -39,6 +39,13 @@ class ArchiveFiles(Section):
     left_out: dict[str, int]
 
 
+class HostPictures(Section):
+    """Pictures that posts name at a host of the web: those that were had, and those that could not be."""
+
+    had: int
+    missing: int
+
+
 class DatasetInfo(Section):
     """`dataset.json`. `content_hash` is of posts, splits, tags and configuration: equal on every machine and for every
     order of parts. `left_out` counts valid posts that are in no split, by reason; `fingerprint` is of the archive's listing."""
@@ -61,6 +68,8 @@ class DatasetInfo(Section):
     """Posts with a word left in the cleaned caption."""
     pictures_missing: int | None = None
     """Posts of the archive that name a picture that could not be had."""
+    picture_hosts: dict[str, HostPictures] = {}
+    """Pictures at addresses of the web by host, of all posts of the archive."""
     pictures_unreadable: int | None = None
     """Posts of the archive whose picture is there and cannot be decoded or is too large."""
     rows: int | None = None

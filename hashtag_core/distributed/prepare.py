@@ -43,7 +43,7 @@ from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.preparation.claim import WORK, Claim, remove_leftovers
-from hashtag_core.preparation.pictures import Pictures
+from hashtag_core.preparation.pictures import Pictures, PictureTally
 from hashtag_core.preparation.plan import PreparePlan, finished_dataset
 from hashtag_core.preparation.report import check_pictures, counted, files_of, named_pictures, tell_rejected
 from hashtag_core.progress_bar import ProgressBar
@@ -109,7 +109,7 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
             return meanwhile
         for opened in plan.archives:
             opened.tell()
-        index, rejected = _read_archive(plan)
+        index, rejected, tally = _read_archive(plan)
         # The model has to find hashtags in archives by the same map, where `synonyms_file` may not be.
         section = plan.recipe.vocabulary.model_copy(update={"synonyms": plan.rules.tags.synonyms})
         split = plan.recipe.split
@@ -126,7 +126,10 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
                 f"{plan.dataset} holds a dataset of other posts ({held.archive} as it was then, content "
                 f"{held.content_hash[:12]}; now {digest[:12]}): take another --dataset, or remove that one"
             )
-        return _write_dataset(plan, index, partition, rejected, digest, claim)
+        info = _write_dataset(plan, index, partition, rejected, tally, digest)
+        claim.require()
+        storage.write_json(storage.join(plan.dataset, INFO_NAME), info.model_dump())
+        return info
 
 
 def _made_meanwhile(plan: PreparePlan) -> DatasetInfo | None:
@@ -138,10 +141,12 @@ def _made_meanwhile(plan: PreparePlan) -> DatasetInfo | None:
     raise ConfigError(f"{plan.dataset}: another run has made it meanwhile, of other parts: run again")
 
 
-def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected]]:
+def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected], PictureTally]:
     tasks = [_task(plan, number) for number in range(len(plan.parts))]
     work = PartWork(_index_part, plan.dataset, plan.layout, plan.recipe, plan.rules)
-    missing = [name for names in _over_parts(work, tasks, "reading parts") for name in names]
+    tally = PictureTally()
+    for of_part in _over_parts(work, tasks, "reading parts"):
+        tally.add(of_part)
     rejected: list[Rejected] = []
     for number in range(len(plan.parts)):
         rejected += [Rejected(**row) for row in _read_table(_work(plan.dataset, "rejected", number)).to_pylist()]
@@ -153,12 +158,17 @@ def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected]]:
         raise ArchiveError(f"{plan.archive}: not one row is a post{first}")
     logger.info("%d posts in %d parts, %d rejected", index.num_rows, len(plan.parts), len(rejected))
     tell_rejected(rejected, {plan.parts[number].path for number in pc.unique(index["part"]).to_pylist()})
-    check_pictures(*named_pictures(index), missing, plan.recipe.archive.max_missing_images)
-    return index, rejected
+    check_pictures(*named_pictures(index), tally.missing, plan.recipe.archive.max_missing_images)
+    return index, rejected, tally
 
 
 def _write_dataset(
-    plan: PreparePlan, index: pa.Table, partition: Partition, rejected: list[Rejected], digest: str, claim: Claim
+    plan: PreparePlan,
+    index: pa.Table,
+    partition: Partition,
+    rejected: list[Rejected],
+    tally: PictureTally,
+    digest: str,
 ) -> DatasetInfo:
     in_part = index["part"].to_numpy()
     tasks = []
@@ -177,7 +187,7 @@ def _write_dataset(
         logger.info(note)
     rejected_rows = _write_records(plan, index, partition, rejected)
     partition.vocabulary.save(storage.join(plan.dataset, VOCABULARY_NAME))
-    info = DatasetInfo(
+    return DatasetInfo(
         format=FORMAT,
         content_hash=digest,
         posts=partition.posts,
@@ -191,12 +201,10 @@ def _write_dataset(
         notes=notes,
         files=sorted(files, key=lambda file: (SPLITS.index(_split_of(file)), file.path)),
         **counted(index, partition.side != OUT),
+        picture_hosts=tally.most_used(),
         rows=index.num_rows + sum(item.row is not None for item in rejected),
         archive_files=files_of(plan.archives),
     )
-    claim.require()
-    storage.write_json(storage.join(plan.dataset, INFO_NAME), info.model_dump())
-    return info
 
 
 def _write_records(plan: PreparePlan, index: pa.Table, partition: Partition, rejected: list[Rejected]) -> int:
@@ -251,8 +259,8 @@ def _over_parts(work: PartWork[R], tasks: Sequence[PartTask], what: str) -> list
 _REJECTED = pa.schema([("part", pa.string()), ("row", pa.int64()), ("post_id", pa.string()), ("reason", pa.string())])
 
 
-def _index_part(work: PartWork[list[str]], task: PartTask) -> list[str]:
-    """Pass 1 over one part: write its index and its rejected rows. The first pictures that could not be had."""
+def _index_part(work: PartWork[PictureTally], task: PartTask) -> PictureTally:
+    """Pass 1 over one part: write its index and its rejected rows. What became of the pictures that it names."""
     rejected: list[Rejected] = []
     pictures = work.pictures(task)
     where = _work(work.dataset, "index", task.number)
@@ -263,7 +271,7 @@ def _index_part(work: PartWork[list[str]], task: PartTask) -> list[str]:
                 writer.write_table(index_posts(batch.posts, pa.array(batch.rows), task.number, work.rules))
     rows = [asdict(item) for item in rejected]
     _write_table(pa.Table.from_pylist(rows, schema=_REJECTED), _work(work.dataset, "rejected", task.number))
-    return pictures.missing
+    return pictures.tally
 
 
 def _write_part(work: PartWork[list[DatasetFile]], task: PartTask) -> list[DatasetFile]:

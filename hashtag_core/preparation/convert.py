@@ -15,10 +15,10 @@ from pydantic import BaseModel, JsonValue
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.archive import Archive, open_archive
-from hashtag_core.data.dataset import ROW_GROUP_ROWS, ArchiveFiles
+from hashtag_core.data.dataset import ROW_GROUP_ROWS, ArchiveFiles, HostPictures
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
-from hashtag_core.preparation.pictures import Pictures, count_missing
+from hashtag_core.preparation.pictures import Pictures, PictureTally, count_missing
 from hashtag_core.preparation.plan import absolute
 from hashtag_core.preparation.report import check_pictures, files_of, tell_rejected
 from hashtag_core.progress_bar import ProgressBar
@@ -90,6 +90,8 @@ class ConversionSummary(BaseModel):
     rows: int
     pictures: int
     pictures_missing: int
+    picture_hosts: dict[str, HostPictures]
+    """Pictures at addresses of the web by host."""
     files: ArchiveFiles
     unchanged: bool
     """Whether all of it was there before."""
@@ -100,14 +102,14 @@ def convert(plan: Conversion) -> ConversionSummary:
     plan.archive.tell()
     rejected: list[Rejected] = []
     posts = pictures = absent = done_before = 0
-    missing: list[str] = []
+    tally = PictureTally()
     with_posts: set[str] = set()
     with ProgressBar(len(plan.names), "converting", "part") as progress:
         for name, part in zip(plan.names, plan.archive.parts, strict=True):
             if storage.exists(storage.join(plan.out, name)):
                 done_before += 1
             else:
-                missing += _convert_part(plan, name, part)
+                _convert_part(plan, name, part)
             rejected += _rejected_of(plan.out, name)
             with storage.open_input(storage.join(plan.out, name)) as source:
                 metadata = pq.ParquetFile(source).metadata
@@ -115,9 +117,10 @@ def convert(plan: Conversion) -> ConversionSummary:
                 with_posts |= {part.path} if metadata.num_rows else set()
                 pictures += int((metadata.metadata or {}).get(b"pictures", b"0"))
                 absent += int((metadata.metadata or {}).get(b"pictures_missing", b"0"))
+                tally.add(PictureTally.of_json((metadata.metadata or {}).get(b"pictures_named", b"{}")))
             progress.add(1)
     tell_rejected(rejected, with_posts)
-    check_pictures(absent, pictures + absent, missing, plan.recipe.archive.max_missing_images)
+    check_pictures(absent, pictures + absent, tally.missing, plan.recipe.archive.max_missing_images)
     summary = ConversionSummary(
         converted=plan.out,
         parts=len(plan.names),
@@ -126,6 +129,7 @@ def convert(plan: Conversion) -> ConversionSummary:
         rows=posts + sum(item.row is not None for item in rejected),
         pictures=pictures,
         pictures_missing=absent,
+        picture_hosts=tally.most_used(),
         files=files_of([plan.archive]),
         unchanged=done_before == len(plan.names),
     )
@@ -133,8 +137,8 @@ def convert(plan: Conversion) -> ConversionSummary:
     return summary
 
 
-def _convert_part(plan: Conversion, name: str, part: FileInfo) -> list[str]:
-    """One part; the first pictures of it that could not be had."""
+def _convert_part(plan: Conversion, name: str, part: FileInfo) -> None:
+    """One part, which keeps in its footer what became of its pictures: a run that goes on tells of all."""
     section = plan.recipe.archive
     fetch = Pictures(ImagePlaces.of(plan.archive.root, plan.recipe))
     rejected: list[Rejected] = []
@@ -152,14 +156,18 @@ def _convert_part(plan: Conversion, name: str, part: FileInfo) -> list[str]:
                 held = []
         if held:
             writer.write_table(pa.concat_tables(held), row_group_size=ROW_GROUP_ROWS)
-        told = {"pictures": str(pictures), "pictures_missing": str(absent), "part": part.path}
+        told = {
+            "pictures": str(pictures),
+            "pictures_missing": str(absent),
+            "part": part.path,
+            "pictures_named": fetch.tally.to_json(),
+        }
         writer.add_key_value_metadata(told)
         if plan.archive.etag(part) != part.etag:
             raise HashtagError(f"{part.path}: changed while it was read: run again")
         lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in rejected)
         if lines:
             storage.write_bytes(storage.join(plan.out, REJECTED, f"{name}.jsonl"), lines.encode())
-    return fetch.missing
 
 
 def _rejected_of(out: str, name: str) -> list[Rejected]:

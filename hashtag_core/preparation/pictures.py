@@ -1,17 +1,83 @@
 """Pictures by reference, fetched while an archive is prepared: the same places and the same words as in tagging."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hashtag_core import storage
+from hashtag_core.data.dataset import HostPictures
 from hashtag_core.data.formats.base import MAX_BATCH_BYTES
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.recommend.images import ImagePlaces, fetch_images
 
 SHOWN = 3
 """Pictures that could not be had of which a part tells."""
+
+SHOWN_HOSTS = 50
+"""Hosts that a summary names: who wrote the archive may have named any number."""
+
+
+@dataclass
+class PictureTally:
+    """What became of the pictures that posts name: the first that could not be had, each with its reason, and how many each
+    host of the web gave and did not give."""
+
+    missing: list[str] = field(default_factory=list)
+    hosts: dict[str, HostPictures] = field(default_factory=dict)
+
+    def count(self, uri: str, why: str | None) -> None:
+        """One picture; `why` it could not be had, None if it could."""
+        if why is not None and len(self.missing) < SHOWN:
+            self.missing.append(why)
+        if storage.web.is_web(uri):
+            host = _host(uri)
+            had = self.hosts.get(host, HostPictures(had=0, missing=0))
+            self.hosts[host] = HostPictures(had=had.had + (why is None), missing=had.missing + (why is not None))
+
+    def add(self, other: "PictureTally") -> None:
+        """Add what another part counted."""
+        self.missing += other.missing
+        for host, counts in other.hosts.items():
+            had = self.hosts.get(host, HostPictures(had=0, missing=0))
+            self.hosts[host] = HostPictures(had=had.had + counts.had, missing=had.missing + counts.missing)
+
+    def to_json(self) -> str:
+        """As the footer of a converted part keeps it."""
+        return json.dumps(
+            {"missing": self.missing, "hosts": {host: counts.model_dump() for host, counts in self.hosts.items()}}
+        )
+
+    @classmethod
+    def of_json(cls, text: str | bytes) -> "PictureTally":
+        """What `to_json` wrote."""
+        held = json.loads(text)
+        hosts = {host: HostPictures(**counts) for host, counts in held.get("hosts", {}).items()}
+        return cls(held.get("missing", []), hosts)
+
+    def most_used(self) -> dict[str, HostPictures]:
+        """The SHOWN_HOSTS hosts that posts name most, by name; the others as one, `others`."""
+        by_use = sorted(self.hosts.items(), key=lambda item: (-item[1].had - item[1].missing, item[0]))
+        shown, rest = dict(sorted(by_use[:SHOWN_HOSTS])), [counts for _, counts in by_use[SHOWN_HOSTS:]]
+        if rest:
+            shown["others"] = HostPictures(
+                had=sum(counts.had for counts in rest), missing=sum(counts.missing for counts in rest)
+            )
+        return shown
+
+
+def _host(uri: str) -> str:
+    """The host of an address, with its port where it is not the usual one; `no host` where there is none."""
+    try:
+        parts = urlsplit(uri.strip())
+        name = parts.hostname or "no host"
+        return f"{name}:{parts.port}" if parts.port else name
+    except ValueError:
+        return "no host"
 
 
 class Pictures:
@@ -23,8 +89,7 @@ class Pictures:
 
     def __init__(self, places: ImagePlaces) -> None:
         self.places = places
-        self.missing: list[str] = []
-        """The first SHOWN, each with its reason."""
+        self.tally = PictureTally()
 
     def fetched(self, batches: Iterator[PartBatch]) -> Iterator[PartBatch]:
         """The batches with their pictures; one whose pictures pass MAX_BATCH_BYTES comes in several pieces."""
@@ -44,8 +109,8 @@ class Pictures:
     def _filled(self, batch: PartBatch, wanted: list[str | None]) -> Iterator[PartBatch]:
         images, size, begin = list[bytes | None](), 0, 0
         for row, (data, why) in enumerate(fetch_images(wanted, self.places)):
-            if data is None and (wanted[row] or "").strip() and len(self.missing) < SHOWN:
-                self.missing.append(why)
+            if (uri := wanted[row] or "").strip():
+                self.tally.count(uri, why if data is None else None)
             images.append(data)
             size += len(data or b"")
             if size >= MAX_BATCH_BYTES:

@@ -61,6 +61,7 @@ def test_a_table_with_pictures_is_counted_and_told(
     assert summary["rows"] == POSTS + 1 == POSTS + summary["rejected"]
     assert (summary["pictures"], summary["pictures_missing"], summary["pictures_unreadable"]) == (POSTS - 4, 3, 1)
     assert summary["captions"] == POSTS
+    assert summary["picture_hosts"] == {"example.org": {"had": 0, "missing": 1}}
     left_out = {"no table, no picture": 1}
     assert summary["files"] == {"there": 24, "read": 1, "beside": 22, "left_out": left_out}
     assert "read as Windows-1252" in captured.err

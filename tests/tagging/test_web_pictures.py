@@ -96,6 +96,14 @@ def test_converting_keeps_the_pictures_and_counts_what_is_missing(
     captured = capfd.readouterr()
     summary = json.loads(captured.out)
     assert (summary["pictures"], summary["pictures_missing"]) == (6, 3)
+    assert summary["picture_hosts"] == {
+        host_of(server).removeprefix("http://"): {"had": 6, "missing": 2},
+        "cdn.example.org": {"had": 0, "missing": 1},
+    }
+    assert "the server answered 404 Not Found" in captured.err
+    assert prepare_job.main(flags) == 0  # nothing is fetched again, and all of it is told again
+    captured = capfd.readouterr()
+    assert json.loads(captured.out) == summary | {"unchanged": True}
     assert "the server answered 404 Not Found" in captured.err
     table = pq.read_table(out)
     held = dict(zip(table["post_id"].to_pylist(), table["image"].to_pylist(), strict=True))
