@@ -12,8 +12,13 @@ FLAGS = ("format", "encoding", "delimiter", "date_format", "max_missing_images")
 
 
 def add_archive_flags(parser: argparse.ArgumentParser) -> None:
-    """`--format`, `--map`, `--encoding`, `--delimiter`, `--date-format`, `--image-host`."""
+    """`--format`, and those of `add_reading_flags`."""
     parser.add_argument("--format", metavar="NAME", help="layout of the archive; the same as --set archive.format=NAME")
+    add_reading_flags(parser)
+
+
+def add_reading_flags(parser: argparse.ArgumentParser) -> None:
+    """`--map`, `--encoding`, `--delimiter`, `--date-format`, `--image-host`: of tables that are no archive too."""
     parser.add_argument(
         "--map",
         dest="columns",
@@ -28,11 +33,6 @@ def add_archive_flags(parser: argparse.ArgumentParser) -> None:
         "--date-format": "how dates are written, as strptime has it ('%%d.%%m.%%Y %%H:%%M'), or unix, unix_ms, unix_us",
     }.items():
         parser.add_argument(flag, metavar="TEXT", help=f"{told}; [archive] {flag[2:].replace('-', '_')} of a recipe")
-    add_image_hosts_flag(parser)
-
-
-def add_image_hosts_flag(parser: argparse.ArgumentParser) -> None:
-    """`--image-host`."""
     parser.add_argument(
         "--image-host",
         dest="image_hosts",

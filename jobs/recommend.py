@@ -6,7 +6,7 @@
     python jobs/recommend.py posts.csv --out tagged.csv
 
 MODEL is models:/NAME/VERSION, models:/NAME@ALIAS or a model folder; without --model the champion answers. A table (CSV, TSV;
-UTF-8, with a header) has captions in a column `caption` or `text`, paths of pictures, below the table's own folder, in `image` or
+with a header) has captions in a column `caption` or `text`, paths of pictures, below the table's own folder, in `image` or
 `file`; its other columns are kept. What is answered goes to stdout (--out: to a file), as text, as one JSON object or as CSV.
 """
 
@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
-from jobs.archive_flags import add_image_hosts_flag, recipe_with_archive
+from jobs.archive_flags import add_reading_flags, recipe_with_archive
 from jobs.common import JobParser, add_common_arguments, run
 
 if TYPE_CHECKING:
@@ -60,13 +60,16 @@ def build_parser() -> JobParser:
     parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
     parser.add_argument("--explain", action="store_true", help="say of each tag why, where the model can")
     parser.add_argument(
-        "--format", choices=("text", "json", "csv"), help="of the answer (default: by the ending of --out, else text)"
+        "--format",
+        dest="shape",
+        choices=("text", "json", "csv"),
+        help="of the answer (default: by the ending of --out, else text)",
     )
     parser.add_argument("--out", metavar="FILE", help="write the answer there, in place of stdout")
     for field, name in COLUMNS.items():
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, metavar="NAME", help=f"column of a table that holds the {field.replace('_', ' ')}")
-    add_image_hosts_flag(parser)
+    add_reading_flags(parser)
     add_common_arguments(parser)
     return parser
 
@@ -80,11 +83,12 @@ def _recommend(arguments: argparse.Namespace) -> Mapping[str, object] | str:
     if arguments.top_k is not None:
         arguments.overrides.append(f"tagging.top_k={arguments.top_k}")
     recipe = recipe_with_archive(arguments)
+    from hashtag_core.data.reading import Reading
     from hashtag_core.recommend.inputs import sources
 
     columns = {field: getattr(arguments, name) for field, name in COLUMNS.items()}
-    asked = sources(arguments.places, arguments.caption, arguments.user, columns)
-    shape = arguments.format or FORMATS.get(Path(arguments.out or "").suffix.lower(), "text")
+    asked = sources(arguments.places, arguments.caption, arguments.user, columns, Reading.of(recipe.archive))
+    shape = arguments.shape or FORMATS.get(Path(arguments.out or "").suffix.lower(), "text")
     model = arguments.model or f"models:/{recipe.tracking.model_name}@champion"
     if arguments.dry_run:
         resolved = resolve(model, chosen=arguments.model is not None)

@@ -5,20 +5,24 @@ be read becomes a post that says so, never one that is left out.
 """
 
 import csv
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import Post
-from hashtag_core.data.formats.csv_lines import Lines, look_at, records
+from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, Lines, TableLook, id_in_cell, look_at, records
 from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
-from hashtag_core.data.formats.csv_table import TABLE
+from hashtag_core.data.formats.csv_table import TABLE, tags_in_cell
 from hashtag_core.data.formats.fields import NAMES
 from hashtag_core.data.formats.packing import PackingError
-from hashtag_core.data.reading import AS_IT_IS
+from hashtag_core.data.reading import AS_IT_IS, Reading
 from hashtag_core.data.values import read_time, says_none
 from hashtag_core.errors import NotFoundError, UsageError
+
+logger = logging.getLogger(__name__)
 
 PICTURES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif"})
 """Endings of the files that are taken from a folder; a file that is named itself is taken as a picture whatever its ending."""
@@ -51,8 +55,8 @@ class Source:
     path: Path | None = None
     caption: str | None = None
     user: str | None = None
-    names: dict[str, str] = field(default_factory=dict)
-    """Of a table: the field of POST -> its column."""
+    table: "Table | None" = None
+    """Of a table: how it is written."""
 
     @property
     def folder(self) -> str | None:
@@ -61,8 +65,8 @@ class Source:
 
     def posts(self, max_image_bytes: int) -> Iterator[Asked]:
         """The posts, in order. UsageError for a table that cannot be read as one."""
-        if self.kind == "table" and self.path is not None:
-            yield from _table_posts(self.path, self.names)
+        if self.table is not None:
+            yield from self.table.posts()
         elif self.path is None:
             yield Asked("caption", {"caption": self.caption or ""}, self._post("caption"))
         else:
@@ -87,11 +91,16 @@ class Source:
 
 
 def sources(
-    places: Sequence[str], caption: str | None, user: str | None, columns: dict[str, str | None]
+    places: Sequence[str],
+    caption: str | None,
+    user: str | None,
+    columns: dict[str, str | None],
+    reading: Reading = AS_IT_IS,
 ) -> list[Source]:
     """What the places are: a folder, a table by its ending, else a picture; a caption alone where there is no place.
 
-    `columns`: the column that the person names for a field, where the table's header does not. NotFoundError for what is
+    `columns`: the column that the person names for a field, where the table's header does not; `reading`: what else is
+    said of a table. NotFoundError for what is
     not there; UsageError where nothing is asked, or a caption is given for more than one picture.
     """
     if not places:
@@ -100,7 +109,8 @@ def sources(
                 "nothing to tag: name a picture, a folder of pictures or a CSV file, or give --caption TEXT"
             )
         return [Source("caption", caption=caption, user=user)]
-    found = [_source(Path(place), caption, user, columns) for place in places]
+    spoken = {**reading.columns, **{name: column for name, column in columns.items() if column is not None}}
+    found = [_source(Path(place), caption, user, replace(reading, columns=spoken)) for place in places]
     if caption is not None and (len(found) > 1 or found[0].kind != "picture"):
         raise UsageError(
             "--caption belongs to one picture; captions of many posts go into a CSV file, beside their pictures"
@@ -113,12 +123,22 @@ def sources(
 def history_rows(source: Source) -> list[Post]:
     """The table's posts of known users: where a model that reads the history finds it. A post that is tagged has the same id here,
     so that it is not in its own history."""
-    if source.kind != "table":
+    if source.table is None:
         return []
-    return [asked.post for asked in source.posts(0) if asked.post is not None and asked.post.get("user_id")]
+    found = [asked for asked in source.posts(0) if asked.post is not None and asked.post.get("user_id")]
+    column = source.table.columns.get("created_at", "")
+    undated = [
+        cell for asked in found if (cell := _cell(asked.given.get(column, ""))) and not (asked.post or {})["created_at"]
+    ]
+    if undated:
+        logger.warning(
+            "%s: %d date(s) could not be read, e.g. %r: these posts stand in no order of time (--date-format says how dates are written)",
+            source.path, len(undated), undated[0],
+        )  # fmt: skip
+    return [asked.post for asked in found if asked.post is not None]
 
 
-def _source(path: Path, caption: str | None, user: str | None, columns: dict[str, str | None]) -> Source:
+def _source(path: Path, caption: str | None, user: str | None, reading: Reading) -> Source:
     if not path.exists():
         raise NotFoundError(f"{path}: not there (expected a picture, a folder of pictures or a CSV file)")
     if path.is_dir():
@@ -126,7 +146,7 @@ def _source(path: Path, caption: str | None, user: str | None, columns: dict[str
             raise UsageError(f"{path}: no picture in it: no file ends in {', '.join(sorted(PICTURES))}")
         return Source("folder", path, user=user)
     if TABLE.fullmatch(path.name):
-        return Source("table", path, names=_names(path, columns))
+        return Source("table", path, table=Table.of(path, reading))
     if path.suffix.lower() in DATA:
         raise UsageError(
             f"{path}: expected a picture, a folder of pictures or a CSV file (jobs/tag.py tags archives of Parquet, JSON lines and others)"
@@ -145,71 +165,102 @@ def _pictures(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _records(path: Path) -> Iterator[list[str]]:
-    """Rows of a table, the header first, read as an archive's tables are: delimiter, encoding, packing and quotes are found out."""
+@dataclass(frozen=True)
+class Table:
+    """A table that was looked through once: what it says of itself, as the tables of an archive do."""
+
+    path: Path
+    dialect: Dialect
+    look: TableLook
+    date_format: str | None
+    columns: dict[str, str]
+    """The field of POST -> its column."""
+
+    @classmethod
+    def of(cls, path: Path, reading: Reading) -> "Table":
+        """A table of which a person may have said something. UsageError for one that is none, or in which there is nothing to
+        tag."""
+        with _readable(path), storage.open_input(str(path)) as source:
+            dialect, look = look_at(source, storage.file_info(str(path)), reading)
+        if look.other:
+            raise UsageError(f"{path}: expected a table, found: {look.other}")
+        if dialect.encoding is None:
+            raise UsageError(f"{path}: {look.told}, or save it as `CSV UTF-8`")
+        if look.broken and not look.header:
+            raise UsageError(f"{path}: not a readable table: {look.broken}")
+        return cls(path, dialect, look, reading.date_format, _columns(path, look.header, reading))
+
+    def posts(self) -> Iterator[Asked]:
+        """The posts, one for each row. UsageError where the table cannot be read on."""
+        with _readable(self.path), storage.open_input(str(self.path)) as source:
+            found = records(Lines(source, self.dialect, self.dialect.begins))
+            header = self._decoded(next(found, []))
+            seen: set[str] = set()
+            for number, cells in enumerate(found, 1):
+                yield self._asked(header, number, cells, seen)
+
+    def _asked(self, header: list[str], number: int, cells: list[str], seen: set[str]) -> Asked:
+        decoded = self._decoded(cells)
+        given = dict(zip(header, [*decoded, *[""] * (len(header) - len(decoded))], strict=False))
+        values = {name: _cell(given[column]) for name, column in self.columns.items()}
+        for name in ID_FIELDS:
+            values[name] = self._id(name, values.get(name))
+        name = values["post_id"] or f"row {number}"
+        post_id = f"{name} (row {number})" if name in seen else name
+        seen.add(name)
+        if isinstance(cells, Swallowed):
+            return Asked(name, given, None, SWALLOWED)
+        if len(cells) != len(header):
+            return Asked(name, given, None, f"expected {len(header)} cells, found {len(cells)}")
+        image = values.pop("image", None)
+        post: Post = {**values, "post_id": post_id, "image_uri": image or values.get("image_uri")}
+        try:
+            post["created_at"] = read_time("created_at", values.get("created_at"), self.date_format)
+        except ValueError:
+            post["created_at"] = None  # a date costs the history, not the tags
+        post["hashtags"] = tags_in_cell(values.get("hashtags") or "") or None
+        return Asked(name, given, post)
+
+    def _id(self, name: str, cell: str | None) -> str | None:
+        """The id that a cell means; an id that was shortened is many posts' name and nobody's own."""
+        try:
+            return id_in_cell(name, cell, self.look.float_ids) if cell is not None else None
+        except ValueError:
+            return cell if name == "post_id" else None
+
+    @staticmethod
+    def _decoded(cells: list[str]) -> list[str]:
+        return [cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for cell in cells]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with storage.open_input(str(path)) as source:
-            dialect, found = look_at(source, storage.file_info(str(path)), AS_IT_IS)
-            if found.other or dialect.encoding is None:
-                told = str(found.told).partition(": name it")[0]
-                raise UsageError(
-                    f"{path}: {f'expected a table, found: {found.other}' if found.other else f'{told}: save it as `CSV UTF-8`'}"
-                )
-            for cells in records(Lines(source, dialect, dialect.begins)):
-                decoded = [cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for cell in cells]
-                yield Swallowed(decoded) if isinstance(cells, Swallowed) else decoded
+        yield
     except (csv.Error, PackingError) as error:
         raise UsageError(f"{path}: not a readable table: {error}") from None
 
 
-def _names(path: Path, columns: dict[str, str | None]) -> dict[str, str]:
-    header = next(_records(path), [])
+def _columns(path: Path, header: list[str], reading: Reading) -> dict[str, str]:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UsageError(f"{path}: column {twice[0]!r} occurs twice")
     lower = {name.strip().lower(): name for name in reversed(header)}
-    names = {}
+    columns = {}
     for name in USED:
-        asked = columns.get(name)
+        asked = reading.columns.get(name)
         if asked is not None and asked not in header:
             raise UsageError(f"{path}: no column {asked!r}; it has {', '.join(header)[:300] or 'none'}")
         found = asked or next((lower[alias] for alias in NAMES[name] if alias in lower), None)
         if found is not None:
-            names[name] = found
-    if not names.keys() & {"caption", "image", "image_uri"}:
+            columns[name] = found
+    if not columns.keys() & {"caption", "image", "image_uri"}:
         raise UsageError(
             f"{path}: no column of captions ({', '.join(NAMES['caption'])}) and none of pictures "
             f"({', '.join(NAMES['image'])}); it has {', '.join(header)[:300] or 'none'}. Name it: --caption-column, --image-column"
         )
-    return names
+    return columns
 
 
 def _cell(cell: str) -> str | None:
     return None if says_none(cell) else cell.strip() or None
-
-
-def _table_posts(path: Path, names: dict[str, str]) -> Iterator[Asked]:
-    records = _records(path)
-    header = next(records, [])
-    seen: set[str] = set()
-    for number, cells in enumerate(records, 1):
-        given = dict(zip(header, [*cells, *[""] * (len(header) - len(cells))], strict=False))
-        values = {name: _cell(given[column]) for name, column in names.items()}
-        name = values.get("post_id") or f"row {number}"
-        post_id = f"{name} (row {number})" if name in seen else name
-        seen.add(name)
-        if isinstance(cells, Swallowed):
-            yield Asked(name, given, None, SWALLOWED)
-            continue
-        if len(cells) != len(header):
-            yield Asked(name, given, None, f"expected {len(header)} cells, found {len(cells)}")
-            continue
-        image = values.pop("image", None)
-        post: Post = {**values, "post_id": post_id, "image_uri": image or values.get("image_uri")}
-        try:
-            post["created_at"] = read_time("created_at", values.get("created_at"))
-        except ValueError:
-            post["created_at"] = None  # a date costs the history, not the tags
-        tags = (values.get("hashtags") or "").replace("|", " ").replace(";", " ").replace(",", " ").split()
-        post["hashtags"] = tags or None
-        yield Asked(name, given, post)

@@ -5,7 +5,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from hashtag_core.data.formats.encodings import LineSurvey, chosen_encoding, is_
 from hashtag_core.data.formats.fields import match_columns
 from hashtag_core.data.formats.packing import NAMED, PackingError, lent, packing_of, unpacked
 from hashtag_core.data.reading import Reading
-from hashtag_core.data.values import says_none
+from hashtag_core.data.values import says_none, unexpected
 from hashtag_core.storage import FileInfo
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -148,6 +148,8 @@ def records(lines: Lines) -> Iterator[list[str]]:
 
 
 ID_FIELDS = ("post_id", "user_id")
+_SHORTENED = re.compile(r"\d(?:[.,]\d+)?[Ee]\+\d{2,}")
+"""What Excel and floats make of a long id: many become one."""
 _FLOAT_ID = re.compile(r"-?\d{1,15}\.0")
 
 
@@ -200,6 +202,14 @@ def _gone_through(source: Any, info: FileInfo, dialect: Dialect, reading: Readin
         found.borders = found.borders or [(0, dialect.begins)]
     found.escapes = lines is not None and lines.escapes
     return found
+
+
+def id_in_cell(name: str, cell: str, float_ids: Sequence[str]) -> str:
+    """An id as the table means it: an integer that pandas wrote as a float is one again in the fields of `float_ids`. ValueError
+    for a number that was shortened."""
+    if _SHORTENED.fullmatch(cell.strip()):
+        raise unexpected(name, "an id, not a number that a spreadsheet shortened (format the column as text)", cell)
+    return cell.strip().removesuffix(".0") if name in float_ids else cell
 
 
 def look_at(source: Any, info: FileInfo, reading: Reading, part_rows: int = 1 << 62) -> tuple[Dialect, TableLook]:

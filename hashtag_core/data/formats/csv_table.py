@@ -35,7 +35,7 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, Lines, look_at, records
+from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, Lines, id_in_cell, look_at, records
 from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
 from hashtag_core.data.formats.fields import (
     Folder,
@@ -58,9 +58,6 @@ TABLE = re.compile(rf".+\.(?:csv|tsv|tab){NAMED}", re.IGNORECASE)
 
 DATABASE_NULL = "\\N"
 """What MySQL and PostgreSQL write for null, which no id is."""
-
-_SHORTENED = re.compile(r"\d(?:[.,]\d+)?[Ee]\+\d{2,}")
-"""What Excel and floats make of a long id: many become one."""
 
 
 class TableSelection(TypedDict):
@@ -204,12 +201,8 @@ def _post(cells: dict[str, str], chosen: RowsSelection) -> Post:
         encoding = (chosen["dialect"]["encoding"] or "utf-8").upper()
         raise ValueError(f"post_id: expected {encoding}, found bytes that are none")
     for name in ID_FIELDS:
-        if _SHORTENED.fullmatch(cells.get(name, "").strip()):
-            raise unexpected(
-                name, "an id, not a number that a spreadsheet shortened (format the column as text)", cells[name]
-            )
-        if name in chosen["float_ids"] and name in cells:
-            cells = {**cells, name: cells[name].strip().removesuffix(".0")}
+        if name in cells:
+            cells = {**cells, name: id_in_cell(name, cells[name], chosen["float_ids"])}
     if not cells.get("post_id", "").strip():
         raise unexpected("post_id", "a non-empty string", cells.get("post_id"))
     if cells["post_id"].strip() in chosen["none_ids"]:
@@ -224,7 +217,7 @@ def _post(cells: dict[str, str], chosen: RowsSelection) -> Post:
         if name in cells:
             post[name] = read_text(name, _bytes_or_text(cells[name]))
     if "hashtags" in cells:
-        post["hashtags"] = _tags(post["hashtags"])
+        post["hashtags"] = tags_in_cell(post["hashtags"])
     for name in ("latitude", "longitude"):
         cell = cells.get(name)
         comma = cell is not None and chosen["dialect"]["delimiter"] != "," and "." not in cell
@@ -250,7 +243,8 @@ def _shown_id(cell: str | None) -> str | None:
     return None if cell is None else cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace") or None
 
 
-def _tags(text: str) -> list[str]:
+def tags_in_cell(text: str) -> list[str]:
+    """The hashtags of a cell, however they are parted."""
     found = tags_in_text(text) if text.strip().startswith(("[", "{", "(", "array(", "set()")) else None
     if found is not None:
         return found

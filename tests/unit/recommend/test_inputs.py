@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hashtag_core.data.reading import Reading
 from hashtag_core.errors import HashtagError, NotFoundError, UsageError
 from hashtag_core.recommend.inputs import Asked, Source, history_rows, sources
 
@@ -193,3 +194,56 @@ def test_what_is_neither_a_picture_nor_a_table_is_refused_and_told_who_reads_it(
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UsageError, match=r"expected a picture, a folder of pictures or a CSV file \(jobs/tag.py"):
         asked(tmp_path / name)
+
+
+def test_ids_are_those_of_archives(tmp_path: Path) -> None:
+    """Integers with gaps that pandas wrote as floats, words for none, ids that a spreadsheet shortened."""
+    (tmp_path / "a.csv").write_text(
+        "id,user,text\n7.0,500.0,a\n,None,b\n8.0,,c\n1.23457E+18,501.0,d\n", encoding="utf-8"
+    )
+    found = [post.post or {} for post in asked(tmp_path / "a.csv")]
+    assert [post["user_id"] for post in found] == ["500", None, None, "501"]
+    assert [post["post_id"] for post in found] == ["7.0", "row 2", "8.0", "1.23457E+18"]
+    (tmp_path / "b.csv").write_text("id,user,text\n7.0,1.5E+17,a\n,1.5E+17,b\n", encoding="utf-8")
+    found = [post.post or {} for post in asked(tmp_path / "b.csv")]
+    assert [(post["post_id"], post["user_id"]) for post in found] == [("7", None), ("row 2", None)]
+
+
+def test_tags_of_a_cell_are_those_of_archives(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text,tags\na,"[""sea"", ""a boat""]"\nb,#sea #boat\nc,sea|a boat\nd,\n')
+    found = [(post.post or {})["hashtags"] for post in asked(tmp_path / "a.csv")]
+    assert found == [["sea", "a boat"], ["#sea", "#boat"], ["sea", "a boat"], None]
+
+
+def test_a_table_is_looked_through_once_and_read_once_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hashtag_core import storage
+
+    opened = list[str]()
+    real = storage.open_input
+    monkeypatch.setattr(storage, "open_input", lambda uri: opened.append(uri) or real(uri))
+    (tmp_path / "a.csv").write_text("id,user,text\n1,ann,a\n2,bob,b\n")
+    (source,) = sources([str(tmp_path / "a.csv")], None, None, {})
+    assert len(opened) == 1
+    assert len(list(source.posts(MOST))) == 2
+    assert len(history_rows(source)) == 2
+    assert len(opened) == 3
+
+
+def test_what_is_said_of_a_table_is_heard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = "Nr;Wer;Wann;Text\n1;ann;24.01.2010 17:07;größe\n2;ann;25.01.2010 09:00;x\n3;;morgen;y\n"
+    (tmp_path / "a.csv").write_bytes(text.encode("cp1250"))
+    said = Reading({"user_id": "Wer", "created_at": "Wann"}, "%d.%m.%Y %H:%M", "cp1250", ";")
+    (source,) = sources([str(tmp_path / "a.csv")], None, None, {"post_id": "Nr"}, said)
+    rows = history_rows(source)
+    assert [(row["post_id"], row["user_id"], row["caption"]) for row in rows] == [
+        ("1", "ann", "größe"),
+        ("2", "ann", "x"),
+    ]
+    assert rows[0]["created_at"].isoformat() == "2010-01-24T17:07:00+00:00"
+    assert "could not be read" not in caplog.text
+    (source,) = sources([str(tmp_path / "a.csv")], None, None, {}, Reading(said.columns, None, "cp1250"))
+    assert [row["created_at"] for row in history_rows(source)] == [None, None]
+    assert "2 date(s) could not be read, e.g. '24.01.2010 17:07'" in caplog.text
+    assert "--date-format" in caplog.text
