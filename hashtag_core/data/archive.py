@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from hashtag_core.config import ArchiveSection
 from hashtag_core.data.formats import ArchiveFormat, archive_format
 from hashtag_core.data.formats.posts import POSTS, reading_of
 from hashtag_core.data.listing import Listing, Tally
-from hashtag_core.data.posts import PartBatch, type_problems, unread_columns
+from hashtag_core.data.posts import PartBatch, part_footer, type_problems, unread_columns
 from hashtag_core.data.reading import Reading
 from hashtag_core.errors import ArchiveError
 from hashtag_core.storage import FileInfo
@@ -70,9 +72,11 @@ class Archive:
         """Log what a person should know before rows are read: files left out and why, columns that are not understood or
         whose type rejects every row."""
         self.tell_listing()
-        part = next((part for part in self.parts if self.problem(part) is None), None) if self.layout is POSTS else None
-        if part is not None:
-            self.tell_types(part)
+        for part in self.parts if self.layout is POSTS else []:
+            footer = part_footer(part, reading_of(part))
+            if footer.problem is None:
+                self.tell_types(part, footer.schema)
+                break
 
     def tell_listing(self) -> None:
         """Log what the listing tells; no part is opened."""
@@ -80,11 +84,11 @@ class Archive:
         for note in self.listing.notes:
             logger.warning("%s", note)
 
-    def tell_types(self, part: FileInfo) -> None:
+    def tell_types(self, part: FileInfo, schema: pa.Schema) -> None:
         """Log the columns of a readable Parquet part that are not read, and those whose type rejects every row."""
-        for note in unread_columns(part, reading_of(part)):
+        for note in unread_columns(part.path, schema.names, reading_of(part)):
             logger.warning("%s", note)
-        for told in type_problems(part, reading_of(part)):
+        for told in type_problems(schema, reading_of(part)):
             logger.error("%s: EVERY ROW WITH A VALUE THERE IS REJECTED: %s", part.path, told)
 
 

@@ -109,23 +109,15 @@ def part_problem(part: FileInfo, reading: Reading = AS_IT_IS) -> str | None:
     return part_footer(part, reading).problem
 
 
-def type_problems(part: FileInfo, reading: Reading = AS_IT_IS) -> list[str]:
+def type_problems(schema: pa.Schema, reading: Reading = AS_IT_IS) -> list[str]:
     """Columns of a readable part whose type rejects every row that has a value there, told once before a row is read."""
-    if part_problem(part, reading) is not None:
-        return []
-    with storage.open_input(part.uri) as source:
-        schema = open_parquet(source).schema_arrow
     held = [(name, column) for name in POST.names if (column := reading.column_of(name, schema.names))]
     return [told for name, column in held if (told := refused_type(name, schema.field(column).type, reading))]
 
 
-def unread_columns(part: FileInfo, reading: Reading = AS_IT_IS) -> list[str]:
+def unread_columns(path: str, names: Sequence[str], reading: Reading = AS_IT_IS) -> list[str]:
     """A sentence that names the columns of a readable part that were not understood; empty where all were."""
-    if part_problem(part, reading) is not None:
-        return []
-    with storage.open_input(part.uri) as source:
-        names = open_parquet(source).schema_arrow.names
-    return unread_note(part.path, names, filter(None, (reading.column_of(name, names) for name in POST.names)))
+    return unread_note(path, names, filter(None, (reading.column_of(name, names) for name in POST.names)))
 
 
 def iter_post_batches(

@@ -59,9 +59,12 @@ class Source:
 
     def tell_types(self, parts: Sequence[FileInfo]) -> None:
         """Log the columns of the first readable one of these parts whose type rejects every row."""
-        first = next((part for part in parts if self.footer(part).problem is None), None) if self.is_parquet else None
-        if first is not None:
-            self.archive.tell_types(next(part for part in self.archive.parts if part.uri == first.uri))
+        for first in parts if self.is_parquet else []:
+            footer = self.footer(first)
+            if footer.problem is None:
+                listed = next(part for part in self.archive.parts if part.uri == first.uri)
+                self.archive.tell_types(listed, footer.schema)
+                break
 
     def footer(self, part: FileInfo) -> PartFooter:
         """Rows of each row group, columns, and why no post can come from the part; of other layouts the last alone."""

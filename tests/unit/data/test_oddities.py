@@ -158,6 +158,17 @@ def test_columns_of_parquet_and_keys_of_folders_that_are_not_read_are_told(
     assert "dt=" not in caplog.text.replace("dt=2024-01-02/user_id", "")
 
 
+def test_a_footer_is_opened_once_to_tell_of_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hashtag_core.data import posts
+
+    pq.write_table(pa.table({"post_id": [1], "likes": [3], "caption": [4.5]}), tmp_path / "a.parquet")
+    archive = opened(tmp_path, format="posts")
+    opens, real = list[Any](), posts.open_parquet
+    monkeypatch.setattr(posts, "open_parquet", lambda source: opens.append(source) or real(source))
+    archive.tell()
+    assert len(opens) == 1
+
+
 @pytest.mark.parametrize(
     ("named", "held"),
     [
