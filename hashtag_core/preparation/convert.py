@@ -74,7 +74,7 @@ def plan_conversion(archive: str, out: str, recipe: Recipe) -> Conversion:
         others = []
     if others:
         raise ConfigError(
-            f"{out} holds {others[0]}, which is not of this archive as it is now: take another folder, or remove it"
+            f"{out} holds {others[0]}, which is not of this archive as it is now, read as it is read now: take another folder, or remove it"
         )
     return Conversion(opened, out, recipe, names)
 

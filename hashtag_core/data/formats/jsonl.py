@@ -2,7 +2,7 @@
 at any depth.
 
 A line is an object with the fields of POST, under the names of `formats.fields` or those of `--map` (`caption=node.text` goes
-into objects): `post_id` and `user_id` text or whole numbers, `created_at` ISO 8601 (no zone: UTC) or as `--date-format` says,
+into objects, `image=media.0.path` and `image=media.path` into lists of them): `post_id` and `user_id` text or whole numbers, `created_at` ISO 8601 (no zone: UTC) or as `--date-format` says,
 `caption` text, `hashtags` a list of text, `image` base64 or the path of a picture, `image_uri` text, `latitude` and `longitude`
 numbers; MongoDB's `{"$oid": ...}`, `{"$date": ...}` and `{"$numberLong": ...}` are what they stand for. Other keys are named in the log and ignored, blank lines too: a row's number counts the others, from 0.
 """
@@ -13,7 +13,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypedDict
 
@@ -110,19 +110,51 @@ def _look_at(
     """What the first objects tell: the folder of the pictures (into the selection), keys that are not read."""
     if not first:
         return []
-    keys = list(dict.fromkeys(key for item in first for key in item))
     for name, path in reading.columns.items():
-        if not any(_at(item, path) is not None for item in first):
-            selection["fault"] = f"--map {name}={path}: no such key in the first lines, found {listed(keys)}"
+        if not any(_at(item, path, name) is not None for item in first) and not _is_named(info, selection, path):
+            leaves = [leaf for key in _keys(first) for leaf in _leaves(first, key)]
+            selection["fault"] = f"--map {name}={path}: no such key, found {listed(leaves)}"
             return []
     held = [_fields(item, reading) for item in first]
     images = [{"image": _path_in(item)} for item in held]
     named = first_values(iter([{k: v for k, v in row.items() if v} for row in images]), ["image"])
     selection["pictures"] = picture_folder(folder, info, named) if named else ""
     aliases = {alias for names in NAMES.values() for alias in names}
-    known = [key for key in keys if key.lower() in aliases and not _holds_objects(first, key)]
-    known += [path.partition(".")[0] for path in reading.columns.values()]
-    return unread_note(info.path, keys, known)
+    unread = [key for key in _keys(first) if key.lower() not in aliases or _holds_objects(first, key)]
+    leaves = [leaf for key in unread for leaf in _leaves(first, key)]
+    return unread_note(info.path, leaves, [leaf for leaf in leaves if _is_read(leaf, reading.columns.values())])
+
+
+def _keys(items: Sequence[JsonObject]) -> list[str]:
+    return list(dict.fromkeys(key for item in items for key in item))
+
+
+def _leaves(items: Sequence[JsonObject], key: str) -> list[str]:
+    """The keys below a key, as `--map` names them; the key itself where it holds no objects."""
+    held = [item.get(key) for item in items]
+    objects = [value for value in (*held, *(value[0] for value in held if isinstance(value, list) and value))
+               if isinstance(value, dict)]  # fmt: skip
+    if not objects or key.startswith("$"):
+        return [key]
+    return [f"{key}.{leaf}" for inner in _keys(objects) for leaf in _leaves(objects, inner)]
+
+
+def _is_read(leaf: str, paths: Iterable[str]) -> bool:
+    """Whether one of the paths leads to a leaf, places in lists aside."""
+    plain = (".".join(step for step in path.split(".") if not step.isdecimal()) for path in paths)
+    return any(path in (leaf, leaf.partition(".")[0]) or leaf.startswith(f"{path}.") for path in plain)
+
+
+def _is_named(info: FileInfo, selection: Selection, path: str) -> bool:
+    """Whether a key of this name stands anywhere in a file: what is seldom said may be absent from the first lines."""
+    steps = [step for step in (path, path.rsplit(".", maxsplit=1)[-1]) if not step.isdecimal()]
+    names = {json.dumps(step, ensure_ascii=ascii_alone) for step in steps for ascii_alone in (True, False)}
+    with storage.open_input(info.uri) as source:
+        for line in _lines(source, info, selection):
+            text = line.decode(selection["encoding"] or "utf-8", "replace") if isinstance(line, bytes) else line
+            if isinstance(text, str) and any(name in text for name in names):
+                return True
+    return False
 
 
 def _holds_objects(first: list[JsonObject], key: str) -> bool:
@@ -265,7 +297,7 @@ def _fields(value: JsonObject, reading: Reading) -> JsonObject:
     fields: JsonObject = {}
     for name, aliases in NAMES.items():
         if name in reading.columns:
-            fields[name] = _at(value, reading.columns[name])
+            fields[name] = _at(value, reading.columns[name], name)
             continue
         for alias in aliases:
             held = value.get(alias, lower.get(alias))
@@ -275,14 +307,26 @@ def _fields(value: JsonObject, reading: Reading) -> JsonObject:
     return fields
 
 
-def _at(value: JsonObject, path: str) -> Any:
-    """What lies under a key, or under keys that dots part."""
+def _at(value: JsonObject, path: str, name: str) -> Any:
+    """What lies under a key, or under keys that dots part. A number is a place in a list (`media.0.path`); a key of a list's
+    objects is that of the first that has it, of all for hashtags."""
     if path in value:
         return value[path]
-    held: Any = value
+    found: list[Any] = [value]
+    several = False
     for key in path.split("."):
-        held = held.get(key) if isinstance(held, dict) else None
-    return held
+        several |= not key.isdecimal() and any(isinstance(held, list) for held in found)
+        found = [inner for held in found for inner in _below(held, key) if inner is not None]
+    return found if several and name == "hashtags" else next(iter(found), None)
+
+
+def _below(held: Any, key: str) -> list[Any]:
+    """What a step leads to, of each object of a list."""
+    if isinstance(held, dict):
+        return [held.get(key)]
+    if isinstance(held, list) and key.isdecimal():
+        return held[int(key) :][:1]
+    return [item.get(key) for item in held if isinstance(item, dict)] if isinstance(held, list) else []
 
 
 def _path_in(fields: JsonObject) -> str | None:

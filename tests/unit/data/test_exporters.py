@@ -295,6 +295,54 @@ def test_json_lines_of_nested_objects(tmp_path: Path) -> None:
     ]
 
 
+def test_json_lines_of_objects_in_lists(tmp_path: Path) -> None:
+    """As dumps of APIs nest them: pictures, tags and places in lists of objects; what is not mapped is named as it would be."""
+    rows: list[dict[str, Any]] = [
+        {
+            "id": n,
+            "author": {"id": 7, "name": "ann"},
+            "entities": {"hashtags": [{"text": tag, "indices": [0, 3]} for tag in tags]},
+            "media": [{"path": f"{n}.jpg", "type": "photo"}, {"path": "no.jpg"}][: n + 1],
+        }
+        for n, tags in enumerate((["sea", "boat"], ["sea"], []))
+    ]
+    rows[2] |= {"media": [], "geo": {"at": [{"lat": 1.5}]}}
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for picture in ("media.path", "media.0.path"):
+        columns = {
+            "image_uri": picture,
+            "hashtags": "entities.hashtags.text",
+            "user_id": "author.id",
+            "latitude": "geo.at.lat",
+        }
+        archive = open_archive(str(tmp_path), ArchiveSection(format="jsonl", map=columns))
+        assert archive.listing.notes == [
+            "a.jsonl: column(s) not read: author.name, entities.hashtags.indices, media.type (--map FIELD=COLUMN says what one holds)"
+        ]
+        batches = [batch for part in archive.parts for batch in archive.read(part, 10)]
+        posts = [post for batch in batches for post in batch.posts.to_pylist()]
+        assert [item for batch in batches for item in batch.rejected] == []
+        assert [(p["image_uri"], p["hashtags"], p["user_id"], p["latitude"]) for p in posts] == [
+            ("0.jpg", ["sea", "boat"], "7", None), ("1.jpg", ["sea"], "7", None), (None, [], "7", 1.5)
+        ]  # fmt: skip
+    archive = open_archive(str(tmp_path), ArchiveSection(format="jsonl", map={"caption": "entities.text_"}))
+    told = "--map caption=entities.text_: no such key, found id, author.id, author.name, entities.hashtags.text"
+    assert told in str(archive.problem(archive.parts[0]))
+
+
+def test_a_mapped_key_may_be_absent_from_the_first_lines(tmp_path: Path) -> None:
+    rows = [{"id": n} for n in range(80)]
+    for key in ("wörter", "a.b", "x"):
+        late = {"wörter": {"wörter": "late"}, "a.b": {"a.b": "late"}, "x": {"d": {"x": "late"}}}[key]
+        for ensure_ascii in (True, False):
+            lines = [*rows, {"id": 80, **late}]
+            (tmp_path / "a.jsonl").write_text(
+                "".join(json.dumps(row, ensure_ascii=ensure_ascii) + "\n" for row in lines)
+            )
+            posts, rejected = read(tmp_path, format="jsonl", map={"caption": "d.x" if key == "x" else key})
+            assert (len(posts), rejected, posts[-1]["caption"]) == (81, [], "late")
+
+
 def test_an_array_of_json_is_left_out_in_words(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"post_id": "1"}]))
     (tmp_path / "b.jsonl").write_text('{"post_id": "1"}\n')
