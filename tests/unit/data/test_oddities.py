@@ -137,10 +137,10 @@ def test_objects_under_another_name_are_told(tmp_path: Path) -> None:
     lines = [{"id": n, "user": {"name": "anna"}, "tags": {"a": 1}, "text": "x"} for n in range(3)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     notes = opened(tmp_path, format="jsonl").listing.notes
-    assert notes == ["a.jsonl: column(s) not read: user, tags (--map FIELD=COLUMN says what one holds)"]
+    assert notes == ["a.jsonl: column(s) not read: user.name, tags.a (--map FIELD=COLUMN says what one holds)"]
     mapped = opened(tmp_path, format="jsonl", map={"user_id": "user.name"})
     assert rows_of(mapped)[0][0]["user_id"] == "anna"
-    assert mapped.listing.notes == ["a.jsonl: column(s) not read: tags (--map FIELD=COLUMN says what one holds)"]
+    assert mapped.listing.notes == ["a.jsonl: column(s) not read: tags.a (--map FIELD=COLUMN says what one holds)"]
 
 
 def test_columns_of_parquet_and_keys_of_folders_that_are_not_read_are_told(
