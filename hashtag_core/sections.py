@@ -265,7 +265,7 @@ class EvaluationSection(Section):
 
 
 class GatesSection(Section):
-    """What a challenger must pass; see `evaluation.gates` and docs/registry.md."""
+    """What a challenger must pass; see `promotion.gates` and docs/registry.md."""
 
     metric: str = "f1_at_5"
     protocol: Literal["headline", "papers", "floor"] = "headline"

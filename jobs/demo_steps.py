@@ -29,8 +29,8 @@ from hashtag_core.evaluation.report import leaderboard_table, rank_models
 from hashtag_core.evaluation.report_record import EvaluationReport
 from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.redaction import redact
-from hashtag_core.tagging.plan import TagRequest
-from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.plan import plan_tagging
+from hashtag_core.tagging.planned_work import TagRequest
 from hashtag_core.tagging.report import report
 from hashtag_core.tagging.run_page import write_run_page
 from hashtag_core.tracking.registry import resolve_model

@@ -167,7 +167,7 @@ def load_recommender(model: str, recipe: Recipe, *, chosen: bool) -> "tuple[Reco
     """
     with _lookup(model) as resolved_later:
         from hashtag_core.data.vocabulary import read_tags
-        from hashtag_core.recommend.images import ImagePlaces
+        from hashtag_core.recommend.image_uris import ImagePlaces
         from hashtag_core.recommend.policy import Policy, read_thresholds
         from hashtag_core.recommend.recommender import Recommender
 

@@ -40,7 +40,7 @@ from jobs.tag_commands import COMMANDS
 
 # What plans and tags is imported where it is called: it brings the table format and pandas, a second that --help need not wait for.
 if TYPE_CHECKING:
-    from hashtag_core.tagging.plan import TagPlan
+    from hashtag_core.tagging.planned_work import TagPlan
     from hashtag_core.tracking.registry import ResolvedModel
 
 logger = logging.getLogger("hashtag_core.jobs")
@@ -179,11 +179,11 @@ class _Refusing(JobParser):
 
 def _tag(arguments: argparse.Namespace) -> Mapping[str, object]:
     from hashtag_core.distributed.tag import tag
-    from hashtag_core.tagging.plan import TagRequest
-    from hashtag_core.tagging.planning import plan_tagging
+    from hashtag_core.tagging.plan import plan_tagging
+    from hashtag_core.tagging.planned_work import TagRequest
     from hashtag_core.tagging.report import report
-    from hashtag_core.tagging.select import Selection, parse_since
-    from hashtag_core.tagging.stop import parse_deadline
+    from hashtag_core.tagging.select_parts import Selection, parse_since
+    from hashtag_core.tagging.stop_signal import parse_deadline
 
     for key in ("top_k", "chunk_rows", "max_rejected"):
         if getattr(arguments, key) is not None:

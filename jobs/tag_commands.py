@@ -10,7 +10,7 @@ from hashtag_core.errors import HashtagError, IntegrityError
 from jobs.common import JobParser, add_common_arguments
 
 if TYPE_CHECKING:
-    from hashtag_core.output.forget_list import ForgetList
+    from hashtag_core.output.forget_users.forget_list import ForgetList
 
 logger = logging.getLogger("hashtag_core.jobs")
 
@@ -81,8 +81,8 @@ def forget_parser(sample_out: str) -> JobParser:
 
 
 def _forget(arguments: argparse.Namespace) -> Mapping[str, object]:
-    from hashtag_core.output.forget import forget
-    from hashtag_core.output.forget_list import ForgetList, read_names
+    from hashtag_core.output.forget_users.delete import forget
+    from hashtag_core.output.forget_users.forget_list import ForgetList, read_names
     from hashtag_core.output.layout import absolute_output
 
     if arguments.out is None:
@@ -105,7 +105,7 @@ def _forget(arguments: argparse.Namespace) -> Mapping[str, object]:
 
 def _forget_training(arguments: argparse.Namespace, forgotten: "ForgetList") -> Mapping[str, object]:
     """What was made for training of the posts; nothing where nothing of it is named."""
-    from hashtag_core.output.forget_training import check_model, forget_training
+    from hashtag_core.output.forget_users.training_data import check_model, forget_training
     from hashtag_core.tracking.trained_on import versions_trained_on
 
     if not (arguments.dataset or arguments.report or arguments.model_folder):

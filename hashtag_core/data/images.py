@@ -16,7 +16,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from hashtag_core.data.contents import LFS_POINTER
+from hashtag_core.data.file_signatures import LFS_POINTER
 from hashtag_core.errors import ImageError, TooLargeImageError
 from hashtag_core.faults import raise_if_machine
 

@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import pyarrow as pa
 
 from hashtag_core import storage
-from hashtag_core.data.contents import other_content
+from hashtag_core.data.file_signatures import other_content
 from hashtag_core.errors import ArchiveError, StorageError
 from hashtag_core.faults import is_machine
 from hashtag_core.schema import POST

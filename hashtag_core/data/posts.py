@@ -19,7 +19,7 @@ import pyarrow.types as pt
 
 from hashtag_core import storage
 from hashtag_core.data.columns import cast_column, refused_type
-from hashtag_core.data.contents import other_content
+from hashtag_core.data.file_signatures import other_content
 from hashtag_core.data.listing import MAGIC, list_parquet, no_file
 from hashtag_core.data.pieces import FEW_ROWS, in_pieces, shared_columns
 from hashtag_core.data.reading import AS_IT_IS, Reading, missing_column, unread_note

@@ -43,11 +43,11 @@ from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.preparation.claim import WORK, Claim, remove_leftovers
-from hashtag_core.preparation.pictures import Pictures, PictureTally
+from hashtag_core.preparation.fetch_images import Pictures, PictureTally
 from hashtag_core.preparation.plan import PreparePlan, finished_dataset
 from hashtag_core.preparation.report import check_pictures, counted, files_of, named_pictures, tell_rejected
 from hashtag_core.progress_bar import ProgressBar
-from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.storage import FileInfo
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.evaluate import check_evaluation, evaluate_model
 from hashtag_core.distributed.promote_figures import contender, duel, golden_of, judged_floors, measure_speeds
 from hashtag_core.errors import ConfigError, GateRefused, IntegrityError
-from hashtag_core.evaluation.gates import Contender, Duel, Gate, GateRecord, check_gates, judge_challenger
 from hashtag_core.evaluation.ground_truth import read_truths
-from hashtag_core.evaluation.promotion_report import PromotionFacts, PromotionRecord, promotion_html, promotion_markdown
 from hashtag_core.evaluation.report import main_k
+from hashtag_core.promotion.gates import Contender, Duel, Gate, GateRecord, check_gates, judge_challenger
+from hashtag_core.promotion.report import PromotionFacts, PromotionRecord, promotion_html, promotion_markdown
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import (
     champion,

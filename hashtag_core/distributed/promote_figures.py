@@ -20,7 +20,6 @@ from hashtag_core.distributed.train import make_job
 from hashtag_core.distributed.train_finish import model_info
 from hashtag_core.encoders import load_encoders
 from hashtag_core.evaluation.calibration import calibration_error
-from hashtag_core.evaluation.gates import FLOORS, Contender, Duel
 from hashtag_core.evaluation.ground_truth import Truth, slices_of
 from hashtag_core.evaluation.metrics import post_scores, with_f1
 from hashtag_core.evaluation.report import main_k
@@ -30,6 +29,7 @@ from hashtag_core.judging.leaderboard import Evaluation
 from hashtag_core.models.base import FittedModel
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.models.registry import create_model
+from hashtag_core.promotion.gates import FLOORS, Contender, Duel
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.recommend.served import golden_difference

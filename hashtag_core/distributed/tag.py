@@ -6,9 +6,9 @@ from datetime import datetime
 
 from hashtag_core.config import TaggingSection
 from hashtag_core.progress_bar import ProgressBar
-from hashtag_core.tagging.plan import TagPlan
+from hashtag_core.tagging.planned_work import TagPlan
 from hashtag_core.tagging.run import TagRun
-from hashtag_core.tagging.work_list import Cluster, TagSummary
+from hashtag_core.tagging.run_state import Cluster, TagSummary
 
 
 def tag(plan: TagPlan, deadline: datetime | None = None) -> TagSummary:

@@ -19,7 +19,7 @@ from hashtag_core.config import CaptionsSection
 from hashtag_core.distributed import tasks as tasks_on_ray
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool
-from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.posts import OpenedPosts, open_posts
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work, has_model
 
@@ -70,7 +70,7 @@ def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkO
 
 def _make_tagger(work: Work, model_files: list[Any]) -> Callable[[Task], Iterator[ChunkOutcome]]:
     """In an actor. `model_files`: at most one reference to the folder's content, got only on a node that lacks it."""
-    from hashtag_core.tagging.chunks import ChunkTagger  # brings torch, which the driver does without
+    from hashtag_core.tagging.tag_chunks import ChunkTagger  # brings torch, which the driver does without
 
     lacking = model_files and not has_model(work.model_folder, work.model_hash)
     files = ray.get(model_files[0]) if lacking else None

@@ -14,7 +14,7 @@ from hashtag_core.evaluation.ground_truth import Ranked, Truth
 from hashtag_core.evaluation.metrics import Booleans
 from hashtag_core.judging.attention import looks
 from hashtag_core.progress_bar import ProgressBar
-from hashtag_core.recommend.images import ImagePlaces, fetch_images
+from hashtag_core.recommend.image_uris import ImagePlaces, fetch_images
 
 logger = logging.getLogger(__name__)
 

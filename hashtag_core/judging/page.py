@@ -14,7 +14,7 @@ from hashtag_core.evaluation.report_page import report_page
 from hashtag_core.evaluation.report_record import EvaluationReport, ScoreFigures
 from hashtag_core.evaluation.score_curves import calibration, confused_tags, precision_recall
 from hashtag_core.judging.gallery import read_gallery
-from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.tracking.registry import ResolvedModel
 from hashtag_core.tracking.runs import metric_history
 

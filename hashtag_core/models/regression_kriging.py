@@ -32,10 +32,10 @@ from hashtag_core.models.base import FitSource, FittedModel, InputSpec, ModelOpt
 from hashtag_core.models.explanation import Explanation, carried
 from hashtag_core.models.kriging import Covariance, joint_cosines, joint_unit, kriging_weights
 from hashtag_core.models.layers import masked_softmax
-from hashtag_core.models.neighbours import Neighbours, owners
 from hashtag_core.models.registry import register
 from hashtag_core.models.regression_kriging_fit import Fitting, calibrate
 from hashtag_core.models.ridge import BLOCKS, Block, Columns
+from hashtag_core.models.similar_posts import Neighbours, owners
 
 Part = Literal["kriging", "attention", "habit", "neighbours", "tag_text"]
 KINDS = (*BLOCKS, "kriging", "attention", "habit", "neighbours", "tag_text", "popularity")

@@ -18,8 +18,8 @@ from hashtag_core.data.batches import PostBatch, make_targets
 from hashtag_core.models.base import FitSource
 from hashtag_core.models.kriging import Covariance, joint_unit, kriging_weights
 from hashtag_core.models.mixing import SHOWN, MixtureData, fit_mixture, fit_sureness, fit_trust
-from hashtag_core.models.neighbours import owners
 from hashtag_core.models.ridge import Moments
+from hashtag_core.models.similar_posts import owners
 
 if TYPE_CHECKING:
     from hashtag_core.models.regression_kriging import Reading, RegressionKriging

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from hashtag_core import storage
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
-from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.output.fenced_table import Change, DataFile
+from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.layout import Layout, hive
 from hashtag_core.output.lease import Lease, new_run_id
 from hashtag_core.output.migrate_part import (
@@ -42,7 +43,6 @@ from hashtag_core.output.old_layout import (
 )
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord, RetagRecord, TagSettings, columns_name, vectors_name
-from hashtag_core.output.table import Change, DataFile
 from hashtag_core.output.versions import listed, versions_of
 from hashtag_core.schema import REJECTED_TABLE
 from hashtag_core.storage import FileInfo

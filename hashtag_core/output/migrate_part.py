@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from hashtag_core import storage
 from hashtag_core.data.posts import iter_post_batches
-from hashtag_core.output.content import CONTENT_COLUMNS, content_hashes
-from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
+from hashtag_core.output.content_hash import CONTENT_COLUMNS, content_hashes
+from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.old_layout import OldLine, OldPart, is_by_day, old_lines, old_rows, tagged_row_numbers
 from hashtag_core.output.records import PartRecord

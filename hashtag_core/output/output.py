@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from hashtag_core.errors import IntegrityError
+from hashtag_core.output.fenced_table import Table, ensure_table, open_table
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.records import PartRecord, Records, RetagRecord, TagSettings, load_records, save_records
-from hashtag_core.output.table import Table, ensure_table, open_table
 from hashtag_core.schema import RECORDS, REJECTED_TABLE, TABLE
 
 logger = logging.getLogger(__name__)

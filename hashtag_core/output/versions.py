@@ -4,8 +4,8 @@ from urllib.parse import unquote
 
 from hashtag_core import storage
 from hashtag_core.errors import NotFoundError
+from hashtag_core.output.fenced_table import open_table
 from hashtag_core.output.layout import Layout, absolute_output
-from hashtag_core.output.table import open_table
 from hashtag_core.storage import FileInfo
 
 

@@ -18,11 +18,11 @@ from hashtag_core.data.archive import Archive, open_archive
 from hashtag_core.data.dataset import ROW_GROUP_ROWS, ArchiveFiles, HostPictures
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
-from hashtag_core.preparation.pictures import Pictures, PictureTally, count_missing
+from hashtag_core.preparation.fetch_images import Pictures, PictureTally, count_missing
 from hashtag_core.preparation.plan import absolute
 from hashtag_core.preparation.report import check_pictures, files_of, tell_rejected
 from hashtag_core.progress_bar import ProgressBar
-from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo
 

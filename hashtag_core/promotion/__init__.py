@@ -1,1 +1,1 @@
-"""Challenger against champion: what is measured, decided and written down; needs no Ray."""
+"""Challenger against champion: the gates, their report, a run in the champion's shadow; needs no Ray."""

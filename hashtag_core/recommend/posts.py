@@ -13,7 +13,7 @@ from hashtag_core.data.captions import clean_caption
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import normalise_posts
 from hashtag_core.errors import ArchiveError, ConfigError, ImageError
-from hashtag_core.recommend.images import ImagePlaces, fetch_images
+from hashtag_core.recommend.image_uris import ImagePlaces, fetch_images
 from hashtag_core.recommend.tables import Posts, as_table
 from hashtag_core.schema import POST
 

@@ -33,7 +33,7 @@ from hashtag_core.models.folder import LoadedModel, load_model_folder
 from hashtag_core.recommend.explanations import EXPLAINED, explained
 from hashtag_core.recommend.extra_tags import with_tags
 from hashtag_core.recommend.feature_rows import history_vectors, put_rows, slice_of
-from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
 from hashtag_core.recommend.ranking import less_popular, popularity_logits, top_tags

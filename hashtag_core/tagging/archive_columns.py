@@ -19,7 +19,7 @@ from hashtag_core.data.archive_history import READ, ArchivePosts, TagFinder
 from hashtag_core.data.history import NONE, UNDATED, HistoryColumns
 from hashtag_core.data.source import Source
 from hashtag_core.errors import HashtagError, NotFoundError, StorageError
-from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.records import columns_name
 from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo

@@ -14,12 +14,12 @@ from hashtag_core.data.pieces import FEW_ROWS, in_pieces, shared_columns
 from hashtag_core.data.posts import Rejected, is_undated, normalise_posts, open_parquet, unreadable
 from hashtag_core.data.reading import Reading
 from hashtag_core.data.source import Source
-from hashtag_core.output.content import content_hashes
-from hashtag_core.output.forget_list import user_key
+from hashtag_core.output.content_hash import content_hashes
+from hashtag_core.output.forget_users.forget_list import user_key
 from hashtag_core.recommend.posts import READ, OpenedPosts
 from hashtag_core.schema import POST, TIMESTAMP
 from hashtag_core.storage import FileInfo
-from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.planned_work import Chunk
 from hashtag_core.tagging.task import Task
 
 READ_ROWS, READ_BYTES = 64, 64 << 20

@@ -11,7 +11,7 @@ import numpy as np
 from hashtag_core.errors import HashtagError
 from hashtag_core.output.records import PartRecord, vectors_name
 from hashtag_core.tagging.histories import Sidecar, rows_read, vector_files
-from hashtag_core.tagging.plan import Chunk, TagPlan, part_chunks
+from hashtag_core.tagging.planned_work import Chunk, TagPlan, part_chunks
 from hashtag_core.tagging.task import ChunkOutcome, Task
 
 logger = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from hashtag_core.data.history import NONE, UNDATED, HistoryColumns, HistoryRule
 from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import NotFoundError
-from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.storage import FileInfo
 from hashtag_core.storage.node_local import node_folder
 from hashtag_core.tagging.archive_columns import columns_of_parts

@@ -1,196 +1,375 @@
-"""What a tagging run is to do: the records that planning makes and a run works on. Needs neither Ray nor a model."""
+"""Finds out what a tagging run is to do. Nothing is written but arrays of parts' columns, and neither Ray nor a model is needed.
+
+The archive is listed and compared with the records of the output: a part with the version of its record is done. Of the others
+alone the footer and the ids are read (of a model that reads the history also the small columns; both once). Memory: some
+60 bytes a post of new and changed parts. A chunk is a run of at most `chunk_rows` rows within one row group; only rows whose
+post is to be tagged from this part are work.
+"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
-from hashtag_core.config import Recipe
+from hashtag_core import storage
+from hashtag_core.config import ArchiveSection, ReadingOptions, TaggingSection
+from hashtag_core.data.history import HistoryRule
+from hashtag_core.data.model_files import check_model_files, read_description
 from hashtag_core.data.source import Source
-from hashtag_core.output.forget_list import ForgetList
-from hashtag_core.output.ids import IdIndex
+from hashtag_core.data.vocabulary import Vocabulary, read_tags
+from hashtag_core.errors import ArchiveError, ConfigError, GateRefused
+from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
+from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList
+from hashtag_core.output.ids import Keys, load_index
 from hashtag_core.output.layout import Layout
+from hashtag_core.output.migrate import refuse_old_output
+from hashtag_core.output.moved_rows import LATER_ROW, REPEATED
 from hashtag_core.output.output import Output
-from hashtag_core.output.records import PartRecord, RetagRecord, TagSettings
-from hashtag_core.recommend.policy import Policy
-from hashtag_core.storage import FileInfo
-from hashtag_core.tagging.histories import HistoryFinder, Sidecar
-from hashtag_core.tagging.scan import LeftOut, Scan
-from hashtag_core.tagging.select import Selection, closed_order
+from hashtag_core.output.records import PartRecord, TagSettings
+from hashtag_core.recommend.policy import Policy, read_thresholds, tell_tags
+from hashtag_core.tagging.archive_columns import load_digests, save_digests
+from hashtag_core.tagging.choose_rows import Decision, decide, match
+from hashtag_core.tagging.histories import HistoryFinder
+from hashtag_core.tagging.part_ids import LeftOut, Scan, ids_of_rows, scan_parts
+from hashtag_core.tagging.planned_work import PartWork, TagPlan, TagRequest, part_key_prefix
+from hashtag_core.tagging.reject_limit import check_planned
+from hashtag_core.tagging.report import last_run
+from hashtag_core.tagging.select_parts import ordered_again
 from hashtag_core.tracking.registry import ResolvedModel
-from hashtag_core.tracking.tagging import TagRunRecord
+
+logger = logging.getLogger(__name__)
+
+KEY_DIGITS = 16
 
 
-@dataclass(frozen=True)
-class TagRequest:
-    """What a person asks for."""
+def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
+    """Validate everything and find out what is missing. `output`: as it is claimed; else its newest snapshot is read.
 
-    recipe: Recipe
-    archive: str
-    out: str
-    model: ResolvedModel
-    selection: Selection = field(default_factory=Selection)
-    by_day: bool = False
-    """Data files in folders by the UTC day of `created_at`; decided by the first run into an output."""
-    drop_gone: bool = False
-    """Remove the rows of parts that are no longer in the archive."""
-    max_gone: float = 0.5
-    """Share of the tagged rows beyond which `drop_gone` is refused."""
-    keep_history_h: float = 0.0
-    """Hours that removed data files stay, for time travel; a glob sees them then."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Rows `first_row` to `first_row + rows - 1` of the part, which begin at `offset` in row group `group`."""
-
-    number: int
-    group: int
-    offset: int
-    first_row: int
-    rows: int
-
-
-@dataclass
-class PartWork:
-    """What is to be done of one part."""
-
-    file: FileInfo
-    key: str
-    """Names its chunks: a hash of all that its rows depend on."""
-    record: PartRecord
-    """As it is to be saved; the counts are filled in when it is committed."""
-    wanted: np.ndarray
-    """int64, ascending: rows that are to be tagged or kept."""
-    left_out: list[LeftOut] = field(default_factory=list)
-    owners: dict[str, bool] = field(default_factory=dict)
-    """Other parts that have some of its posts until now; whether each is still in the archive."""
-    expected: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    """int64, one for each wanted row: hash of the content that the table has tags for, 0 where it has none."""
-    whole: bool = True
-    """Whether the part is replaced; else only the wanted rows of it are."""
-    doubles: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    """int64 [m, 2]: rows of this part with the id of another one, and that one, which is wanted in their place; the best last."""
-    begin: int = 0
-    """Row of its first post among all rows of the archive, for histories."""
-
-    @property
-    def path(self) -> str:
-        """Path below the archive."""
-        return self.file.path
-
-    @property
-    def rows(self) -> int:
-        """Rows of which the run is to account: of a part that is replaced all, else those that are tagged anew."""
-        return self.record.rows if self.whole else len(self.wanted)
-
-    def chunks(self, chunk_rows: int) -> list[Chunk]:
-        """The chunks in which there is a wanted row, with fixed numbers."""
-        chunks = list(part_chunks(self.record.groups, chunk_rows))
-        firsts = [chunk.first_row for chunk in chunks]
-        begins = np.searchsorted(self.wanted, firsts)
-        ends = np.searchsorted(self.wanted, [chunk.first_row + chunk.rows for chunk in chunks])
-        return [chunk for chunk, begin, end in zip(chunks, begins, ends, strict=True) if begin < end]
-
-    def unwanted_in(self, first: int, end: int) -> list[int]:
-        """Rows from `first` to before `end` that are not wanted."""
-        mask = np.ones(end - first, dtype=bool)
-        begin, stop = np.searchsorted(self.wanted, [first, end])
-        mask[self.wanted[begin:stop] - first] = False
-        return [int(row) for row in first + np.flatnonzero(mask)]
-
-    def expected_in(self, first: int, end: int) -> dict[int, int]:
-        """Row -> content hash that the table has tags for, of the rows from `first` to before `end`."""
-        begin, stop = np.searchsorted(self.wanted, [first, end])
-        found = self.expected[begin:stop] if len(self.expected) else np.zeros(0, np.int64)
-        return {int(self.wanted[begin + at]): int(found[at]) for at in np.flatnonzero(found)}
+    Raises ConfigError for an output inside the archive, one that was tagged with other settings or is of the old layout,
+    NotFoundError or ArchiveError for an archive that is missing, empty, or has no post ids, TooManyRejectedError beyond
+    `max_rejected`, GateRefused where `drop_gone` would remove more than `max_gone`.
+    """
+    recipe, model = request.recipe, request.model
+    archive = resolve_archive(request.archive, request.out)
+    layout = Layout.at(request.out, model.name, model.version)
+    version = check_model_files(model.folder).version
+    vocabulary = Vocabulary.load(str(model.folder / "vocabulary.json"))
+    extra = _extra_tags(recipe.tagging, model, vocabulary)
+    vocabulary = vocabulary.with_tags(extra)
+    policy = _policy(recipe.tagging, model, vocabulary)
+    settings = _settings(request, archive, version, policy, extra)
+    refuse_old_output(layout)
+    is_first_look, output = output is None, output or Output.open(layout)
+    if output.has_days not in (None, request.by_day) and request.by_day:
+        raise ConfigError(f"{layout.out}: was begun without folders by day: take another --out, or leave --by-day away")
+    source = Source(archive, recipe.archive)
+    files = source.parts()
+    if is_first_look:
+        source.tell()
+    records = output.records
+    selected = request.selection.paths(files)
+    differing = settings.differing(records.settings) if records.settings is not None else []
+    retag = records.retag
+    anew = False
+    if request.selection.retag:
+        retag = ordered_again(records.retag, selected, anew=bool(differing))
+        anew = request.selection.is_whole and (bool(differing) or not records.retag.open)
+    if differing and not anew:
+        raise ConfigError(
+            f"{layout.tagged} was tagged with other settings ({'; '.join(differing)}): use the same, or another --out, or "
+            "tag all of it again with --retag"
+        )
+    forgotten = ForgetList.load(layout.out)
+    base = TagPlan(
+        request, layout, settings, policy, output, forgotten, [], source, files, [], 0, [], [], retag, anew,
+        last_run=last_run(layout), finder=_finder(model, vocabulary, settings.extra_tags), extra_tags=extra,
+    )  # fmt: skip
+    return _with_works(base, selected, is_first_look=is_first_look)
 
 
-@dataclass(frozen=True)
-class TagPlan:
-    """A tagging run, validated: what there is to do, and where it goes."""
+def resolve_archive(archive: str, out: str) -> str:
+    """The archive's URI as it is pinned (an absolute path without links), once neither lies where it must not.
 
-    request: TagRequest
-    layout: Layout
-    settings: TagSettings
-    policy: Policy
-    output: Output
-    forgotten: ForgetList | None
-    works: list[PartWork]
-    source: Source
-    files: list[FileInfo]
-    """All parts of the archive."""
-    unselected: list[str]
-    """Paths of parts that are to be tagged too, and are left to another run."""
-    skipped: int
-    """Parts that are done."""
-    gone: list[str]
-    """Parts that are tagged and no longer in the archive."""
-    dropped: list[str]
-    """Those of them whose rows are to be removed."""
-    retag: RetagRecord
-    """As the run is to write it."""
-    anew: bool
-    """Whether all parts are tagged again, and the settings may be other ones."""
-    index: IdIndex = field(default_factory=IdIndex)
-    scans: list[Scan] = field(default_factory=list)
-    last_run: TagRunRecord | None = None
-    """The record of the last run of this model and version."""
-    finder: HistoryFinder | None = None
-    sidecar: Sidecar | None = None
-    begins: dict[str, int] = field(default_factory=dict)
-    extra_tags: Sequence[str] = ()
-    """Tags behind those of the model's vocabulary, in this order."""
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the last run did not come to its end, so that there may be something to clean up."""
-        return self.last_run is not None and self.last_run["status"] not in ("done", "stopped")
-
-    @property
-    def needs_histories(self) -> bool:
-        """Whether histories may be other ones than after the last run, of an archive in which no part is new."""
-        last = self.last_run
-        same = last is not None and last["status"] == "done" and last.get("removed_parts") == len(self.gone)
-        return self.finder is not None and not same
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is nothing to do."""
-        return not (self.works or self.dropped or self.unfinished) and self.closed_retag == self.output.records.retag
-
-    @property
-    def closed_retag(self) -> RetagRecord:
-        """The order to tag again as it stands once the works are done."""
-        return closed_order(self.retag, self.unselected)
-
-    @property
-    def rows(self) -> int:
-        """Rows that are to be tagged or kept."""
-        return sum(len(work.wanted) for work in self.works)
-
-    @property
-    def takers(self) -> dict[str, set[str]]:
-        """Part -> the parts that take posts from it."""
-        found: dict[str, set[str]] = {}
-        for work in self.works:
-            for owner in work.owners:
-                found.setdefault(owner, set()).add(work.path)
-        return found
+    ConfigError if the output is the archive or inside it: it would be read as parts.
+    """
+    where, target = (uri.rstrip("/") if storage.is_remote(uri) else _real(uri) for uri in (archive, out))
+    if (target + "/").startswith(where + "/"):
+        raise ConfigError(f"--out {out} is inside --archive {archive}: the tagged files would be read as its parts")
+    return where
 
 
-def part_chunks(groups: Sequence[int], chunk_rows: int) -> Iterator[Chunk]:
-    """All chunks of a part with so many rows in its row groups."""
-    number = first_row = 0
-    for group, group_rows in enumerate(groups):
-        for offset in range(0, group_rows, chunk_rows):
-            rows = min(chunk_rows, group_rows - offset)
-            yield Chunk(number, group, offset, first_row, rows)
-            number += 1
-            first_row += rows
+def _with_works(plan: TagPlan, selected: set[str], *, is_first_look: bool) -> TagPlan:
+    """Compare the archive with the records, and decide on what is new or changed."""
+    records, tokens = plan.output.records.parts, plan.retag.tokens
+    listed = {file.path for file in plan.files}
+    gone = sorted(path for path in records if path not in listed)
+    news, unselected, present, skipped = [], [], set(), 0
+    for file in plan.files:
+        before = records.get(file.path)
+        if before is not None and before.etag == file.etag and before.token == tokens.get(file.path, ""):
+            present.add(file.path)
+            skipped += 1
+        elif file.path in selected:
+            news.append(file)
+        else:
+            unselected.append(file.path)
+            present.update([file.path] if before is not None else [])
+    if gone and not plan.request.drop_gone:
+        logger.warning(
+            "%d part(s) are tagged in %s and no longer in the archive: %s; their rows stay (--drop-gone removes them)",
+            len(gone), plan.layout.tagged, ", ".join(gone[:3]),
+        )  # fmt: skip
+    dropped = gone if plan.request.drop_gone else []
+    _check_gone(plan, dropped)
+    plan = replace(plan, unselected=unselected, skipped=skipped, gone=gone, dropped=dropped)
+    yielding = any(record.barred or record.untried for record in records.values())
+    if not news and not dropped and not yielding and not plan.needs_histories:
+        return plan
+    if is_first_look:
+        plan.source.tell_types(news)
+    scans = scan_parts(plan.source, news, plan.forgotten)
+    if news and len(news) == len(plan.files) and not any(_may_hold_posts(plan, scan) for scan in scans):
+        reasons = sorted({left.reason for scan in scans for left in scan.left_out})
+        raise ArchiveError(
+            f"{plan.settings.archive}: no part holds posts: {news[0].path}: {reasons[0] if reasons else 'empty'}"
+        )
+    index = load_index(plan.layout.ids)
+    complete_index(plan.output, index)
+    first = max(plan.output.records.next_number, 1 + max(index.covered, default=0))
+    numbers = [first + n for n in range(len(scans))]
+    replaced = {file.path for file in news if file.path in records}
+    decision = decide(scans, numbers, index, records, present, replaced, set(dropped))
+    plan = replace(plan, index=index, scans=scans)
+    path_of = {record.number: path for path, record in records.items()}
+    path_of |= {number: scan.file.path for number, scan in zip(numbers, scans, strict=True)}
+    works = [
+        _new_part(plan, scan, number, n, decision, path_of)
+        for n, (scan, number) in enumerate(zip(scans, numbers, strict=True))
+    ]
+    works += _with_untried(plan, present, _returning(plan, decision))
+    if plan.finder is not None:
+        plan, works = _with_histories(plan, works)
+    _expect(plan, works, decision)
+    for work in works:
+        work.key = _key(plan, work)
+    if plan.request.recipe.tagging.max_rejected is not None:
+        check_planned(works, plan.request.recipe.tagging.max_rejected)
+    if plan.request.selection.retag:
+        again = [work for work in works if work.path in records]
+        logger.info("tagging again costs %d post(s) of %d part(s)", sum(len(work.wanted) for work in again), len(again))
+    return replace(plan, works=works, skipped=plan.skipped - sum(not work.whole for work in works))
 
 
-def part_key_prefix(path: str) -> str:
-    """How the key of a part begins, whatever its version."""
-    return hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+def _may_hold_posts(plan: TagPlan, scan: Scan) -> bool:
+    """Of Parquet: whether there are rows. Rows of another layout that are no posts may be the wrong flags for it: then nothing is begun."""
+    if plan.source.is_parquet:
+        return scan.rows > 0
+    return len(scan.at) > 0 or any(left.reason == FORGOTTEN for left in scan.left_out)
+
+
+def _new_part(
+    plan: TagPlan, scan: Scan, number: int, at: int, decision: Decision, path_of: Mapping[int, str]
+) -> PartWork:
+    """A part that is new or changed: its winners are wanted, the other rows are left out with the reason."""
+    file, wins = scan.file, decision.wins[at]
+    left_out = list(scan.left_out)
+    lost = scan.at[~wins]
+    reasons = [f"{REPEATED}: tagged from {path_of[int(winner)]}" for winner in decision.winner_of[at][~wins]]
+    reasons += [f"{LATER_ROW.format(path=file.path)}{taken}" for taken in scan.doubles[:, 1].tolist()]
+    rows = [int(row) for row in [*lost, *scan.doubles[:, 0]]]
+    ids = ids_of_rows(plan.source, file, rows)
+    left_out += [
+        LeftOut(row, ids[row][0], reason, created_at=ids[row][1]) for row, reason in zip(rows, reasons, strict=True)
+    ]
+    token = plan.retag.tokens.get(file.path, "")
+    record = PartRecord(
+        path=file.path, etag=file.etag, number=number, size=file.size, rows=scan.rows, groups=scan.groups, token=token
+    )
+    doubles = scan.doubles[np.isin(scan.doubles[:, 1], scan.at[wins])] if len(scan.doubles) else scan.doubles
+    return PartWork(file, "", record, np.sort(scan.at[wins]), left_out, decision.owners[at], doubles=doubles)
+
+
+def _returning(plan: TagPlan, decision: Decision) -> list[PartWork]:
+    """Rows of parts that are done which lost their post to a row that is no more: they are tagged after all."""
+    files = {file.path: file for file in plan.files}
+    works = []
+    for path, (keys, rows) in lost_rows(plan.output, decision.returning).items():
+        back = _is_in(keys, decision.returning[path])
+        if back.any():
+            record = plan.output.records.parts[path]
+            owners = decision.returning_owners[path]
+            wanted = np.unique(rows[back])
+            works.append(PartWork(files[path], "", record, wanted, owners=owners, whole=False))
+    return works
+
+
+def _with_untried(plan: TagPlan, present: set[str], works: list[PartWork]) -> list[PartWork]:
+    """The works, and rows of parts that are done whose post has no tags, since another row of the part was rejected."""
+    by_path = {work.path: work for work in works}
+    for file in plan.files:
+        record = plan.output.records.parts.get(file.path)
+        if file.path in present and record is not None and record.untried:
+            rows = np.array([rows[0] for rows in record.untried.values()], np.int64)
+            work = by_path.setdefault(file.path, PartWork(file, "", record, rows[:0], whole=False))
+            work.wanted = np.union1d(work.wanted, rows)
+    return list(by_path.values())
+
+
+def _with_histories(plan: TagPlan, works: list[PartWork]) -> tuple[TagPlan, list[PartWork]]:
+    """Find all histories; rows of parts that are done whose history changed are tagged again."""
+    finder, records = plan.finder, plan.output.records.parts
+    if finder is None:
+        return plan, works
+    rows_of = {work.path: work.record.rows for work in works}
+    parts = [
+        (file, rows_of.get(file.path, records[file.path].rows if file.path in records else 0)) for file in plan.files
+    ]
+    begins = dict(
+        zip((file.path for file, _ in parts), np.cumsum([0, *(rows for _, rows in parts)]).tolist(), strict=False)
+    )
+    sidecar = finder.find(plan.source, plan.layout.columns, parts, plan.forgotten)
+    by_path = {work.path: work for work in works}
+    skip = {*plan.unselected, *(work.path for work in works if work.whole)}
+    for file, rows in parts:
+        if file.path in skip or not rows:
+            continue
+        begin = begins[file.path]
+        before = load_digests(plan.layout.columns, file)
+        now = sidecar.digests[begin : begin + rows]
+        if before is not None and not len(
+            before
+        ):  # taken over from an old output: what stands now is what it was tagged with
+            save_digests(plan.layout.columns, file, now)
+            continue
+        changed = np.flatnonzero(before != now) if before is not None and len(before) == rows else np.arange(rows)
+        changed = np.intersect1d(changed, rows_of_part(plan.output, file.path)) if len(changed) else changed
+        if len(changed):
+            work = by_path.get(file.path) or PartWork(file, "", records[file.path], changed, whole=False)
+            work.wanted = np.union1d(work.wanted, changed)
+            if file.path not in by_path:
+                works.append(work)
+    for work in works:
+        work.begin = begins[work.path]
+    return replace(plan, sidecar=sidecar, begins=begins), works
+
+
+def _expect(plan: TagPlan, works: Sequence[PartWork], decision: Decision) -> None:
+    """Note for each wanted row which content the table has tags for, from whatever part: it is kept if that is what is read."""
+    records = plan.output.records.parts
+    fresh = [work for work in works if work.whole and work.record.token == _token_before(records, work.path)]
+    paths = {path for work in fresh for path in (work.path, *work.owners) if path in records}
+    if not paths or plan.anew:
+        return
+    held = contents_of(plan.output, paths)
+    order = np.lexsort((held.keys.low, held.keys.high))
+    keys = held.keys.take(order)
+    scans = {scan.file.path: (scan, decision.wins[at]) for at, scan in enumerate(plan.scans)}
+    for work in fresh:
+        scan, wins = scans[work.path]
+        by_row = np.argsort(scan.at[wins], kind="stable")
+        place = match(keys, scan.entries.keys.take(np.flatnonzero(wins)[by_row]))
+        known = place >= 0
+        source = order[place[known]]
+        content = held.content[source]
+        if plan.sidecar is not None:
+            now = plan.sidecar.digests[work.begin + work.wanted[known]]
+            content = np.where(held.history[source] == now, content, 0)
+        work.expected = np.zeros(len(work.wanted), np.int64)
+        work.expected[known] = content
+
+
+def _token_before(records: dict[str, PartRecord], path: str) -> str:
+    """A part without a record is no order to tag again."""
+    return records[path].token if path in records else ""
+
+
+def _is_in(keys: Keys, wanted: Keys) -> np.ndarray:
+    order = np.lexsort((wanted.low, wanted.high))
+    found: np.ndarray = match(wanted.take(order), keys) >= 0
+    return found
+
+
+def _key(plan: TagPlan, work: PartWork) -> str:
+    digest = hashlib.sha256(json.dumps([plan.settings.model_dump(), work.path, work.record.etag, work.record.groups,
+                                        work.record.token, work.whole], sort_keys=True).encode())  # fmt: skip
+    digest.update(np.ascontiguousarray(work.wanted, "<i8").tobytes())
+    if plan.sidecar is not None:
+        digest.update(np.ascontiguousarray(plan.sidecar.digests[work.begin + work.wanted], "<i8").tobytes())
+    return f"{part_key_prefix(work.path)}-{digest.hexdigest()[:KEY_DIGITS]}"
+
+
+def _check_gone(plan: TagPlan, dropped: Sequence[str]) -> None:
+    records = plan.output.records.parts
+    total = sum(record.tagged for record in records.values())
+    gone = sum(records[path].tagged for path in dropped)
+    if total and gone / total > plan.request.max_gone:
+        raise GateRefused(
+            f"{len(dropped)} part(s) with {gone} of {total} tagged posts ({gone / total:.0%}) are no longer in the archive, more "
+            f"than --max-gone {plan.request.max_gone:g}: is it the right archive? If so, name a higher share"
+        )
+
+
+def _settings(request: TagRequest, archive: str, model_hash: str, policy: Policy, extra: Sequence[str]) -> TagSettings:
+    section, encoders, model = request.recipe.tagging, request.recipe.encoders, request.model
+    return TagSettings(
+        archive=archive,
+        model_name=model.name,
+        model_version=model.version,
+        model_hash=model_hash,
+        top_k=section.top_k,
+        chunk_rows=section.chunk_rows,
+        batch_size=section.batch_size,
+        backend=encoders.backend,
+        precision=encoders.precision,
+        min_score=policy.min_score,
+        diversity=request.recipe.recommend.diversity,
+        **policy.told,
+        extra_tags=tell_tags(dict.fromkeys(extra, 0.0)),
+        image_prefixes=section.image_prefixes,
+        max_image_bytes=request.recipe.archive.max_image_bytes,
+        image_hosts=request.recipe.archive.image_hosts,
+        reading=_reading(request.recipe.archive),
+    )
+
+
+def _reading(section: ArchiveSection) -> ReadingOptions:
+    """What decides how rows are read, where it is not the default."""
+    dumped = section.model_dump(include=set(ReadingOptions.__annotations__), exclude_defaults=True)
+    return cast(ReadingOptions, dumped)
+
+
+def _finder(model: ResolvedModel, vocabulary: Vocabulary, extra_tags: str) -> HistoryFinder | None:
+    rule = HistoryRule.from_json(read_description(model.folder).get("history"))
+    return None if rule is None else HistoryFinder(rule, vocabulary, extra_tags)
+
+
+def _extra_tags(section: TaggingSection, model: ResolvedModel, vocabulary: Vocabulary) -> list[str]:
+    """The tags by name alone, in an order that does not depend on that of the list; those that the model knows are left out.
+
+    ConfigError for a model of a family that cannot give them.
+    """
+    wanted = read_tags(section.extra_tags, section.extra_tags_file, "tagging.extra_tags")
+    if not wanted:
+        return []
+    from hashtag_core.models import parse_options  # brings torch, for these runs alone
+    from hashtag_core.recommend.extra_tags import check_reads_names, unknown_tags
+
+    described = read_description(model.folder)
+    check_reads_names(described["family"], parse_options(described["family"], described["options"]))
+    return unknown_tags(sorted(wanted), vocabulary)
+
+
+def _policy(section: TaggingSection, model: ResolvedModel, vocabulary: Vocabulary) -> Policy:
+    """What is allowed of the tags: names that none of them has are left out, for rows do not depend on them."""
+    deny, thresholds = read_tags(section.deny, section.deny_file, "tagging.deny"), read_thresholds(model.folder)
+    known = vocabulary.index.keys()
+    return Policy(section.min_score, deny & known, {tag: least for tag, least in thresholds.items() if tag in known})
+
+
+def _real(uri: str) -> str:
+    return os.path.realpath(storage.local_path(uri))

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import HashtagError
-from hashtag_core.output.forget_list import FORGOTTEN
-from hashtag_core.output.strip import REPEATED
-from hashtag_core.tagging.scan import LeftOut
+from hashtag_core.output.forget_users.forget_list import FORGOTTEN
+from hashtag_core.output.moved_rows import REPEATED
+from hashtag_core.tagging.part_ids import LeftOut
 
 ENOUGH_ROWS = 1_000
 """Rows, or a tenth of the work if that is less, that are looked at before a run is judged by them."""

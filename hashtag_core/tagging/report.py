@@ -19,7 +19,7 @@ from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.evaluation.drift import population_stability_index, told
 from hashtag_core.output.layout import Layout, runs_folder
 from hashtag_core.output.records import TagSettings
-from hashtag_core.recommend.images import NOT_FETCHED
+from hashtag_core.recommend.image_uris import NOT_FETCHED
 from hashtag_core.tracking.tagging import DriftRecord, TagFiguresRecord, TagRunRecord, record_tagging
 
 logger = logging.getLogger(__name__)

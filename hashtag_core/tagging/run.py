@@ -15,15 +15,15 @@ import pyarrow as pa
 
 from hashtag_core import storage
 from hashtag_core.errors import HashtagError, StorageError
-from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.output.commit_parts import FinishedPart, Publisher, Staged, Yields
+from hashtag_core.output.delete_rows import drop_parts
+from hashtag_core.output.fenced_table import FencedError
+from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.lease import Lease, new_run_id
 from hashtag_core.output.output import Output
-from hashtag_core.output.publish import FinishedPart, Publisher, Staged, Yields
 from hashtag_core.output.reconcile import reconcile
-from hashtag_core.output.removal import drop_parts
-from hashtag_core.output.table import FencedError
 from hashtag_core.schema import REJECTED_TABLE
-from hashtag_core.tagging.aftermath import Yielding, save_index
+from hashtag_core.tagging.after_commit import Yielding, save_index
 from hashtag_core.tagging.archive_columns import save_digests
 from hashtag_core.tagging.encode_histories import (
     HOPELESS_CHUNKS,
@@ -34,14 +34,14 @@ from hashtag_core.tagging.encode_histories import (
     vector_key,
 )
 from hashtag_core.tagging.histories import HistoryWork
-from hashtag_core.tagging.plan import PartWork, TagPlan
-from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.plan import plan_tagging
+from hashtag_core.tagging.planned_work import PartWork, TagPlan
 from hashtag_core.tagging.reject_limit import RejectWatch, check_planned
 from hashtag_core.tagging.report import TagFigures, close_lost_runs, digest_of, drift
+from hashtag_core.tagging.run_state import Cluster, Connect, Progress, TagSummary, waiting_tasks
 from hashtag_core.tagging.staging import chunks_done, sweep_staging
-from hashtag_core.tagging.stop import StoppedError, StopSignal
+from hashtag_core.tagging.stop_signal import StoppedError, StopSignal
 from hashtag_core.tagging.task import ChunkOutcome, Work
-from hashtag_core.tagging.work_list import Cluster, Connect, Progress, TagSummary, waiting_tasks
 from hashtag_core.tracking.tagging import RunEnd, TagRunRecord
 
 logger = logging.getLogger(__name__)

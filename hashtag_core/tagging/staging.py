@@ -7,7 +7,7 @@ from hashtag_core.errors import NotFoundError
 from hashtag_core.tagging.archive_columns import sweep_columns
 from hashtag_core.tagging.encode_histories import records_of, vector_key
 from hashtag_core.tagging.histories import sweep_history
-from hashtag_core.tagging.plan import TagPlan, part_key_prefix
+from hashtag_core.tagging.planned_work import TagPlan, part_key_prefix
 
 
 def chunks_done(folder: str) -> defaultdict[str, set[int]]:

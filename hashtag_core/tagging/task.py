@@ -10,7 +10,7 @@ from hashtag_core.config import ArchiveSection, ReadingOptions
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.storage.node_local import node_folder
 from hashtag_core.tagging.histories import HistoryWork
-from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.planned_work import Chunk
 
 
 class ChunkOutcome(TypedDict):
@@ -41,7 +41,7 @@ class Task:
 
     `expected`: row -> content hash that the table has tags for already. `begin`: row of the part's first post among all of
     the archive. `encode`: the posts' vectors are wanted, for histories, and no tags. `alone`: each chunk was in a task whose
-    actor died or that failed; see `isolate`.
+    actor died or that failed; see `isolate_killers`.
     """
 
     part_key: str

@@ -4,7 +4,7 @@
     previous     what was champion before, and where a rollback returns
     challenger   what was judged last and is not champion
 
-They are moved by one process at a time (`turns`), `champion` first, by one call that sets it to an existing version: at
+They are moved by one process at a time (`champion_lock`), `champion` first, by one call that sets it to an existing version: at
 every moment it names the old or the new one. A move that breaks off behind that call is finished by whoever moves next.
 
 Beside them every move is told by a tag of the model (`champion_move.<time>`: from, to, who, why). That is a log to be
@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from hashtag_core.errors import IntegrityError, NotFoundError, StorageError
+from hashtag_core.tracking.champion_lock import Intent, MoveRecord, Turn, patiently, take_turn
 from hashtag_core.tracking.runs import TAG_CHARACTERS, connect, current_user, mlflow_errors
-from hashtag_core.tracking.turns import Intent, MoveRecord, Turn, patiently, take_turn
 from hashtag_core.tracking.versions import aliases_of, find_known, model_uri, version_numbers
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ class DriftRecord(TypedDict):
 
 
 class TagSummaryRecord(TypedDict):
-    """`tagging.work_list.TagSummary`."""
+    """`tagging.run_state.TagSummary`."""
 
     posts: int
     tagged: int

@@ -26,14 +26,14 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from hashtag_core import storage
+from hashtag_core.output.fenced_table import Change
 from hashtag_core.output.ids import Entries, IdIndex, keys_of
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
-from hashtag_core.output.table import Change
 from hashtag_core.schema import TABLE
-from hashtag_core.tagging.plan import TagPlan, TagRequest
-from hashtag_core.tagging.planning import plan_tagging
-from hashtag_core.tagging.select import Selection
+from hashtag_core.tagging.plan import plan_tagging
+from hashtag_core.tagging.planned_work import TagPlan, TagRequest
+from hashtag_core.tagging.select_parts import Selection
 from hashtag_core.tracking.registry import resolve_model
 from tests.tagging.outputs import RECIPE
 
@@ -172,8 +172,8 @@ def test_many_parts_on_a_slow_s3(slow_s3: Slow, make_model_folder: Callable, tmp
 CODE = """
 import resource, sys, time
 from hashtag_core.config import Recipe
-from hashtag_core.tagging.plan import TagRequest
-from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.planned_work import TagRequest
+from hashtag_core.tagging.plan import plan_tagging
 from hashtag_core.tracking.registry import resolve_model
 began = time.monotonic()
 plan = plan_tagging(TagRequest(Recipe(), sys.argv[1], sys.argv[2], resolve_model(sys.argv[3])))

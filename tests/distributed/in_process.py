@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 
 from hashtag_core.distributed import session, tag_actors
-from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 
 

@@ -23,8 +23,8 @@ from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.train import train
 from hashtag_core.models import family, list_models
 from hashtag_core.preparation.plan import plan_prepare
-from hashtag_core.tagging.plan import TagRequest
-from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.plan import plan_tagging
+from hashtag_core.tagging.planned_work import TagRequest
 from hashtag_core.tracking.registry import resolve_model
 
 pytestmark = pytest.mark.slow

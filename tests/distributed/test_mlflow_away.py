@@ -23,8 +23,8 @@ from hashtag_core.distributed.tag import tag
 from hashtag_core.distributed.train import train
 from hashtag_core.schema import POST
 from hashtag_core.tagging import report as tagging_report
-from hashtag_core.tagging.plan import TagRequest
-from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.plan import plan_tagging
+from hashtag_core.tagging.planned_work import TagRequest
 from hashtag_core.tracking.registry import champion_moves, move_champion, resolve_model
 from hashtag_core.tracking.runs import Run, connect
 from tests.distributed.in_process import tag_in_process

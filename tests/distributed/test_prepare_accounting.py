@@ -16,7 +16,7 @@ from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.preparation.convert import convert, plan_conversion
 from hashtag_core.preparation.report import check_pictures, tell_rejected
-from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.schema import POST
 from jobs import prepare as job
 
@@ -225,7 +225,7 @@ def test_a_column_whose_type_rejects_every_row_is_told_loudly(tmp_path: Path, ca
 def test_pictures_of_a_batch_that_pass_the_bound_come_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hashtag_core.preparation import pictures as prepare_pictures
+    from hashtag_core.preparation import fetch_images as prepare_pictures
 
     monkeypatch.setattr(prepare_pictures, "MAX_BATCH_BYTES", 250)
     for n in range(10):

@@ -16,11 +16,11 @@ from hashtag_core.distributed.evaluate import evaluate_model
 from hashtag_core.distributed.promote import plan_promote, promote, roll_back
 from hashtag_core.distributed.promote_figures import duel
 from hashtag_core.errors import GateRefused, StorageError
-from hashtag_core.evaluation.gates import Gate
 from hashtag_core.evaluation.ground_truth import read_truths
 from hashtag_core.judging.leaderboard import Evaluation
 from hashtag_core.models import InputSpec, create_model, parse_options
 from hashtag_core.models.folder import save_model_folder
+from hashtag_core.promotion.gates import Gate
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.recommend.served import golden_outputs
 from hashtag_core.tracking.registry import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hashtag_core import storage
-from hashtag_core.tagging.work_list import TagSummary
+from hashtag_core.tagging.run_state import TagSummary
 from tests.distributed.in_process import tag_in_process
 from tests.tagging.outputs import content, output_of, plan_for, rejected, rows_by_table, run
 from tests.tagging.troubled import write_troubled

@@ -16,11 +16,11 @@ from hashtag_core import storage
 from hashtag_core.config import CaptionsSection, Recipe
 from hashtag_core.distributed import tag_actors
 from hashtag_core.output.verify import verify_output
-from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.posts import OpenedPosts, open_posts
 from hashtag_core.tagging import chunk_posts
-from hashtag_core.tagging.chunks import ChunkTagger
-from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.planned_work import Chunk
+from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import Task, Work
 from tests.distributed.test_tag_hostile import check
 from tests.distributed.test_tag_killers import KILLER, PATCH, work_for

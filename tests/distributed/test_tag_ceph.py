@@ -16,7 +16,7 @@ import pytest
 
 from hashtag_core import storage
 from hashtag_core.errors import NotFoundError
-from hashtag_core.output.forget import forget
+from hashtag_core.output.forget_users.delete import forget
 from hashtag_core.output.verify import verify_output
 from hashtag_core.storage import s3_client
 from tests.tagging.outputs import rows_by_table

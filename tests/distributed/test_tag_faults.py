@@ -22,7 +22,7 @@ from hashtag_core.distributed import tag_actors
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import HashtagError, StorageError
 from hashtag_core.output.verify import verify_output
-from hashtag_core.tagging.plan import TagPlan
+from hashtag_core.tagging.planned_work import TagPlan
 from tests.tagging.outputs import plan_for, rows_by_glob, rows_by_table
 
 IS_SOAK = "SOAK_KILLS" in os.environ

@@ -22,9 +22,9 @@ from hashtag_core.models import InputSpec, create_model, family, parse_options
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import POST
-from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.run_state import TagSummary
+from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work
-from hashtag_core.tagging.work_list import TagSummary
 from tests.tagging.outputs import plan_for, rows_by_table
 from tests.tagging.outputs import run as run_into
 

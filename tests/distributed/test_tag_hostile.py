@@ -12,7 +12,7 @@ import pytest
 
 from hashtag_core.config import Recipe
 from hashtag_core.output.verify import verify_output
-from hashtag_core.tagging.work_list import TagSummary
+from hashtag_core.tagging.run_state import TagSummary
 from tests.tagging.outputs import output_of, rejected, rows_by_table, run
 from tests.unit.data.hostile import HostilePart, hostile_images, write_hostile_archive
 

@@ -13,8 +13,8 @@ import pytest
 from hashtag_core import storage
 from hashtag_core.output.chunk_files import read_chunk
 from hashtag_core.output.verify import verify_output
-from hashtag_core.tagging.chunks import ChunkTagger
-from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.planned_work import Chunk
+from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import Task, Work
 from tests.tagging.outputs import rejected
 

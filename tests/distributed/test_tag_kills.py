@@ -24,7 +24,7 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.errors import NotFoundError
 from hashtag_core.output.verify import verify_output
-from hashtag_core.tagging.plan import part_key_prefix
+from hashtag_core.tagging.planned_work import part_key_prefix
 from tests.distributed.in_process import tag_in_process
 from tests.faulty_s3 import faulty_s3
 from tests.tagging.outputs import content, output_of, run
@@ -41,7 +41,7 @@ import importlib.abc, importlib.util, os, sys
 
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "hashtag_core.tagging.chunks":
+        if name != "hashtag_core.tagging.tag_chunks":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

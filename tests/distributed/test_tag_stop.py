@@ -14,7 +14,7 @@ import pytest
 from hashtag_core import storage
 from hashtag_core.errors import NotFoundError
 from jobs.tag import main
-from tests.tagging.test_stop import ids
+from tests.tagging.test_stop_signal import ids
 
 
 @pytest.mark.slow

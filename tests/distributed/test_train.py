@@ -31,8 +31,8 @@ from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.recommend.policy import read_thresholds
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
-from hashtag_core.tagging.plan import TagRequest
-from hashtag_core.tagging.planning import plan_tagging
+from hashtag_core.tagging.plan import plan_tagging
+from hashtag_core.tagging.planned_work import TagRequest
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.registry import resolve_model
 from hashtag_core.training.plan import describe_training, plan_training

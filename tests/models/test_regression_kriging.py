@@ -7,12 +7,12 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hashtag_core.models import neighbours as neighbours_module
+from hashtag_core.models import similar_posts
 from hashtag_core.models.kriging import Covariance, joint_cosines, joint_unit, kriging_weights
 from hashtag_core.models.mixing import MixtureData, _loss_and_gradients, fit_mixture, fit_sureness, fit_trust
-from hashtag_core.models.neighbours import Neighbours, owners
 from hashtag_core.models.regression_kriging import KINDS, RegressionKriging
 from hashtag_core.models.ridge import Block, Moments
+from hashtag_core.models.similar_posts import Neighbours, owners
 from tests.models.world import Subject, TrainPosts, V, make, world
 
 ROWS = list(range(10, 64))
@@ -171,7 +171,7 @@ def test_neighbours_are_the_nearest_of_other_owners(monkeypatch: pytest.MonkeyPa
     assert (rows[5] == -1).all()
     assert kept.post_ids[7] == "post 8"  # post 7 has no vector
     assert kept.tags_of(rows)[0, 0].tolist() == [int(rows[0, 0] + (rows[0, 0] >= 7)) % 5, 5]
-    monkeypatch.setattr(neighbours_module, "EXACT_POSTS", 100)
+    monkeypatch.setattr(similar_posts, "EXACT_POSTS", 100)
     kept.keep(vectors, owner, [[0]] * 300, [""] * 300)
     found, _ = kept.nearest(query, asking, 4)
     assert (kept.owner_N[found[:5]] != asking[:5, None]).all()

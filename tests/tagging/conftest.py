@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from hashtag_core.tagging.chunk_posts import ChunkPosts
-from hashtag_core.tagging.chunks import ChunkTagger
+from hashtag_core.tagging.tag_chunks import ChunkTagger
 from tests.distributed.in_process import tag_in_process
 from tests.tagging.troubled import write_troubled
 

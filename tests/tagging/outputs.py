@@ -13,9 +13,9 @@ from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.output import Output
-from hashtag_core.tagging.plan import TagPlan, TagRequest
-from hashtag_core.tagging.planning import plan_tagging
-from hashtag_core.tagging.work_list import TagSummary
+from hashtag_core.tagging.plan import plan_tagging
+from hashtag_core.tagging.planned_work import TagPlan, TagRequest
+from hashtag_core.tagging.run_state import TagSummary
 from hashtag_core.tracking.registry import resolve_model
 
 RECIPE = Recipe.model_validate({"tagging": {"chunk_rows": 8, "chunks_per_task": 2, "actors": 1}})

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hashtag_core import storage
+from hashtag_core.output.fenced_table import Table
 from hashtag_core.output.lease import Lease
-from hashtag_core.output.table import Table
 
 WRITES = ("open_output", "write_bytes", "create_bytes", "replace_bytes", "move", "remove", "remove_tree")
 """Functions of `storage` that change something; a Delta commit is a write too."""

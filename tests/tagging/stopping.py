@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hashtag_core import storage
-from hashtag_core.output.table import Table
+from hashtag_core.output.fenced_table import Table
 
 WRITES = ("write_json", "write_bytes", "open_output", "create_bytes", "replace_bytes", "move", "remove", "remove_tree")
 

@@ -12,8 +12,8 @@ from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import ConfigError
 from hashtag_core.output.verify import verify_output
 from hashtag_core.recommend.recommender import Recommender
-from hashtag_core.tagging.plan import TagPlan
-from hashtag_core.tagging.select import Selection
+from hashtag_core.tagging.planned_work import TagPlan
+from hashtag_core.tagging.select_parts import Selection
 from jobs import nightly
 from jobs import tag as tag_job
 from tests.tagging.outputs import plan_for, rows_by_glob

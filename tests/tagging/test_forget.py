@@ -15,8 +15,8 @@ from hashtag_core import storage
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import IntegrityError
 from hashtag_core.output.chunk_files import write_chunk
-from hashtag_core.output.forget import forget
-from hashtag_core.output.forget_list import FORGOTTEN, ForgetList, read_names
+from hashtag_core.output.forget_users.delete import forget
+from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList, read_names
 from hashtag_core.output.lease import Lease, LeaseHeldError
 from hashtag_core.output.verify import verify_output
 from hashtag_core.schema import TABLE

@@ -14,8 +14,8 @@ import pytest
 
 from hashtag_core.data.dataset import SPLITS, Dataset
 from hashtag_core.data.partition import content_hash
-from hashtag_core.output.forget_list import ForgetList
-from hashtag_core.output.forget_training import check_model, forget_training
+from hashtag_core.output.forget_users.forget_list import ForgetList
+from hashtag_core.output.forget_users.training_data import check_model, forget_training
 from hashtag_core.schema import PREPARED, RANKED, features
 from hashtag_core.tracking.registry import register_model_folder
 from hashtag_core.tracking.runs import start_run

@@ -14,8 +14,8 @@ import pytest
 
 from hashtag_core import storage
 from hashtag_core.errors import ConfigError
-from hashtag_core.output.forget import forget
-from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.output.forget_users.delete import forget
+from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.migrate import migrate
 from hashtag_core.output.records import vectors_name
 from hashtag_core.output.verify import verify_output

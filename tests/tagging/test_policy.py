@@ -11,7 +11,7 @@ from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import ConfigError
 from hashtag_core.output.verify import verify_output
-from hashtag_core.tagging.plan import TagPlan
+from hashtag_core.tagging.planned_work import TagPlan
 from tests.tagging.outputs import plan_for, rows_by_glob
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.posts import Rejected
+from hashtag_core.tagging.part_ids import LeftOut
 from hashtag_core.tagging.reject_limit import RejectWatch, TooManyRejectedError, check_planned, tell
-from hashtag_core.tagging.scan import LeftOut
 from tests.tagging.outputs import plan_for, rejected, rows_by_glob, run
 
 

@@ -15,12 +15,12 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError, IntegrityError, StorageError
+from hashtag_core.output.fenced_table import Table
 from hashtag_core.output.lease import Lease, LeaseHeldError
-from hashtag_core.output.table import Table
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TABLE
-from hashtag_core.tagging.chunks import ChunkTagger
-from hashtag_core.tagging.work_list import TagSummary
+from hashtag_core.tagging.run_state import TagSummary
+from hashtag_core.tagging.tag_chunks import ChunkTagger
 from tests.distributed.in_process import tag_in_process
 from tests.tagging.outputs import GLOB, RECIPE, output_of, plan_for, rejected, rows_by_glob, rows_by_table, run
 
@@ -224,7 +224,7 @@ def test_names_of_models_are_one_folder_and_one_value(
     import dataclasses
 
     model = dataclasses.replace(plan.request.model, name=name)
-    from hashtag_core.tagging.planning import plan_tagging
+    from hashtag_core.tagging.plan import plan_tagging
 
     for posts in (5, 0):
         assert tag(plan_tagging(dataclasses.replace(plan.request, model=model))).tagged == posts

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core.output import lease
-from hashtag_core.output.forget import forget
+from hashtag_core.output.forget_users.delete import forget
 from hashtag_core.output.verify import verify_output
 from tests.tagging.outputs import rejected, rows_by_table, run
 from tests.tagging.pausing import Writes, killed_before

@@ -13,7 +13,7 @@ from hashtag_core.config import ArchiveSection
 from hashtag_core.data.reading import Reading
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError, StorageError
 from hashtag_core.faults import Fault, classify
-from hashtag_core.recommend.images import NOT_FETCHED, ImagePlaces, fetch_images
+from hashtag_core.recommend.image_uris import NOT_FETCHED, ImagePlaces, fetch_images
 from hashtag_core.storage import web
 from tests.web_server import PICTURE, Server, certificate
 

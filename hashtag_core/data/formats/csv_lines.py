@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hashtag_core.data.contents import other_content
+from hashtag_core.data.file_signatures import other_content
 from hashtag_core.data.formats.csv_quotes import ALL, DOUBLED, QuoteSurvey, rows, survey
 from hashtag_core.data.formats.encodings import LineSurvey, chosen_encoding, is_wide
 from hashtag_core.data.formats.fields import match_columns

@@ -20,7 +20,7 @@ from typing import Any, TypedDict
 import pyarrow as pa
 
 from hashtag_core import storage
-from hashtag_core.data.contents import other_content
+from hashtag_core.data.file_signatures import other_content
 from hashtag_core.data.formats.base import (
     LENIENT,
     ArchiveFormat,

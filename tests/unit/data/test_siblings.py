@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashtag_core.data.archive import open_archive
-from hashtag_core.data.contents import other_content
+from hashtag_core.data.file_signatures import other_content
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import normalise_posts
 from hashtag_core.data.values import NO_VALUES

@@ -8,8 +8,8 @@ import pytest
 
 from hashtag_core.config import CaptionsSection
 from hashtag_core.errors import MachineError, StorageError
-from hashtag_core.recommend import images, posts
-from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend import image_uris, posts
+from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.posts import READ, OpenedPosts, open_posts
 
 
@@ -53,7 +53,7 @@ def test_a_storage_that_fails_is_no_missing_picture(tmp_path: Path, monkeypatch:
     def fails(uri: str, **_: object) -> bytes:
         raise StorageError(f"{uri}: read failed: Connection was closed")
 
-    monkeypatch.setattr(images.storage, "read_bytes", fails)
+    monkeypatch.setattr(image_uris.storage, "read_bytes", fails)
     with pytest.raises(StorageError, match="Connection was closed"):
         opened([{"caption": "a bird", "image_uri": "1.jpg"}], tmp_path)
 

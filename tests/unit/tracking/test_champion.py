@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hashtag_core.errors import IntegrityError, NotFoundError, StorageError
-from hashtag_core.tracking import turns
+from hashtag_core.tracking import champion_lock
 from hashtag_core.tracking.registry import (
     champion,
     champion_moves,
@@ -180,8 +180,8 @@ def test_a_turn_that_is_held_is_waited_for_and_then_told(
 ) -> None:
     name_versions(2)
     move_champion(NAME, "1", {})
-    with turns.take_turn(connect(), NAME):
-        monkeypatch.setattr(turns, "WAIT_S", 0.3)
+    with champion_lock.take_turn(connect(), NAME):
+        monkeypatch.setattr(champion_lock, "WAIT_S", 0.3)
         with pytest.raises(StorageError, match=rf"another process is moving .*process {os.getpid()}"):
             move_champion(NAME, "2", {}, expected="1")
     move_champion(NAME, "2", {}, expected="1")
@@ -192,8 +192,8 @@ def test_who_slept_through_its_turn_moves_nothing(
 ) -> None:
     name_versions(2)
     move_champion(NAME, "1", {})
-    monkeypatch.setattr(turns, "TURN_S", 0.0)
-    with turns.take_turn(connect(), NAME) as asleep:
+    monkeypatch.setattr(champion_lock, "TURN_S", 0.0)
+    with champion_lock.take_turn(connect(), NAME) as asleep:
         time.sleep(0.01)
         move_champion(NAME, "2", {}, expected="1")
         with pytest.raises(StorageError, match="another process took over"):

@@ -14,7 +14,7 @@ from threading import Thread, Timer
 import pytest
 
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
-from hashtag_core.tracking import reach, runs
+from hashtag_core.tracking import runs, server_wait
 from hashtag_core.tracking.runs import connect, metric_history, start_run, tracking_uri
 
 
@@ -168,7 +168,7 @@ def test_a_server_that_is_away(monkeypatch):
 
 
 def test_a_server_that_never_answers(monkeypatch):
-    monkeypatch.setattr(reach, "REACH_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(server_wait, "REACH_TIMEOUT_S", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -258,7 +258,7 @@ class _Refusing(_NoMlflow):
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for_where_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "REACH_PAUSE_S", 0.05)
+    monkeypatch.setattr(server_wait, "REACH_PAUSE_S", 0.05)
     first = HTTPServer(("127.0.0.1", 0), _Refusing)
     uri, back = f"http://127.0.0.1:{first.server_port}", []
 
@@ -268,14 +268,14 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_where_work_is_done(monk
 
     first.server_close()
     with pytest.raises(StorageError, match="does not answer"):
-        reach.check_reachable(uri)
+        server_wait.check_reachable(uri)
     timer = Timer(0.5, again)
     timer.daemon = True
     timer.start()
-    reach.wait_until_reachable(uri)
+    server_wait.wait_until_reachable(uri)
     assert back, "it did not wait"
     back[0].shutdown()
     back[0].server_close()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with pytest.raises(StorageError, match="does not answer"):
-        reach.wait_until_reachable(uri)
+        server_wait.wait_until_reachable(uri)

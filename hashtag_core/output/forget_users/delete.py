@@ -2,7 +2,7 @@
 
     names -> forget list (later runs leave their posts out) -> which ids are theirs, from the tables and the archives -> these
     ids on the list too -> tables, records, chunks, histories, vectors, index without them -> older data files erased
-    -> proof: every file that lies below the output, read as it lies there (`forget_proof`)
+    -> proof: every file that lies below the output, read as it lies there (`proof`)
 
 A row goes if its user is on the list, or its post: the post of a forgotten user that was delivered again without a user is
 known by its id. An id that another user's rows have too is not put on the list, and that user's rows stay. Every step can be
@@ -22,16 +22,16 @@ import pyarrow.compute as pc
 from hashtag_core.data.source import Source
 from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.output.chunk_files import read_chunk
-from hashtag_core.output.forget_list import ForgetList
-from hashtag_core.output.forget_proof import remains
-from hashtag_core.output.forget_state import forget_run_records, forget_state
-from hashtag_core.output.forget_tables import forget_tables
-from hashtag_core.output.forget_wanted import Wanted
+from hashtag_core.output.fenced_table import Table
+from hashtag_core.output.forget_users.forget_list import ForgetList
+from hashtag_core.output.forget_users.proof import remains
+from hashtag_core.output.forget_users.state_files import forget_run_records, forget_state
+from hashtag_core.output.forget_users.tables import forget_tables
+from hashtag_core.output.forget_users.wanted import Wanted
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.lease import Lease, new_run_id
 from hashtag_core.output.migrate import refuse_old_output
 from hashtag_core.output.output import Output
-from hashtag_core.output.table import Table
 from hashtag_core.output.versions import listed, versions_of
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import pytest
 
 from hashtag_core import storage
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError, TooLargeError
-from hashtag_core.recommend import images
-from hashtag_core.recommend.images import FETCHES, NO_IMAGE, NOT_FETCHED, ImagePlaces, fetch_image, fetch_images
+from hashtag_core.recommend import image_uris
+from hashtag_core.recommend.image_uris import FETCHES, NO_IMAGE, NOT_FETCHED, ImagePlaces, fetch_image, fetch_images
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_fetched_in_parallel_in_order_and_not_far_ahead(archive: Path, monkeypat
             at_once -= 1
         return str(number).encode()
 
-    monkeypatch.setattr(images.storage, "read_bytes", read)
+    monkeypatch.setattr(image_uris.storage, "read_bytes", read)
     for data, _ in fetch_images([str(n) for n in range(60)], ImagePlaces(str(archive))):
         assert data == str(taken).encode()
         taken += 1
@@ -147,7 +147,7 @@ def test_a_storage_that_fails_is_no_missing_picture(archive: Path, monkeypatch: 
             raise TooLargeError(f"{uri}: 5 bytes, more than 4")
         raise StorageError(f"{uri}: read failed: Connection was closed")
 
-    monkeypatch.setattr(images.storage, "read_bytes", read)
+    monkeypatch.setattr(image_uris.storage, "read_bytes", read)
     fetched = fetch_images(["gone", "large", "1.jpg", "gone"], ImagePlaces(str(archive)))
     assert next(fetched)[1].endswith("gone: not found")
     assert next(fetched)[1].endswith("large: 5 bytes, more than 4")

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from hashtag_core.errors import HashtagError
 from hashtag_core.output.catalog import complete_index
+from hashtag_core.output.commit_parts import Staged, Yields
+from hashtag_core.output.fenced_table import FencedError
 from hashtag_core.output.ids import Entries, IdIndex, Keys, keys_of
-from hashtag_core.output.publish import Staged, Yields
-from hashtag_core.output.table import FencedError
 from hashtag_core.tagging.encode_histories import records_of
-from hashtag_core.tagging.plan import PartWork, TagPlan
+from hashtag_core.tagging.planned_work import PartWork, TagPlan
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from hashtag_core import storage
 from hashtag_core.data.posts import PartBatch, PartFooter, is_undated
 from hashtag_core.data.source import Source
 from hashtag_core.errors import MachineError, StorageError
-from hashtag_core.output.forget_list import FORGOTTEN, ForgetList
+from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
 from hashtag_core.recommend.posts import READ
 from hashtag_core.storage import FileInfo

@@ -13,7 +13,7 @@ import numpy as np
 
 from hashtag_core.output.ids import Entries, IdIndex, Keys
 from hashtag_core.output.records import PartRecord
-from hashtag_core.tagging.scan import Scan
+from hashtag_core.tagging.part_ids import Scan
 
 
 @dataclass

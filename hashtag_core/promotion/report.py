@@ -4,8 +4,8 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from hashtag_core.evaluation.gates import Duel, Gate, GateRecord
 from hashtag_core.evaluation.side_by_side import side_by_side_html
+from hashtag_core.promotion.gates import Duel, Gate, GateRecord
 
 HOW_TO_READ = (
     "Differences: paired bootstrap over users. A gain must be larger than the margin and beyond chance; a loss counts "

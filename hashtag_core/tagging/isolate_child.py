@@ -1,4 +1,4 @@
-"""The child process of `isolate`: tags the posts of a chunk one by one, and keeps nothing.
+"""The child process of `isolate_killers`: tags the posts of a chunk one by one, and keeps nothing.
 
 stdin: the work and the task as JSON. stdout: a JSON line with row and id before each post, `null` after it.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.tagging.chunk_posts import ChunkPosts, ReadPosts, read_chunks
-from hashtag_core.tagging.chunks import ChunkTagger
 from hashtag_core.tagging.histories import HistoryWork
+from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import Task, Work
 
 

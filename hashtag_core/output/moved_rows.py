@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hashtag_core.output.table import DataFile
+from hashtag_core.output.fenced_table import DataFile
 from hashtag_core.schema import REJECTED_TABLE
 
 REPEATED = "repeated post_id"

@@ -10,7 +10,7 @@ import pytest
 
 from hashtag_core.data.source import Source
 from hashtag_core.errors import MachineError
-from hashtag_core.tagging import scan
+from hashtag_core.tagging import part_ids
 from tests.tagging.test_nights import part
 
 
@@ -24,15 +24,15 @@ def archive(tmp_path: Path) -> Source:
 
 @pytest.fixture
 def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "MANY_PARTS", 2)
-    monkeypatch.setattr(scan, "PARTS_PER_TASK", 3)
+    monkeypatch.setattr(part_ids, "MANY_PARTS", 2)
+    monkeypatch.setattr(part_ids, "PARTS_PER_TASK", 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
 
 
 def test_processes_find_what_one_finds(archive: Source, in_processes: None) -> None:
     files = archive.parts()
-    alone = [scan.scan_part(archive, file) for file in files]
-    together = scan.scan_parts(archive, files)
+    alone = [part_ids.scan_part(archive, file) for file in files]
+    together = part_ids.scan_parts(archive, files)
     assert [item.file for item in together] == files
     assert [item.left_out for item in together] == [item.left_out for item in alone]
     for ours, theirs in zip(together, alone, strict=True):
@@ -57,4 +57,4 @@ def _killed() -> None:
 
 def test_a_process_that_is_killed_is_the_machines_fault(archive: Source, in_processes: None) -> None:
     with pytest.raises(MachineError, match="a process that looked through the ids of its parts was killed"):
-        scan.scan_parts(Deadly(archive.uri), archive.parts())
+        part_ids.scan_parts(Deadly(archive.uri), archive.parts())

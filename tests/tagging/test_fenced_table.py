@@ -12,7 +12,7 @@ from tests.faulty_s3 import faulty_s3
 CODE = """
 import sys
 import pyarrow as pa
-from hashtag_core.output.table import Change, FencedError, ensure_table
+from hashtag_core.output.fenced_table import Change, FencedError, ensure_table
 
 schema = pa.schema([pa.field(name, pa.string()) for name in ("post_id", "part", "model")])
 table = ensure_table(sys.argv[1], schema, ["model"], "a test")

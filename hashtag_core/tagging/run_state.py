@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from hashtag_core.config import TaggingSection
 from hashtag_core.tagging.encode_histories import task_runs
-from hashtag_core.tagging.plan import Chunk, PartWork, TagPlan
+from hashtag_core.tagging.planned_work import Chunk, PartWork, TagPlan
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 from hashtag_core.tracking.tagging import TagSummaryRecord
 

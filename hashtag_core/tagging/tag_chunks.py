@@ -25,14 +25,14 @@ from hashtag_core.data.source import Source
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, ImageError, IntegrityError, ScoreError
 from hashtag_core.faults import Fault, classify, raise_if_machine
 from hashtag_core.output.chunk_files import read_chunk, write_chunk
-from hashtag_core.recommend.images import ImagePlaces
+from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.posts import READ, OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TABLE, TAGGED, RejectedLine
 from hashtag_core.tagging.chunk_posts import ChunkPosts, ReadPosts, read_chunks, wanted_posts
 from hashtag_core.tagging.histories import Sidecar, open_vectors, vector_table
-from hashtag_core.tagging.isolate import find_killers
-from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.isolate_killers import find_killers
+from hashtag_core.tagging.planned_work import Chunk
 from hashtag_core.tagging.reject_limit import tell
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work, local_model
 

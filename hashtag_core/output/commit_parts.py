@@ -25,11 +25,11 @@ import pyarrow.compute as pc
 from hashtag_core import storage
 from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.output.chunk_files import ChunkContent, read_chunk
+from hashtag_core.output.fenced_table import Change, DataFile
 from hashtag_core.output.layout import hive
+from hashtag_core.output.moved_rows import Stripped, going
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
-from hashtag_core.output.strip import Stripped, going
-from hashtag_core.output.table import Change, DataFile
 from hashtag_core.schema import REJECTED_TABLE, TABLE
 
 logger = logging.getLogger(__name__)

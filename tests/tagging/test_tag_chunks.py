@@ -17,8 +17,8 @@ from hashtag_core.output.chunk_files import read_chunk
 from hashtag_core.recommend.posts import OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TABLE
-from hashtag_core.tagging.chunks import ChunkTagger
-from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.planned_work import Chunk
+from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import Task, Work, local_model
 
 

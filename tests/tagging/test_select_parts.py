@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import ConfigError, NotFoundError
-from hashtag_core.output import publish
-from hashtag_core.output.publish import FinishedPart, Publisher
+from hashtag_core.output import commit_parts
+from hashtag_core.output.commit_parts import FinishedPart, Publisher
 from hashtag_core.output.records import RetagRecord
 from hashtag_core.output.verify import verify_output
 from hashtag_core.storage import FileInfo
-from hashtag_core.tagging.plan import TagPlan
-from hashtag_core.tagging.select import Selection, closed_order, ordered_again, parse_since
+from hashtag_core.tagging.planned_work import TagPlan
+from hashtag_core.tagging.select_parts import Selection, closed_order, ordered_again, parse_since
 from jobs.tag import main
 from tests.tagging.outputs import GLOB, plan_for, rows_by_glob
 from tests.tagging.outputs import run as run_into
@@ -147,7 +147,7 @@ def test_a_killed_run_that_tags_again_goes_on(
     tag(job_for(archive, out, popularity))
     before, rows = names(out), published(out)
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "GROUP_PARTS", 1)
+        patch.setattr(commit_parts, "GROUP_PARTS", 1)
         patch.setattr(Publisher, "take", _until("posts-0001"))
         with pytest.raises(KeyboardInterrupt):
             tag(job_for(archive, out, popularity, Selection(retag=True), min_score=0.001))

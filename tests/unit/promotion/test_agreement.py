@@ -2,7 +2,7 @@
 
 import pytest
 
-from hashtag_core.evaluation.agreement import agreement, agreement_html, agreement_markdown, most_different
+from hashtag_core.promotion.agreement import agreement, agreement_html, agreement_markdown, most_different
 
 
 def row(*pairs: tuple[str, float]) -> dict[str, object]:

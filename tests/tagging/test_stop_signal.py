@@ -18,8 +18,8 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import tag_actors
 from hashtag_core.errors import ConfigError, NotFoundError
-from hashtag_core.tagging.chunks import ChunkTagger
-from hashtag_core.tagging.stop import StoppedError, StopSignal, parse_deadline
+from hashtag_core.tagging.stop_signal import StoppedError, StopSignal, parse_deadline
+from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import Task, Work
 from jobs.tag import main
 from tests.tagging.outputs import plan_for, run

@@ -18,9 +18,9 @@ import pyarrow.types as pt
 from hashtag_core import storage
 from hashtag_core.data.history import hash_strings
 from hashtag_core.errors import HashtagError
-from hashtag_core.output.forget_list import ForgetList
-from hashtag_core.output.forget_state import strings_in
-from hashtag_core.output.forget_wanted import Wanted
+from hashtag_core.output.forget_users.forget_list import ForgetList
+from hashtag_core.output.forget_users.state_files import strings_in
+from hashtag_core.output.forget_users.wanted import Wanted
 from hashtag_core.output.ids import ENTRY_BYTES, keys_of
 from hashtag_core.output.records import TagSettings
 from hashtag_core.storage import FileInfo

@@ -13,7 +13,7 @@ from hashtag_core import storage
 from hashtag_core.data.dataset import HostPictures
 from hashtag_core.data.formats.base import MAX_BATCH_BYTES
 from hashtag_core.data.posts import PartBatch
-from hashtag_core.recommend.images import ImagePlaces, fetch_images
+from hashtag_core.recommend.image_uris import ImagePlaces, fetch_images
 
 SHOWN = 3
 """Pictures that could not be had of which a part tells."""

@@ -1,7 +1,7 @@
 """Finds the posts that kill the process which reads them: a crash in a decoder, more memory than there is.
 
 A chunk whose actor died is begun again alone, and that is noted in `_state/`. Where the note is found, that attempt died too:
-the posts then go one by one through a child process (`probe`) that says which it takes. The one in hand when it is
+the posts then go one by one through a child process (`isolate_child`) that says which it takes. The one in hand when it is
 killed is suspected, and found guilty if it alone kills a second child.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import HashtagError
-from hashtag_core.tagging.plan import Chunk
+from hashtag_core.tagging.planned_work import Chunk
 from hashtag_core.tagging.task import Task, Work
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def _probe(work: Work, task: Task) -> tuple[int, str] | None:
     """Row and id of the post that a child was killed by; None if it lived."""
     asked = json.dumps({"work": asdict(work), "task": asdict(task)}, default=list)
     done = subprocess.run(
-        [sys.executable, "-m", "hashtag_core.tagging.probe"],
+        [sys.executable, "-m", "hashtag_core.tagging.isolate_child"],
         input=asked,
         stdout=subprocess.PIPE,
         text=True,

@@ -9,11 +9,11 @@ import pytest
 from hashtag_core.config import GatesSection
 from hashtag_core.errors import ConfigError
 from hashtag_core.evaluation.calibration import calibration_error
-from hashtag_core.evaluation.gates import Contender, Duel, Gate, check_gates, judge_challenger
 from hashtag_core.evaluation.metrics import judge
-from hashtag_core.evaluation.promotion_report import promotion_html, promotion_markdown
 from hashtag_core.evaluation.significance import Difference
 from hashtag_core.evaluation.slices import tail_recall
+from hashtag_core.promotion.gates import Contender, Duel, Gate, check_gates, judge_challenger
+from hashtag_core.promotion.report import promotion_html, promotion_markdown
 
 GATES = GatesSection()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hashtag_core.output.forget_list import ForgetList
+from hashtag_core.output.forget_users.forget_list import ForgetList
 
 
 @dataclass
