@@ -137,8 +137,12 @@ def _links(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(link))
         yield link
-        told = [link.__cause__, None if link.__suppress_context__ else link.__context__, getattr(link, "cause", None)]
-        waiting += [cause for cause in told if isinstance(cause, BaseException)]
+        message = [
+            link.__cause__,
+            None if link.__suppress_context__ else link.__context__,
+            getattr(link, "cause", None),
+        ]
+        waiting += [cause for cause in message if isinstance(cause, BaseException)]
 
 
 def _alone(error: BaseException) -> Fault:
@@ -192,8 +196,8 @@ def _code(error: BaseException) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
-def _is_absurd(told: str) -> bool:
-    asked = _ASKED.search(told)
+def _is_absurd(message: str) -> bool:
+    asked = _ASKED.search(message)
     if asked is None:
         return False
     scale = 1024 ** (1 + "KMGTPE".index(asked[2])) if asked[2] else 1

@@ -27,12 +27,14 @@ def add_reading_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=COLUMN",
         help="a field of a post and the column or key that holds it (caption=text, image_uri=filename)",
     )
-    for flag, told in {
+    for flag, description in {
         "--encoding": "of tables and lines (cp1252, shift_jis, ...); by default each file's own",
         "--delimiter": "of tables: one character, or tab; by default each header's own",
         "--date-format": "how dates are written, as strptime has it ('%%d.%%m.%%Y %%H:%%M'), or unix, unix_ms, unix_us",
     }.items():
-        parser.add_argument(flag, metavar="TEXT", help=f"{told}; [archive] {flag[2:].replace('-', '_')} of a recipe")
+        parser.add_argument(
+            flag, metavar="TEXT", help=f"{description}; [archive] {flag[2:].replace('-', '_')} of a recipe"
+        )
     parser.add_argument(
         "--image-host",
         dest="image_hosts",

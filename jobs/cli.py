@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def usage() -> str:
     """The help: a line a command."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {told}" for name, told in COMMANDS.items()]
+    lines = [f"  {name.ljust(width)}  {description}" for name, description in COMMANDS.items()]
     return "\n".join(["usage: hashtags COMMAND [ARGUMENTS]", "", *lines, "", "hashtags COMMAND --help tells the rest."])
 
 

@@ -154,8 +154,8 @@ def run(
     otherwise land behind the summary. A `GateRefused` with a `summary` still prints it.
     """
     if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
-        told = f"{parser.prog}: this Python takes names of files for {sys.getfilesystemencoding()}: set PYTHONUTF8=1"
-        print(f"{told} (or LC_ALL=C.UTF-8)", file=sys.stderr)
+        message = f"{parser.prog}: this Python takes names of files for {sys.getfilesystemencoding()}: set PYTHONUTF8=1"
+        print(f"{message} (or LC_ALL=C.UTF-8)", file=sys.stderr)
         return USAGE
     _open_closed_streams()
     _keep_proxies_off_this_machine()
@@ -203,8 +203,8 @@ def _keep_proxies_off_this_machine() -> None:
     named = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
     excepted = [host.strip() for host in named if host.strip()]
     if "*" not in excepted:
-        told = ",".join(dict.fromkeys([*excepted, "localhost", "127.0.0.1", "::1"]))
-        os.environ |= {"NO_PROXY": told, "no_proxy": told}  # libraries read one or the other
+        exceptions = ",".join(dict.fromkeys([*excepted, "localhost", "127.0.0.1", "::1"]))
+        os.environ |= {"NO_PROXY": exceptions, "no_proxy": exceptions}  # libraries read one or the other
 
 
 def _parsed(parser: JobParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -242,15 +242,15 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
-        told = {
+        line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": redact(record.getMessage()),
         }
         if record.exc_info:
-            told["exception"] = redact(self.formatException(record.exc_info))
-        return json.dumps(told, ensure_ascii=False)
+            line["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
 
 
 class TextLines(logging.Formatter):

@@ -183,7 +183,7 @@ def _question(body: bytes, models: int) -> dict[str, Any]:
         raise ConfigError(f"image: {len(data):,} bytes, more than {MOST_BYTES:,}")
     if type(top_k) is not int or not 1 <= top_k <= MOST_TAGS:
         raise ConfigError(f"top_k: expected a number from 1 to {MOST_TAGS}, found {top_k!r}")
-    if not isinstance(chosen, list) or not all(type(place) is int and 0 <= place < models for place in chosen):
+    if not isinstance(chosen, list) or not all(type(index) is int and 0 <= index < models for index in chosen):
         raise ConfigError(f"models: expected places from 0 to {models - 1}, found {chosen!r}")
     post = {"post_id": "asked", "caption": caption.strip() or None, "user_id": user.strip() or None, "image": data}
     return {"post": post, "top_k": top_k, "models": chosen, "explain": bool(asked.get("explain"))}
@@ -201,7 +201,7 @@ def _explains(model: "tuple[str, Recommender]") -> bool:
 def _answers(
     models: "Sequence[tuple[str, Recommender]]", question: dict[str, Any], lock: threading.Lock
 ) -> list[dict[str, Any]]:
-    return [_answer(models[place], question, lock) for place in question["models"]]
+    return [_answer(models[index], question, lock) for index in question["models"]]
 
 
 def _answer(model: "tuple[str, Recommender]", question: dict[str, Any], lock: threading.Lock) -> dict[str, Any]:
@@ -209,22 +209,22 @@ def _answer(model: "tuple[str, Recommender]", question: dict[str, Any], lock: th
     from hashtag_core.recommend.answers import explained
 
     uri, recommender = model
-    told = {"model": f"{recommender.loaded.family} · {uri}"}
+    reply = {"model": f"{recommender.loaded.family} · {uri}"}
     began = time.monotonic()
     extra: dict[str, Any] = {"explain": True} if question["explain"] and _explains(model) else {}
     try:
         with lock:
             (row,) = recommender.recommend([question["post"]], question["top_k"], **extra).to_pylist()
     except HashtagError as error:
-        return {**told, "error": str(error)}
+        return {**reply, "error": str(error)}
     tags: list[dict[str, Any]] = [
         {"hashtag": tag, "score": score} for tag, score in zip(row["hashtags"], row["scores"], strict=True)
     ]
-    for place, why in enumerate(row.get("explanation") or []):
-        tags[place]["explanation"] = explained(why)
+    for index, why in enumerate(row.get("explanation") or []):
+        tags[index]["explanation"] = explained(why)
     given = row["detail"] not in ("no image", "no caption")
     answer = {"hashtags": tags, "status": row["status"], "detail": row["detail"] if given else None}
-    return {**told, **answer, "seconds": time.monotonic() - began}
+    return {**reply, **answer, "seconds": time.monotonic() - began}
 
 
 if __name__ == "__main__":

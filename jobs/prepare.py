@@ -110,10 +110,10 @@ def _places(arguments: argparse.Namespace) -> tuple[str, str]:
 
 def _dry_run(plan: PreparePlan, recipe: Recipe) -> Mapping[str, object]:
     megabytes = sum(part.size for part in plan.parts) / 1e6
-    told = "is there already" if plan.is_done else f"would be written, split {recipe.split.kind}"
+    state = "is there already" if plan.is_done else f"would be written, split {recipe.split.kind}"
     for opened in plan.archives:
         opened.tell()
-    logger.info("%d part(s) of %.1f MB; %s %s", len(plan.parts), megabytes, plan.dataset, told)
+    logger.info("%d part(s) of %.1f MB; %s %s", len(plan.parts), megabytes, plan.dataset, state)
     return {
         "dataset": plan.dataset,
         "dry_run": True,

@@ -140,11 +140,11 @@ def _answered(
     """Answers of some posts, in their order; a model that cannot explain is a UsageError."""
     from hashtag_core.recommend.answers import FAULT, Answer
 
-    known = [place for place, asked in enumerate(some) if asked.post is not None]
-    posts = [some[place].post or {} for place in known]
+    known = [index for index, asked in enumerate(some) if asked.post is not None]
+    posts = [some[index].post or {} for index in known]
     rows = dict(zip(known, recommender.recommend(posts, top_k, **reads).to_pylist(), strict=True)) if posts else {}
-    for place, asked in enumerate(some):
-        row = rows.get(place)
+    for index, asked in enumerate(some):
+        row = rows.get(index)
         if row is None:
             yield Answer(asked.name, asked.given, status=FAULT, detail=asked.fault)
             continue

@@ -82,7 +82,7 @@ def _train(arguments: argparse.Namespace) -> Mapping[str, object]:
     from hashtag_core.distributed.train import run_training
 
     with _small_one_named(arguments.recipe), connect():
-        return _told(run_training(plan), plan.dataset.uri)
+        return _summary(run_training(plan), plan.dataset.uri)
 
 
 def _warn(plan: "TrainPlan") -> None:
@@ -119,7 +119,7 @@ def _small_one_named(recipe: str | None) -> Iterator[None]:
         ) from None
 
 
-def _told(summary: "TrainSummary", dataset: str) -> Mapping[str, object]:
+def _summary(summary: "TrainSummary", dataset: str) -> Mapping[str, object]:
     """The result in words on stderr, with what to do next; what stdout gets, with the figures that matter alone."""
     from hashtag_core.evaluation.report import main_k
 
@@ -127,7 +127,7 @@ def _told(summary: "TrainSummary", dataset: str) -> Mapping[str, object]:
     ks = sorted({int(name.rpartition("_")[2]) for name in figures if name.startswith("f1_at_") and name[6:].isdigit()})
     if ks:
         k = main_k(ks)
-        shown = "  ".join(f"{told} {figures[f'{name}_at_{k}']:.3f}" for name, told in SHOWN.items())
+        shown = "  ".join(f"{label} {figures[f'{name}_at_{k}']:.3f}" for name, label in SHOWN.items())
         logger.info("validation, %d posts, at K = %d (protocol headline):  %s", figures.get("posts", 0), k, shown)
     epochs = f", epoch {summary.best_epoch} of {summary.epochs} is the best" if summary.best_epoch else ""
     logger.info("%s in %.0f s%s", summary.model, summary.seconds, epochs)
@@ -164,7 +164,7 @@ def _train_sample(arguments: argparse.Namespace, recipe: Recipe | None) -> Mappi
 
     with connect():
         prepare(preparation)
-        return _told(train(recipe, str(SAMPLE_DATASET)), str(SAMPLE_DATASET))
+        return _summary(train(recipe, str(SAMPLE_DATASET)), str(SAMPLE_DATASET))
 
 
 if __name__ == "__main__":

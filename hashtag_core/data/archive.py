@@ -88,8 +88,8 @@ class Archive:
         """Log the columns of a readable Parquet part that are not read, and those whose type rejects every row."""
         for note in unread_columns(part.path, schema.names, reading_of(part)):
             logger.warning("%s", note)
-        for told in type_problems(schema, reading_of(part)):
-            logger.error("%s: EVERY ROW WITH A VALUE THERE IS REJECTED: %s", part.path, told)
+        for problem in type_problems(schema, reading_of(part)):
+            logger.error("%s: EVERY ROW WITH A VALUE THERE IS REJECTED: %s", part.path, problem)
 
 
 def open_archive(uri: str, section: ArchiveSection | None = None) -> Archive:

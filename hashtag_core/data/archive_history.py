@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hashtag_core.data.hashtags import find_hashtags, normalise_hashtag
-from hashtag_core.data.history import NONE, UNDATED, HistoryColumns
+from hashtag_core.data.history import NO_HASH, UNDATED, HistoryColumns
 from hashtag_core.data.vocabulary import Vocabulary
 
 READ = ("post_id", "user_id", "created_at", "caption", "hashtags", "image_uri")
@@ -101,4 +101,4 @@ def only_last(columns: HistoryColumns) -> None:
     _, last = np.unique(columns.post[::-1], return_index=True)
     earlier = np.ones(len(columns), dtype=bool)
     earlier[len(columns) - 1 - last] = False
-    columns.user[earlier] = NONE
+    columns.user[earlier] = NO_HASH

@@ -74,16 +74,16 @@ def clean_caption(text: str | None, section: CaptionsSection, labels: Sequence[s
     is. White space and control characters become one space, direction marks go, HTML entities become what they stand
     for; words, case and punctuation stay.
     """
-    held, known = _cut(text or ""), frozenset[str]()
+    kept, known = _cut(text or ""), frozenset[str]()
     if section.hashtags != "keep":
-        known = frozenset({*labels, *normalise_hashtags(find_hashtags(held))})
+        known = frozenset({*labels, *normalise_hashtags(find_hashtags(kept))})
     for _ in range(MAX_ROUNDS):
-        cleaned = _clean_once(held, section, known)
-        if cleaned == held:
+        cleaned = _clean_once(kept, section, known)
+        if cleaned == kept:
             return cleaned if _ANY_CONTENT.search(cleaned) else None
-        held = cleaned
+        kept = cleaned
     # Nobody writes so, and each round may bring forth the next one: no token stays in which a rule can find anything.
-    return clean_caption(_MARKED_TOKEN.sub(" ", held), section)
+    return clean_caption(_MARKED_TOKEN.sub(" ", kept), section)
 
 
 def normalised_caption(text: str | None) -> str:
@@ -215,5 +215,5 @@ def _keep_inline_words(text: str) -> str:
 
 def _without_signs(text: str, places: Sequence[int], instead: str) -> str:
     """The text with `instead` in place of the characters at some places."""
-    ends = [0, *(place + 1 for place in places)]
+    ends = [0, *(span + 1 for span in places)]
     return instead.join(text[begin:end] for begin, end in zip(ends, [*places, len(text)], strict=True))

@@ -95,23 +95,23 @@ def _none_bad(array: pa.Array) -> Cast:
 def _refused(name: str, array: pa.Array, hint: str = "") -> Cast:
     """No value of this type is the field: every one that is there is refused."""
     bad = array.is_valid().to_numpy(zero_copy_only=False)
-    told = f"expected {_EXPECTED[name]}, found {array.type}"
-    return Cast(pa.nulls(len(array), POST.field(name).type), bad, f"{told} {hint}".rstrip())
+    message = f"expected {_EXPECTED[name]}, found {array.type}"
+    return Cast(pa.nulls(len(array), POST.field(name).type), bad, f"{message} {hint}".rstrip())
 
 
-def _by_value(name: str, array: pa.Array, read: Callable[[str, Any], Any], told: str | None = None) -> Cast:
+def _by_value(name: str, array: pa.Array, read: Callable[[str, Any], Any], message: str | None = None) -> Cast:
     """Value by value; the reasons are the readers', headed by `told` where the type says more than the value."""
-    held: list[Any] = []
+    values: list[Any] = []
     reasons: dict[int, str] = {}
     for row, value in enumerate(array.to_pylist()):
         try:
-            held.append(read(name, value))
+            values.append(read(name, value))
         except ValueError as error:
-            held.append(None)
-            reasons[row] = told or str(error).removeprefix(f"{name}: ")
+            values.append(None)
+            reasons[row] = message or str(error).removeprefix(f"{name}: ")
     bad = np.zeros(len(array), dtype=bool)
     bad[list(reasons)] = True
-    return Cast(pa.array(held, POST.field(name).type), bad, reasons)
+    return Cast(pa.array(values, POST.field(name).type), bad, reasons)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -205,10 +205,10 @@ def _to_tags(name: str, array: pa.Array, _: Reading) -> Cast:
     if pt.is_null(kind):
         return _none_bad(pa.nulls(len(array), TAGS))
     if _is_text(kind):
-        told = (
+        message = (
             f"expected list<string>, found {kind} (text is taken where it is a JSON list, or words that begin with '#')"
         )
-        return _by_value(name, _as_text(array), read_tags, told)
+        return _by_value(name, _as_text(array), read_tags, message)
     if pt.is_struct(kind) and kind.num_fields == 1:
         array = plain(array.flatten()[0])
         kind = array.type
@@ -246,8 +246,8 @@ def _to_time(name: str, array: pa.Array, reading: Reading) -> Cast:
     if pt.is_null(kind):
         return _none_bad(pa.nulls(len(array), TIMESTAMP))
     if _is_text(kind) or (_is_number(kind) and reading.date_format in UNIX_UNITS):
-        held = _as_text(array) if _is_text(kind) else array
-        return _by_value(name, held, lambda field, value: read_time(field, value or None, reading.date_format))
+        text = _as_text(array) if _is_text(kind) else array
+        return _by_value(name, text, lambda field, value: read_time(field, value or None, reading.date_format))
     if pt.is_date(kind):
         array = array.cast(pa.timestamp("s" if pt.is_date32(kind) else "ms"))
     if not pt.is_timestamp(array.type):
@@ -268,8 +268,8 @@ def _to_bytes(name: str, array: pa.Array, _: Reading) -> Cast:
         return _none_bad(pa.nulls(len(array), pa.binary()))
     if _are_bytes(kind):
         lists = array.cast(pa.list_(pa.int16())).to_pylist()
-        held = [None if row is None else bytes((item or 0) & 255 for item in row) for row in lists]
-        return _none_bad(pa.array(held, pa.binary()))
+        rows = [None if row is None else bytes((item or 0) & 255 for item in row) for row in lists]
+        return _none_bad(pa.array(rows, pa.binary()))
     if not _is_binary(kind):
         return _refused(name, array, "(of paths: --map image_uri=COLUMN)" if _is_text(kind) else "")
     return _none_bad(array.cast(pa.binary()))

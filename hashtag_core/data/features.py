@@ -42,9 +42,9 @@ def pad_tags(offsets: np.ndarray, indices: np.ndarray, rows: np.ndarray) -> np.n
     """int64 [n, L]: for each row its part of `indices`, from `offsets[row]` to `offsets[row + 1]`, filled with -1."""
     starts, lengths = offsets[rows], offsets[rows + 1] - offsets[rows]
     mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-    at, place = np.nonzero(mask)
+    at, column = np.nonzero(mask)
     padded = np.full(mask.shape, -1, dtype=np.int64)
-    padded[at, place] = indices[starts[at] + place]
+    padded[at, column] = indices[starts[at] + column]
     return padded
 
 
@@ -378,14 +378,14 @@ def _write_features(
 
 def _rebatch(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
     """The same rows in tables of `rows`, the last one shorter."""
-    held: pa.Table | None = None
+    rest: pa.Table | None = None
     for table in tables:
-        held = table if held is None else pa.concat_tables([held, table])
-        while held.num_rows >= rows:
-            yield held.slice(0, rows)
-            held = held.slice(rows)
-    if held is not None and held.num_rows:
-        yield held
+        rest = table if rest is None else pa.concat_tables([rest, table])
+        while rest.num_rows >= rows:
+            yield rest.slice(0, rows)
+            rest = rest.slice(rows)
+    if rest is not None and rest.num_rows:
+        yield rest
 
 
 def _sweep(folder: Path) -> None:

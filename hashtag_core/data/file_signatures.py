@@ -28,4 +28,4 @@ _KINDS = {
 
 def other_content(begin: bytes) -> str | None:
     """What a file that begins with these bytes is, where that is nothing that holds posts by itself; None where they do not say."""
-    return next((told for told, pattern in _KINDS.items() if re.match(pattern, begin, re.DOTALL)), None)
+    return next((kind for kind, pattern in _KINDS.items() if re.match(pattern, begin, re.DOTALL)), None)

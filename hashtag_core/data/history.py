@@ -27,7 +27,7 @@ from hashtag_core.config import HistorySection, Section
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.schema import PREPARED
 
-NONE = 0
+NO_HASH = 0
 """Code of an absent value."""
 
 UNDATED = np.iinfo(np.int64).min
@@ -75,7 +75,7 @@ class HistoryRule:
         """As `model.json` and reports hold it."""
         return {"order": self.order, "posts": self.posts, "reads": self.reads}
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """In words, for reports."""
         which = "strictly earlier by created_at" if self.order == "earlier" else "other posts of the user, at any time"
         return f"up to {self.posts} posts, {which} ({self.order})"
@@ -83,7 +83,7 @@ class HistoryRule:
 
 @dataclass(frozen=True)
 class HistoryColumns:
-    """What decides, [N] each: 64-bit hashes, NONE where there is no value, and microseconds since 1970.
+    """What decides, [N] each: 64-bit hashes, NO_HASH where there is no value, and microseconds since 1970.
 
     Two users of one hash would share a history: 3e-8 that there is such a pair among a million users.
     """
@@ -122,13 +122,13 @@ COLUMNS = ("user_id", "post_id", "created_at", "image_key", "caption_key")
 
 
 def hash_strings(column: pa.ChunkedArray) -> np.ndarray:
-    """uint64 of each string, the same on every machine; NONE where it is null."""
+    """uint64 of each string, the same on every machine; NO_HASH where it is null."""
     import pandas as pd  # here: a model without a history answers without it
 
     values = column.to_numpy() if len(column) else np.zeros(0, dtype=object)
     hashes = pd.util.hash_array(values, categorize=True) if len(column) else np.zeros(0, np.uint64)
-    hashes = np.where(hashes == NONE, np.uint64(1), hashes)
-    return np.where(column.is_null().to_numpy(), np.uint64(NONE), hashes)
+    hashes = np.where(hashes == NO_HASH, np.uint64(1), hashes)
+    return np.where(column.is_null().to_numpy(), np.uint64(NO_HASH), hashes)
 
 
 def find_history(columns: HistoryColumns, rule: HistoryRule, first: int = 0) -> np.ndarray:
@@ -139,7 +139,7 @@ def find_history(columns: HistoryColumns, rule: HistoryRule, first: int = 0) -> 
     if len(columns) > np.iinfo(np.int32).max:
         raise ValueError(f"{len(columns)} posts are more than int32 can count")
     found = np.full((len(columns) - first, rule.posts), -1, dtype=np.int32)
-    has_place = columns.user != NONE
+    has_place = columns.user != NO_HASH
     if rule.order == "earlier":
         has_place &= columns.created_us != UNDATED
     rows = np.flatnonzero(has_place)
@@ -168,14 +168,14 @@ class _Line:
     def __init__(self, columns: HistoryColumns, order: np.ndarray, rule: HistoryRule) -> None:
         self.order, self.other = order, rule.order == "other"
         user, self.image, self.caption = (values[order] for values in (columns.user, columns.image, columns.caption))
-        place = np.arange(len(order))
+        rank = np.arange(len(order))
         self.begin = _run_begins(user)
         self.size = np.bincount(self.begin, minlength=len(order))[self.begin]
         self.moment = _run_begins(user, columns.created_us[order])
         # How many places back from here, this one included, hold the same thing: a search jumps over them at once.
-        self.same_image = place - _run_begins(user, self.image) + 1
-        self.same_caption = place - _run_begins(user, self.caption) + 1
-        self.same_both = place - _run_begins(user, self.image, self.caption) + 1
+        self.same_image = rank - _run_begins(user, self.image) + 1
+        self.same_caption = rank - _run_begins(user, self.caption) + 1
+        self.same_both = rank - _run_begins(user, self.image, self.caption) + 1
 
     def before(self, places: np.ndarray, posts: int) -> np.ndarray:
         """Rows [n, posts] of the histories of the posts at those places."""
@@ -189,11 +189,11 @@ class _Line:
                 at[searching] -= jump
                 searching = searching[jump > 0]
                 searching = searching[at[searching] >= last[searching]]
-            held = np.flatnonzero(at >= last)
-            if not len(held):
+            earlier = np.flatnonzero(at >= last)
+            if not len(earlier):
                 break
-            found[held, h] = self.order[self._around(places[held], at[held])]
-            at[held] -= 1
+            found[earlier, h] = self.order[self._around(places[earlier], at[earlier])]
+            at[earlier] -= 1
         return found
 
     def _around(self, places: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -202,8 +202,8 @@ class _Line:
 
     def _repeated(self, places: np.ndarray, at: np.ndarray) -> np.ndarray:
         """How many places to go back because the posts there repeat the content of those at `places`; 0: none."""
-        image = (self.image[places] == self.image[at]) & (self.image[at] != NONE)
-        caption = (self.caption[places] == self.caption[at]) & (self.caption[at] != NONE)
+        image = (self.image[places] == self.image[at]) & (self.image[at] != NO_HASH)
+        caption = (self.caption[places] == self.caption[at]) & (self.caption[at] != NO_HASH)
         if self.other:
             return np.asarray(np.maximum(image * self.same_image[at], caption * self.same_caption[at]))
         alike = (self.image[places] == self.image[at]) & (self.caption[places] == self.caption[at])

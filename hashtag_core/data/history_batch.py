@@ -65,17 +65,17 @@ class JoinedPosts:
     places: Sequence[PastPosts]
 
     def __len__(self) -> int:
-        return sum(len(place) for place in self.places)
+        return sum(len(posts) for posts in self.places)
 
     def tags_of(self, rows: np.ndarray) -> np.ndarray:
-        pieces = [(mine, place.tags_of(here)) for place, mine, here in self._apart(rows)]
+        pieces = [(mine, rows_of.tags_of(here)) for rows_of, mine, here in self._apart(rows)]
         tags = np.full((len(rows), max((found.shape[1] for _, found in pieces), default=0)), -1, np.int64)
         for mine, found in pieces:
             tags[mine, : found.shape[1]] = found
         return tags
 
     def vectors_of(self, kind: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pieces = [(mine, *place.vectors_of(kind, here)) for place, mine, here in self._apart(rows)]
+        pieces = [(mine, *positions.vectors_of(kind, here)) for positions, mine, here in self._apart(rows)]
         values = np.zeros((len(rows), pieces[0][1].shape[1]), np.float16)
         present = np.zeros(len(rows), dtype=bool)
         for mine, found, here in pieces:
@@ -84,10 +84,10 @@ class JoinedPosts:
 
     def _apart(self, rows: np.ndarray) -> list[tuple[PastPosts, np.ndarray, np.ndarray]]:
         """Every place, which of `rows` are in it, and their rows there."""
-        ends = np.cumsum([len(place) for place in self.places])
+        ends = np.cumsum([len(index) for index in self.places])
         of = np.searchsorted(ends, rows, side="right")
-        begins = ends - [len(place) for place in self.places]
-        return [(place, np.flatnonzero(of == n), rows[of == n] - begins[n]) for n, place in enumerate(self.places)]
+        begins = ends - [len(index) for index in self.places]
+        return [(index, np.flatnonzero(of == n), rows[of == n] - begins[n]) for n, index in enumerate(self.places)]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def open_history(
     rows_NH, splits = dataset_history(dataset, split, rule)
     if not (rows_NH >= 0).any():
         why = "posts without user_id" + (" or created_at" if rule.order == "earlier" else "")
-        logger.warning("%s, %s split: no post has a history (%s); %s", dataset.uri, split, rule.told(), why)
+        logger.warning("%s, %s split: no post has a history (%s); %s", dataset.uri, split, rule.describe(), why)
     needs = frozenset(rule.reads)
     cache = cache or FeatureCache("", {})
     tables: list[FeatureTable] = [

@@ -65,10 +65,10 @@ def pull(model: str, into: str | Path) -> Path:
 
     ConfigError for another form, NotFoundError for a repository that is not there, StorageError where the hub is away.
     """
-    place = model.removeprefix(SCHEME)
-    if Path(place).is_dir():
-        return from_hub_folder(place, into)
-    name, _, revision = place.partition("@")
+    location = model.removeprefix(SCHEME)
+    if Path(location).is_dir():
+        return from_hub_folder(location, into)
+    name, _, revision = location.partition("@")
     if name.count("/") != 1 or not all(name.split("/")):
         raise ConfigError(
             f"{model}: a model of the hub is hf:OWNER/NAME or hf:OWNER/NAME@REVISION (or hf: and a folder)"

@@ -115,9 +115,9 @@ def _decoded(data: bytes, side_px: int, quoted: bool) -> np.ndarray:
         raise
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise anything: OSError, SyntaxError, struct.error, KeyError, ...
         raise_if_machine(error, "decoding a picture")
-        told = str(error) or type(error).__name__
-        cut = "truncated" in told or isinstance(error, EOFError) or "unrecognized data stream" in told
-        raise ImageError(f"{'truncated' if cut else 'broken'} {kind} of {len(data)} bytes: {told}") from None
+        message = str(error) or type(error).__name__
+        cut = "truncated" in message or isinstance(error, EOFError) or "unrecognized data stream" in message
+        raise ImageError(f"{'truncated' if cut else 'broken'} {kind} of {len(data)} bytes: {message}") from None
     return np.asarray(square if turn is None else square.transpose(turn))
 
 
@@ -216,12 +216,12 @@ WEBP_BYTES_A_PIXEL = 16
 
 def _bytes_a_pixel(image: Image.Image) -> int:
     """Of PNG and GIF: as Pillow holds them, and what `_square` makes of it before it is small."""
-    held = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
+    size = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
     if image.mode in ("L", "RGB") and not image.has_transparency_data:
-        return held
+        return size
     if image.mode.startswith("I;16"):
-        return held + 1
-    return held + (8 if image.has_transparency_data and image.mode not in ("RGBA", "LA") else 4)
+        return size + 1
+    return size + (8 if image.has_transparency_data and image.mode not in ("RGBA", "LA") else 4)
 
 
 def _jpeg_bytes_a_pixel(image: Image.Image, data: bytes) -> float:

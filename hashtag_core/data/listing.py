@@ -109,9 +109,9 @@ class Listing(Generic[P]):
         """The parts; ArchiveError that says what was there instead where there is none."""
         if self.parts:
             return self.parts
-        told = [f"{', '.join(names[:SHOWN_NAMES])} ({reason})" for reason, names in self.tally.names.items()]
-        told += [f"{self.tally.beside} picture(s)"] if self.tally.beside else []
-        found = "; ".join(told) or "no file at all"
+        reasons = [f"{', '.join(names[:SHOWN_NAMES])} ({reason})" for reason, names in self.tally.names.items()]
+        reasons += [f"{self.tally.beside} picture(s)"] if self.tally.beside else []
+        found = "; ".join(reasons) or "no file at all"
         raise ArchiveError(
             f"{self.archive}: an archive without a part: expected {self.expected}; found {found[:400]}{_hint(found)}"
         )

@@ -118,14 +118,14 @@ def check_model_files(folder: str | Path) -> ModelFiles:
     for name in sorted(found.keys() - listed.keys() - UNLISTED):
         kind = "a file that can hold code is" if Path(name).suffix.lower() in EXECUTABLE else "is"
         raise IntegrityError(f"{folder / name}: {kind} no part of a model folder: {DESCRIPTION} does not list it")
-    version, told = model_version(described, listed), described.get("version")
+    version, stated = model_version(described, listed), described.get("version")
     if described.get(CHECKSUM, content_hash(listed)) != content_hash(listed) or (
-        CHECKSUM not in described and version != told
+        CHECKSUM not in described and version != stated
     ):
         raise IntegrityError(
-            f"{folder / DESCRIPTION}: says version {told}, its files make {version}: a file was exchanged and the list of "
+            f"{folder / DESCRIPTION}: says version {stated}, its files make {version}: a file was exchanged and the list of "
             "hashes written anew"
         )
-    if version != told:
-        logger.warning("%s says version %s and was changed since: it is %s", folder / DESCRIPTION, told, version)
+    if version != stated:
+        logger.warning("%s says version %s and was changed since: it is %s", folder / DESCRIPTION, stated, version)
     return ModelFiles(described, found, content_hash(found), version)

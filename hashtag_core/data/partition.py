@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from hashtag_core.config import SplitSection, VocabularySection
 from hashtag_core.data.dataset import SPLITS
 from hashtag_core.data.splits import (
-    NONE,
+    NO_CODE,
     OUT,
     TEST,
     TRAIN,
@@ -71,7 +71,7 @@ class Partition:
     @property
     def posts(self) -> dict[str, int]:
         """Posts of each split."""
-        return {name: int((self.side == place).sum()) for place, name in enumerate(SPLITS)}
+        return {name: int((self.side == index).sum()) for index, name in enumerate(SPLITS)}
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -113,7 +113,7 @@ def partition_posts(
     test = leave_out(test, too_short[test], "caption_too_short")
 
     both = np.concatenate([main, test])
-    repeats = np.full(len(columns), NONE, dtype=np.int64)
+    repeats = np.full(len(columns), NO_CODE, dtype=np.int64)
     repeats[both] = near_duplicate_labels(columns.take(both), split.near_duplicate_bits)
     rank = columns.earliest_first()
     main = leave_out(main, _shared_with(columns, repeats, main, test), "in_test_archive")
@@ -121,15 +121,19 @@ def partition_posts(
     main = leave_out(main, later_ones(repeats[main], rank[main]), "near_duplicate")
     del rank, both
 
-    held = columns.take(main)
+    kept_columns = columns.take(main)
     del columns
     shares = wanted_sides(split, test_is_given=bool(from_test.any()))
-    labels = group_labels(held, repeats[main], by_user=split.kind == "by_user")
-    sides = cut_by_time(held, labels, shares) if split.kind == "by_time" else cut_by_hash(held, labels, split, shares)
+    labels = group_labels(kept_columns, repeats[main], by_user=split.kind == "by_user")
+    sides = (
+        cut_by_time(kept_columns, labels, shares)
+        if split.kind == "by_time"
+        else cut_by_hash(kept_columns, labels, split, shares)
+    )
     side[main], side[test] = sides.side, TEST
     leave_out(main, sides.side == OUT, "undated")
     leave_out(main, sides.repeats_across_border, "repeats_across_border")
-    del held, labels, repeats
+    del kept_columns, labels, repeats
 
     tags = index["hashtags"]
     train = np.flatnonzero(side == TRAIN)
@@ -188,7 +192,7 @@ def _shared_with(columns: PostColumns, repeats: np.ndarray, rows: np.ndarray, ot
         return np.zeros(len(rows), dtype=bool)
     shared = np.isin(repeats[rows], repeats[others])
     for codes in (columns.image, columns.caption):
-        shared |= np.isin(codes[rows], codes[others][codes[others] != NONE])
+        shared |= np.isin(codes[rows], codes[others][codes[others] != NO_CODE])
     ids = pc.is_in(columns.post_ids.take(pa.array(rows)), value_set=columns.post_ids.take(pa.array(others)))
     return np.asarray(shared | np.asarray(ids, dtype=bool))
 
@@ -227,11 +231,11 @@ def _check(
 ) -> None:
     counts = ", ".join(f"{name} {n}" for name, n in partition.posts.items())
     gone = ", ".join(f"{name} {n}" for name, n in partition.left_out.items())
-    told = f"{counts} of {len(partition.side)} posts" + (f"; left out: {gone}" if gone else "")
+    message = f"{counts} of {len(partition.side)} posts" + (f"; left out: {gone}" if gone else "")
     empty = [SPLITS[place] for place in wanted if not (partition.side == place).any()]
     if empty:
         raise ConfigError(
-            f"split.kind = {split.kind!r} leaves {' and '.join(empty)} empty ({told}): give more posts, raise the share "
+            f"split.kind = {split.kind!r} leaves {' and '.join(empty)} empty ({message}): give more posts, raise the share "
             "(split.validation, split.test), choose another split.kind, or loosen captions.min_words and vocabulary.min_tags_per_post"
         )
     if not len(partition.vocabulary):
@@ -241,5 +245,5 @@ def _check(
             f"the most used hashtag {top.tags[0]!r} has {top.counts[0]} train post(s)" if len(top) else "all are denied"
         )
         raise ConfigError(
-            f"the vocabulary is empty ({told}): {used}, vocabulary.min_count is {vocabulary.min_count}: lower it"
+            f"the vocabulary is empty ({message}): {used}, vocabulary.min_count is {vocabulary.min_count}: lower it"
         )

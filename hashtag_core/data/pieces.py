@@ -25,7 +25,7 @@ def shared_columns(metadata: pq.FileMetaData, columns: Sequence[str]) -> tuple[l
     largest: dict[str, int] = {}
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        for leaf in (group.column(place) for place in range(group.num_columns)):
+        for leaf in (group.column(column) for column in range(group.num_columns)):
             name = leaf.path_in_schema
             top, _, below = name.partition(".")
             if top in columns and below in ("", "bytes") and leaf.physical_type == "BYTE_ARRAY":
@@ -39,7 +39,7 @@ def shared_columns(metadata: pq.FileMetaData, columns: Sequence[str]) -> tuple[l
 
 def in_pieces(batches: Iterable[pa.RecordBatch], max_rows: int, max_bytes: int) -> Iterator[pa.RecordBatch]:
     """The same rows, dictionaries decoded, in batches of `max_rows`, fewer where they would pass `max_bytes` (one row may)."""
-    held: list[pa.RecordBatch] = []
+    waiting: list[pa.RecordBatch] = []
     rows = taken = 0
     for batch in batches:
         sizes = np.concatenate([[0], np.cumsum(_row_bytes(batch))])
@@ -47,19 +47,19 @@ def in_pieces(batches: Iterable[pa.RecordBatch], max_rows: int, max_bytes: int) 
         while begin < batch.num_rows:
             most = int(np.searchsorted(sizes, sizes[begin] + max_bytes - taken, side="right")) - 1
             end = min(max(most, begin), begin + max_rows - rows, batch.num_rows)
-            if end == begin and held:
-                yield _joined(held)
-                held, rows, taken = [], 0, 0
+            if end == begin and waiting:
+                yield _joined(waiting)
+                waiting, rows, taken = [], 0, 0
                 continue
             end = max(end, begin + 1)
-            held.append(_decoded(batch.slice(begin, end - begin)))
+            waiting.append(_decoded(batch.slice(begin, end - begin)))
             rows, taken = rows + end - begin, taken + int(sizes[end] - sizes[begin])
             begin = end
             if rows == max_rows:
-                yield _joined(held)
-                held, rows, taken = [], 0, 0
-    if held:
-        yield _joined(held)
+                yield _joined(waiting)
+                waiting, rows, taken = [], 0, 0
+    if waiting:
+        yield _joined(waiting)
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

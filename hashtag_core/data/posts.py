@@ -111,8 +111,8 @@ def part_problem(part: FileInfo, reading: Reading = AS_IT_IS) -> str | None:
 
 def type_problems(schema: pa.Schema, reading: Reading = AS_IT_IS) -> list[str]:
     """Columns of a readable part whose type rejects every row that has a value there, told once before a row is read."""
-    held = [(name, column) for name in POST.names if (column := reading.column_of(name, schema.names))]
-    return [told for name, column in held if (told := refused_type(name, schema.field(column).type, reading))]
+    present = [(name, column) for name in POST.names if (column := reading.column_of(name, schema.names))]
+    return [problem for name, column in present if (problem := refused_type(name, schema.field(column).type, reading))]
 
 
 def unread_columns(path: str, names: Sequence[str], reading: Reading = AS_IT_IS) -> list[str]:
@@ -153,8 +153,8 @@ def iter_post_batches(
             if problem := _column_problem(names, reading):
                 yield ends(0, problem)
                 return
-            held = list(dict.fromkeys(column for name in wanted.names if (column := reading.column_of(name, names))))
-            for first_row, item in _batches_of(source, file, info.uri, held, batch_rows, max_batch_bytes):
+            present = list(dict.fromkeys(column for name in wanted.names if (column := reading.column_of(name, names))))
+            for first_row, item in _batches_of(source, file, info.uri, present, batch_rows, max_batch_bytes):
                 if isinstance(item, Lost):
                     lost.append((first_row, first_row + item.rows, item.reason))
                     continue
@@ -234,8 +234,8 @@ def is_undated(item: Rejected) -> bool:
 
 
 def _file_problem(uri: str) -> str | None:
-    told = no_file(uri)
-    return None if told is None else f"expected a Parquet file, found: {told}"
+    problem = no_file(uri)
+    return None if problem is None else f"expected a Parquet file, found: {problem}"
 
 
 def _other_content(uri: str) -> str | None:
@@ -267,8 +267,8 @@ def _column_problem(names: Sequence[str], reading: Reading = AS_IT_IS) -> str | 
         return missing_column("post_id", names)
     if len(set(names)) == len(names):
         return None
-    held = (reading.column_of(name, names) for name in POST.names)
-    twice = [name for name in held if name is not None and list(names).count(name) > 1]
+    present = (reading.column_of(name, names) for name in POST.names)
+    twice = [name for name in present if name is not None and list(names).count(name) > 1]
     return f"{twice[0]}: column occurs twice" if twice else None
 
 
@@ -284,8 +284,8 @@ def _normalise_batch(
             continue
         cast = cast_column(field.name, columns[field.name], reading)
         arrays.append(cast.values)
-        for place in map(int, np.flatnonzero(cast.bad)):
-            faults.setdefault(place, f"{field.name}: {cast.why(place)}")
+        for position in map(int, np.flatnonzero(cast.bad)):
+            faults.setdefault(position, f"{field.name}: {cast.why(position)}")
     ids = arrays[schema.get_field_index("post_id")]
     for row, shown in _blank_ids(ids):
         faults.setdefault(row, f"post_id: expected a non-empty string, found {shown}")
@@ -306,13 +306,13 @@ def _by_field(batch: pa.RecordBatch, schema: pa.Schema, reading: Reading) -> Map
     image = columns.get("image")
     if image is None or not pt.is_struct(image.type):
         return columns
-    held = dict(zip((field.name for field in image.type), image.flatten(), strict=True))
-    if "bytes" not in held:
+    fields = dict(zip((field.name for field in image.type), image.flatten(), strict=True))
+    if "bytes" not in fields:
         return columns
-    columns["image"] = held["bytes"]
-    if "path" in held and reading.column_of("image_uri", names) is None:
-        path = held["path"].dictionary_decode() if pt.is_dictionary(held["path"].type) else held["path"]
-        columns["image_uri"] = pc.if_else(held["bytes"].is_valid(), pa.scalar(None, path.type), path)
+    columns["image"] = fields["bytes"]
+    if "path" in fields and reading.column_of("image_uri", names) is None:
+        path = fields["path"].dictionary_decode() if pt.is_dictionary(fields["path"].type) else fields["path"]
+        columns["image_uri"] = pc.if_else(fields["bytes"].is_valid(), pa.scalar(None, path.type), path)
     return columns
 
 

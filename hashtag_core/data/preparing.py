@@ -96,8 +96,8 @@ def _without_room(keys: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def index_posts(posts: pa.Table, rows: pa.Array, part: int, rules: PostRules) -> pa.Table:
     """INDEX rows of posts (POST schema); `rows` are their numbers in the part."""
-    held = [_index_post(post, rules) for post in posts.to_pylist()]
-    columns = {name: [post[name] for post in held] for name in INDEX.names if name in _COMPUTED}
+    indexed = [_index_post(post, rules) for post in posts.to_pylist()]
+    columns = {name: [post[name] for post in indexed] for name in INDEX.names if name in _COMPUTED}
     fixed = {
         "part": pa.array([part] * posts.num_rows, pa.int32()),
         "row": rows,
@@ -136,9 +136,9 @@ def _index_post(post: Post, rules: PostRules) -> dict[str, object]:
     }
 
 
-def _unfit(section: ArchiveSection, caption: str | None, tags: list[str], held: dict[str, int | None]) -> str | None:
+def _unfit(section: ArchiveSection, caption: str | None, tags: list[str], present: dict[str, int | None]) -> str | None:
     """Why `[archive]` leaves the post out, a key of `partition.REASONS`; `held` is None or 0 for what the post lacks."""
-    has = {"image": held["image"] is not None, "caption": bool(held["caption"]), "hashtags": bool(tags)}
+    has = {"image": present["image"] is not None, "caption": bool(present["caption"]), "hashtags": bool(tags)}
     if not all(has[name] for name in section.require):
         return "lacks_required"
     if section.letters == "english" and not all(map(has_english_letters, [caption or "", *tags])):

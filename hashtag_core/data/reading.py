@@ -58,9 +58,9 @@ class Reading:
 
     def absent(self, names: Iterable[str]) -> str | None:
         """Why a table with these columns is not the one that was spoken of; None if it is."""
-        held = list(names)
-        gone = [f"{name}={column}" for name, column in self.columns.items() if column not in held]
-        return f"--map {gone[0]}: no such column, found {listed(held)}" if gone else None
+        present = list(names)
+        gone = [f"{name}={column}" for name, column in self.columns.items() if column not in present]
+        return f"--map {gone[0]}: no such column, found {listed(present)}" if gone else None
 
     def to_json(self) -> ReadingRecord:
         """What `Reading(**value)` takes."""
@@ -85,11 +85,11 @@ def listed(names: Iterable[str]) -> str:
 
 def missing_column(field_name: str, names: Iterable[str]) -> str:
     """What is wrong where a field that must be there has no column, and the flag that helps."""
-    held = list(names)
-    example = next((name for name in held if name.lower().endswith("id")), "COLUMN")
+    present = list(names)
+    example = next((name for name in present if name.lower().endswith("id")), "COLUMN")
     return (
-        f"{field_name}: column missing, found {listed(held)} (--map {field_name}={example} says which one it is)"
-        if held
+        f"{field_name}: column missing, found {listed(present)} (--map {field_name}={example} says which one it is)"
+        if present
         else f"{field_name}: column missing, found no column"
     )
 

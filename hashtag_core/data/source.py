@@ -99,8 +99,8 @@ class Source:
 def _joined(pieces: Sequence[FileInfo]) -> FileInfo:
     """One part of all its pieces."""
     first = _named_in_utf8(pieces[0])
-    told = "\n".join(f"{piece.uri} {piece.etag} {getattr(piece, 'selection', '')}" for piece in pieces)
-    etag = hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    identity = "\n".join(f"{piece.uri} {piece.etag} {getattr(piece, 'selection', '')}" for piece in pieces)
+    etag = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     size, modified = sum(piece.size for piece in pieces), max(piece.modified for piece in pieces)
     return FileInfo(first.uri, first.path, size, etag, modified)
 

@@ -32,22 +32,22 @@ RARE_SHORT_CAPTION_USERS = 3
 """Users who may share a caption (of REPOST_WORDS words, or shorter) and be held together by it. What more of them write is a
 greeting or a slogan: through a few of these, half of an archive's users would become one group."""
 
-NONE = -1
+NO_CODE = -1
 """Code of an absent value."""
 
-UNDATED = np.iinfo(np.int64).max
+NO_DATE_US = np.iinfo(np.int64).max
 
 
 @dataclass
 class PostColumns:
-    """What the decisions read, row-aligned. Codes are arbitrary non-negative integers, equal for equal values; NONE: absent."""
+    """What the decisions read, row-aligned. Codes are arbitrary non-negative integers, equal for equal values; NO_CODE: absent."""
 
     post_ids: pa.ChunkedArray
     post: np.ndarray
     """uint64, a hash of the id: equal for equal ids, and now and then for others."""
     user: np.ndarray
     created_us: np.ndarray
-    """Microseconds since 1970; UNDATED without a date."""
+    """Microseconds since 1970; NO_DATE_US without a date."""
     image: np.ndarray
     """Code of the image's bytes."""
     caption: np.ndarray
@@ -67,9 +67,11 @@ class PostColumns:
 
         def codes(name: str) -> np.ndarray:
             if index[name].null_count == len(index):
-                return _everywhere(NONE, len(index))
+                return _everywhere(NO_CODE, len(index))
             encoded = pc.dictionary_encode(index[name])
-            return np.concatenate([np.asarray(pc.fill_null(chunk.indices, NONE), np.int64) for chunk in encoded.chunks])
+            return np.concatenate(
+                [np.asarray(pc.fill_null(chunk.indices, NO_CODE), np.int64) for chunk in encoded.chunks]
+            )
 
         def numbers(name: str, absent: int) -> np.ndarray:
             if index[name].null_count == len(index):
@@ -81,7 +83,7 @@ class PostColumns:
             post_ids=index["post_id"],
             post=_id_hashes(index["post_id"]),
             user=codes("user_id"),
-            created_us=numbers("created_at", UNDATED),
+            created_us=numbers("created_at", NO_DATE_US),
             image=_digest_codes(index["image_key"]),
             caption=_caption_codes(index["caption_hash"]),
             caption_words=index["caption_words"].to_numpy(),
@@ -143,7 +145,7 @@ def superseded_ids(columns: PostColumns, rows: np.ndarray) -> np.ndarray:
     frame = pd.DataFrame(
         {
             "id": pc.dictionary_encode(columns.post_ids.take(pa.array(among)).combine_chunks()).indices.to_numpy(),
-            "created": np.where(created == UNDATED, np.iinfo(np.int64).min, created),
+            "created": np.where(created == NO_DATE_US, np.iinfo(np.int64).min, created),
             "content": pc.rank(columns.content.take(pa.array(among)), "ascending", tiebreaker="dense").to_numpy(),
         }
     )
@@ -155,7 +157,7 @@ def superseded_ids(columns: PostColumns, rows: np.ndarray) -> np.ndarray:
 def near_duplicate_labels(columns: PostColumns, bits: int) -> np.ndarray:
     """Equal labels for posts that are one: same image (bytes, or perceptual hashes at most `bits` apart) and same
     normalised caption (none counts as one); without image the same caption of `REPOST_WORDS` words."""
-    pictured, textual = columns.image != NONE, (columns.image == NONE) & (columns.caption != NONE)
+    pictured, textual = columns.image != NO_CODE, (columns.image == NO_CODE) & (columns.caption != NO_CODE)
     hashed = columns.image_hashed & pictured
     links = [
         _links(np.stack([columns.image, columns.caption]), pictured),
@@ -172,15 +174,15 @@ def group_labels(columns: PostColumns, near_duplicates: np.ndarray, *, by_user: 
     `by_user`, one user. Where users are held together a caption holds only if it is rare (RARE_CAPTION_USERS)."""
     codes = [near_duplicates, columns.image, columns.caption]
     if by_user:
-        codes = [near_duplicates, columns.image, np.where(_is_rare(columns), columns.caption, NONE), columns.user]
-    return _components(len(columns), [_links(code[None], code != NONE) for code in codes])
+        codes = [near_duplicates, columns.image, np.where(_is_rare(columns), columns.caption, NO_CODE), columns.user]
+    return _components(len(columns), [_links(code[None], code != NO_CODE) for code in codes])
 
 
 def _is_rare(columns: PostColumns) -> np.ndarray:
     """bool: posts whose caption few users have; a post without a user counts as one."""
-    rare = np.asarray(columns.caption != NONE)
+    rare = np.asarray(columns.caption != NO_CODE)
     rows = np.flatnonzero(rare)
-    author = np.where(columns.user[rows] == NONE, -2 - rows, columns.user[rows])
+    author = np.where(columns.user[rows] == NO_CODE, -2 - rows, columns.user[rows])
     users = pd.Series(author).groupby(columns.caption[rows]).transform("nunique").to_numpy()
     most = np.where(columns.caption_words[rows] >= REPOST_WORDS, RARE_CAPTION_USERS, RARE_SHORT_CAPTION_USERS)
     rare[rows] = users <= most
@@ -250,7 +252,7 @@ def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, f
     ConfigError where there are fewer distinct dates than sides.
     """
     created = columns.created_us
-    dated = created != UNDATED
+    dated = created != NO_DATE_US
     dates, counts = np.unique(created[dated], return_counts=True)
     places = [place for place in (TEST, VALIDATION) if place in shares]
     if len(dates) <= len(places):
@@ -293,17 +295,17 @@ def _id_hashes(ids: pa.ChunkedArray) -> np.ndarray:
 
 
 def _caption_codes(hashes: pa.ChunkedArray) -> np.ndarray:
-    """63 bits of each hash, NONE where there is none."""
+    """63 bits of each hash, NO_CODE where there is none."""
     if hashes.null_count == len(hashes):
-        return _everywhere(NONE, len(hashes))
-    return np.where(hashes.is_valid().to_numpy(), pc.fill_null(hashes, 0).to_numpy() & _POSITIVE, NONE)
+        return _everywhere(NO_CODE, len(hashes))
+    return np.where(hashes.is_valid().to_numpy(), pc.fill_null(hashes, 0).to_numpy() & _POSITIVE, NO_CODE)
 
 
 def _digest_codes(digests: pa.ChunkedArray) -> np.ndarray:
-    """63 bits of each SHA-256, NONE where there is none: two of 10,000,000 are alike once in 200,000 archives."""
+    """63 bits of each SHA-256, NO_CODE where there is none: two of 10,000,000 are alike once in 200,000 archives."""
     if digests.null_count == len(digests):
-        return _everywhere(NONE, len(digests))
-    codes = np.full(len(digests), NONE, dtype=np.int64)
+        return _everywhere(NO_CODE, len(digests))
+    codes = np.full(len(digests), NO_CODE, dtype=np.int64)
     begin = 0
     for chunk in digests.chunks:
         if chunk.null_count < len(chunk):
@@ -359,7 +361,7 @@ def _components(n: int, links: Sequence[np.ndarray]) -> np.ndarray:
 def _smallest_keys(columns: PostColumns, labels: np.ndarray, *, by_user: bool) -> np.ndarray:
     """uint64 of each group: the smallest hash of a key in it."""
     keys = np.zeros(len(columns), dtype=np.uint64)
-    with_user = (columns.user != NONE) & by_user
+    with_user = (columns.user != NO_CODE) & by_user
     posts = columns.post_ids if not with_user.any() else columns.post_ids.filter(pa.array(~with_user))
     keys[~with_user] = _hashes((f"post:{post_id}" for post_id in _texts(posts)), len(posts))
     if with_user.any():

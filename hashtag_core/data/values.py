@@ -131,8 +131,8 @@ def read_tags(name: str, value: Any) -> list[str] | None:
         value = value.tolist()
     if not isinstance(value, list | tuple | set | frozenset):
         raise unexpected(name, "a list of strings", value)
-    held = (read_text(name, _unwrapped(item)) for item in value)
-    return [tag for tag in held if tag is not None]
+    texts = (read_text(name, _unwrapped(item)) for item in value)
+    return [tag for tag in texts if tag is not None]
 
 
 def tags_in_text(text: str) -> list[str] | None:
@@ -196,12 +196,12 @@ def read_degrees(name: str, value: Any) -> float | None:
     if is_missing(value) or (isinstance(value, str) and not value.strip()):
         return None
     try:
-        held = math.inf if isinstance(value, bool | bytes) else float(value)
+        degrees = math.inf if isinstance(value, bool | bytes) else float(value)
     except (TypeError, ValueError, OverflowError):
-        held = math.inf
-    if not math.isfinite(held):
+        degrees = math.inf
+    if not math.isfinite(degrees):
         raise unexpected(name, "a number", value)
-    return held
+    return degrees
 
 
 def plain(text: str) -> str:
@@ -215,12 +215,12 @@ def unexpected(name: str, expected: str, found: Any) -> ValueError:
     return ValueError(f"{name}: expected {expected}, found {plain(shown)}")
 
 
-def plain_extended(held: JsonObject) -> Any:
+def plain_extended(value_object: JsonObject) -> Any:
     """What an object of MongoDB's extended JSON stands for (`{"$oid": "5f..."}`, `{"$date": {"$numberLong": "1700000000000"}}`);
     any other object as it is."""
-    if len(held) != 1 or next(iter(held))[:1] != "$":
-        return held
-    ((kind, value),) = held.items()
+    if len(value_object) != 1 or next(iter(value_object))[:1] != "$":
+        return value_object
+    ((kind, value),) = value_object.items()
     try:
         if kind == "$date":
             return _EPOCH + timedelta(milliseconds=value) if isinstance(value, int | float) else value
@@ -234,7 +234,7 @@ def plain_extended(held: JsonObject) -> Any:
             return value["base64"]
     except (ValueError, TypeError, KeyError, OverflowError, ArithmeticError):
         return str(value)
-    return None if kind == "$undefined" else held
+    return None if kind == "$undefined" else value_object
 
 
 READERS: dict[str, Callable[[str, Any], Any]] = {
@@ -269,8 +269,8 @@ def _unwrapped(item: Any) -> Any:
     return next((item[name] for name in _WRAPPERS if name in item), item)
 
 
-def _as_utc(held: datetime) -> datetime:
-    return held.replace(tzinfo=UTC) if held.tzinfo is None else held.astimezone(UTC)
+def _as_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _iso(value: str) -> datetime:

@@ -40,7 +40,7 @@ class Vocabulary:
     @cached_property
     def index(self) -> dict[str, int]:
         """Tag -> its place in `tags`."""
-        return {tag: place for place, tag in enumerate(self.tags)}
+        return {tag: index for index, tag in enumerate(self.tags)}
 
     def with_tags(self, tags: Sequence[str]) -> Self:
         """This one with tags behind the others that no train post has; they must be new."""
@@ -60,12 +60,12 @@ class Vocabulary:
         """The vocabulary that `to_json` wrote; IntegrityError if it is not one (repeated tags, counts that do not match or rise)."""
         try:
             tags, counts = [str(tag) for tag in value["tags"]], np.array(value["counts"], dtype=np.int64)
-            held = cls(tags, counts, int(value.get("posts", 0)), dict(value.get("config", {})))
+            vocabulary = cls(tags, counts, int(value.get("posts", 0)), dict(value.get("config", {})))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise IntegrityError(f"vocabulary: {type(error).__name__}: {error}") from None
-        if counts.shape != (len(tags),) or len(held.index) != len(tags) or (np.diff(counts) > 0).any():
+        if counts.shape != (len(tags),) or len(vocabulary.index) != len(tags) or (np.diff(counts) > 0).any():
             raise IntegrityError("vocabulary: expected distinct tags with one count each, counts falling")
-        return held
+        return vocabulary
 
     def save(self, uri: str) -> None:
         """Write as JSON, atomically."""

@@ -52,7 +52,7 @@ from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import ResolvedModel, find_version, resolve_model, set_version_tags
-from hashtag_core.tracking.runs import start_run, told_version
+from hashtag_core.tracking.runs import start_run, version_label
 from hashtag_core.tracking.splits import log_split
 
 logger = logging.getLogger(__name__)
@@ -236,7 +236,7 @@ def log_evaluation(evaluation: Evaluation, truth: Truth, recipe: Recipe, texts: 
         "dataset_hash": dataset.info.content_hash,
         "split": split,
     }
-    title = f"evaluate {told_version(model.version)} on {split}, {model.name}"
+    title = f"evaluate {version_label(model.version)} on {split}, {model.name}"
     known = model.tags is not None  # from a server that was there when the judging began
     with start_run(recipe.tracking.experiment, title, tags=labels, parent=model.run_id, patient=known) as run:
         log_split(run, dataset, split)
@@ -319,7 +319,7 @@ def _rank(
 
 def _observer(pairs: PairCalibration, ids_V: Integers, tags: Sequence[Sequence[int]]) -> Callable[[np.ndarray], None]:
     """Gives `pairs` the scores of posts that come in turn, beside which of the model's tags (`ids_V`) each has."""
-    column = {int(tag): place for place, tag in enumerate(ids_V)}
+    column = {int(tag): index for index, tag in enumerate(ids_V)}
     waiting = iter(tags)
 
     def observe(scores_BV: np.ndarray) -> None:

@@ -86,9 +86,9 @@ def _run(plan: LeaderboardPlan, stack: ExitStack) -> Systems:
     if systems.to_do:
         stack.enter_context(connect())
         systems.encode()
-    for place, entry in enumerate(systems.to_do):
+    for index, entry in enumerate(systems.to_do):
         fold = f", {plan.fold_name}" if plan.fold_name else ""
-        logger.info("━━ %s (%d of %d%s)", entry.name, place + 1, len(systems.to_do), fold)
+        logger.info("━━ %s (%d of %d%s)", entry.name, index + 1, len(systems.to_do), fold)
         systems.do(entry)
     return systems
 

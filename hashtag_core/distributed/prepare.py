@@ -121,10 +121,10 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
             if plan.finished.info.content_hash == digest:
                 logger.info("the parts were written anew, their posts are the same")
                 return plan.finished.info
-            held = plan.finished.info
+            info = plan.finished.info
             raise ConfigError(
-                f"{plan.dataset} holds a dataset of other posts ({held.archive} as it was then, content "
-                f"{held.content_hash[:12]}; now {digest[:12]}): take another --dataset, or remove that one"
+                f"{plan.dataset} holds a dataset of other posts ({info.archive} as it was then, content "
+                f"{info.content_hash[:12]}; now {digest[:12]}): take another --dataset, or remove that one"
             )
         info = _write_dataset(plan, index, partition, rejected, tally, digest)
         claim.require()
@@ -134,10 +134,10 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
 
 def _made_meanwhile(plan: PreparePlan) -> DatasetInfo | None:
     """The dataset that another run has made since this one was planned; ConfigError if it is of other posts."""
-    if plan.finished is not None or (held := finished_dataset(plan.dataset, plan.config)) is None:
+    if plan.finished is not None or (finished := finished_dataset(plan.dataset, plan.config)) is None:
         return None
-    if held.info.fingerprint == plan.fingerprint:
-        return held.info
+    if finished.info.fingerprint == plan.fingerprint:
+        return finished.info
     raise ConfigError(f"{plan.dataset}: another run has made it meanwhile, of other parts: run again")
 
 
@@ -222,9 +222,9 @@ def _write_records(plan: PreparePlan, index: pa.Table, partition: Partition, rej
         for number, part in sorted(enumerate(plan.parts), key=lambda item: item[1].path):
             begin, end = np.searchsorted(in_part, [number, number + 1])
             gone = begin + np.flatnonzero(partition.reason_codes[begin:end])
-            told = index.select(["row", "post_id"]).take(pa.array(gone)).to_pylist()
+            lines = index.select(["row", "post_id"]).take(pa.array(gone)).to_pylist()
             records: dict[str, list[Rejected]] = {REJECTED: of_part.pop(part.path, []), LEFT_OUT: []}
-            for row, why in zip(told, partition.reasons(gone), strict=True):
+            for row, why in zip(lines, partition.reasons(gone), strict=True):
                 left_out = why in REASONS
                 reason = (
                     f"{why}: {REASONS[why]}" if left_out else f"{REPEATED_ID} {row['post_id']!r}: a later post has it"
@@ -281,16 +281,16 @@ def _write_part(work: PartWork[list[DatasetFile]], task: PartTask) -> list[Datas
     sides = _read_table(_work(work.dataset, "sides", task.number))
     kept, side = sides["row"].to_numpy(), sides["side"].to_numpy()
     writers = {
-        place: SplitWriter(work.dataset, f"{name}/part-{task.number:05d}-{work.digest[:12]}.parquet")
-        for place, name in enumerate(SPLITS)
+        index: SplitWriter(work.dataset, f"{name}/part-{task.number:05d}-{work.digest[:12]}.parquet")
+        for index, name in enumerate(SPLITS)
     }
     try:
         for batch in work.batches(task, work.pictures(task)):
             chosen = np.searchsorted(kept, batch.rows)
             chosen[chosen == len(kept)] = 0
             found = kept[chosen] == batch.rows
-            for place, writer in writers.items():
-                here = np.flatnonzero(found & (side[chosen] == place))
+            for index, writer in writers.items():
+                here = np.flatnonzero(found & (side[chosen] == index))
                 if len(here):
                     rows = batch.rows[here].tolist()
                     writer.add(prepare_posts(batch.posts.take(pa.array(here)), rows, task.file.path, work.rules))

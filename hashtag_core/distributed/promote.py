@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import NotRequired, TypedDict
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
@@ -13,8 +12,15 @@ from hashtag_core.distributed.promote_figures import contender, duel, golden_of,
 from hashtag_core.errors import ConfigError, GateRefused, IntegrityError
 from hashtag_core.evaluation.ground_truth import read_truths
 from hashtag_core.evaluation.report import main_k
-from hashtag_core.promotion.gates import Contender, Duel, Gate, GateRecord, check_gates, judge_challenger
-from hashtag_core.promotion.report import PromotionFacts, PromotionRecord, promotion_html, promotion_markdown
+from hashtag_core.promotion.gates import Contender, Duel, Gate, check_gates, judge_challenger
+from hashtag_core.promotion.report import (
+    PromoteSummary,
+    PromotionFacts,
+    PromotionReason,
+    PromotionRecord,
+    promotion_html,
+    promotion_markdown,
+)
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import (
     champion,
@@ -28,37 +34,10 @@ from hashtag_core.tracking.registry import (
     set_version_tags,
     version_run,
 )
-from hashtag_core.tracking.runs import Run, count_runs, current_user, start_run, told_version
+from hashtag_core.tracking.runs import Run, count_runs, current_user, start_run, version_label
 from hashtag_core.tracking.splits import log_split
 
 logger = logging.getLogger(__name__)
-
-
-class PromoteSummary(TypedDict):
-    """What `jobs/promote.py` prints: model URIs, None where there is none."""
-
-    promoted: bool
-    rolled_back: NotRequired[bool]
-    champion: str | None
-    previous: str | None
-    taken_off: NotRequired[str | None]
-    gates: list[GateRecord]
-    run_id: NotRequired[str]
-    forced: NotRequired[str]
-    dry_run: NotRequired[bool]
-    challenger: NotRequired[str]
-
-
-class PromotionReason(TypedDict):
-    """Why the champion moved, as it is kept with the move."""
-
-    dataset_hash: str
-    split: str
-    run_id: str
-    figures: dict[str, float]
-    """Model -> the deciding figure."""
-    refused_by: list[str]
-    forced: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -153,8 +132,8 @@ def _judge(plan: PromotePlan, force: str | None) -> _Verdict:
         "model_version": version,
         "family": tags.get("family", "unknown"),
     }
-    against = told_version(plan.champion) if plan.champion else "the floors"
-    title = f"gates {told_version(version)} against {against}, {name}"
+    against = version_label(plan.champion) if plan.champion else "the floors"
+    title = f"gates {version_label(version)} against {against}, {name}"
     with start_run(recipe.tracking.experiment, title, tags=labels, parent=version_run(plan.uris[0])) as run:
         log_split(run, dataset, recipe.evaluation.split)
         measured = _measure(plan, uses)
@@ -261,8 +240,10 @@ def _write_down(plan: PromotePlan, run: Run, measured: _Measured, verdict: str, 
     record: PromotionRecord = {**facts, "gates": [gate.as_json() for gate in measured.gates]}
     run.log_json(record, "promotion.json")
     run.set_tags({"verdict": verdict, "mlflow.note.content": markdown})
-    told = {f"gate.{gate.name}": f"{'passed' if gate.passed else 'refused'}: {gate.detail}" for gate in measured.gates}
-    set_version_tags(plan.name, plan.challenger, {"gates": verdict, "gates.run": run.run_id, **told})
+    verdicts = {
+        f"gate.{gate.name}": f"{'passed' if gate.passed else 'refused'}: {gate.detail}" for gate in measured.gates
+    }
+    set_version_tags(plan.name, plan.challenger, {"gates": verdict, "gates.run": run.run_id, **verdicts})
 
 
 def describe_promotion(plan: PromotePlan) -> PromoteSummary:

@@ -114,11 +114,11 @@ def measure_speeds(recommenders: Sequence[Recommender], truth: Truth, gates: Gat
     for recommender in recommenders:
         recommender.tag(recommender.open_posts(posts.slice(0, WARM_UP_POSTS)), 5)
     for _ in range(ROUNDS):
-        for place, recommender in enumerate(recommenders):
+        for index, recommender in enumerate(recommenders):
             clock = time.process_time if recommender.device.type == "cpu" else time.perf_counter
             started = clock()
             recommender.tag(recommender.open_posts(posts), 5)
-            best[place] = max(best[place], len(posts) / max(clock() - started, 1e-9))
+            best[index] = max(best[index], len(posts) / max(clock() - started, 1e-9))
     return best
 
 

@@ -99,16 +99,16 @@ def ray_folder() -> str:
     sockets, or belongs to somebody else, one of the user's own in /tmp. HashtagError, naming the variable, where none can be had."""
     usual = os.path.join(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")  # noqa: S108
     own = f"/tmp/ray-{os.getuid()}"  # noqa: S108
-    told = []
+    problems = []
     for folder in (usual, own):
         if problem := _folder_problem(folder):
-            told.append(f"{folder}: {problem}")
+            problems.append(f"{folder}: {problem}")
             continue
-        if told:
-            logger.warning("Ray's files go to %s (%s); RAY_TMPDIR names another folder", folder, told[0])
+        if problems:
+            logger.warning("Ray's files go to %s (%s); RAY_TMPDIR names another folder", folder, problems[0])
         return folder
     raise HashtagError(
-        f"no folder for Ray's files: {'; '.join(told)}: set RAY_TMPDIR to a short path that you may write to"
+        f"no folder for Ray's files: {'; '.join(problems)}: set RAY_TMPDIR to a short path that you may write to"
     )
 
 

@@ -129,8 +129,8 @@ def run_tasks(
         finally:
             rows.close()  # the executor ends, and no further task is begun
         for number in waiting.keys() - done:
-            told = f"its process died {pool.retries + 1} times (memory?)"
-            yield Outcome(waiting[number], error=told, fault=Fault.MACHINE, died=True)
+            message = f"its process died {pool.retries + 1} times (memory?)"
+            yield Outcome(waiting[number], error=message, fault=Fault.MACHINE, died=True)
         waiting = again
         if not waiting:
             return

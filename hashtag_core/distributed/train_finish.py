@@ -29,7 +29,7 @@ from hashtag_core.training.plan import TrainPlan
 def model_info(plan: TrainPlan, identity: EncodersIdentity, run_id: str) -> ModelInfo:
     """What `model.json` tells of the run. The caption rules are the dataset's: posts are cleaned by them at tagging time."""
     info = plan.dataset.info
-    told: ModelInfo = {
+    described: ModelInfo = {
         "name": plan.recipe.tracking.model_name,
         "recipe": plan.recipe.model_dump(mode="json"),
         "encoders": identity,
@@ -39,8 +39,8 @@ def model_info(plan: TrainPlan, identity: EncodersIdentity, run_id: str) -> Mode
         "code": commit_of(source_tags()),
     }
     if plan.base:
-        told["base"] = {"family": plan.base.family, "version": plan.base.version}
-    return told
+        described["base"] = {"family": plan.base.family, "version": plan.base.version}
+    return described
 
 
 def save_and_evaluate(
@@ -76,10 +76,10 @@ def register_model(
     card = (folder / CARD).read_text(encoding="utf-8")
     run.log_text(card, "model/README.md")
     dataset = plan.dataset
-    told = "\n".join(f"| {name} | {value:.4f} |" for name, value in few.items())
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in few.items())
     description = (
         f"`{plan.recipe.model.family}` trained on {dataset.info.posts.get('train', 0)} posts of {redact(dataset.uri)} "
-        f"({dataset.info.content_hash[:12]}).\n\n| validation, protocol headline | |\n|---|---|\n{told}\n"
+        f"({dataset.info.content_hash[:12]}).\n\n| validation, protocol headline | |\n|---|---|\n{rows}\n"
     )
     run.set_tags({"mlflow.note.content": description})
     golden = golden_outputs(Recommender.load(str(folder)))

@@ -85,16 +85,16 @@ def check_storage(record_file: str, run_id: str) -> None:
     if storage.is_remote(record_file):
         return
     folder, host = os.path.dirname(record_file), socket.gethostname()
-    told = "name a folder that all nodes mount, or an s3:// one (training.storage)"
+    advice = "name a folder that all nodes mount, or an s3:// one (training.storage)"
     try:
         here = storage.read_json(record_file).get("run_id")
     except HashtagError as error:
-        raise ConfigError(f"checkpoints go to {folder}, which node {host} does not see: {error}; {told}") from None
+        raise ConfigError(f"checkpoints go to {folder}, which node {host} does not see: {error}; {advice}") from None
     if here != run_id:
-        raise ConfigError(f"checkpoints go to {folder}, which is another folder on node {host}; {told}")
+        raise ConfigError(f"checkpoints go to {folder}, which is another folder on node {host}; {advice}")
     probe = storage.join(folder, f".probe-{host}-{os.getpid()}")
     try:
         storage.write_bytes(probe, b"")
         storage.remove(probe)
     except HashtagError as error:
-        raise ConfigError(f"checkpoints go to {folder}, which node {host} cannot write: {error}; {told}") from None
+        raise ConfigError(f"checkpoints go to {folder}, which node {host} cannot write: {error}; {advice}") from None

@@ -99,9 +99,9 @@ class _StepReport:
     """Tells the log the position, twice a second at most."""
 
     def __init__(self, job: TrainJob) -> None:
-        self.log, self.told = job.log, 0.0
+        self.log, self.reported_at = job.log, 0.0
 
     def __call__(self, progress: Progress, steps: int) -> None:
-        if self.log is not None and (time.monotonic() - self.told > STEP_REPORT_S or progress.step == steps):
-            self.told = time.monotonic()
+        if self.log is not None and (time.monotonic() - self.reported_at > STEP_REPORT_S or progress.step == steps):
+            self.reported_at = time.monotonic()
             self.log.step.remote(progress.epoch, progress.step, steps)

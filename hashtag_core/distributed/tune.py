@@ -86,8 +86,8 @@ def tune(plan: TrainPlan, trials: int, out: str, at_once: int | None = None) -> 
         cache = ensure_features(plan.dataset, plan.recipe.encoders, plan.needs, ("train", "validation"), None)
         job, tag_text = make_job(plan, encoders, cache), tag_text_of(plan, encoders)
         with tempfile.TemporaryDirectory(prefix="hashtag-tune-") as folder:
-            told = _Told(plan, run.run_id, labels, metric)
-            results = _run_trials(plan, job, tag_text, trials, at_once, folder, told)
+            trial_runs = _TrialRuns(plan, run.run_id, labels, metric)
+            results = _run_trials(plan, job, tag_text, trials, at_once, folder, trial_runs)
         found = [one for one in results if one.metrics and FIGURE in one.metrics and not one.error]
         if not found:
             raise TrainingError(f"every one of {len(results)} trials failed; the first: {results[0].error}")
@@ -125,7 +125,7 @@ def _run_trials(
     trials: int,
     at_once: int | None,
     folder: str,
-    told: "_Told",
+    trial_runs: "_TrialRuns",
 ) -> list[Any]:
     recipe = plan.recipe
     alone = recipe.model_copy(update={"training": recipe.training.model_copy(update={"workers": 1})})
@@ -152,14 +152,14 @@ def _run_trials(
             ),
             scheduler=FIFOScheduler() if plan.fitted else halving,
         ),
-        run_config=ray_tune.RunConfig(name="trials", storage_path=folder, callbacks=[told], verbose=0),
+        run_config=ray_tune.RunConfig(name="trials", storage_path=folder, callbacks=[trial_runs], verbose=0),
     )
     # Tune would take an interrupt for itself, and end as if all were well.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     try:
         return list(tuner.fit())
     finally:
-        told.close()
+        trial_runs.close()
 
 
 def _trial(config: Mapping[str, Any], job: TrainJob, tag_text: np.ndarray | None) -> None:
@@ -177,14 +177,14 @@ def _trial(config: Mapping[str, Any], job: TrainJob, tag_text: np.ndarray | None
         if progress.step == 0:
             row = progress.history[-1]
             whole = progress.stopped_early or progress.epoch == recipe.training.epochs
-            told = {name: row[name] for name in (metric, "train_loss", VALIDATED + "loss")}
-            ray_tune.report({FIGURE: progress.best_value, EPOCH: progress.epoch, "whole": whole, **told})
+            losses = {name: row[name] for name in (metric, "train_loss", VALIDATED + "loss")}
+            ray_tune.report({FIGURE: progress.best_value, EPOCH: progress.epoch, "whole": whole, **losses})
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     make_loop(job, device, Validation(job), on_checkpoint=tell).run()
 
 
-class _Told(ray_tune.Callback):
+class _TrialRuns(ray_tune.Callback):
     """A run of MLflow a trial, below that of the tuning; it lives in the driver, where MLflow's credentials are."""
 
     def __init__(self, plan: TrainPlan, parent: str, labels: Mapping[str, Any], metric: str) -> None:

@@ -159,8 +159,8 @@ def export_graph(
             os.fsync(file.fileno())
         temporary.replace(graph)
     except (RuntimeError, TypeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f'encoders.backend = "onnx": {name} cannot be exported: {told}') from None
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f'encoders.backend = "onnx": {name} cannot be exported: {cause}') from None
     finally:
         temporary.unlink(missing_ok=True)
     logger.info("exported %s to %s", name, graph)

@@ -216,8 +216,8 @@ def _read(path: Path) -> dict[str, Tensor]:
             return dict(safetensors.torch.load_file(path))
         found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{path}: not a file of weights: {told}") from None
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{path}: not a file of weights: {cause}") from None
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
         raise ConfigError(f"{path}: not a file of weights: a state dict (name to tensor) expected")
     return found

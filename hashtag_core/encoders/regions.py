@@ -218,9 +218,9 @@ class Precomputed:
             expected = self.regions * (width or (int(lengths.max(initial=0)) // self.regions))
             wrong = np.flatnonzero((lengths != expected) | (lengths == 0))
             if len(wrong):
-                told = f"{self.regions} x {width}" if width else f"{self.regions} x D, alike in all rows"
+                shape_words = f"{self.regions} x {width}" if width else f"{self.regions} x D, alike in all rows"
                 raise IntegrityError(
-                    f"{file}: row {rows[wrong[0]]}: {name}: {told} numbers expected (encoders.grid_side^2 regions), found "
+                    f"{file}: row {rows[wrong[0]]}: {name}: {shape_words} numbers expected (encoders.grid_side^2 regions), found "
                     f"{lengths[wrong[0]]}"
                 )
             values = np.array([_flat(value) for value in column], dtype=np.float32)

@@ -42,8 +42,8 @@ def seeds_section(report: BoardReport) -> str:
     if not rows:
         return ""
     header = ["system", "seeds", f"mean F1@{main_k(report['ks'])}", "standard deviation", "least", "most"]
-    told = "Where a system is compared with another above, it is the mean over its seeds.\n"
-    return "\n## Over seeds\n\n" + table(header, rows) + f"\n{told}"
+    description = "Where a system is compared with another above, it is the mean over its seeds.\n"
+    return "\n## Over seeds\n\n" + table(header, rows) + f"\n{description}"
 
 
 def trials_section(report: BoardReport) -> str:
@@ -68,8 +68,8 @@ def trials_section(report: BoardReport) -> str:
     if not rows:
         return ""
     header = ["system", "trials", "validation figure as the recipe is", "of the best", "seconds, all", "chosen"]
-    told = "The best of several validation figures is too good a figure of any of them: it only chooses.\n"
-    return "\n## Settings, chosen on the validation split\n\n" + table(header, rows) + f"\n{told}"
+    description = "The best of several validation figures is too good a figure of any of them: it only chooses.\n"
+    return "\n## Settings, chosen on the validation split\n\n" + table(header, rows) + f"\n{description}"
 
 
 def calibration_section(report: BoardReport) -> str:
@@ -81,9 +81,11 @@ def calibration_section(report: BoardReport) -> str:
             rows.append([entry["name"], *[f"{errors[name]:.4f}" if name in errors else "" for name in CALIBRATION]])
     if not rows:
         return ""
-    told = f"Lists of {max(report['ks'])} tags; ten bins of equal width; posts with a true tag (Naeini et al. 2015).\n"
+    description = (
+        f"Lists of {max(report['ks'])} tags; ten bins of equal width; posts with a true tag (Naeini et al. 2015).\n"
+    )
     header = ["expected calibration error", *CALIBRATION.values()]
-    return "\n## How far scores are probabilities\n\n" + table(header, rows) + f"\n{told}"
+    return "\n## How far scores are probabilities\n\n" + table(header, rows) + f"\n{description}"
 
 
 def number(value: float) -> str:

@@ -66,14 +66,14 @@ def _styles(done: Sequence[BoardEntry]) -> Iterator[tuple[BoardEntry, Options]]:
     """A line style for each system: the floors black and broken, the others by colour and marker."""
     broken = dict(zip(FLOORS, (":", "--"), strict=True))
     colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    place = 0
+    index = 0
     for entry in done:
         if entry["name"] in broken:
             yield entry, {"color": "black", "linestyle": broken[entry["name"]], "linewidth": 1.6, "zorder": 4}
             continue
-        marker = MARKERS[place // len(colours) % len(MARKERS)]
-        yield entry, {"color": colours[place % len(colours)], "marker": marker, "markersize": 4, "linewidth": 1.1}
-        place += 1
+        marker = MARKERS[index // len(colours) % len(MARKERS)]
+        yield entry, {"color": colours[index % len(colours)], "marker": marker, "markersize": 4, "linewidth": 1.1}
+        index += 1
 
 
 def _cost(report: BoardReport, done: Sequence[BoardEntry]) -> Figure:
@@ -95,11 +95,11 @@ def _over_k(report: BoardReport, done: Sequence[BoardEntry]) -> Figure:
     ks = report["ks"]
     figure = Figure(figsize=(11.5, 7.5), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True).ravel()
-    for panel, (metric, told) in zip(panels, METRICS.items(), strict=True):
+    for panel, (metric, label) in zip(panels, METRICS.items(), strict=True):
         for entry, style in _styles(done):
             values = [entry["metrics"]["headline"][f"{metric}_at_{k}"] for k in ks]
             panel.plot(ks, values, label=entry["name"], **style)
-        panel.set(title=f"{told} (headline)", ylim=(0, None))
+        panel.set(title=f"{label} (headline)", ylim=(0, None))
         panel.set_xticks(ks)
     for panel in panels[2:]:
         panel.set_xlabel("K")
@@ -116,12 +116,12 @@ def _systems(report: BoardReport, done: Sequence[BoardEntry]) -> Figure:
     places = np.arange(len(done))
     values = np.array([entry["metrics"]["headline"][key] for entry in done])
     bounds = [entry["intervals"].get("headline", {}).get(key) for entry in done]
-    for place, bound in zip(places, bounds, strict=True):
+    for index, bound in zip(places, bounds, strict=True):
         if bound:
-            panel.plot(bound, [place, place], color="#8a94a0", linewidth=2, zorder=2)
+            panel.plot(bound, [index, index], color="#8a94a0", linewidth=2, zorder=2)
     neural = np.array([entry["kind"] == "neural" for entry in done])
-    for chosen, colour, told in ((neural, "#0a58ca", "neural"), (~neural, "#111111", "fitted once")):
-        panel.scatter(values[chosen], places[chosen], color=colour, s=28, zorder=3, label=f"{told}, headline")
+    for chosen, colour, label in ((neural, "#0a58ca", "neural"), (~neural, "#111111", "fitted once")):
+        panel.scatter(values[chosen], places[chosen], color=colour, s=28, zorder=3, label=f"{label}, headline")
     for protocol, marker in zip([name for name in PROTOCOLS if name != "headline"], "s^", strict=True):
         others = [entry["metrics"][protocol][key] for entry in done]
         panel.scatter(others, places, marker=marker, s=18, facecolors="none", edgecolors="#8a94a0", label=protocol)

@@ -34,6 +34,6 @@ def population_stability_index(
     return float(((shares[:, 0] - shares[:, 1]) * np.log(shares[:, 0] / shares[:, 1])).sum())
 
 
-def told(psi: float) -> str:
+def describe_psi(psi: float) -> str:
     """The usual reading in a word."""
     return "none" if psi < MODERATE else "moderate" if psi < LARGE else "large"

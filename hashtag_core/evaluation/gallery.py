@@ -84,7 +84,7 @@ class Gallery:
     posts: list[ShownPost] = field(default_factory=list)
     thumbnails: dict[str, bytes] = field(default_factory=dict)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """What of the split is shown."""
         if len(self.posts) == self.posts_in_all:
             return f"All {self.posts_in_all:,} posts of the split, with the first {self.k} tags of every model."
@@ -96,7 +96,7 @@ class Gallery:
     def data(self) -> GalleryData:
         """What `gallery.js` reads."""
         used = sorted({tag for post in self.posts for tag in (*post.true, *(tag for row in post.lists for tag in row))})
-        number = {tag: place for place, tag in enumerate(used)}
+        number = {tag: index for index, tag in enumerate(used)}
         statuses = sorted({post.status for post in self.posts})
         longest = min(CAPTION_CHARACTERS, CAPTION_BUDGET // max(1, len(self.posts)))
         pictures, blobs = self._pictures()
@@ -153,4 +153,4 @@ def thumbnail_side_px(pictures: int) -> int:
 
 def shown_rows(posts: int, most: int = MOST_POSTS) -> Sequence[int]:
     """Which rows are shown: all, or `most` of them, evenly spaced."""
-    return range(posts) if posts <= most else [place * posts // most for place in range(most)]
+    return range(posts) if posts <= most else [index * posts // most for index in range(most)]

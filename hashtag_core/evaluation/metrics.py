@@ -104,9 +104,9 @@ def judge(
     if outside_N is not None:
         truth_N = truth_N + np.asarray(outside_N, dtype=np.int64)
     sought = np.arange(len(truth), dtype=np.int64)[:, None] * width + ranked
-    place = np.searchsorted(keys, sought)
+    found_at = np.searchsorted(keys, sought)
     hits = (
-        (ranked >= 0) & (keys[np.minimum(place, len(keys) - 1)] == sought)
+        (ranked >= 0) & (keys[np.minimum(found_at, len(keys) - 1)] == sought)
         if len(keys)
         else np.zeros_like(ranked, dtype=bool)
     )
@@ -121,7 +121,7 @@ def judge_tags(
     """Judge lists of tags by name; a tag outside the vocabulary, recommended or true, is one like any other."""
     if len(recommended) != len(truth):
         raise ValueError(f"{len(recommended)} lists for {len(truth)} posts")
-    ids = {tag: place for place, tag in enumerate(vocabulary)}
+    ids = {tag: index for index, tag in enumerate(vocabulary)}
     size = len(ids)
     ranked = np.full((len(recommended), max(map(len, recommended), default=0)), -1, dtype=np.int64)
     for row, tags in enumerate(recommended):

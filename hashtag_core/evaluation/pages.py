@@ -61,7 +61,7 @@ class Chart(TypedDict):
     """A drawing of a section, and what it shows in words."""
 
     svg: Markup
-    told: str
+    description: str
 
 
 class PageTable(TypedDict):
@@ -69,7 +69,7 @@ class PageTable(TypedDict):
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    told: str
+    description: str
     folded: bool
 
 
@@ -78,24 +78,24 @@ class Section(TypedDict):
 
     id: str
     title: str
-    told: str
+    description: str
     charts: Sequence[Chart]
     tables: Sequence[PageTable]
 
 
 def page_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], told: str = "", *, folded: bool = False
+    header: Sequence[str], rows: Sequence[Sequence[str]], description: str = "", *, folded: bool = False
 ) -> PageTable:
     """A table of a section."""
-    return {"header": header, "rows": rows, "told": told, "folded": folded}
+    return {"header": header, "rows": rows, "description": description, "folded": folded}
 
 
 def page_section(
-    name: str, title: str, tables: Sequence[PageTable] = (), told: str = "", charts: Sequence[Chart] = ()
+    name: str, title: str, tables: Sequence[PageTable] = (), description: str = "", charts: Sequence[Chart] = ()
 ) -> Section:
     """A section, `name` its address on the page, without the tables that have no row."""
     shown = [table for table in tables if table["rows"]]
-    return {"id": name, "title": title, "told": told, "charts": charts, "tables": shown}
+    return {"id": name, "title": title, "description": description, "charts": charts, "tables": shown}
 
 
 def shown_sections(sections: Iterable[Section]) -> list[Section]:
@@ -124,8 +124,8 @@ def json_blob(value: Any) -> Markup:
     return Markup(text.translate(_BREAKING))  # noqa: S704  (escaped in the line above)
 
 
-def themed_svg(figure: Any, name: str, told: str) -> Markup:
-    """The figure as an SVG element: `name` makes its ids its own on the page, `told` says what it shows to who cannot see it."""
+def themed_svg(figure: Any, name: str, description: str) -> Markup:
+    """The figure as an SVG element: `name` makes its ids its own on the page, `description` says what it shows to who cannot see it."""
     out = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # letters stay letters: the browser has the fonts
@@ -137,7 +137,7 @@ def themed_svg(figure: Any, name: str, told: str) -> Markup:
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"#0[1-5]0[0-9a-f]0[0-9a-f]\b", lambda found: _COLOURS.get(found[0], found[0]), svg)
     svg = _DIGITS.sub(r"\1", svg)
-    head = Markup('<svg role="img" aria-label="{}" ').format(told)
+    head = Markup('<svg role="img" aria-label="{}" ').format(description)
     return head + Markup(svg.removeprefix("<svg "))  # noqa: S704  (matplotlib escapes what it draws)
 
 

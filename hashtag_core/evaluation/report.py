@@ -45,13 +45,13 @@ def leaderboard_table(report: EvaluationReport, width: int = WIDE) -> Table:
     figures alone; no figure and no name is cut in either."""
     header, rows = _rows(report)
     wide = width >= WIDE
-    shown = range(1, len(header)) if wide else [place for place, name in enumerate(header) if name in _narrow(report)]
+    shown = range(1, len(header)) if wide else [index for index, name in enumerate(header) if name in _narrow(report)]
     table = Table(title=_title(report), title_justify="left", padding=(0, 1) if wide else (0, 0), pad_edge=wide)
-    for place in shown:
-        text = header[place] in TEXT_COLUMNS
-        table.add_column(header[place], justify="left" if text else "right", overflow="fold", no_wrap=not text and wide)
+    for index in shown:
+        text = header[index] in TEXT_COLUMNS
+        table.add_column(header[index], justify="left" if text else "right", overflow="fold", no_wrap=not text and wide)
     for row in rows:
-        table.add_row(*(row[place] for place in shown))
+        table.add_row(*(row[index] for index in shown))
     return table
 
 

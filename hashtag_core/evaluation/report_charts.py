@@ -33,12 +33,12 @@ def labels(report: EvaluationReport) -> dict[str, str]:
 
 
 def report_charts(report: EvaluationReport) -> dict[str, list[Chart]]:
-    """Charts by section, each with `svg` and `told`; a chart that would be empty is left out."""
+    """Charts by section, each with `svg` and `description`; a chart that would be empty is left out."""
     k = main_k(report["ks"])
     with mpl.rc_context(SVG_SETTINGS):
         made: dict[str, list[Chart | None]] = {
             "leaderboard": [_intervals(report, k)],
-            "curves": [_over_k(report, metric, told) for metric, told in CURVES.items()],
+            "curves": [_over_k(report, metric, label) for metric, label in CURVES.items()],
             "scores": [_precision_recall(report), _calibration(report)],
             "slices": [_slices(report, k)],
             "cost": [_cost(report, k, "parameters", "parameters"), _cost(report, k, "seconds", "seconds to judge")],
@@ -49,8 +49,8 @@ def report_charts(report: EvaluationReport) -> dict[str, list[Chart]]:
     return {section: [chart for chart in charts if chart] for section, charts in made.items()}
 
 
-def _chart(figure: Figure, name: str, told: str) -> Chart:
-    return {"svg": themed_svg(figure, name, told), "told": told}
+def _chart(figure: Figure, name: str, description: str) -> Chart:
+    return {"svg": themed_svg(figure, name, description), "description": description}
 
 
 def _styled(report: EvaluationReport) -> list[tuple[ModelRecord, str, Options]]:
@@ -61,14 +61,14 @@ def _styled(report: EvaluationReport) -> list[tuple[ModelRecord, str, Options]]:
             model,
             named[model["model"]],
             {
-                "color": SERIES[place % len(SERIES)],
-                "marker": MARKERS[place % len(MARKERS)],
-                "linestyle": STYLES[place // len(SERIES) % len(STYLES)],
+                "color": SERIES[index % len(SERIES)],
+                "marker": MARKERS[index % len(MARKERS)],
+                "linestyle": STYLES[index // len(SERIES) % len(STYLES)],
                 "markersize": 4,
                 "linewidth": 1.4,
             },
         )
-        for place, model in enumerate(rank_models(report))
+        for index, model in enumerate(rank_models(report))
     ]
 
 
@@ -86,25 +86,25 @@ def _intervals(report: EvaluationReport, k: int) -> Chart:
     models = rank_models(report)
     figure, panel = _figure(1.1 + 0.32 * len(models))
     named = labels(report)
-    for place, model in enumerate(models):
+    for index, model in enumerate(models):
         bounds = model["intervals"].get("headline", {}).get(f"f1_at_{k}")
         if bounds:
-            panel.plot(bounds, [place, place], color=MUTED, linewidth=3, solid_capstyle="butt")
-        panel.plot(model["metrics"][f"f1_at_{k}"], place, "o", color=SERIES[place % len(SERIES)], markersize=7)
+            panel.plot(bounds, [index, index], color=MUTED, linewidth=3, solid_capstyle="butt")
+        panel.plot(model["metrics"][f"f1_at_{k}"], index, "o", color=SERIES[index % len(SERIES)], markersize=7)
     panel.set_yticks(range(len(models)), [named[model["model"]] for model in models])
     panel.set(ylim=(len(models) - 0.5, -0.5), xlim=(0, None), xlabel=f"F1@{k}")
     panel.grid(axis="y", visible=False)
     return _chart(figure, "intervals", f"F1@{k} of every model, best first; the bar is its 95 % interval")
 
 
-def _over_k(report: EvaluationReport, metric: str, told: str) -> Chart:
+def _over_k(report: EvaluationReport, metric: str, label: str) -> Chart:
     figure, panel = _figure()
     ks = report["ks"]
     for model, name, style in _styled(report):
         panel.plot(ks, [model["metrics"][f"{metric}_at_{k}"] for k in ks], label=name, **style)
-    panel.set(xlabel="K", ylabel=f"{told} at K", ylim=(0, None), xticks=ks)
+    panel.set(xlabel="K", ylabel=f"{label} at K", ylim=(0, None), xticks=ks)
     _legend(figure, panel, len(report["models"]))
-    return _chart(figure, f"over-{metric}", f"{told} over the number of tags that are given (protocol headline)")
+    return _chart(figure, f"over-{metric}", f"{label} over the number of tags that are given (protocol headline)")
 
 
 def _precision_recall(report: EvaluationReport) -> Chart | None:
@@ -141,8 +141,8 @@ def _calibration(report: EvaluationReport) -> Chart | None:
     panel.plot([0, 1], [0, 1], color=MUTED, linestyle=":", linewidth=1)
     panel.set(xlabel="mean score", ylabel="share that is true", xlim=(0, 1), ylim=(0, 1))
     _legend(figure, panel, 2)
-    told = "How often a tag of a score is true; on the dotted line a score is a probability. In brackets the expected calibration error"
-    return _chart(figure, "calibration", told)
+    description = "How often a tag of a score is true; on the dotted line a score is a probability. In brackets the expected calibration error"
+    return _chart(figure, "calibration", description)
 
 
 def _slices(report: EvaluationReport, k: int) -> Chart | None:
@@ -152,10 +152,10 @@ def _slices(report: EvaluationReport, k: int) -> Chart | None:
         return None
     figure, panel = _figure(1.0 + 0.42 * len(names))
     height = 0.8 / len(models)
-    for place, model in enumerate(models):
+    for index, model in enumerate(models):
         values = [model["slices"].get(name, {}).get(f"f1_at_{k}", 0.0) for name in names]
-        at = np.arange(len(names)) - 0.4 + height * (place + 0.5)
-        panel.barh(at, values, height * 0.9, color=SERIES[place % len(SERIES)], label=named[model["model"]])
+        at = np.arange(len(names)) - 0.4 + height * (index + 0.5)
+        panel.barh(at, values, height * 0.9, color=SERIES[index % len(SERIES)], label=named[model["model"]])
     posts = {name: max(int(m["slices"].get(name, {}).get("posts", 0)) for m in models) for name in names}
     panel.set_yticks(range(len(names)), [f"{name} ({posts[name]})" for name in names])
     panel.set(ylim=(len(names) - 0.5, -0.5), xlabel=f"F1@{k}")
@@ -164,7 +164,7 @@ def _slices(report: EvaluationReport, k: int) -> Chart | None:
     return _chart(figure, "slices", f"F1@{k} by kind of post; in brackets the number of posts")
 
 
-def _cost(report: EvaluationReport, k: int, key: Literal["parameters", "seconds"], told: str) -> Chart | None:
+def _cost(report: EvaluationReport, k: int, key: Literal["parameters", "seconds"], label: str) -> Chart | None:
     if len(report["models"]) < 2:
         return None
     figure, panel = _figure()
@@ -181,9 +181,9 @@ def _cost(report: EvaluationReport, k: int, key: Literal["parameters", "seconds"
         panel.xaxis.set_major_formatter(
             FuncFormatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value / 1e6:,g} M")
         )
-    panel.set(xlabel=told, ylabel=f"F1@{k}", ylim=(0, None))
+    panel.set(xlabel=label, ylabel=f"F1@{k}", ylim=(0, None))
     panel.margins(x=0.25)
-    return _chart(figure, f"cost-{key}", f"F1@{k} against {told}")
+    return _chart(figure, f"cost-{key}", f"F1@{k} against {label}")
 
 
 def _catalogue(report: EvaluationReport) -> Chart | None:
@@ -219,24 +219,24 @@ def _confused(report: EvaluationReport) -> Chart | None:
 
 def _learning(report: EvaluationReport) -> list[Chart | None]:
     made: list[Chart | None] = []
-    for place, (model, name, _) in enumerate(_styled(report)):
+    for index, (model, name, _) in enumerate(_styled(report)):
         history = model.get("learning") or {}
         if len(history.get("train_loss", ())) < 2:
             continue
         figure, panel = _figure(3.0)
         for key, style in (("train_loss", "-"), ("validation_loss", "--")):
             values: Sequence[float] = history.get(key, ())
-            told = key.replace("_", " ")
+            label = key.replace("_", " ")
             panel.plot(
-                range(1, len(values) + 1), values, style, color=SERIES[place % len(SERIES)], label=told, marker="."
+                range(1, len(values) + 1), values, style, color=SERIES[index % len(SERIES)], label=label, marker="."
             )
         panel.set(xlabel="epoch", ylabel="loss", title=name)
         _legend(figure, panel, 2)
-        made.append(_chart(figure, f"learning-{place}", f"Losses of {name} over the epochs"))
+        made.append(_chart(figure, f"learning-{index}", f"Losses of {name} over the epochs"))
     return made
 
 
-def bars(values: Mapping[str, float], name: str, told: str, unit: str) -> Chart:
+def bars(values: Mapping[str, float], name: str, description: str, unit: str) -> Chart:
     """One bar a name, in the order given."""
     with mpl.rc_context(SVG_SETTINGS):
         figure, panel = _figure(0.9 + 0.3 * len(values))
@@ -244,10 +244,10 @@ def bars(values: Mapping[str, float], name: str, told: str, unit: str) -> Chart:
         panel.set_yticks(range(len(values)), list(values))
         panel.set(ylim=(len(values) - 0.4, -0.6), xlabel=unit)
         panel.grid(axis="y", visible=False)
-        return _chart(figure, name, told)
+        return _chart(figure, name, description)
 
 
-def lines(values: Sequence[float], name: str, told: str, unit: str) -> Chart:
+def lines(values: Sequence[float], name: str, description: str, unit: str) -> Chart:
     """The values in order, the last one marked."""
     with mpl.rc_context(SVG_SETTINGS):
         figure, panel = _figure(2.6)
@@ -255,4 +255,4 @@ def lines(values: Sequence[float], name: str, told: str, unit: str) -> Chart:
         panel.plot([len(values) - 1], [values[-1]], "o", color=SERIES[1], markersize=7, clip_on=False)
         panel.set(ylabel=unit, ylim=(0, None), xticks=[])
         panel.grid(axis="x", visible=False)
-        return _chart(figure, name, told)
+        return _chart(figure, name, description)

@@ -23,7 +23,7 @@ def report_page(report: EvaluationReport, gallery: Gallery | None) -> str:
     ]
     if report["bootstrap_samples"]:
         facts.append(f"intervals: 95 %, bootstrap over users, {report['bootstrap_samples']:,} draws")
-    shown = gallery and {"told": gallery.told(), "data": gallery.data()}
+    shown = gallery and {"summary": gallery.summary(), "data": gallery.data()}
     best = rank_models(report)[0]["family"] if report["models"] else "no model"
     title = (
         f"{len(report['models'])} models on {posts:,} posts: {best} first"
@@ -69,8 +69,11 @@ def _leaderboard(report: EvaluationReport) -> Section:
         ]
         for row in report["differences"]
     ]
-    told = f"Best less each other, F1@{k}, on the same draws; an interval that holds 0 decides nothing"
-    tables = [page_table(header, rows), page_table(["models", "difference", "95 % interval", "p"], against, told)]
+    description = f"Best less each other, F1@{k}, on the same draws; an interval that holds 0 decides nothing"
+    tables = [
+        page_table(header, rows),
+        page_table(["models", "difference", "95 % interval", "p"], against, description),
+    ]
     return page_section("leaderboard", "Leaderboard", tables)
 
 
@@ -84,8 +87,8 @@ def _curves(report: EvaluationReport) -> Section:
             for protocol in PROTOCOLS
             for k in report["ks"]
         ]
-        told = f"{labels(report)[model['model']]}: every K and protocol"
-        tables.append(page_table(["protocol", *names.values()], rows, told, folded=True))
+        description = f"{labels(report)[model['model']]}: every K and protocol"
+        tables.append(page_table(["protocol", *names.values()], rows, description, folded=True))
     return page_section("curves", "Over the number of tags", tables)
 
 
@@ -97,8 +100,8 @@ def _scores(report: EvaluationReport) -> Section:
         figures += [calibrated["error"] if calibrated else None, errors.get("all") if errors else None]
         rows.append([labels(report)[model["model"]], *map(_number, figures)])
     header = ["model", "threshold", "precision", "recall", "F1", "tags a post", "calibration error", "over all pairs"]
-    told = "Cut at the score that is best on validation"
-    return page_section("scores", "What a score is worth", [page_table(header, rows, told)])
+    description = "Cut at the score that is best on validation"
+    return page_section("scores", "What a score is worth", [page_table(header, rows, description)])
 
 
 def _slices(report: EvaluationReport) -> Section:
@@ -112,8 +115,8 @@ def _slices(report: EvaluationReport) -> Section:
         for name in bands
     }
     tails = [[uses[name], *[_number(model["tags"][name][f"recall_at_{k}"]) for model in models]] for name in bands]
-    told = f"R@{k} of the uses of true tags, by how often the train posts have them"
-    tables = [page_table(header, rows), page_table(["tags", *header[1:]], tails, told)]
+    description = f"R@{k} of the uses of true tags, by how often the train posts have them"
+    tables = [page_table(header, rows), page_table(["tags", *header[1:]], tails, description)]
     return page_section("slices", "Kinds of posts and of tags", tables)
 
 
@@ -125,8 +128,10 @@ def _confused(report: EvaluationReport) -> Section:
         ]
         header = ["true tag that is missing", "given instead", "posts", "times chance"]
         tables.append(page_table(header, rows, labels(report)[model["model"]], folded=True))
-    told = "Pairs that occur together more often than chance has it: candidates for synonyms, or tags that look alike."
-    return page_section("confused", "Tags confused with each other", tables, told)
+    description = (
+        "Pairs that occur together more often than chance has it: candidates for synonyms, or tags that look alike."
+    )
+    return page_section("confused", "Tags confused with each other", tables, description)
 
 
 def _cost(report: EvaluationReport) -> Section:
@@ -139,9 +144,9 @@ def _cost(report: EvaluationReport) -> Section:
         ]
         for model in rank_models(report)
     ]
-    told = "Seconds are those of this evaluation: reading, encoding what was not cached, ranking."
+    description = "Seconds are those of this evaluation: reading, encoding what was not cached, ranking."
     tables = [page_table(["model", "parameters", "seconds", "posts by status"], rows)]
-    return page_section("cost", "Cost against quality", tables, told)
+    return page_section("cost", "Cost against quality", tables, description)
 
 
 def _catalogue(report: EvaluationReport) -> Section:

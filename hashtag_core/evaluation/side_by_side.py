@@ -149,9 +149,9 @@ def side_by_side_html(
     body = re.sub(r'src="([^":]+\.svg)"', inlined, body)
     region = '<div class="wide" tabindex="0" role="region" aria-label="table {}"><table>'
     parts = body.split("<table>")
-    body = parts[0] + "".join(region.format(place) + part for place, part in enumerate(parts[1:], 1))
+    body = parts[0] + "".join(region.format(index) + part for index, part in enumerate(parts[1:], 1))
     body = body.replace("</table>", "</table></div>")
-    shown = gallery and {"told": gallery.told(), "data": gallery.data()}
+    shown = gallery and {"summary": gallery.summary(), "data": gallery.data()}
     whole = Markup(body)  # noqa: S704  ours, from Markdown
     return render("board.html", title=title, body=whole, gallery=shown, confused=confused)
 
@@ -192,10 +192,10 @@ def _overview(report: BoardReport) -> str:
     if most:
         bold = [f"**{number(most[f'{name}_at_{k}'])}**" for name in ("f1", "precision", "recall")]
         rows.append(["*the most that the vocabulary allows*", *bold, *[""] * (len(header) - 4)])
-    told = "Protocol headline where no other is named; K of validation: where F1 is best there."
+    description = "Protocol headline where no other is named; K of validation: where F1 is best there."
     if most:
-        told += " The last row is no system: all true tags that are in the vocabulary, first."
-    return table(header, rows) + f"\n{told}\n"
+        description += " The last row is no system: all true tags that are in the vocabulary, first."
+    return table(header, rows) + f"\n{description}\n"
 
 
 def _against_floors(report: BoardReport) -> str:
@@ -208,8 +208,8 @@ def _against_floors(report: BoardReport) -> str:
         )
         if entry["kind"] == "neural" and found[-1] and found[-1]["value"] < -NEAR_LINEAR:
             behind.append(f"`{entry['name']}` ({found[-1]['value']:+.3f})")
-    told = ", ".join(behind) if behind else "none"
-    return table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {told}.\n"
+    names_behind = ", ".join(behind) if behind else "none"
+    return table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {names_behind}.\n"
 
 
 def _against_all(report: BoardReport) -> str:
@@ -220,11 +220,11 @@ def _against_all(report: BoardReport) -> str:
         return "There is no other one.\n"
     ks = sorted({k for _, _, k in found})
     rows = [[name, *[_corrected(found.get((done[0], name, k))) for k in ks]] for name in done[1:]]
-    told = (
+    description = (
         f"`{done[0]}` less each, and how many times its F1 it has; p is corrected for all {len(done) * (len(done) - 1) // 2} pairs of systems at that K "
         "(Holm 1979). Any two systems: `comparisons` in `report.json`."
     )
-    return table(["system", *[f"K = {k}" for k in ks]], rows) + f"\n{told}\n"
+    return table(["system", *[f"K = {k}" for k in ks]], rows) + f"\n{description}\n"
 
 
 def _corrected(row: ComparedPair | None) -> str:
@@ -237,16 +237,16 @@ def _corrected(row: ComparedPair | None) -> str:
 def _over_k(report: BoardReport) -> str:
     parts = []
     for protocol in PROTOCOLS:
-        for metric, told in METRICS.items():
+        for metric, label in METRICS.items():
             rows = [
                 [entry["name"], *[_with_interval(entry, protocol, f"{metric}_at_{k}") for k in report["ks"]]]
                 for entry in done_entries(report)
             ]
-            cells = table([told, *[f"K = {k}" for k in report["ks"]]], rows)
+            cells = table([label, *[f"K = {k}" for k in report["ks"]]], rows)
             if (protocol, metric) == ("headline", "f1"):
                 parts.append(f"F1, protocol headline:\n\n{cells}")
             else:
-                parts.append(f"<details><summary>{told}, protocol {protocol}</summary>\n\n{cells}\n</details>\n")
+                parts.append(f"<details><summary>{label}, protocol {protocol}</summary>\n\n{cells}\n</details>\n")
     return "\n".join(parts)
 
 
@@ -318,8 +318,8 @@ def _claims(report: BoardReport) -> str:
         outcome = [_difference(found), f"{found['p_value']:.3f}"] if found else [pair["missing"], ""]
         asked = [f"{where} ({pair['posts']})" if found else where, f"{pair['metric']}, {pair['protocol']}"]
         rows.append([pair["claim"], f"{pair['first']} less {pair['second']}", *asked, *outcome])
-    told = "As they come out, whichever way; an interval that holds 0 decides nothing.\n\n"
-    return "\n## Claims of the articles, on this data\n\n" + told + table(header, rows)
+    description = "As they come out, whichever way; an interval that holds 0 decides nothing.\n\n"
+    return "\n## Claims of the articles, on this data\n\n" + description + table(header, rows)
 
 
 def _left_out(report: BoardReport) -> str:

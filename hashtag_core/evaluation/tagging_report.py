@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hashtag_core.evaluation.drift import told
+from hashtag_core.evaluation.drift import describe_psi
 from hashtag_core.evaluation.pages import Section, page_section, page_table, render, shown_sections
 from hashtag_core.evaluation.report_charts import bars, lines
 
@@ -164,7 +164,7 @@ def tagging_markdown(record: TaggingRecord) -> str:
     if record.tags:
         lines_.append("- most given: " + _some(record.tags))
     if record.psi is not None:
-        lines_.append(f"- drift against the last run: PSI {record.psi:.3f} ({told(record.psi)})")
+        lines_.append(f"- drift against the last run: PSI {record.psi:.3f} ({describe_psi(record.psi)})")
     new, gone = record.new_tags(), record.vanished_tags()
     if new or gone:
         lines_.append(f"- new: {_some(new) or 'none'}; vanished: {_some(gone) or 'none'}")
@@ -278,7 +278,9 @@ def _tags(record: TaggingRecord) -> Section:
     for name, found in (("New: not given by the last run", record.new_tags()), ("Vanished", record.vanished_tags())):
         shown = [[tag, f"{count:,}"] for tag, count in found.items()][:SHOWN_ROWS]
         tables.append(page_table(["tag", "posts"], shown, f"{name} ({len(found):,} tags)"))
-    drift = "" if record.psi is None else f"Drift against the last run: PSI {record.psi:.3f} ({told(record.psi)})."
+    drift = (
+        "" if record.psi is None else f"Drift against the last run: PSI {record.psi:.3f} ({describe_psi(record.psi)})."
+    )
     return page_section("tags", "Tags and drift", tables, drift, charts)
 
 

@@ -56,6 +56,6 @@ def _weights(
             with torch.inference_mode():
                 weights_BR = model.looks_at(batch.to(recommender.device))
             seen = np.flatnonzero(posts.image_present)
-            told = None if weights_BR is None else weights_BR.float().cpu().numpy()[seen]
-            yield (start + inside[seen]).tolist(), told
+            weights = None if weights_BR is None else weights_BR.float().cpu().numpy()[seen]
+            yield (start + inside[seen]).tolist(), weights
         start += len(table)

@@ -45,7 +45,7 @@ def read_gallery(
     )
     looked = [looks(folder, truth, rows) if folder else {} for folder in folders]
     bits = sum(
-        (mask.astype(np.int64) << place for place, mask in enumerate(slices.values())), np.zeros(len(wanted), int)
+        (mask.astype(np.int64) << index for index, mask in enumerate(slices.values())), np.zeros(len(wanted), int)
     )
     side_px = thumbnail_side_px(len(rows))
     start = 0
@@ -56,8 +56,8 @@ def read_gallery(
             inside = np.flatnonzero(wanted[start : start + len(table)])
             chosen = table.take(pa.array(inside)).to_pylist() if len(inside) else []
             uris = [None if post["image"] is not None else post["image_uri"] for post in chosen]
-            for place, post, (fetched, _) in zip(inside.tolist(), chosen, fetch_images(uris, places), strict=True):
-                row = start + place
+            for index, post, (fetched, _) in zip(inside.tolist(), chosen, fetch_images(uris, places), strict=True):
+                row = start + index
                 gallery.posts.append(_post(post, row, truth, ranked, int(bits[row])))
                 gallery.posts[-1].looks = [found.get(row, "") for found in looked]
                 _picture(gallery, post, post["image"] or fetched, side_px)

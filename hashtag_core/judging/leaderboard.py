@@ -68,7 +68,7 @@ def _notes(evaluations: Sequence[Evaluation], truth: Truth) -> list[str]:
     if captions != "remove":
         notes.append(f"captions.hashtags = {captions}: true tags stand in the captions, which leaks the answer")
     notes += [
-        f"{evaluation.row['model']} reads the user's history: {rule.told()}"
+        f"{evaluation.row['model']} reads the user's history: {rule.describe()}"
         for evaluation in evaluations
         if (rule := HistoryRule.from_json(evaluation.row["history"]))
     ]

@@ -376,10 +376,10 @@ def _read_pairs(path: str, ks: Sequence[int]) -> list[Pair]:
         raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
     if set(values) != {"pairs"} or not isinstance(values["pairs"], list):
         raise ConfigError(f"{path}: expected tables [[pairs]] alone, found {', '.join(values) or 'nothing'}")
-    pairs = [validate_section(Pair, pair, f"{path}: pair {place + 1}") for place, pair in enumerate(values["pairs"])]
+    pairs = [validate_section(Pair, pair, f"{path}: pair {index + 1}") for index, pair in enumerate(values["pairs"])]
     slices = ["all", *post_slices([], [], [])]
     metrics = with_f1(post_scores(judge([[0]], [[0]], 1), ks, "headline"))
-    for place, pair in enumerate(pairs):
+    for index, pair in enumerate(pairs):
         asked = (
             ("slice", pair.slice, slices),
             ("against", pair.against, [None, *slices]),
@@ -388,5 +388,5 @@ def _read_pairs(path: str, ks: Sequence[int]) -> list[Pair]:
         for key, value, known in asked:
             if value not in known:
                 near = nearest(str(value), [name for name in known if name])
-                raise ConfigError(f"{path}: pair {place + 1}: {key}: there is no {value!r}{near}")
+                raise ConfigError(f"{path}: pair {index + 1}: {key}: there is no {value!r}{near}")
     return pairs

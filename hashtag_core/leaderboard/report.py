@@ -64,7 +64,7 @@ def write_report(plan: LeaderboardPlan, parts: Sequence[Part]) -> BoardReport:
             found = {floor: compared.pair(row["name"], floor, metric) for floor in FLOORS if floor != row["name"]}
             row["differences"] = {floor: rounded(item.as_record()) for floor, item in found.items() if item}
     report["pairs"] = [compared.claim(pair) for pair in plan.pairs]
-    order = {entry["name"]: place for place, entry in enumerate(done_entries(report))}
+    order = {entry["name"]: index for index, entry in enumerate(done_entries(report))}
     report["comparisons"] = compared.everyone(list(order), [k for k in KS if k in report["ks"]])
     if order:
         report["ceiling"] = rounded(compared.ceiling(next(iter(order)), report["ks"]))

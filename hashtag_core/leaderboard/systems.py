@@ -96,9 +96,9 @@ class Systems:
             state |= self._judge(entry, state)
         except Exception as error:
             ours = isinstance(error, HashtagError)
-            told = " ".join((str(error) if ours else f"{type(error).__name__}: {error}").split())
-            logger.error("%s failed, the others go on: %s", entry.name, told, exc_info=not ours)
-            state |= {"status": "failed", "reason": told.replace(str(Path.cwd()), ".")[:500]}
+            reason = " ".join((str(error) if ours else f"{type(error).__name__}: {error}").split())
+            logger.error("%s failed, the others go on: %s", entry.name, reason, exc_info=not ours)
+            state |= {"status": "failed", "reason": reason.replace(str(Path.cwd()), ".")[:500]}
         self._save(entry, state)
 
     def _save(self, entry: Entry, state: SystemState) -> None:

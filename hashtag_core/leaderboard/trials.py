@@ -77,9 +77,9 @@ def next_settings(recipe: Recipe, done: Sequence[Trial], seed: int) -> Settings:
     drawn = {name: space.distribution() for name, space in recipe.search.items()}
     study = optuna.create_study(direction="maximize", sampler=sampler(1000 * seed + len(done)))
     for trial in done:
-        told = {name: recipe.search[name].drawn(value) for name, value in trial.settings.items()}
+        params = {name: recipe.search[name].drawn(value) for name, value in trial.settings.items()}
         state = optuna.trial.TrialState.FAIL if trial.figure is None else optuna.trial.TrialState.COMPLETE
-        study.add_trial(optuna.trial.create_trial(params=told, distributions=drawn, value=trial.figure, state=state))
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=drawn, value=trial.figure, state=state))
     return drawn_settings(recipe, study.ask(drawn).params)
 
 

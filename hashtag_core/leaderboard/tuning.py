@@ -42,9 +42,9 @@ def plan_tuning(recipe: Recipe, dataset_uri: str) -> TrainPlan:
     return plan
 
 
-def recipe_toml(recipe: Recipe, told: str) -> str:
+def recipe_toml(recipe: Recipe, heading: str) -> str:
     """What of the recipe differs from the defaults, as a file that `jobs/train.py` takes."""
-    lines = [f"# {told} (jobs/tune.py)"]
+    lines = [f"# {heading} (jobs/tune.py)"]
     values = recipe.model_dump(mode="json", exclude_unset=True, exclude={"search"})
     for section, fields in values.items():
         if fields:

@@ -41,13 +41,13 @@ def initialise_glorot(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.LSTM | nn.LSTMCell):
         for name, parameter in module.named_parameters():
-            for place, gate in enumerate(parameter.data.chunk(4)):
+            for index, gate in enumerate(parameter.data.chunk(4)):
                 if name.startswith("weight_hh"):
                     nn.init.orthogonal_(gate)
                 elif name.startswith("weight_ih"):
                     nn.init.xavier_uniform_(gate)
                 else:
-                    nn.init.constant_(gate, float(place == FORGET_GATE and name.startswith("bias_ih")))
+                    nn.init.constant_(gate, float(index == FORGET_GATE and name.startswith("bias_ih")))
 
 
 def masked_softmax(scores_BN: Tensor, mask_BN: Tensor) -> Tensor:

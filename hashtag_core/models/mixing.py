@@ -73,8 +73,8 @@ def _loss_and_gradients(
     weights_CJ, offset_J, tag_offset_V = parameters
     weights_NC = data.facts_NJ @ (weights_CJ / scale_C[:, None]).t()
     logits_NV = (data.facts_NJ @ offset_J)[:, None] + tag_offset_V
-    for place, part_NV in enumerate(data.evidence):
-        logits_NV.addcmul_(part_NV, weights_NC[:, place : place + 1])
+    for index, part_NV in enumerate(data.evidence):
+        logits_NV.addcmul_(part_NV, weights_NC[:, index : index + 1])
     losses_NV = nn.functional.binary_cross_entropy_with_logits(logits_NV, data.labels_NV, reduction="none")
     error_NV = logits_NV.sigmoid_().sub_(data.labels_NV).mul_(data.weight_N[:, None])
     pull_NC = torch.stack([torch.linalg.vecdot(part, error_NV, dim=1) for part in data.evidence], dim=1)

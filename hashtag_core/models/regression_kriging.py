@@ -240,7 +240,7 @@ class RegressionKriging(FittedModel):
         reading = self.read(batch)
         shares = self.shares(reading)
         weights_BC = shares.facts_BJ @ self.mixture_CJ.t()
-        weight = {kind: weights_BC[:, place : place + 1] for place, kind in enumerate(KINDS)}
+        weight = {kind: weights_BC[:, index : index + 1] for index, kind in enumerate(KINDS)}
         spans = self.columns.spans()
         parts = [weight[kind] * reading.input_BD[:, spans[name]] for kind, name in BLOCKS.items() if name in spans]
         kriging_BH = weight["kriging"] * shares.kriging_BH
@@ -263,7 +263,7 @@ class RegressionKriging(FittedModel):
         shares = self.shares(reading)
         slope, offset = self.sureness
         weights_BC = slope * (shares.facts_BJ @ self.mixture_CJ.t())
-        weight = {kind: weights_BC[:, place : place + 1] for place, kind in enumerate(KINDS)}
+        weight = {kind: weights_BC[:, index : index + 1] for index, kind in enumerate(KINDS)}
         weight_BTD, share_BT = self.weight_DV.t()[tags_BT], self.share_V[tags_BT]
         base_BT = slope * ((shares.facts_BJ @ self.offset_J)[:, None] + self.tag_offset_V[tags_BT]) + offset
         parts = {

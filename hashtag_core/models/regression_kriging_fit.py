@@ -190,7 +190,7 @@ def calibrate(model: "RegressionKriging", source: FitSource) -> dict[str, float]
         shares = model.shares(reading)
         weights_BC = shares.facts_BJ @ model.mixture_CJ.t()
         evidence = model.evidence(reading, shares, model.weight_DV)
-        found = [weights_BC[:, place : place + 1] * part for place, part in enumerate(evidence)]
+        found = [weights_BC[:, index : index + 1] * part for index, part in enumerate(evidence)]
         parts.append([*found, (shares.facts_BJ @ model.offset_J)[:, None] + model.tag_offset_V])
         labels.append(make_targets(tags, model.spec.vocabulary_size).labels_BV[rows])
     if not parts:
@@ -205,8 +205,8 @@ def calibrate(model: "RegressionKriging", source: FitSource) -> dict[str, float]
     slope, offset = fit_sureness(best_NK.values, labels_NV.gather(1, best_NK.indices))
     model.sureness = torch.tensor([slope, offset])
     model.to(device)
-    told = {f"trust_{kind}": float(trust) for kind, trust in zip(model.kinds, trust_C[:-1], strict=True)}
-    return {**told, "sureness_slope": slope, "sureness_offset": offset}
+    trusts = {f"trust_{kind}": float(trust) for kind, trust in zip(model.kinds, trust_C[:-1], strict=True)}
+    return {**trusts, "sureness_slope": slope, "sureness_offset": offset}
 
 
 def _picked(item: R, rows: Tensor) -> R:

@@ -27,8 +27,8 @@ def teach(step: Step[State], state: State, sequence_BL: Tensor, forcing: float =
     for true_B in shown_BL.unbind(1):
         logits_BU, state = step(previous_B, state)
         logits.append(logits_BU)
-        told = forcing >= 1 or float(torch.rand(())) < forcing
-        previous_B = true_B if told else logits_BU.detach().argmax(-1)
+        is_forced = forcing >= 1 or float(torch.rand(())) < forcing
+        previous_B = true_B if is_forced else logits_BU.detach().argmax(-1)
     return torch.stack(logits, dim=1), state
 
 

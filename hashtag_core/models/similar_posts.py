@@ -93,8 +93,8 @@ class Neighbours(nn.Module):
             row = row + start
             if best is not None:
                 cosine, row = torch.cat([best[1], cosine], 1), torch.cat([best[0], row], 1)
-                cosine, place = cosine.topk(min(k, cosine.shape[1]), dim=1)
-                row = row.gather(1, place)
+                cosine, nearest = cosine.topk(min(k, cosine.shape[1]), dim=1)
+                row = row.gather(1, nearest)
             best = row, cosine
         assert best is not None
         return best

@@ -82,13 +82,13 @@ class VisualGraph(nn.Module):
         start = kept = 0
         for batch, _ in source.batches(BATCH_POSTS):
             here = rows[(rows >= start) & (rows < start + len(batch))] - start
-            place = slice(kept, kept + len(here))
-            self.image_NX[place] = _given(batch.image_vector_BD)[here].half()
+            position = slice(kept, kept + len(here))
+            self.image_NX[position] = _given(batch.image_vector_BD)[here].half()
             if batch.text_vector_BD is not None:
-                self.text_NX[place] = batch.text_vector_BD[here].half()
-            self.said_N[place] = batch.text_present_B[here]
-            self.tags_NM[place] = newest_tags(batch.history, len(batch), self.tags_NM.shape[1])[here].int()
-            self.owner_N[place] = owners(batch)[here]
+                self.text_NX[position] = batch.text_vector_BD[here].half()
+            self.said_N[position] = batch.text_present_B[here]
+            self.tags_NM[position] = newest_tags(batch.history, len(batch), self.tags_NM.shape[1])[here].int()
+            self.owner_N[position] = owners(batch)[here]
             start, kept = start + len(batch), kept + len(here)
         self.filled.fill_(kept)
 

@@ -94,9 +94,9 @@ class UserFrequency(FittedModel):
         carried_BV = self.share_V.expand(len(batch), -1) * prior
         if batch.history is not None:
             tags_BHL = batch.history.tags_BHL
-            row, post, place = ((tags_BHL >= 0) & batch.history.mask_BH[..., None]).nonzero(as_tuple=True)
+            row, post, column = ((tags_BHL >= 0) & batch.history.mask_BH[..., None]).nonzero(as_tuple=True)
             ones = torch.ones_like(row, dtype=carried_BV.dtype)
-            carried_BV = carried_BV.index_put((row, tags_BHL[row, post, place]), ones, accumulate=True)
+            carried_BV = carried_BV.index_put((row, tags_BHL[row, post, column]), ones, accumulate=True)
         return carried_BV / (_history_posts(batch).to(carried_BV)[:, None] + prior)
 
 

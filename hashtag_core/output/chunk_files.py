@@ -28,16 +28,16 @@ def write_chunk(
     uri: str, rows: pa.Table, rejected: Sequence[Mapping[str, object]], carried: Sequence[tuple[int, str]]
 ) -> None:
     """Write a chunk file: tagged rows, and in its metadata what was rejected and what is kept. Both appear at once."""
-    told = json.dumps({"rejected": list(rejected), "carried": list(carried)}, default=str)
+    metadata = json.dumps({"rejected": list(rejected), "carried": list(carried)}, default=str)
     with storage.open_output(uri) as file:
-        pq.write_table(rows.replace_schema_metadata({CHUNK_KEY: told.encode()}), file, compression="zstd")
+        pq.write_table(rows.replace_schema_metadata({CHUNK_KEY: metadata.encode()}), file, compression="zstd")
 
 
 def read_chunk(uri: str) -> ChunkContent:
     """What `write_chunk` wrote."""
     with storage.open_input(uri) as source:
         file = pq.ParquetFile(source)
-        told = json.loads(file.metadata.metadata[CHUNK_KEY])
+        metadata = json.loads(file.metadata.metadata[CHUNK_KEY])
         rows = file.read().replace_schema_metadata(None).cast(TABLE)
-    rejected = pa.Table.from_pylist(told["rejected"], schema=REJECTED_TABLE)
-    return ChunkContent(rows, rejected, [(int(row), str(post_id)) for row, post_id in told["carried"]])
+    rejected = pa.Table.from_pylist(metadata["rejected"], schema=REJECTED_TABLE)
+    return ChunkContent(rows, rejected, [(int(row), str(post_id)) for row, post_id in metadata["carried"]])

@@ -27,7 +27,7 @@ from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.output.chunk_files import ChunkContent, read_chunk
 from hashtag_core.output.fenced_table import Change, DataFile
 from hashtag_core.output.layout import hive
-from hashtag_core.output.moved_rows import Stripped, going
+from hashtag_core.output.moved_rows import MovedRows, going
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
 from hashtag_core.schema import REJECTED_TABLE, TABLE
@@ -144,24 +144,24 @@ class Publisher:
         tagged, rejected, _ = self.output.tables()
         self._commits += 1
         name = f"{self.run_id}-{self._commits:05d}"
-        stripped = self._strip(waiting, name)
+        moved = self._strip(waiting, name)
         whole = [staged for staged in waiting if staged.part.rows is None]
         patched = [staged for staged in waiting if staged.part.rows is not None]
-        losers = self._losers(waiting, stripped)
+        losers = self._losers(waiting, moved)
         gone = [path for path, item in losers.items() if item is None]
-        change, _ = self._rejected_change(whole, stripped.lines, name, gone)
+        change, _ = self._rejected_change(whole, moved.lines, name, gone)
         rejected.commit(change)
-        tagged.commit(Change([file for staged in waiting for file in staged.files] + stripped.add, stripped.remove))
+        tagged.commit(Change([file for staged in waiting for file in staged.files] + moved.add, moved.remove))
         replaced, taken_back = list(change.remove), Counter[str]()
         if patched:
             change, taken_back = self._rejected_change(patched, REJECTED_TABLE.empty_table(), f"{name}-patched")
             rejected.commit(change)
             replaced += change.remove
         self._by_part = None
-        records = [self._record(staged, stripped, taken_back[staged.part.record.path]) for staged in waiting]
+        records = [self._record(staged, moved, taken_back[staged.part.record.path]) for staged in waiting]
         self.output.save(name, parts=[*records, *(item for item in losers.values() if item is not None)], gone=gone)
         if not self.keep_history_h:
-            tagged.erase(stripped.remove)
+            tagged.erase(moved.remove)
         rejected.erase(replaced)
         for staged in waiting:
             storage.remove_tree(storage.join(self.output.layout.chunks, staged.part.key))
@@ -196,17 +196,17 @@ class Publisher:
 
     def _pieces(self, part: FinishedPart) -> Iterator[list[ChunkContent]]:
         """Its chunks, so many at once as make up a data file."""
-        layout, held = self.output.layout, list[ChunkContent]()
+        layout, pieces = self.output.layout, list[ChunkContent]()
         with ThreadPoolExecutor(REQUESTS) as pool:
             for start in range(0, len(part.chunks), CHUNKS_AHEAD):
                 numbers = part.chunks[start : start + CHUNKS_AHEAD]
                 for content in pool.map(lambda number: read_chunk(layout.chunk(part.key, number)), numbers):
-                    held.append(content)
-                    if sum(item.rows.num_rows + len(item.carried) for item in held) >= FILE_ROWS:
-                        yield held
-                        held = []
-        if held:
-            yield held
+                    pieces.append(content)
+                    if sum(item.rows.num_rows + len(item.carried) for item in pieces) >= FILE_ROWS:
+                        yield pieces
+                        pieces = []
+        if pieces:
+            yield pieces
 
     def _carried(self, part: FinishedPart, carried: Sequence[tuple[int, str]]) -> pa.Table:
         """The rows that the table has of those posts, now as rows of this part."""
@@ -259,7 +259,7 @@ class Publisher:
     def _read(self, file: DataFile) -> pa.Table:
         return self.output.tables()[0].read(file, TABLE.names).cast(TABLE)
 
-    def _strip(self, waiting: list[Staged], name: str) -> Stripped:
+    def _strip(self, waiting: list[Staged], name: str) -> MovedRows:
         """Take the rows that are to go out of the files that have them."""
         nothing = pa.array([], pa.string())
         victims: dict[str, pa.Array | None] = {}  # None: all of that part
@@ -274,7 +274,7 @@ class Publisher:
                 before = victims.get(owner, nothing)
                 victims[owner] = None if before is None else pa.concat_arrays([before, staged.decided])
         present = {owner: there for staged in waiting for owner, there in staged.part.owners.items()}
-        result = Stripped()
+        result = MovedRows()
         files = {file.path: file for path in victims for file in self._files_of(path)}
         for n, file in enumerate(files.values()):
             if file.first_part == file.last_part and file.first_part in victims and victims[file.first_part] is None:
@@ -328,22 +328,22 @@ class Publisher:
         path = f"{self.output.layout.partition}/rejected-{name}.parquet"
         return Change([table.write(path, content, self.output.layout.values)], removed), out
 
-    def _record(self, staged: Staged, stripped: Stripped, taken_back: int) -> PartRecord:
+    def _record(self, staged: Staged, moved: MovedRows, taken_back: int) -> PartRecord:
         """Of a part that is committed; `taken_back`: of its rejected rows that were, so many are not told of any more."""
         record, rejected = staged.part.record, _rows_of(staged.rejected)
         counts = {"tagged": staged.tagged, "rejected": rejected}
         if staged.part.rows is not None:
-            tagged = record.tagged - stripped.taken.get(record.path, 0) + staged.tagged
-            rejected += record.rejected - taken_back + stripped.told[record.path]
+            tagged = record.tagged - moved.taken.get(record.path, 0) + staged.tagged
+            rejected += record.rejected - taken_back + moved.line_counts[record.path]
             counts = {"tagged": tagged, "rejected": rejected}
         return record.model_copy(update={**self.yields(staged)._asdict(), **counts})
 
-    def _losers(self, waiting: list[Staged], stripped: Stripped) -> dict[str, PartRecord | None]:
+    def _losers(self, waiting: list[Staged], moved: MovedRows) -> dict[str, PartRecord | None]:
         """The records of other parts that lose rows; None where nothing is left of a part."""
         committed = {staged.part.record.path for staged in waiting}
         present = {owner: there for staged in waiting for owner, there in staged.part.owners.items()}
         losers: dict[str, PartRecord | None] = {}
-        for path, n in stripped.taken.items():
+        for path, n in moved.taken.items():
             was = self.output.records.parts.get(path)
             if path in committed or was is None:
                 continue

@@ -18,7 +18,7 @@ def content_hashes(posts: pa.Table) -> list[int]:
 def _content_hash(values: Sequence[str | bytes | None]) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for value in values:
-        held = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
-        digest.update(b"-" if held is None else len(held).to_bytes(8, "little"))
-        digest.update(held or b"")
+        encoded = value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+        digest.update(b"-" if encoded is None else len(encoded).to_bytes(8, "little"))
+        digest.update(encoded or b"")
     return int.from_bytes(digest.digest(), "little", signed=True) or 1

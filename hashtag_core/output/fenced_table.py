@@ -168,8 +168,8 @@ class Table:
     def read(self, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of a data file, without the partition columns."""
         with storage.open_input(storage.join(self.uri, file.path)) as source:
-            held = pq.ParquetFile(source, pre_buffer=True)
-            return held.read(columns=None if columns is None else list(columns))
+            parquet = pq.ParquetFile(source, pre_buffer=True)
+            return parquet.read(columns=None if columns is None else list(columns))
 
     def write(self, path: str, rows: pa.Table, partition: Mapping[str, str | None]) -> DataFile:
         """Write a data file, which nobody sees before a commit names it."""

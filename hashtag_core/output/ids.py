@@ -46,16 +46,16 @@ class Keys(NamedTuple):
         """Those keys alone."""
         return Keys(self.high[at], self.low[at])
 
-    def told(self) -> list[str]:
+    def to_hex(self) -> list[str]:
         """In hexadecimal."""
         return [f"{high:016x}{low:08x}" for high, low in zip(self.high.tolist(), self.low.tolist(), strict=True)]
 
     @classmethod
-    def parse(cls, told: Iterable[str]) -> "Keys":
+    def from_hex(cls, hexadecimal: Iterable[str]) -> "Keys":
         """From hexadecimal."""
-        held = list(told)
-        high = np.array([int(item[:16], 16) for item in held], np.uint64)
-        return cls(high, np.array([int(item[16:], 16) for item in held], np.uint32))
+        texts = list(hexadecimal)
+        high = np.array([int(item[:16], 16) for item in texts], np.uint64)
+        return cls(high, np.array([int(item[16:], 16) for item in texts], np.uint32))
 
     @classmethod
     def concatenate(cls, pieces: Sequence["Keys"]) -> "Keys":
@@ -164,10 +164,10 @@ class IdIndex:
 def load_index(folder: str) -> IdIndex:
     """The index as it was saved, memory-mapped; an empty one where there is none or something of it is missing."""
     try:
-        held = storage.read_json(storage.join(folder, _FILE))
-        files = [str(name) for name in held["runs"]]
+        description = storage.read_json(storage.join(folder, _FILE))
+        files = [str(name) for name in description["runs"]]
         runs = [_open_run(storage.join(folder, f"{name}.run")) for name in files]
-        return IdIndex(runs, {int(number) for number in held["covered"]}, files)
+        return IdIndex(runs, {int(number) for number in description["covered"]}, files)
     except NotFoundError:
         return IdIndex()
     except (HashtagError, ValueError, KeyError, TypeError, OSError) as error:

@@ -140,9 +140,9 @@ def _commit(
         for rows in table_rows(layout, part, found, record.etag):
             rows_here.append(rows["part_row"].to_numpy())
             add += _write(output, rows, f"{name}-{number:06d}-{len(rows_here):04d}")
-        told = rejected_rows(layout, part, found, record.etag, np.concatenate(rows_here))
-        lines.append(told)
-        records.append(record.model_copy(update={"rejected": pc.sum(told["rows"]).as_py() or 0}))
+        rejected_lines = rejected_rows(layout, part, found, record.etag, np.concatenate(rows_here))
+        lines.append(rejected_lines)
+        records.append(record.model_copy(update={"rejected": pc.sum(rejected_lines["rows"]).as_py() or 0}))
         _keep_histories(layout, record)
         if known and (part.part, part.etag) in folders:
             _keep_vectors(layout, folders[part.part, part.etag], vectors_name(settings, part.part, record.etag))
@@ -185,14 +185,14 @@ def _keep_encoders(layout: Layout) -> None:
     """How the encoders ran is what the next run must do too."""
     settings = old_settings(layout)
     try:
-        held = storage.read_json(storage.join(layout.state, "encoders.json"))
+        encoders = storage.read_json(storage.join(layout.state, "encoders.json"))
     except NotFoundError:
         return
     if settings is not None:
         tokens = {"first", *old_retag(layout).tokens.values()}
         for token in tokens:
             name = f"encoders-{settings.backend}-{settings.precision}-{settings.batch_size}-{token}.json"
-            storage.write_json(storage.join(layout.state, name), held)
+            storage.write_json(storage.join(layout.state, name), encoders)
 
 
 def _token(retag: RetagRecord, path: str) -> str:

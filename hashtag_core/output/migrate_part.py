@@ -112,17 +112,17 @@ def rejected_rows(layout: Layout, part: OldPart, found: ArchivePart, etag: str, 
     """Lines of REJECTED_TABLE, which with the `tagged` rows make all rows of the part."""
     lines = old_lines(layout, part)
     named = [line for line in lines if line.row is not None]
-    told = [_line(part, line, line.row, 1, etag, found) for line in named]
+    rejected = [_line(part, line, line.row, 1, etag, found) for line in named]
     unseen = np.setdiff1d(np.arange(part.rows), [*tagged.tolist(), *(line.row for line in named)])
     reasons = [line.reason for line in lines if line.row is None]
     by_forgetting = bool(reasons) and all(reason == FORGOTTEN for reason in reasons)
     others = [reason for reason in reasons if reason != FORGOTTEN]
     reason = FORGOTTEN if by_forgetting else others[0] if others else UNREAD
     pieces = np.split(unseen, np.flatnonzero(np.diff(unseen) != 1) + 1) if len(unseen) else []
-    told += [_line(part, OldLine(None, None, reason), int(piece[0]), len(piece), etag, found) for piece in pieces]
+    rejected += [_line(part, OldLine(None, None, reason), int(piece[0]), len(piece), etag, found) for piece in pieces]
     if not part.rows:
-        told += [_line(part, line, None, 1, etag, found) for line in lines if line.row is None][:1]
-    return pa.Table.from_pylist(told, schema=REJECTED_TABLE)
+        rejected += [_line(part, line, None, 1, etag, found) for line in lines if line.row is None][:1]
+    return pa.Table.from_pylist(rejected, schema=REJECTED_TABLE)
 
 
 def _line(part: OldPart, line: OldLine, row: int | None, rows: int, etag: str, found: ArchivePart) -> RejectedLine:

@@ -19,7 +19,7 @@ LATER_ROW = f"{REPEATED}: tagged from {{path}}, row "
 
 
 @dataclass
-class Stripped:
+class MovedRows:
     """What a commit takes out of other files."""
 
     add: list[DataFile] = field(default_factory=list)
@@ -28,7 +28,7 @@ class Stripped:
     """Rows that a part lost to another one and that are still in the archive."""
     taken: dict[str, int] = field(default_factory=dict)
     """Posts that went out, by part."""
-    told: Counter[str] = field(default_factory=Counter)
+    line_counts: Counter[str] = field(default_factory=Counter)
     """Those of them that `lines` tell of."""
 
     def take(
@@ -53,7 +53,7 @@ class Stripped:
                     "reason": f"{REPEATED}: tagged from {winner}", "rows": 1, "part_version": row["part_version"],
                     "created_at": row["created_at"], "user_key": row["user_key"],
                 })  # fmt: skip
-        self.told.update(line["part"] for line in lines)
+        self.line_counts.update(line["part"] for line in lines)
         if lines:
             self.lines = pa.concat_tables([self.lines, pa.Table.from_pylist(lines, schema=REJECTED_TABLE)])
 

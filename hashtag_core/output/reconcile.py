@@ -23,11 +23,11 @@ def reconcile(output: Output, name: str) -> bool:
     before = output.records.parts
     changed, emptied = [], []
     for record in counted_records(output):
-        told = record.tagged + record.rejected
-        if record.rows and not told:
+        counted = record.tagged + record.rejected
+        if record.rows and not counted:
             emptied.append(record.path)
         else:
-            new = record.model_copy(update={"etag": ""}) if told < record.rows else record
+            new = record.model_copy(update={"etag": ""}) if counted < record.rows else record
             changed += [new] if new != before.get(record.path) else []
     if changed or emptied:
         output.save(name, parts=changed, gone=emptied)

@@ -41,7 +41,7 @@ class TagSettings(Section):
     precision: str
     min_score: float = 0.0
     deny: str = ""
-    """Which of the model's tags are denied, and the thresholds of tags, as `Policy.told` has them."""
+    """Which of the model's tags are denied, and the thresholds of tags, as `Policy.as_settings` has them."""
     thresholds: str = ""
     extra_tags: str = ""
     """Tags that the model was not taught and may give, told in the same way."""
@@ -119,8 +119,8 @@ def columns_name(path: str, etag: str) -> str:
 
 def vectors_name(settings: TagSettings, path: str, etag: str) -> str:
     """Folder of a part's vector files: of its version, the model, and the borders of chunks."""
-    told = "\n".join([settings.model_hash, str(settings.chunk_rows), path, etag])
-    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    identity = "\n".join([settings.model_hash, str(settings.chunk_rows), path, etag])
+    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 
 def load_records(table: Table | None, partition: Mapping[str, str | None]) -> Records:

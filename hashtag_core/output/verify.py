@@ -281,8 +281,8 @@ def _by_part(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 def _alike(one: pa.Schema, other: pa.Schema) -> bool:
     """Equal but for what other writers leave away: that a column has no nulls, metadata, the name of a list's values."""
 
-    def told(schema: pa.Schema) -> list[tuple[str, str]]:
+    def types(schema: pa.Schema) -> list[tuple[str, str]]:
         kinds = [(item.name, item.type) for item in schema]
         return [(name, f"list<{kind.value_type}>" if pa.types.is_list(kind) else str(kind)) for name, kind in kinds]
 
-    return told(one) == told(other)
+    return types(one) == types(other)

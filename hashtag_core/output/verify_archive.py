@@ -49,12 +49,12 @@ def check_archive(output: Output, parts: Mapping[str, PartRows], source: Source)
         names.add(name)
         record = records.get(name)
         if record is None or record.etag != info.etag:
-            told = (
+            problem = (
                 "is in the archive and not tagged"
                 if record is None
                 else "has changed in the archive since it was tagged"
             )
-            problems.append(f"{name}: {told}")
+            problems.append(f"{name}: {problem}")
             doubtful.append(_ids(source, info))
         elif record.rows:
             problems += [f"{name}: {fault}" for fault in _check_part(source, info, parts[name], forgotten, found)]

@@ -53,9 +53,9 @@ def remove_leftovers(dataset: str, *, but_the_claim: bool = False) -> None:
             break
         storage.remove(storage.join(dataset, path))
     for folder in (WORK, "_rejected", "_left_out", *SPLITS):
-        place = storage.local_path(f"{dataset}/{folder}")
-        if not storage.is_remote(dataset) and os.path.isdir(place) and not os.listdir(place):
-            os.rmdir(place)
+        folder_path = storage.local_path(f"{dataset}/{folder}")
+        if not storage.is_remote(dataset) and os.path.isdir(folder_path) and not os.listdir(folder_path):
+            os.rmdir(folder_path)
 
 
 class ClaimRecord(BaseModel):

@@ -45,12 +45,12 @@ class Conversion:
     def described(self) -> dict[str, JsonValue]:
         """What `--dry-run` prints."""
         self.archive.tell()
-        held = sum(part.size for part in self.archive.parts)
+        size = sum(part.size for part in self.archive.parts)
         return {
             "converted": self.out,
             "dry_run": True,
             "parts": len(self.names),
-            "bytes": held,
+            "bytes": size,
             "files": files_of([self.archive]).model_dump(),
         }
 
@@ -63,10 +63,10 @@ def plan_conversion(archive: str, out: str, recipe: Recipe) -> Conversion:
         raise ConfigError(f"--convert {out} and the archive {archive} lie in one another")
     opened = open_archive(archive, recipe.archive)
     opened.first_readable()
-    told = recipe.archive.model_dump(
+    settings = recipe.archive.model_dump(
         include={"format", "map", "date_format", "encoding", "delimiter", "max_image_bytes"}
     )
-    names = [_name(number, part, told) for number, part in enumerate(opened.parts)]
+    names = [_name(number, part, settings) for number, part in enumerate(opened.parts)]
     allowed = {*names, *(f"{REJECTED}/{name}.jsonl" for name in names), RECORD}
     try:
         others = [info.path for info in storage.list_files(out, hidden=True) if info.path not in allowed]
@@ -142,7 +142,7 @@ def _convert_part(plan: Conversion, name: str, part: FileInfo) -> None:
     section = plan.recipe.archive
     fetch = Pictures(ImagePlaces.of(plan.archive.root, plan.recipe))
     rejected: list[Rejected] = []
-    held: list[pa.Table] = []
+    tables: list[pa.Table] = []
     pictures = absent = 0
     options = {"compression": "zstd", "use_dictionary": ["user_id"], "write_statistics": ["post_id", "created_at"]}
     with storage.open_output(storage.join(plan.out, name)) as sink, pq.ParquetWriter(sink, POST, **options) as writer:
@@ -150,19 +150,19 @@ def _convert_part(plan: Conversion, name: str, part: FileInfo) -> None:
             rejected += batch.rejected
             pictures += batch.posts.num_rows - batch.posts["image"].null_count
             absent += count_missing(batch.posts)
-            held.append(batch.posts)
-            if sum(t.num_rows for t in held) >= ROW_GROUP_ROWS or sum(t.nbytes for t in held) >= MAX_HELD_BYTES:
-                writer.write_table(pa.concat_tables(held), row_group_size=ROW_GROUP_ROWS)
-                held = []
-        if held:
-            writer.write_table(pa.concat_tables(held), row_group_size=ROW_GROUP_ROWS)
-        told = {
+            tables.append(batch.posts)
+            if sum(t.num_rows for t in tables) >= ROW_GROUP_ROWS or sum(t.nbytes for t in tables) >= MAX_HELD_BYTES:
+                writer.write_table(pa.concat_tables(tables), row_group_size=ROW_GROUP_ROWS)
+                tables = []
+        if tables:
+            writer.write_table(pa.concat_tables(tables), row_group_size=ROW_GROUP_ROWS)
+        counts = {
             "pictures": str(pictures),
             "pictures_missing": str(absent),
             "part": part.path,
             "pictures_named": fetch.tally.to_json(),
         }
-        writer.add_key_value_metadata(told)
+        writer.add_key_value_metadata(counts)
         if plan.archive.etag(part) != part.etag:
             raise HashtagError(f"{part.path}: changed while it was read: run again")
         lines = "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in rejected)
@@ -178,6 +178,6 @@ def _rejected_of(out: str, name: str) -> list[Rejected]:
     return [Rejected(**json.loads(line)) for line in lines]
 
 
-def _name(number: int, part: FileInfo, told: dict[str, JsonValue]) -> str:
-    made_of = json.dumps([part.path, part.etag, getattr(part, "selection", ""), told], sort_keys=True)
+def _name(number: int, part: FileInfo, identity: dict[str, JsonValue]) -> str:
+    made_of = json.dumps([part.path, part.etag, getattr(part, "selection", ""), identity], sort_keys=True)
     return f"part-{number:05d}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}.parquet"

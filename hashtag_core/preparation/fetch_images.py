@@ -133,11 +133,11 @@ def _piece(batch: PartBatch, begin: int, images: list[bytes | None], *, last: bo
     ]
     posts = batch.posts.slice(begin, len(images))
     fetched = pa.array(images, pa.binary())
-    held = posts["image"].combine_chunks()
+    image_column = posts["image"].combine_chunks()
     reference = posts["image_uri"].combine_chunks()
     found = fetched.is_valid()
     columns = {
-        "image": pa.chunked_array([pc.if_else(found, fetched, held)]),
+        "image": pa.chunked_array([pc.if_else(found, fetched, image_column)]),
         "image_uri": pa.chunked_array([pc.if_else(found, pa.scalar(None, pa.string()), reference)]),
     }
     for name, column in columns.items():

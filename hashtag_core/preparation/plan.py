@@ -106,7 +106,7 @@ def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str |
 def finished_dataset(dataset: str, config: dict[str, dict[str, JsonValue]]) -> Dataset | None:
     """The dataset there, once its configuration is seen to be this one; None where nothing is, or a killed run's leftovers."""
     try:
-        held = Dataset.open(dataset)
+        found = Dataset.open(dataset)
     except NotFoundError:
         if storage.exists(dataset):
             ours = storage.exists(storage.join(dataset, WORK))  # what a killed run left behind
@@ -116,7 +116,7 @@ def finished_dataset(dataset: str, config: dict[str, dict[str, JsonValue]]) -> D
             if others:
                 raise ConfigError(f"{dataset} is not empty and holds no dataset: {others[0]} is there") from None
         return None
-    before, now = _flat(held.info.config), _flat(config)
+    before, now = _flat(found.info.config), _flat(config)
     differing = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
         for key in sorted({*before, *now})
@@ -126,7 +126,7 @@ def finished_dataset(dataset: str, config: dict[str, dict[str, JsonValue]]) -> D
         raise ConfigError(
             f"{dataset} holds a dataset of another configuration: {'; '.join(differing)}: take another --dataset, or remove that one"
         )
-    return held
+    return found
 
 
 def _flat(config: Mapping[str, Mapping[str, JsonValue] | JsonValue]) -> dict[str, JsonValue]:

@@ -43,14 +43,14 @@ def tell_rejected(rejected: Sequence[Rejected], with_posts: Iterable[str]) -> No
         logger.error("%d more parts gave no post at all", len(lost) - SHOWN)
 
 
-def check_pictures(missing: int, named: int, told: Sequence[str], most_missing: float | None) -> None:
+def check_pictures(missing: int, named: int, examples: Sequence[str], most_missing: float | None) -> None:
     """Warn of pictures that are named and could not be had; ArchiveError where they are a larger share of all pictures than
     `most_missing`. `told` are the first of them, with the reason."""
     if not missing:
         return
     share = missing / named
     message = f"{missing} of {named} pictures could not be had ({share:.0%})" + (
-        f", e.g. {'; '.join(told[:SHOWN])}" if told else ""
+        f", e.g. {'; '.join(examples[:SHOWN])}" if examples else ""
     )
     if most_missing is not None and share > most_missing:
         raise ArchiveError(f"{message}: more than archive.max_missing_images = {most_missing:g} (--max-missing-images)")

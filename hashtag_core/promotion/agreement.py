@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from hashtag_core.evaluation.drift import population_stability_index, told
+from hashtag_core.evaluation.drift import describe_psi, population_stability_index
 from hashtag_core.evaluation.side_by_side import side_by_side_html
 from hashtag_core.schema import TaggedRow
 
@@ -77,7 +77,7 @@ def agreement_markdown(names: tuple[str, str], found: Agreement, archive: str, p
         *(f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in found.figures.items()),
     ]
     if drift is not None:
-        lines.append(f"\nDrift of the tags: {told(drift)}.")
+        lines.append(f"\nDrift of the tags: {describe_psi(drift)}.")
     return "\n".join(lines) + "\n"
 
 

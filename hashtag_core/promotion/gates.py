@@ -125,27 +125,29 @@ def judge_challenger(
 def _dataset(challenger: Contender, champion: Contender | None, dataset_hash: str) -> Gate:
     own = challenger.trained_on
     trained = f"trained on dataset {_short(own)}" if own else "trained on a dataset that its model.json does not name"
-    told = f"{challenger.uri} was {trained}, judged on {_short(dataset_hash)}"
+    detail = f"{challenger.uri} was {trained}, judged on {_short(dataset_hash)}"
     if champion is not None and champion.trained_on != dataset_hash:
-        told += f"; the champion was trained on {_short(champion.trained_on)}"
-    return Gate("dataset", own == dataset_hash, told)
+        detail += f"; the champion was trained on {_short(champion.trained_on)}"
+    return Gate("dataset", own == dataset_hash, detail)
 
 
 def _split(uses: int, gates: GatesSection) -> Gate:
-    told = f"this split has judged {uses} challenger{'s' if uses != 1 else ''} before"
+    detail = f"this split has judged {uses} challenger{'s' if uses != 1 else ''} before"
     if uses:
         by_chance = 1 - (1 - gates.max_p_value / 2) ** (uses + 1)
-        told += f"; of {uses + 1} that are no better, one or more pass by chance with probability {by_chance:.2f}"
+        detail += f"; of {uses + 1} that are no better, one or more pass by chance with probability {by_chance:.2f}"
     if gates.max_split_uses is None:
-        return Gate("split", True, told)
-    return Gate("split", uses < gates.max_split_uses, f"{told}; it may judge {gates.max_split_uses}")
+        return Gate("split", True, detail)
+    return Gate("split", uses < gates.max_split_uses, f"{detail}; it may judge {gates.max_split_uses}")
 
 
 def _golden(challenger: Contender, gates: GatesSection) -> Gate:
     if challenger.golden is None:
         return Gate("golden", True, "not checked: no golden outputs were recorded when this version was registered")
-    told = f"scores differ from those recorded at registration by at most {challenger.golden:.2g}"
-    return Gate("golden", challenger.golden <= gates.golden_tolerance, f"{told}, {gates.golden_tolerance:g} is allowed")
+    detail = f"scores differ from those recorded at registration by at most {challenger.golden:.2g}"
+    return Gate(
+        "golden", challenger.golden <= gates.golden_tolerance, f"{detail}, {gates.golden_tolerance:g} is allowed"
+    )
 
 
 def _signature(challenger: Contender, champion: Contender | None) -> Gate:
@@ -162,8 +164,10 @@ def _floors(challenger: Contender, duels: Sequence[Duel], gates: GatesSection) -
     if not duels:
         return Gate("gain", True, "no champion yet, and no floor to beat")
     parts = [_gain("gain", challenger, None, duel, gates) for duel in duels]
-    told = "; ".join(part.detail for part in parts)
-    return Gate("gain", all(part.passed for part in parts), f"no champion yet: the first must beat the floors; {told}")
+    detail = "; ".join(part.detail for part in parts)
+    return Gate(
+        "gain", all(part.passed for part in parts), f"no champion yet: the first must beat the floors; {detail}"
+    )
 
 
 def _gain(name: str, challenger: Contender, champion: Contender | None, duel: Duel, gates: GatesSection) -> Gate:
@@ -174,62 +178,62 @@ def _gain(name: str, challenger: Contender, champion: Contender | None, duel: Du
         if champion is None:
             return Gate(name, False, f"{metric}: nothing to compare {ours:.4f} with {duel.against} by")
         theirs = champion.figures[gates.protocol][gates.metric]
-        told = f"{metric}: {challenger.uri} {ours:.4f}, {duel.against} {theirs:.4f}: {ours - theirs:+.4f} (chance not tested)"
-        return Gate(name, ours - theirs > gates.min_gain, f"{told}, more than {gates.min_gain:+.4f} is asked for")
+        detail = f"{metric}: {challenger.uri} {ours:.4f}, {duel.against} {theirs:.4f}: {ours - theirs:+.4f} (chance not tested)"
+        return Gate(name, ours - theirs > gates.min_gain, f"{detail}, more than {gates.min_gain:+.4f} is asked for")
     ours = challenger.figures[gates.protocol][gates.metric]
-    told = (
+    detail = (
         f"{metric}: {challenger.uri} {ours:.4f}, {duel.against} {ours - gain.value:.4f}: {gain.value:+.4f} "
         f"({gain.low:+.4f} .. {gain.high:+.4f}, p {gain.p_value:.3f})"
     )
     enough, certain = gain.value > gates.min_gain, gain.value > 0 and gain.p_value <= gates.max_p_value
     if gates.min_gain < 0:  # who lets a challenger be worse by so much asks for no proof that it is better
         certain = True
-    told += f", more than {gates.min_gain:+.4f} is asked for"
+    detail += f", more than {gates.min_gain:+.4f} is asked for"
     if gates.min_gain >= 0:
-        told += f" with p <= {gates.max_p_value:g}"
+        detail += f" with p <= {gates.max_p_value:g}"
     if enough and not certain:
-        told += ": the difference may be chance"
-    return Gate(name, enough and certain, told)
+        detail += ": the difference may be chance"
+    return Gate(name, enough and certain, detail)
 
 
 def _slices(duel: Duel, gates: GatesSection) -> Gate:
-    lost, told = [], []
+    lost, detail = [], []
     for name, (posts, difference) in duel.slices.items():
         if posts < gates.min_slice_posts:
             continue
         text = f"{name} {difference.value:+.4f} (up to {difference.high:+.4f}, {posts} posts)"
-        told.append(text)
+        detail.append(text)
         if difference.value < -gates.max_slice_loss and difference.high < 0:
             lost.append(text)
     if lost:
         return Gate("slices", False, f"loses more than {gates.max_slice_loss:g} on: {', '.join(lost)}")
     few = f"no slice has {gates.min_slice_posts} posts"
-    return Gate("slices", True, f"no slice loses more than {gates.max_slice_loss:g}: {', '.join(told) or few}")
+    return Gate("slices", True, f"no slice loses more than {gates.max_slice_loss:g}: {', '.join(detail) or few}")
 
 
 def _calibration(challenger: Contender, champion: Contender, gates: GatesSection) -> Gate:
     ours, theirs = challenger.calibration, champion.calibration
-    told = f"expected calibration error {ours:.4f}, the champion's {theirs:.4f}"
+    detail = f"expected calibration error {ours:.4f}, the champion's {theirs:.4f}"
     return Gate(
         "calibration",
         ours <= theirs + gates.max_calibration_loss,
-        f"{told}, {gates.max_calibration_loss:g} more is allowed",
+        f"{detail}, {gates.max_calibration_loss:g} more is allowed",
     )
 
 
 def _ratio(name: str, challenger: Contender, champion: Contender, least: float, gates: GatesSection) -> Gate:
     ours, theirs = (one.figures[gates.protocol].get(name, 0.0) for one in (challenger, champion))
-    told = f"{name} {ours:.4f}, the champion's {theirs:.4f}, at least {least:g} of it is asked for"
-    return Gate(name, ours >= least * theirs, told)
+    detail = f"{name} {ours:.4f}, the champion's {theirs:.4f}, at least {least:g} of it is asked for"
+    return Gate(name, ours >= least * theirs, detail)
 
 
 def _speed(challenger: Contender, champion: Contender, gates: GatesSection) -> Gate:
     ours, theirs = challenger.posts_per_second, champion.posts_per_second
-    told = f"{ours:.1f} posts a second, the champion {theirs:.1f} (one after the other on the same posts)"
+    detail = f"{ours:.1f} posts a second, the champion {theirs:.1f} (one after the other on the same posts)"
     if challenger.encodes and not champion.encodes:
-        return Gate("speed", True, f"{told}; not compared: the champion looks into no picture and no caption")
+        return Gate("speed", True, f"{detail}; not compared: the champion looks into no picture and no caption")
     return Gate(
-        "speed", ours >= gates.min_speed_ratio * theirs, f"{told}, {gates.min_speed_ratio:g} of it is asked for"
+        "speed", ours >= gates.min_speed_ratio * theirs, f"{detail}, {gates.min_speed_ratio:g} of it is asked for"
     )
 
 

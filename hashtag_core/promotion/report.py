@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from hashtag_core.evaluation.side_by_side import side_by_side_html
 from hashtag_core.promotion.gates import Duel, Gate, GateRecord
@@ -35,6 +35,33 @@ class PromotionRecord(PromotionFacts):
     """`promotion.json`."""
 
     gates: list[GateRecord]
+
+
+class PromoteSummary(TypedDict):
+    """What `jobs/promote.py` prints: model URIs, None where there is none."""
+
+    promoted: bool
+    rolled_back: NotRequired[bool]
+    champion: str | None
+    previous: str | None
+    taken_off: NotRequired[str | None]
+    gates: list[GateRecord]
+    run_id: NotRequired[str]
+    forced: NotRequired[str]
+    dry_run: NotRequired[bool]
+    challenger: NotRequired[str]
+
+
+class PromotionReason(TypedDict):
+    """Why the champion moved, as it is kept with the move."""
+
+    dataset_hash: str
+    split: str
+    run_id: str
+    figures: dict[str, float]
+    """Model -> the deciding figure."""
+    refused_by: list[str]
+    forced: NotRequired[str]
 
 
 def promotion_markdown(facts: PromotionFacts, gates: Sequence[Gate], duels: Sequence[Duel]) -> str:

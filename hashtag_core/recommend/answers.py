@@ -58,8 +58,8 @@ def as_json(answers: Iterable[Answer], model: str, family: str) -> str:
             {"hashtag": tag, "score": round(score, 6)}
             for tag, score in zip(answer.hashtags, answer.scores, strict=True)
         ]
-        for place, told in enumerate(answer.explanations or []):
-            tags[place]["explanation"] = told
+        for index, explanation in enumerate(answer.explanations or []):
+            tags[index]["explanation"] = explanation
         row = {"name": answer.name, "hashtags": tags, "status": answer.status, "detail": answer.detail}
         posts.append({**row, "given": answer.given})
     return json.dumps({"model": model, "family": family, "posts": posts}, ensure_ascii=False, allow_nan=False) + "\n"
@@ -104,12 +104,12 @@ def as_text(answers: Sequence[Answer], width: int = WIDTH) -> str:
 def _one(answer: Answer, width: int) -> str:
     longest = max((cell_len(tag) for tag in answer.hashtags), default=0)
     lines = []
-    for place, (tag, score) in enumerate(zip(answer.hashtags, answer.scores, strict=True)):
+    for index, (tag, score) in enumerate(zip(answer.hashtags, answer.scores, strict=True)):
         room = " " * (longest - cell_len(tag))
         lines.append(f"#{tag}{room}  {score:.3f}  {'█' * round(SCORE_BAR * score)}".rstrip())
         if answer.explanations is not None:
-            told = explained(answer.explanations[place])
-            lines += textwrap.wrap(told, width, initial_indent="    ", subsequent_indent="    ")
+            explanation_text = explained(answer.explanations[index])
+            lines += textwrap.wrap(explanation_text, width, initial_indent="    ", subsequent_indent="    ")
     lines += ["no hashtag"] * (not answer.hashtags) + [f"({_fault(answer)})"] * bool(_fault(answer))
     return "\n".join(lines) + "\n"
 
@@ -123,7 +123,10 @@ def _many(answers: Sequence[Answer], width: int) -> Table:
     for answer in answers:
         tags = [f"#{tag} {score:.2f}" for tag, score in zip(answer.hashtags, answer.scores, strict=True)]
         if answer.explanations is not None:
-            lines = [f"{tag}\n    {explained(told)}" for tag, told in zip(tags, answer.explanations, strict=True)]
+            lines = [
+                f"{tag}\n    {explained(explanation)}"
+                for tag, explanation in zip(tags, answer.explanations, strict=True)
+            ]
         else:
             lines = _filled(tags, room)
         lines += [f"({_fault(answer)})"] * bool(_fault(answer))
@@ -149,12 +152,12 @@ def _fault(answer: Answer) -> str:
     return f"{answer.status}: {answer.detail}"
 
 
-def explained(told: Any) -> str:
+def explained(explanation: Any) -> str:
     """An explanation in words: a string as it is; of a record each part with its amount, posts (`post_id`, `amount`) the first few."""
-    if not isinstance(told, dict):
-        return str(told)
+    if not isinstance(explanation, dict):
+        return str(explanation)
     parts = []
-    for name, value in told.items():
+    for name, value in explanation.items():
         if value in (None, [], {}) or name == "hashtag":
             continue
         words = name.replace("_", " ")

@@ -54,21 +54,21 @@ def explained(
     with torch.inference_mode():
         found = model.explain(batch, torch.from_numpy(indices_BK).to(batch.image_present_B.device))
     return [
-        [_tag(found, post, place, tags[index], past[post]) for place, index in enumerate(row)]
+        [_tag(found, post, position, tags[index], past[post]) for position, index in enumerate(row)]
         for post, row in enumerate(indices_BK.tolist())
     ]
 
 
-def _tag(found: Explanation, post: int, place: int, tag: str, past: Sequence[str]) -> ExplainedTag:
-    parts = {name: float(values[post, place]) for name, values in found.parts_BT.items()}
+def _tag(found: Explanation, post: int, index: int, tag: str, past: Sequence[str]) -> ExplainedTag:
+    parts = {name: float(values[post, index]) for name, values in found.parts_BT.items()}
     return {
         "hashtag": tag,
-        "base": float(found.base_BT[post, place]),
+        "base": float(found.base_BT[post, index]),
         "image": parts.get("image"),
         "caption": parts.get("caption"),
         "tag_text": parts.get("tag_text"),
-        "history": _posts(past, found.history_BTH[post, place].tolist()),
-        "neighbours": _posts(found.neighbour_ids[post], found.neighbours_BTK[post, place].tolist()),
+        "history": _posts(past, found.history_BTH[post, index].tolist()),
+        "neighbours": _posts(found.neighbour_ids[post], found.neighbours_BTK[post, index].tolist()),
     }
 
 

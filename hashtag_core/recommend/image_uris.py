@@ -87,16 +87,18 @@ class ImagePlaces:
     @property
     def _local(self) -> list[str]:
         """Allowed folders, a local archive first."""
-        places = [place for place in (self.archive, *(self.prefixes or ())) if place is not None]
-        return [storage.local_path(place) for place in places if not storage.is_remote(place)]
+        places = [location for location in (self.archive, *(self.prefixes or ())) if location is not None]
+        return [storage.local_path(location) for location in places if not storage.is_remote(location)]
 
     @property
     def _remote(self) -> list[str]:
         """Allowed prefixes, each to its last slash: `s3://photos` does not allow `s3://photos-of-others`."""
-        places = [place for place in (self.archive, *(self.prefixes or ())) if place and storage.is_remote(place)]
+        places = [
+            location for location in (self.archive, *(self.prefixes or ())) if location and storage.is_remote(location)
+        ]
         if self.prefixes is None:
-            places = ["/".join(place.split("/")[:3]) for place in places]
-        return [place.rstrip("/") + "/" for place in places]
+            places = ["/".join(location.split("/")[:3]) for location in places]
+        return [location.rstrip("/") + "/" for location in places]
 
 
 def fetch_image(uri: str, places: ImagePlaces) -> bytes:
@@ -123,9 +125,9 @@ def fetch_images(uris: Sequence[str | None], places: ImagePlaces) -> Iterator[tu
         except (HashtagError, ValueError) as error:
             if is_machine(error):
                 raise
-            told = f"{NOT_FETCHED}{error}"
+            detail = f"{NOT_FETCHED}{error}"
             half = TOLD_CHARACTERS // 2 - 2
-            return None, told if len(told) <= TOLD_CHARACTERS else f"{told[:half]}...{told[-half:]}"
+            return None, detail if len(detail) <= TOLD_CHARACTERS else f"{detail[:half]}...{detail[-half:]}"
 
     named = (uri for uri in uris if uri and uri.strip())
     with ThreadPoolExecutor(FETCHES) as pool:

@@ -84,10 +84,10 @@ class Source:
                 raise UsageError(f"{size:,} bytes, more than {max_image_bytes:,} (archive.max_image_bytes)")
             return Asked(name, {"file": name}, {**self._post(name), "image": path.read_bytes()})
         except (OSError, UsageError) as error:
-            told = getattr(error, "strerror", None) or str(error)
+            message = getattr(error, "strerror", None) or str(error)
             if self.kind == "picture":
-                raise UsageError(f"{path}: {told}") from None
-            return Asked(name, {"file": name}, None, told)
+                raise UsageError(f"{path}: {message}") from None
+            return Asked(name, {"file": name}, None, message)
 
 
 def sources(
@@ -185,7 +185,7 @@ class Table:
         if look.other:
             raise UsageError(f"{path}: expected a table, found: {look.other}")
         if dialect.encoding is None:
-            raise UsageError(f"{path}: {look.told}, or save it as `CSV UTF-8`")
+            raise UsageError(f"{path}: {look.note}, or save it as `CSV UTF-8`")
         if look.broken and not look.header:
             raise UsageError(f"{path}: not a readable table: {look.broken}")
         return cls(path, dialect, look, reading.date_format, _columns(path, look.header, reading))

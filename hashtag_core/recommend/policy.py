@@ -38,7 +38,7 @@ class Policy:
         return np.where(least < asked, np.nextafter(least, np.float32(np.inf)), least)
 
     @property
-    def told(self) -> dict[str, str]:
+    def as_settings(self) -> dict[str, str]:
         """`deny` and `thresholds` as `tell_tags` has them."""
         values = {"deny": dict.fromkeys(self.deny, 0.0), "thresholds": self.thresholds}
         return {name: tell_tags(tags) for name, tags in values.items()}

@@ -371,5 +371,7 @@ def _check_identity(model: str, trained: EncodersIdentity, here: EncodersIdentit
         expected = before.get(modality)
         if expected != found:
             differing = [key for key in found if not isinstance(expected, Mapping) or expected.get(key) != found[key]]
-            told = "; ".join(f"{key}: {(expected or {}).get(key)!r}, here {found[key]!r}" for key in differing)
-            raise IntegrityError(f"model {model} was trained on another {modality} encoder than is here ({told})")
+            differences = "; ".join(f"{key}: {(expected or {}).get(key)!r}, here {found[key]!r}" for key in differing)
+            raise IntegrityError(
+                f"model {model} was trained on another {modality} encoder than is here ({differences})"
+            )

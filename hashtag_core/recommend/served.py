@@ -36,21 +36,21 @@ class ServedModel:
 
     def predict(self, frame: "DataFrame", top_k: int = 10) -> "DataFrame":
         """The TAGGED rows of posts, in their order. ConfigError for a row that is no post, naming row and field."""
-        posts = [post_of(row, place) for place, row in enumerate(frame.to_dict("records"))]
+        posts = [post_of(row, index) for index, row in enumerate(frame.to_dict("records"))]
         with self._lock:
             # alone, as a caller's own post comes: what else is in a batch changes the last digits of a score
             tagged = self.recommender.recommend(posts, top_k=int(top_k))
         frame = tagged.to_pandas()
-        frame["detail"] = [None if told is None else str(told) for told in tagged["detail"].to_pylist()]
+        frame["detail"] = [None if detail is None else str(detail) for detail in tagged["detail"].to_pylist()]
         return frame.astype({"detail": object})
 
 
-def post_of(row: Mapping[str, Any], place: int = 0) -> PostRow:
+def post_of(row: Mapping[str, Any], index: int = 0) -> PostRow:
     """A post from a row of a data frame: absent values leave, base64 becomes bytes, a date becomes a timestamp."""
     unknown = next((name for name in row if name not in POST.names), None)
     if unknown is not None:
-        raise ConfigError(f"row {place}: no field {unknown!r} in a post; there are {', '.join(POST.names)}")
-    values = {name: _value(name, value, place) for name, value in row.items() if not _absent(value)}
+        raise ConfigError(f"row {index}: no field {unknown!r} in a post; there are {', '.join(POST.names)}")
+    values = {name: _value(name, value, index) for name, value in row.items() if not _absent(value)}
     return cast(PostRow, values)
 
 
@@ -58,17 +58,17 @@ def _absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value)) or str(value) in ("NaT", "<NA>")
 
 
-def _value(name: str, value: Any, place: int) -> Any:
+def _value(name: str, value: Any, index: int) -> Any:
     if name == "image" and isinstance(value, str):
         try:
             return base64.b64decode("".join(value.split()), validate=True)
         except binascii.Error as error:
-            raise ConfigError(f"row {place}: image: base64 or bytes expected: {error}") from None
+            raise ConfigError(f"row {index}: image: base64 or bytes expected: {error}") from None
     if name == "created_at" and isinstance(value, str | datetime):
         try:
             moment = datetime.fromisoformat(value) if isinstance(value, str) else value
         except ValueError:
-            raise ConfigError(f"row {place}: created_at: ISO 8601 expected, found {value!r}") from None
+            raise ConfigError(f"row {index}: created_at: ISO 8601 expected, found {value!r}") from None
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     if isinstance(value, bytearray | np.bytes_):
         return bytes(value)
@@ -105,7 +105,7 @@ def golden_outputs(recommender: Recommender, posts: Sequence[GoldenPost] | None 
     A model that is loaded elsewhere, or with other versions of libraries, has to give the same: `golden_difference`.
     """
     fixed = [post.copy() for post in (_golden_posts() if posts is None else posts)]
-    opened = [post_of(post, place) for place, post in enumerate(fixed)]
+    opened = [post_of(post, index) for index, post in enumerate(fixed)]
     tagged = recommender.recommend(opened, top_k=GOLDEN_TAGS).to_pylist()
     kept: list[GoldenTags] = [
         {"post_id": row["post_id"], "hashtags": row["hashtags"], "scores": row["scores"]} for row in tagged

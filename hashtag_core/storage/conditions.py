@@ -38,7 +38,7 @@ class ConditionalWrites:
     """How a replacement is made conditional: `If-Match` with the etag in quotes or without them; on a disk by a lock."""
     remove: bool
     """Whether a removal can be conditional too."""
-    told: str = ""
+    reason: str = ""
     """What was seen where `create` or `replace` is not to be had."""
 
     def require(self, uri: str, *, replace: bool = False) -> None:
@@ -47,7 +47,7 @@ class ConditionalWrites:
             what = "replaced" if self.create else "created"
             raise ConfigError(
                 f"{uri}: nothing can be {what} here without the risk that two runs do it at once: the store "
-                f"({endpoint() or 'Amazon S3'}) {self.told}; take a local disk, or a store that honours conditional writes "
+                f"({endpoint() or 'Amazon S3'}) {self.reason}; take a local disk, or a store that honours conditional writes "
                 "(Amazon S3, MinIO, Ceph)"
             )
 
@@ -84,23 +84,23 @@ def _probe(bucket: str, key: str) -> ConditionalWrites:
             return ConditionalWrites(False, None, False, f"answers `If-None-Match: *` with {store.answer}")
         if store.put(b"2", IfNoneMatch="*") == "done":
             return ConditionalWrites(False, None, False, "ignores `If-None-Match: *`: it replaced what was there")
-        replace, told = _replacing(store)
-        return ConditionalWrites(True, replace, replace is not None and store.removes(replace), told)
+        replace, reason = _replacing(store)
+        return ConditionalWrites(True, replace, replace is not None and store.removes(replace), reason)
     finally:
         with suppress(Exception):
             store.remove()
 
 
 def _replacing(store: "_Prober") -> tuple[Etag | None, str]:
-    told = ""
+    reason = ""
     for way in ("quoted", "bare"):
         if store.put(b"3", IfMatch=written(store.etag_of_another, way)) == "done":
             return None, "ignores `If-Match`: it replaced what was another"
         body = f"4 {way}".encode()
         if store.put(body, IfMatch=written(store.etag(), way)) == "done" or store.held() == body:
             return way, ""
-        told = f"answers `If-Match` with the etag it gave, quoted or bare, with {store.answer}"
-    return None, told
+        reason = f"answers `If-Match` with the etag it gave, quoted or bare, with {store.answer}"
+    return None, reason
 
 
 def written(etag: str, way: str | None) -> str:

@@ -266,9 +266,9 @@ def _sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
-        told = _told(os.stat(folder).st_dev)
-        if not told:
-            told.append(str(error))
+        warned_of = _told(os.stat(folder).st_dev)
+        if not warned_of:
+            warned_of.append(str(error))
             logger.warning(
                 "%s: folders cannot be synced here (%s): a power cut may undo the last writes", folder, error.strerror
             )

@@ -138,16 +138,16 @@ def read(uri: str, hosts: Sequence[str], max_bytes: int, timeout_s: float) -> by
 class _FailedError(Exception):
     """A request that failed in a way that the next may not."""
 
-    def __init__(self, told: str, url: "Url", status: int = 0, patience_s: float = 0) -> None:
-        super().__init__(told)
-        self.told, self.url, self.status, self.patience_s = told, url, status, patience_s
+    def __init__(self, reason: str, url: "Url", status: int = 0, patience_s: float = 0) -> None:
+        super().__init__(reason)
+        self.reason, self.url, self.status, self.patience_s = reason, url, status, patience_s
 
 
 def _verdict(failed: _FailedError, shown: str, allowed: tuple[Host, ...], timeout_s: float) -> Exception:
     """Whose fault it is that an address fails again and again."""
     if failed.status not in BUSY and _answers(failed.url, allowed, timeout_s):
-        return ImageError(f"{shown}: {failed.told}; the host itself answers")
-    return StorageError(f"{shown}: {failed.told} ({ATTEMPTS} attempts)")
+        return ImageError(f"{shown}: {failed.reason}; the host itself answers")
+    return StorageError(f"{shown}: {failed.reason} ({ATTEMPTS} attempts)")
 
 
 def _answers(url: "Url", allowed: tuple[Host, ...], timeout_s: float) -> bool:
@@ -179,12 +179,12 @@ def _next(url: "Url", location: str, shown: str) -> "Url":
 
 def _refused(response: Any, url: "Url", shown: str) -> Exception:
     status = int(response.status)
-    told = f"the server answered {status} {http.client.responses.get(status, '')}".rstrip()
+    reason = f"the server answered {status} {http.client.responses.get(status, '')}".rstrip()
     if status in AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _FailedError(told, url, status, _patience_s(response.headers.get("Retry-After")))
+        return _FailedError(reason, url, status, _patience_s(response.headers.get("Retry-After")))
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
-        return NotFoundError(f"{shown}: {told}")
-    return ImageError(f"{shown}: {told}")
+        return NotFoundError(f"{shown}: {reason}")
+    return ImageError(f"{shown}: {reason}")
 
 
 def _patience_s(retry_after: str | None) -> float:

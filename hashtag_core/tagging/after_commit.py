@@ -57,7 +57,7 @@ class Yielding:
         if lines.num_rows:
             keys = keys_of(lines["post_id"])
             others = self._of_other_parts(keys, work.record.number)
-            for key, row in zip(keys.told(), lines["row"].to_pylist(), strict=True):
+            for key, row in zip(keys.to_hex(), lines["row"].to_pylist(), strict=True):
                 if rest := _rest(work, key, row):
                     untried[key] = rest
                 elif key in others:
@@ -71,7 +71,7 @@ class Yielding:
         """Those of the keys that another part of the archive has too."""
         live = np.array(sorted({record.number for record in records_of(self._plan).values()} - {number}), np.uint32)
         found = Entries.concatenate([self._plan.index.find(keys), self._fresh.find(keys)])
-        return set(found.keys.take(np.flatnonzero(np.isin(found.number, live))).told())
+        return set(found.keys.take(np.flatnonzero(np.isin(found.number, live))).to_hex())
 
 
 def _rest(work: PartWork, key: str, row: int) -> list[int]:

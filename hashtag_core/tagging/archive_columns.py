@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from hashtag_core import storage
 from hashtag_core.data.archive_history import READ, ArchivePosts, TagFinder
-from hashtag_core.data.history import NONE, UNDATED, HistoryColumns
+from hashtag_core.data.history import NO_HASH, UNDATED, HistoryColumns
 from hashtag_core.data.source import Source
 from hashtag_core.errors import HashtagError, NotFoundError, StorageError
 from hashtag_core.output.forget_users.forget_list import ForgetList
@@ -61,23 +61,23 @@ def columns_of_parts(
         found = list(pool.map(lambda part: _load(folder, part[0]), parts))
     digest = forgotten.digest if forgotten is not None and (forgotten.users or forgotten.posts) else ""
     for at, (file, rows) in enumerate(parts):
-        held = found[at]
-        if held is not None and held.extra_tags != extra_tags:
-            held = None
-        if held is None or held.forgotten != digest:
-            read = held or replace(_read(source, file, rows, tags), extra_tags=extra_tags)
-            held = found[at] = _without_forgotten(source, read, file, forgotten, digest)
-            _save(folder, file, held)
-        if len(held.columns) != rows:
-            raise StorageError(f"{file.uri}: {len(held.columns)} rows, {rows} when it was planned: run again")
+        columns = found[at]
+        if columns is not None and columns.extra_tags != extra_tags:
+            columns = None
+        if columns is None or columns.forgotten != digest:
+            read = columns or replace(_read(source, file, rows, tags), extra_tags=extra_tags)
+            columns = found[at] = _without_forgotten(source, read, file, forgotten, digest)
+            _save(folder, file, columns)
+        if len(columns.columns) != rows:
+            raise StorageError(f"{file.uri}: {len(columns.columns)} rows, {rows} when it was planned: run again")
     return [item for item in found if item is not None]
 
 
 def load_digests(folder: str, file: FileInfo) -> np.ndarray | None:
     """int64 [n]: history hashes that the rows of a part were tagged with; None where that is not known."""
     try:
-        held = np.load(io.BytesIO(storage.read_bytes(_uri(folder, file, "history.npy"))), allow_pickle=False)
-        return np.asarray(held)
+        digests = np.load(io.BytesIO(storage.read_bytes(_uri(folder, file, "history.npy"))), allow_pickle=False)
+        return np.asarray(digests)
     except NotFoundError:
         return None
     except (HashtagError, ValueError) as error:
@@ -130,7 +130,7 @@ def _identity(posts: pa.Table) -> np.ndarray:
     pieces = [posts["post_id"], posts["caption"], posts["image_uri"], tags]
     texts = pc.binary_join_element_wise(*pieces, "\x1e", null_handling="replace", null_replacement="\x1d")
     hashes = pd.util.hash_array(texts.to_numpy(), categorize=False)
-    return np.where(hashes == NONE, np.uint64(1), hashes)
+    return np.where(hashes == NO_HASH, np.uint64(1), hashes)
 
 
 def _without_forgotten(
@@ -142,10 +142,10 @@ def _without_forgotten(
     gone = np.zeros(len(part.columns), dtype=bool)
     for batch in source.batches(file, SCAN_ROWS, ["user_id"]):
         gone[batch.rows[forgotten.covers(batch.posts)]] = True
-    columns = {item.name: np.where(gone, NONE, getattr(part.columns, item.name)) for item in fields(HistoryColumns)}
+    columns = {item.name: np.where(gone, NO_HASH, getattr(part.columns, item.name)) for item in fields(HistoryColumns)}
     columns["created_us"] = np.where(gone, UNDATED, part.columns.created_us)
     kept = part.tag_indices[~np.repeat(gone, part.tag_lengths)]
-    lengths, identity = np.where(gone, 0, part.tag_lengths), np.where(gone, np.uint64(NONE), part.identity)
+    lengths, identity = np.where(gone, 0, part.tag_lengths), np.where(gone, np.uint64(NO_HASH), part.identity)
     return PartColumns(HistoryColumns(**columns), lengths, kept, identity, digest, part.extra_tags)
 
 
@@ -163,11 +163,11 @@ def _load(folder: str, file: FileInfo) -> PartColumns | None:
     except NotFoundError:
         return None
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as held:
-            columns = HistoryColumns(**{item.name: held[item.name] for item in fields(HistoryColumns)})
-            arrays = (columns, held["tag_lengths"], held["tag_indices"], held["identity"])
-            extra = str(held["extra_tags"]) if "extra_tags" in held else ""  # before there were any
-            return PartColumns(*arrays, str(held["forgotten"]), extra)
+        with np.load(io.BytesIO(content), allow_pickle=False) as saved:
+            columns = HistoryColumns(**{item.name: saved[item.name] for item in fields(HistoryColumns)})
+            arrays = (columns, saved["tag_lengths"], saved["tag_indices"], saved["identity"])
+            extra = str(saved["extra_tags"]) if "extra_tags" in saved else ""  # before there were any
+            return PartColumns(*arrays, str(saved["forgotten"]), extra)
     except (ValueError, KeyError, OSError) as error:
         logger.warning("%s: its columns are read again: %s", file.path, error)
         return None

@@ -64,7 +64,7 @@ def decide(
     path_of |= {number: scan.file.path for number, scan in zip(numbers, scans, strict=True)}
     old = [records[path].number for path in [*replaced, *dropped]]
     freed = Keys.concatenate(
-        [index.of_parts(old).keys, Keys.parse(key for item in records.values() for key in item.barred)]
+        [index.of_parts(old).keys, Keys.from_hex(key for item in records.values() for key in item.barred)]
     )
     fresh = [
         Entries(scan.entries.keys, scan.entries.created_us, np.full(len(scan.entries), number, np.uint32))
@@ -158,7 +158,7 @@ def _barred(entries: Entries, records: Mapping[str, PartRecord]) -> np.ndarray:
     for record in records.values():
         if record.barred or record.hopeless:
             mine = entries.number == record.number
-            barred |= mine & (match(_distinct(Keys.parse([*record.barred, *record.hopeless])), entries.keys) >= 0)
+            barred |= mine & (match(_distinct(Keys.from_hex([*record.barred, *record.hopeless])), entries.keys) >= 0)
     return barred
 
 
@@ -166,13 +166,13 @@ def match(keys: Keys, asked: Keys) -> np.ndarray:
     """Place of each asked key among sorted distinct keys, -1 where it is none of them."""
     begin = np.searchsorted(keys.high, asked.high, side="left")
     counts = np.searchsorted(keys.high, asked.high, side="right") - begin
-    place = np.full(len(asked), -1, np.int64)
+    matches = np.full(len(asked), -1, np.int64)
     for step in range(int(counts.max(initial=0))):  # keys with equal high bits: next to never more than one
         open_ = np.flatnonzero(counts > step)
         at = begin[open_] + step
         same = keys.low[at] == asked.low[open_]
-        place[open_[same]] = at[same]
-    return place
+        matches[open_[same]] = at[same]
+    return matches
 
 
 def _distinct(keys: Keys) -> Keys:

@@ -95,7 +95,7 @@ def read_chunks(source: Source, task: Task, chunks: Sequence[Chunk], take: Take)
     if not chunks:
         return
     waiting = list(chunks)
-    held = ChunkPosts()
+    posts = ChunkPosts()
     at = waiting[0].first_row - waiting[0].offset
     reason = "the part has fewer rows than when it was planned"
     try:
@@ -105,11 +105,11 @@ def read_chunks(source: Source, task: Task, chunks: Sequence[Chunk], take: Take)
                 chunk = waiting[0]
                 last = min(end, chunk.first_row + chunk.rows)
                 if max(first_row, chunk.first_row) < last:
-                    take(held, read(max(first_row, chunk.first_row), last))
+                    take(posts, read(max(first_row, chunk.first_row), last))
                 if last < chunk.first_row + chunk.rows:
                     break
-                yield chunk, held
-                held = ChunkPosts()
+                yield chunk, posts
+                posts = ChunkPosts()
                 waiting.pop(0)
             at = end
             if not waiting:
@@ -119,9 +119,9 @@ def read_chunks(source: Source, task: Task, chunks: Sequence[Chunk], take: Take)
     left_out = set(task.left_out)
     for chunk in waiting:
         lost = range(max(at, chunk.first_row), chunk.first_row + chunk.rows)
-        held.rejected += [Rejected(task.path, row, None, reason) for row in lost if row not in left_out]
-        yield chunk, held
-        held = ChunkPosts()
+        posts.rejected += [Rejected(task.path, row, None, reason) for row in lost if row not in left_out]
+        yield chunk, posts
+        posts = ChunkPosts()
 
 
 Read = Callable[[int, int], ReadPosts]
@@ -174,20 +174,20 @@ def _rows_but(first: int, end: int, rejected: Sequence[Rejected]) -> list[int]:
     return [row for row in range(first, end) if row not in faulty]
 
 
-def wanted_posts(read: ReadPosts, task: Task, held: ChunkPosts, salt: str) -> tuple[pa.Table, list[int]]:
+def wanted_posts(read: ReadPosts, task: Task, chunk_posts: ChunkPosts, salt: str) -> tuple[pa.Table, list[int]]:
     """The posts that are to be opened, with their rows; those whose content is known are kept as they are."""
     left_out = set(task.left_out)
     keep = np.array([row not in left_out for row in read.rows], dtype=bool)
     posts = read.posts.filter(pa.array(keep))
     rows = [row for row in read.rows if row not in left_out]
-    held.rejected += [item for item in read.rejected if item.row not in left_out]
+    chunk_posts.rejected += [item for item in read.rejected if item.row not in left_out]
     contents = content_hashes(posts)
     known = np.array([task.expected.get(row) == content for row, content in zip(rows, contents, strict=True)], bool)
     if known.any():
         ids = posts["post_id"].to_pylist()
-        held.carried += [(row, ids[at]) for at, row in enumerate(rows) if known[at]]
+        chunk_posts.carried += [(row, ids[at]) for at, row in enumerate(rows) if known[at]]
         posts = posts.filter(pa.array(~known))
         rows = [row for at, row in enumerate(rows) if not known[at]]
         contents = [content for at, content in enumerate(contents) if not known[at]]
-    held.note(posts, rows, contents, salt)
+    chunk_posts.note(posts, rows, contents, salt)
     return posts, rows

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from hashtag_core import storage
 from hashtag_core.data.archive_history import TagFinder
-from hashtag_core.data.history import NONE, UNDATED, HistoryColumns, HistoryRule, find_history
+from hashtag_core.data.history import NO_HASH, UNDATED, HistoryColumns, HistoryRule, find_history
 from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import NotFoundError
@@ -84,14 +84,14 @@ class HistoryFinder:
         columns = HistoryColumns.concatenate([part.columns for part in found])
         _only_latest(columns)
         rows_NH = find_history(columns, self.rule)
-        may_stand = columns.user != NONE
+        may_stand = columns.user != NO_HASH
         if self.rule.order == "earlier":
             may_stand &= columns.created_us != UNDATED
         identity = np.concatenate([np.zeros(0, np.uint64), *(part.identity for part in found)])
         lengths = np.concatenate([np.zeros(1, np.int64), *(part.tag_lengths for part in found)])
         indices = np.concatenate([np.zeros(0, np.int32), *(part.tag_indices for part in found)])
         logger.info(
-            "history, %s: %d of %d posts have one", self.rule.told(), int((rows_NH[:, :1] >= 0).sum()), len(rows_NH)
+            "history, %s: %d of %d posts have one", self.rule.describe(), int((rows_NH[:, :1] >= 0).sum()), len(rows_NH)
         )
         return Sidecar(rows_NH, _digests(rows_NH, identity), lengths.cumsum(), indices, may_stand)
 
@@ -137,7 +137,7 @@ def open_vectors(work: HistoryWork, n: int, dims: dict[str, int]) -> dict[str, t
     Built once a node from the vector files; `dims` holds D of each kind.
     """
     files = [info for info in _listed(work.vectors) if info.path.partition("/")[0] in work.begins]
-    told = "\n".join([str(n), *(f"{info.uri} {info.etag}" for info in files)])
+    identity = "\n".join([str(n), *(f"{info.uri} {info.etag}" for info in files)])
 
     def build(folder: Path) -> None:
         for kind, dim in dims.items():
@@ -147,7 +147,7 @@ def open_vectors(work: HistoryWork, n: int, dims: dict[str, int]) -> dict[str, t
         for info in files:
             _place(folder, info.uri, work.begins[info.path.partition("/")[0]], dims)
 
-    folder = node_folder("vectors", hashlib.sha256(told.encode()).hexdigest()[:24], build, work.vectors)
+    folder = node_folder("vectors", hashlib.sha256(identity.encode()).hexdigest()[:24], build, work.vectors)
     return {
         kind: (
             np.memmap(folder / f"{kind}.f16", dtype="<f2", mode="r", shape=(n, dim)),
@@ -177,15 +177,15 @@ def _only_latest(columns: HistoryColumns) -> None:
     ordered = columns.post[order]
     earlier = np.zeros(len(columns), dtype=bool)
     earlier[order[:-1]] = ordered[1:] == ordered[:-1]
-    columns.user[earlier] = NONE
+    columns.user[earlier] = NO_HASH
 
 
 def _digests(rows_NH: np.ndarray, identity: np.ndarray) -> np.ndarray:
     """int64 [N]: one hash of the identities of the posts in each history, in their order."""
     with np.errstate(over="ignore"):
         digest = np.full(len(rows_NH), 0x9E3779B97F4A7C15, np.uint64)
-        for place in range(rows_NH.shape[1]):
-            rows = rows_NH[:, place]
+        for index in range(rows_NH.shape[1]):
+            rows = rows_NH[:, index]
             digest = (digest * np.uint64(0x100000001B3)) ^ np.where(rows >= 0, identity[rows], np.uint64(0))
             digest ^= digest >> np.uint64(29)
     found = digest.view(np.int64)

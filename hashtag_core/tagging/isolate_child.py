@@ -17,16 +17,16 @@ from hashtag_core.tagging.task import Task, Work
 
 
 class _Prober(ChunkTagger):
-    def __init__(self, work: Work, told: int) -> None:
+    def __init__(self, work: Work, channel: int) -> None:
         super().__init__(work)
-        self._told_to = told
+        self._told_to = channel
 
     def probe(self, task: Task) -> None:
         self.recommender  # noqa: B018  (loaded with no post in hand)
         for _ in read_chunks(self.source, task, task.chunks, partial(self._open, task)):
             pass
 
-    def _open(self, task: Task, held: ChunkPosts, read: ReadPosts) -> None:
+    def _open(self, task: Task, posts: ChunkPosts, read: ReadPosts) -> None:
         left_out = set(task.left_out)
         for row in read.rows:
             if row in left_out:
@@ -46,11 +46,11 @@ class _Prober(ChunkTagger):
 def main() -> None:
     """Probe the chunk of the task on stdin. What libraries print goes to stderr."""
     asked = json.load(sys.stdin)
-    told = os.dup(1)
+    channel = os.dup(1)
     os.dup2(2, 1)
     history = asked["work"]["history"]
     asked["work"] |= {"history": history and HistoryWork(**history), "policy": Policy()}
-    _Prober(Work(**asked["work"]), told).probe(Task.from_json(json.dumps(asked["task"])))
+    _Prober(Work(**asked["work"]), channel).probe(Task.from_json(json.dumps(asked["task"])))
 
 
 if __name__ == "__main__":

@@ -265,20 +265,20 @@ def _expect(plan: TagPlan, works: Sequence[PartWork], decision: Decision) -> Non
     paths = {path for work in fresh for path in (work.path, *work.owners) if path in records}
     if not paths or plan.anew:
         return
-    held = contents_of(plan.output, paths)
-    order = np.lexsort((held.keys.low, held.keys.high))
-    keys = held.keys.take(order)
+    contents = contents_of(plan.output, paths)
+    order = np.lexsort((contents.keys.low, contents.keys.high))
+    keys = contents.keys.take(order)
     scans = {scan.file.path: (scan, decision.wins[at]) for at, scan in enumerate(plan.scans)}
     for work in fresh:
         scan, wins = scans[work.path]
         by_row = np.argsort(scan.at[wins], kind="stable")
-        place = match(keys, scan.entries.keys.take(np.flatnonzero(wins)[by_row]))
-        known = place >= 0
-        source = order[place[known]]
-        content = held.content[source]
+        matches = match(keys, scan.entries.keys.take(np.flatnonzero(wins)[by_row]))
+        known = matches >= 0
+        source = order[matches[known]]
+        content = contents.content[source]
         if plan.sidecar is not None:
             now = plan.sidecar.digests[work.begin + work.wanted[known]]
-            content = np.where(held.history[source] == now, content, 0)
+            content = np.where(contents.history[source] == now, content, 0)
         work.expected = np.zeros(len(work.wanted), np.int64)
         work.expected[known] = content
 
@@ -328,7 +328,7 @@ def _settings(request: TagRequest, archive: str, model_hash: str, policy: Policy
         precision=encoders.precision,
         min_score=policy.min_score,
         diversity=request.recipe.recommend.diversity,
-        **policy.told,
+        **policy.as_settings,
         extra_tags=tell_tags(dict.fromkeys(extra, 0.0)),
         image_prefixes=section.image_prefixes,
         max_image_bytes=request.recipe.archive.max_image_bytes,

@@ -84,11 +84,11 @@ class RejectWatch:
         self.seen = 0
         self.rejects = Rejects()
 
-    def take(self, part: str, tagged: int, told: Mapping[str, Sequence[int]]) -> None:
+    def take(self, part: str, tagged: int, reasons: Mapping[str, Sequence[int]]) -> None:
         """A chunk's tagged rows, and its rejected ones as `tell` has them. TooManyRejectedError if it is beyond the limit."""
-        for reason, (rows, first) in told.items():
+        for reason, (rows, first) in reasons.items():
             self.rejects.add(reason, rows, part, first)
-        self.seen += tagged + sum(rows for rows, _ in told.values())
+        self.seen += tagged + sum(rows for rows, _ in reasons.values())
         if self.seen >= max(1, self.enough):
             here = self.rejects.counts.total() / self.seen
             self.rejects.check(self.planned + (1 - self.planned) * here, self.limit)
@@ -96,9 +96,9 @@ class RejectWatch:
 
 def tell(rejected: Iterable[Rejected]) -> dict[str, list[int]]:
     """Reason -> rows and the first of them."""
-    told: dict[str, list[int]] = {}
+    by_reason: dict[str, list[int]] = {}
     for item in rejected:
         row = item.row or 0
-        rows, first = told.get(item.reason, (0, row))
-        told[item.reason] = [rows + 1, min(first, row)]
-    return told
+        rows, first = by_reason.get(item.reason, (0, row))
+        by_reason[item.reason] = [rows + 1, min(first, row)]
+    return by_reason

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from hashtag_core import storage
 from hashtag_core.errors import HashtagError, NotFoundError
-from hashtag_core.evaluation.drift import population_stability_index, told
+from hashtag_core.evaluation.drift import describe_psi, population_stability_index
 from hashtag_core.output.layout import Layout, runs_folder
 from hashtag_core.output.records import TagSettings
 from hashtag_core.recommend.image_uris import NOT_FETCHED
@@ -91,7 +91,9 @@ def quantiles(histogram: np.ndarray) -> dict[str, float]:
         return {}
     upto = histogram.cumsum()
     at = [int(np.searchsorted(upto, np.ceil(share * upto[-1]))) for share in QUANTILES]
-    return {f"p{round(100 * share):02d}": (place + 1) / SCORE_BINS for share, place in zip(QUANTILES, at, strict=True)}
+    return {
+        f"p{round(100 * share):02d}": (number + 1) / SCORE_BINS for share, number in zip(QUANTILES, at, strict=True)
+    }
 
 
 def drift(layout: Layout, settings: TagSettings, tags: Mapping[str, int], warn_above: float) -> DriftRecord | None:
@@ -106,7 +108,7 @@ def drift(layout: Layout, settings: TagSettings, tags: Mapping[str, int], warn_a
     psi = None if before is None else population_stability_index(tags, before["tags"])
     if before is None or psi is None:
         return None
-    words = f"PSI {psi:.3f} to run {before['run']} (model version {before['settings']['model_version']}): {told(psi)}"
+    words = f"PSI {psi:.3f} to run {before['run']} (model version {before['settings']['model_version']}): {describe_psi(psi)}"
     if psi > warn_above:
         moved = _moved(tags, before["tags"])
         logger.warning(
@@ -119,8 +121,11 @@ def drift(layout: Layout, settings: TagSettings, tags: Mapping[str, int], warn_a
 
 def _last_run(layout: Layout, settings: TagSettings) -> TagRunRecord | None:
     for _, record in _last_records(layout):
-        held = record.get("settings", {})
-        same = (held.get("model_name"), held.get("archive")) == (settings.model_name, settings.archive)
+        settings_of_run = record.get("settings", {})
+        same = (settings_of_run.get("model_name"), settings_of_run.get("archive")) == (
+            settings.model_name,
+            settings.archive,
+        )
         if same and record["status"] == "done" and record.get("tags"):
             return record
     return None
@@ -144,8 +149,8 @@ def close_lost_runs(layout: Layout, settings: TagSettings) -> None:
     """
     try:
         for uri, record in _last_records(layout):
-            held = record.get("settings", {})
-            if any(held.get(name) != getattr(settings, name) for name in ("model_name", "model_version")):
+            of_run = record.get("settings", {})
+            if any(of_run.get(name) != getattr(settings, name) for name in ("model_name", "model_version")):
                 continue
             if record["status"] != "running":
                 return
@@ -158,8 +163,8 @@ def close_lost_runs(layout: Layout, settings: TagSettings) -> None:
 def last_run(layout: Layout) -> TagRunRecord | None:
     """The record of the last run of this model and version; None where there is none."""
     for _, record in _last_records(layout):
-        held = record.get("settings", {})
-        if (held.get("model_name"), held.get("model_version")) == (layout.model_name, layout.model_version):
+        settings = record.get("settings", {})
+        if (settings.get("model_name"), settings.get("model_version")) == (layout.model_name, layout.model_version):
             return record
     return None
 

@@ -312,9 +312,9 @@ class TagRun:
             }
             if self.stop.reason is None:
                 left = {number: error or "its process died" for number, error in left.items()}
-            told = [f"chunk {number}: {error}" for number, error in left.items() if error]
-            if told:
-                self.failures.append(f"{work.path}: {len(told)} chunk(s), {told[0]}")
+            messages = [f"chunk {number}: {error}" for number, error in left.items() if error]
+            if messages:
+                self.failures.append(f"{work.path}: {len(messages)} chunk(s), {messages[0]}")
         if self.stop.reason is None:
             self.failures += [f"{path}: waits for parts that take posts from it" for path in blocked]
 
@@ -325,8 +325,8 @@ class TagRun:
         if self.stop.reason is not None and left:
             raise StoppedError(self._stopped(left))
         if self.failures:
-            told = f"{len(self.failures)} part(s) could not be tagged whole, run again: {self.failures[0]}"
-            raise HashtagError(told)
+            message = f"{len(self.failures)} part(s) could not be tagged whole, run again: {self.failures[0]}"
+            raise HashtagError(message)
         if plan.closed_retag != output.records.retag:
             output.save(f"{self.run_id}-end", retag=plan.closed_retag)
         self._write_record("done")

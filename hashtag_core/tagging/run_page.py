@@ -44,11 +44,11 @@ def _earlier(folder: str, record: TagRunRecord) -> list[TagRunRecord]:
     found: list[TagRunRecord] = []
     for info in names[: -LOOKED_THROUGH - 1 : -1]:
         other: TagRunRecord = storage.read_json(info.uri)
-        held = other.get("settings", {})
+        settings = other.get("settings", {})
         if (
             other.get("status") == "done"
             and other.get("tags")
-            and [held.get("model_name"), held.get("archive")] == wanted
+            and [settings.get("model_name"), settings.get("archive")] == wanted
         ):
             found.append(other)
         if len(found) == RUNS_SHOWN:

@@ -202,14 +202,14 @@ class ChunkTagger:
         """The archive; of layouts other than Parquet it is listed here once."""
         return Source(self.work.source, ArchiveSection(**self.work.reading))
 
-    def _open(self, task: Task, held: ChunkPosts, read: ReadPosts) -> None:
+    def _open(self, task: Task, chunk_posts: ChunkPosts, read: ReadPosts) -> None:
         """Add the posts, at once or when they are waited for."""
-        posts, rows = wanted_posts(read, task, held, self.work.salt)
+        posts, rows = wanted_posts(read, task, chunk_posts, self.work.salt)
         if not rows:
             return
         posts = posts.select(READ.names)
-        held.waiting.append(partial(self._take, held, posts, rows, task.path, self._begin(posts)))
-        held.settle(self._ahead)
+        chunk_posts.waiting.append(partial(self._take, chunk_posts, posts, rows, task.path, self._begin(posts)))
+        chunk_posts.settle(self._ahead)
 
     def _begin(self, posts: pa.Table) -> Opening:
         """Begin to open posts elsewhere, or wait with it until they are wanted."""
@@ -219,7 +219,7 @@ class ChunkTagger:
         places = replace(recommender.places, archive=self.work.archive)
         return self._opener(posts, places, recommender.captions, recommender.encoders.image_side_px)
 
-    def _take(self, held: ChunkPosts, posts: pa.Table, rows: list[int], path: str, opening: Opening) -> None:
+    def _take(self, chunk_posts: ChunkPosts, posts: pa.Table, rows: list[int], path: str, opening: Opening) -> None:
         """Add the posts at those rows of the part once they are opened; one that cannot even be opened is rejected."""
         fault: Exception | None = None
         try:
@@ -237,10 +237,10 @@ class ChunkTagger:
                 except Exception as error:  # noqa: BLE001  (whatever else a post brings about is that post's fault alone)
                     _raise_unless_content(error, path)
                     post_id = posts["post_id"][position].as_py()
-                    held.rejected.append(Rejected(path, row, post_id, f"{type(error).__name__}: {error}"))
+                    chunk_posts.rejected.append(Rejected(path, row, post_id, f"{type(error).__name__}: {error}"))
             rows = kept
-        held.opened.extend(opened)
-        held.rows += rows
+        chunk_posts.opened.extend(opened)
+        chunk_posts.rows += rows
 
     @cached_property
     def _past(self) -> History | None:

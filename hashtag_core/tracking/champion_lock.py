@@ -160,7 +160,7 @@ def patiently(call: Callable[[], T]) -> T:
         try:
             return call()
         except (MlflowException, DBAPIError) as error:
-            if attempt == TRIES - 1 or not any(told in str(error).lower() for told in _PASSING):
+            if attempt == TRIES - 1 or not any(passing in str(error).lower() for passing in _PASSING):
                 raise
             time.sleep(random.uniform(POLL_S / 2, 2 * POLL_S))
     raise AssertionError
@@ -183,8 +183,8 @@ def _acquire(client: "MlflowClient", name: str) -> Turn:
                 return Turn(client, name, number, secret, noted)
             _delete(client, _claim(name, number))
         elif time.monotonic() > deadline:
-            told = "" if holder is None else " ({user} on {host}, process {pid})".format_map(holder["holder"])
-            raise StorageError(f"another process is moving the champion of {name!r}{told}: run again later")
+            holder_text = "" if holder is None else " ({user} on {host}, process {pid})".format_map(holder["holder"])
+            raise StorageError(f"another process is moving the champion of {name!r}{holder_text}: run again later")
         time.sleep(random.uniform(POLL_S / 2, 2 * POLL_S))
 
 
@@ -230,9 +230,9 @@ def _create(client: "MlflowClient", name: str, number: int, secret: str) -> bool
 
     holder = {**_here(), "pid": os.getpid(), "since": time.time(), "secret": secret}
     tags = {_OURS: name, _HOLDER: json.dumps(holder)}
-    told = f"No model: the champion of {name} is being moved. It goes by itself."
+    description = f"No model: the champion of {name} is being moved. It goes by itself."
     try:
-        patiently(lambda: client.create_registered_model(_claim(name, number), tags, told))
+        patiently(lambda: client.create_registered_model(_claim(name, number), tags, description))
     except MlflowException as error:
         # It is there; or it was made, and who finished that turn meanwhile removed it before MLflow had read it back.
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):

@@ -118,7 +118,7 @@ def lineage_lines(chain: Lineage) -> list[str]:
     verdicts = model.get("gates", {})
     if verdicts:
         lines.insert(1, "gates    " + ", ".join(f"{name} {text.partition(':')[0]}" for name, text in verdicts.items()))
-    return [*lines, *(f"missing  {told}" for told in chain["missing"])]
+    return [*lines, *(f"missing  {message}" for message in chain["missing"])]
 
 
 def _add_registered(link: ModelLink, name: str, version: str) -> None:
@@ -142,7 +142,7 @@ def _run(run_id: str, missing: list[str]) -> tuple[RunLink | None, CodeRecord | 
         "commit": tags.get("mlflow.source.git.commit", "unknown"),
         "dirty": tags.get("git.dirty", "unknown"),
     }
-    told: RunLink = {
+    link: RunLink = {
         "run_id": run_id,
         "name": run.info.run_name,
         "status": run.info.status,
@@ -150,7 +150,7 @@ def _run(run_id: str, missing: list[str]) -> tuple[RunLink | None, CodeRecord | 
         "started_ms": run.info.start_time,
         "datasets": [{"name": each.dataset.name, "digest": each.dataset.digest} for each in run.inputs.dataset_inputs],
     }
-    return told, code
+    return link, code
 
 
 def _archive(data: TrainedOn, missing: list[str]) -> ArchiveLink | None:

@@ -254,7 +254,7 @@ class Run:
             self.client.log_figure(self.run_id, figure, name)
 
 
-def told_version(version: str) -> str:
+def version_label(version: str) -> str:
     """How the name of a run tells a version: `v4`, or the begin of a folder's content hash."""
     return f"v{version}" if version.isdecimal() else version[:8]
 

@@ -49,16 +49,16 @@ def patience_s() -> float:
 def wait_until_reachable(uri: str) -> None:
     """StorageError where no server answers within `patience_s`, and at once where what answers is no tracking server."""
     deadline = time.monotonic() + patience_s()
-    told = False
+    warned = False
     while True:
         try:
             return check_reachable(uri)
         except _AwayError as error:
             if time.monotonic() >= deadline:
                 raise
-            if not told:
+            if not warned:
                 logger.warning("%s; it is asked again for %.0f s", error, deadline - time.monotonic())
-            told = True
+            warned = True
             time.sleep(REACH_PAUSE_S)
 
 
@@ -76,13 +76,13 @@ def check_reachable(uri: str) -> None:
         with error:
             status, begin = error.code, error.read(BEGIN_BYTES)
     except HTTPException as error:
-        told = f"{type(error).__name__}: {error}"[:80]
-        raise StorageError(f"what answers at {redact(uri)} speaks no HTTP ({told}): {REMEDY}") from None
+        message = f"{type(error).__name__}: {error}"[:80]
+        raise StorageError(f"what answers at {redact(uri)} speaks no HTTP ({message}): {REMEDY}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         if not isinstance(reason, SSLError):
-            told = f"MLflow does not answer at {redact(uri)}: {reason}{_by_proxy(uri)}"
-            raise _AwayError(f"{told} ({REMEDY})") from None
+            message = f"MLflow does not answer at {redact(uri)}: {reason}{_by_proxy(uri)}"
+            raise _AwayError(f"{message} ({REMEDY})") from None
         return
     if status not in LEFT_TO_MLFLOW and status < 500 and begin.lstrip()[:1] != b"{":
         raise StorageError(f"what answers at {redact(uri)} is no MLflow server (HTTP {status}, no JSON): {REMEDY}")

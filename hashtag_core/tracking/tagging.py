@@ -5,7 +5,7 @@ from typing import NotRequired, TypedDict
 from hashtag_core.json_values import JsonObject
 from hashtag_core.schema import POST
 from hashtag_core.tracking.provenance import log_dataset
-from hashtag_core.tracking.runs import start_run, told_version
+from hashtag_core.tracking.runs import start_run, version_label
 
 TOP_TAGS = 20
 
@@ -95,7 +95,7 @@ def record_tagging(experiment: str, record: TagRunRecord, *, patient: bool = Fal
     if record["drift"] is not None:
         metrics["drift_psi"] = record["drift"]["psi"]
     labels = {"job": "tag", "tagging_run": record["run"], "plan": record["plan"], "archive": settings["archive"]}
-    name = f"tag by {told_version(settings['model_version'])} of {settings['model_name']}"
+    name = f"tag by {version_label(settings['model_version'])} of {settings['model_name']}"
     archive = str(settings["archive"])
     counts = {"num_rows": record["posts"], "parts": record["parts"]}
     columns = {field.name: str(field.type) for field in POST}

@@ -330,11 +330,11 @@ def _checked(shown: str, folder: Path, tags: Mapping[str, str]) -> str:
         logger.warning("%s was registered without a content hash: its files are taken for what they are", shown)
     elif found != pinned:
         listed: dict[str, str] = json.loads(tags.get(FILES, "{}"))
-        told = [f"{name} is missing" for name in listed if name not in files]
-        told += [f"{name} was changed" for name in listed if name in files and files[name] != listed[name]]
-        told += [f"{name} was added" for name in files if listed and name not in listed]
+        problems = [f"{name} is missing" for name in listed if name not in files]
+        problems += [f"{name} was changed" for name in listed if name in files and files[name] != listed[name]]
+        problems += [f"{name} was added" for name in files if listed and name not in listed]
         raise IntegrityError(
-            f"{shown}: its files are not those that were registered: {', '.join(told) or 'another content hash'} (in {folder})"
+            f"{shown}: its files are not those that were registered: {', '.join(problems) or 'another content hash'} (in {folder})"
         )
     if FILES_KEY in read_description(folder):
         check_model_files(folder)
@@ -355,8 +355,8 @@ def _download(client: "MlflowClient", version: "ModelVersion", folder: str | Pat
     shown = model_uri(version.name, str(version.version))
     with mlflow_errors(f"cannot download {shown}"):
         source = _source(client, version)
-        if place := version.tags.get(PLACE):
-            source = f"{source}/{place}"
+        if location := version.tags.get(PLACE):
+            source = f"{source}/{location}"
         local = urlparse(source).scheme in ("", "file")
         target = None if local and folder is None else str(folder or _temporary_folder())
         found = Path(download_artifacts(source, dst_path=target, tracking_uri=client.tracking_uri))

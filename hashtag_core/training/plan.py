@@ -150,12 +150,12 @@ def _check_modalities(plan: TrainPlan) -> None:
     if not images or info.pictures != 0:
         return
     named = f" ({info.pictures_missing} are named and could not be had)" if info.pictures_missing else ""
-    told = f"{uri}: no post has a picture that can be decoded{named}, and {family_name} reads pictures"
+    message = f"{uri}: no post has a picture that can be decoded{named}, and {family_name} reads pictures"
     if info.pictures_missing or images == plan.needs:
         raise ConfigError(
-            f"{told}: prepare the archive with its pictures, or choose a family or `model` options that read captions alone"
+            f"{message}: prepare the archive with its pictures, or choose a family or `model` options that read captions alone"
         )
-    logger.warning("%s: it learns from captions alone", told)
+    logger.warning("%s: it learns from captions alone", message)
 
 
 def check_base(plan: TrainPlan, identity: EncodersIdentity) -> None:

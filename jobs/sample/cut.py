@@ -63,8 +63,8 @@ def add_troubles(rows: list[Post], posts_of: dict[str, list[Post]], chosen: list
         3 * size + 40: dict(rows[5]),
         3 * size + 80: anonymous | {"post_id": None},
     }
-    for place in sorted(troubles):
-        rows.insert(place, troubles[place])
+    for row in sorted(troubles):
+        rows.insert(row, troubles[row])
     return rows
 
 

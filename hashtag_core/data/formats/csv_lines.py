@@ -80,14 +80,14 @@ def _first_bytes(source: Any) -> tuple[bytes, str | None]:
     """The first 64 KiB, and how they were packed; of what is cut off before, what there is."""
     source.seek(0)
     begin = bytes(source.read(1 << 16))
-    packing, held = packing_of(begin), b""
+    packing, content = packing_of(begin), b""
     if packing is None:
         return begin, None
     with contextlib.suppress(PackingError):
         stream = unpacked(source, packing)
-        while len(held) < 1 << 16 and (more := stream.read1()):
-            held += more
-    return held, packing
+        while len(content) < 1 << 16 and (more := stream.read1()):
+            content += more
+    return content, packing
 
 
 class Lines:
@@ -166,7 +166,7 @@ class TableLook:
     broken: str | None = None
     other: str | None = None
     """What the file is if it is no table."""
-    told: str | None = None
+    note: str | None = None
     """What a person should know of the encoding, or why there is none."""
     float_ids: list[str] = field(default_factory=list)
     """Fields of ids of which some are missing and every other one is a whole number with `.0`: pandas' integers with gaps."""
@@ -187,8 +187,8 @@ def _gone_through(source: Any, info: FileInfo, dialect: Dialect, reading: Readin
         floats: dict[str, bool] = {}
         gaps: set[str] = set()
         for row, cells in enumerate(found_rows, 1):
-            for name, place in ids.items():
-                cell = cells[place].strip() if place < len(cells) else ""
+            for name, position in ids.items():
+                cell = cells[position].strip() if position < len(cells) else ""
                 if not cell or says_none(cell):
                     gaps.add(name)
                     found.none_ids[cell] += name == "post_id" and bool(cell)
@@ -222,7 +222,7 @@ def look_at(source: Any, info: FileInfo, reading: Reading, part_rows: int = 1 <<
         dialect.escape = escape
         found = _gone_through(source, info, dialect, reading, part_rows)
     found.other = other
-    dialect.encoding, found.told = found.seen.verdict()
+    dialect.encoding, found.note = found.seen.verdict()
     if not was_known:
         found.header = [_decoded(cell, dialect) for cell in found.header]
     return dialect, found

@@ -104,14 +104,14 @@ def rows(lines: Iterable[str], delimiter: str, escape: str, seen: QuoteSurvey | 
     has swallowed lines (one line without its closing quote is the row that it looks like)."""
     csv.field_size_limit(MAX_CELL_CHARACTERS)  # the module has one for the process; its default is 131,072
     escapes = _Escapes(delimiter, escape, seen) if escape else None
-    held: list[str] = []
-    read: list[str] = [] if escapes else held
+    waiting: list[str] = []
+    read: list[str] = [] if escapes else waiting
     ended = False
 
     def remembered() -> Iterator[str]:
         nonlocal ended
         for line in lines:
-            held.append(line)
+            waiting.append(line)
             if escapes:
                 read.append(line := escapes.read(line))
             yield line
@@ -119,14 +119,14 @@ def rows(lines: Iterable[str], delimiter: str, escape: str, seen: QuoteSurvey | 
 
     sign = "\\" if escape else None
     for cells in csv.reader(remembered(), delimiter=delimiter, escapechar=sign):
-        if ended and len(held) > 1:  # a row is given out before the next line is asked for, but within a quote
-            raise csv.Error(f"the table ends within a quote that {len(held)} line(s) before was opened")
+        if ended and len(waiting) > 1:  # a row is given out before the next line is asked for, but within a quote
+            raise csv.Error(f"the table ends within a quote that {len(waiting)} line(s) before was opened")
         if cells:
-            row = cells if len(held) == 1 or _is_well_quoted(read, delimiter, sign) else Swallowed(cells)
+            row = cells if len(waiting) == 1 or _is_well_quoted(read, delimiter, sign) else Swallowed(cells)
             if seen is not None:
-                seen.add(held, row)
+                seen.add(waiting, row)
             yield row
-        held.clear()
+        waiting.clear()
         if escapes:
             read.clear()
             escapes.within = False
@@ -142,12 +142,12 @@ def survey(lines: Iterable[str], delimiter: str, escape: str) -> QuoteSurvey:
             read += 1
             yield line
 
-    told = counted()
+    message = counted()
     try:
-        for _ in rows(told, delimiter, escape, seen):
+        for _ in rows(message, delimiter, escape, seen):
             read = 0
     except csv.Error:
-        seen.broken += read + sum(1 for _ in told)
+        seen.broken += read + sum(1 for _ in message)
     return seen
 
 

@@ -105,8 +105,8 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
     """The table's parts (where each begins, how many rows it has; None: all to the end), and what to tell of it."""
     with storage.open_input(info.uri) as source:
         dialect, found = look_at(source, info, reading, PART_ROWS)
-    header, borders, told = found.header, found.borders, found.told
-    columns, fault = dict[str, str](), told if dialect.encoding is None else None
+    header, borders, note = found.header, found.borders, found.note
+    columns, fault = dict[str, str](), note if dialect.encoding is None else None
     if found.other is not None or (found.broken is not None and not header):
         fault = f"expected a table, found: {found.other or found.broken}"
     if fault is None:
@@ -115,7 +115,7 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
             fault = "expected a table with a header, found an empty file"
         elif fault and len(header) == 1:
             fault += f"; one column alone is found with {_spoken(dialect.delimiter)} between them (--delimiter names another sign)"
-    notes = [] if told is None else [f"{info.path}: {told}"]
+    notes = [] if note is None else [f"{info.path}: {note}"]
     notes += [] if fault else unread_note(info.path, header, columns.values())
     by_column = {column: name for name, column in columns.items()}
     shared: TableSelection = {
@@ -176,7 +176,7 @@ def _rows(source: Any, chosen: RowsSelection) -> Iterator[Post | Fault]:
     try:
         lines = Lines(source, Dialect(**chosen["dialect"]), chosen["offset"])
         for cells in itertools.islice(records(lines), chosen["rows"]):
-            held = {
+            values = {
                 name: cell
                 for name, cell in zip(columns, cells, strict=False)
                 if name and cell and (not says_none(cell) if name != "post_id" else cell.strip() != DATABASE_NULL)
@@ -186,9 +186,9 @@ def _rows(source: Any, chosen: RowsSelection) -> Iterator[Post | Fault]:
                     raise ValueError(SWALLOWED)
                 if len(cells) != len(columns):
                     raise ValueError(f"expected {len(columns)} cells, found {len(cells)}")
-                yield _post(held, chosen)
+                yield _post(values, chosen)
             except ValueError as error:
-                yield Fault(str(error), _shown_id(held.get("post_id")))
+                yield Fault(str(error), _shown_id(values.get("post_id")))
             row += 1
     except (csv.Error, PackingError) as error:
         hint = " (a quote that is not closed?)" if isinstance(error, csv.Error) and "quote" not in str(error) else ""

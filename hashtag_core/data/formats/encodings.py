@@ -117,9 +117,9 @@ def decode_text(data: bytes, encoding: str | None = None, *, strict: bool = Fals
         seen = LineSurvey()
         for number, line in enumerate(data.splitlines(keepends=True)):
             seen.add(line, number)
-        known, told = seen.verdict()
+        known, note = seen.verdict()
         if known is None and strict:
-            raise ValueError(f"caption: {told}")
+            raise ValueError(f"caption: {note}")
         known = known or "utf-8"
     return data[begins:].decode(known, "replace")
 

@@ -88,7 +88,7 @@ class Folder:
     """Where the pictures of the first files that name some lie; files after the first LOOKED_AT are taken to be like them."""
 
 
-def look_through(archive: str, wanted: re.Pattern[str], told: str) -> Folder:
+def look_through(archive: str, wanted: re.Pattern[str], description: str) -> Folder:
     """The files of an archive whose names are wanted, one folder listed after another; every other one is tallied.
     NotFoundError where nothing is."""
     if (single := _single(archive)) is not None:
@@ -108,7 +108,7 @@ def look_through(archive: str, wanted: re.Pattern[str], told: str) -> Folder:
             elif PICTURE.fullmatch(name):
                 found.pictures[folder] += 1
             else:
-                found.tally.leave(info.path, f"no {told}, no picture")
+                found.tally.leave(info.path, f"no {description}, no picture")
     found.files.sort(key=lambda info: info.path)
     found.tally.read, found.tally.beside = len(found.files), sum(found.pictures.values())
     return found
@@ -118,8 +118,8 @@ def _single(archive: str) -> FileInfo | None:
     """The file that the archive is, where it is one."""
     if not storage.is_remote(archive):
         return storage.file_info(archive) if os.path.isfile(storage.local_path(archive)) else None
-    _, _, place = archive.partition("://")
-    key = place.partition("/")[2].rstrip("/")
+    _, _, path = archive.partition("://")
+    key = path.partition("/")[2].rstrip("/")
     try:
         return storage.file_info(archive) if "." in key.rpartition("/")[2] else None
     except NotFoundError:

@@ -121,14 +121,14 @@ def _parts(
         run = posts[begin : begin + PART_ROWS]
         chosen = [named[name] for _, found in run for name in found.values()]
         uri, size = storage.join(archive, folder), sum(info.size for info in chosen)
-        told: Selection = {
+        values: Selection = {
             "archive": archive,
             "folder": folder,
             "encoding": reading.encoding,
             "begin": begin,
             "posts": run,
         }
-        selection = json.dumps(told)
+        selection = json.dumps(values)
         yield ArchivePart(uri, folder or ".", size, etag_of(chosen), chosen[0].modified, selection)
 
 

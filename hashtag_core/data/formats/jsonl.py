@@ -115,8 +115,8 @@ def _look_at(
             leaves = [leaf for key in _keys(first) for leaf in _leaves(first, key)]
             selection["fault"] = f"--map {name}={path}: no such key, found {listed(leaves)}"
             return []
-    held = [_fields(item, reading) for item in first]
-    images = [{"image": _path_in(item)} for item in held]
+    rows = [_fields(item, reading) for item in first]
+    images = [{"image": _path_in(item)} for item in rows]
     named = first_values(iter([{k: v for k, v in row.items() if v} for row in images]), ["image"])
     selection["pictures"] = picture_folder(folder, info, named) if named else ""
     aliases = {alias for names in NAMES.values() for alias in names}
@@ -260,13 +260,13 @@ def _lines(source: pa.NativeFile, part: FileInfo, chosen: Selection) -> Iterator
 
 def _post(line: bytes | str, reading: Reading, pictures: str) -> Post:
     """The POST row of one line; ValueError that names field, expected and found."""
-    held = _fields(_object(line), reading)
-    post: Post = {name: read(name, held.get(name)) for name, read in READERS.items() if name != "created_at"}
-    post["created_at"] = read_time("created_at", held.get("created_at"), reading.date_format)
+    fields = _fields(_object(line), reading)
+    post: Post = {name: read(name, fields.get(name)) for name, read in READERS.items() if name != "created_at"}
+    post["created_at"] = read_time("created_at", fields.get("created_at"), reading.date_format)
     if not (post["post_id"] or "").strip():
-        raise unexpected("post_id", "a non-empty string", held.get("post_id"))
-    path = _path_in(held)
-    post |= {"image": None if path else _image(held.get("image")), LENIENT: True}
+        raise unexpected("post_id", "a non-empty string", fields.get("post_id"))
+    path = _path_in(fields)
+    post |= {"image": None if path else _image(fields.get("image")), LENIENT: True}
     written = path or post["image_uri"]
     if written:
         post["image_uri"] = below(pictures, picture_path(written))
@@ -293,16 +293,16 @@ def _object(line: bytes | str) -> JsonObject:
 
 def _fields(value: JsonObject, reading: Reading) -> JsonObject:
     """The values by field of POST. Under another name than the field's own, an object is not what is meant."""
-    lower = {key.lower(): held for key, held in value.items()}
+    lower = {key.lower(): item for key, item in value.items()}
     fields: JsonObject = {}
     for name, aliases in NAMES.items():
         if name in reading.columns:
             fields[name] = _at(value, reading.columns[name], name)
             continue
         for alias in aliases:
-            held = value.get(alias, lower.get(alias))
-            if held is not None and (alias == name or not isinstance(held, dict)):
-                fields[name if alias == name or name != "image" else "image_path"] = held
+            item = value.get(alias, lower.get(alias))
+            if item is not None and (alias == name or not isinstance(item, dict)):
+                fields[name if alias == name or name != "image" else "image_path"] = item
                 break
     return fields
 

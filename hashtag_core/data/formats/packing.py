@@ -115,10 +115,10 @@ class _Broken:
 
 
 def _only_file(source: Any) -> Any:
-    held = zipfile.ZipFile(source)
-    files = [info for info in held.infolist() if not info.is_dir() and not info.filename.startswith(ZIPS_OWN)]
+    archive = zipfile.ZipFile(source)
+    files = [info for info in archive.infolist() if not info.is_dir() and not info.filename.startswith(ZIPS_OWN)]
     if len(files) == 1:
-        return held.open(files[0])
+        return archive.open(files[0])
     if any(info.filename.startswith("xl/") for info in files):
         raise zipfile.BadZipFile("an Excel workbook: save it as CSV")
     raise zipfile.BadZipFile(f"a zip of {len(files)} files: unpack it")

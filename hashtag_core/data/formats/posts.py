@@ -15,8 +15,8 @@ def survey(archive_uri: str, reading: Reading) -> Listing[Any]:
     """The Parquet parts; a part knows how it is to be read where somebody said so."""
     listing: Listing[Any] = list_parquet(archive_uri)
     if reading != AS_IT_IS:
-        told = json.dumps(reading.to_json())
-        listing.parts = [ArchivePart(**vars(part), selection=told) for part in listing.parts]
+        selection_text = json.dumps(reading.to_json())
+        listing.parts = [ArchivePart(**vars(part), selection=selection_text) for part in listing.parts]
     return listing
 
 

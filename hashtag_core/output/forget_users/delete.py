@@ -117,13 +117,15 @@ def forget(
 
 
 def _unproven(out: str, result: Forgotten, places: Sequence[str]) -> IntegrityError:
-    told = [f"something of them is left in {len(places)} file(s): {'; '.join(places[:SHOWN_PLACES])}"] if places else []
+    reasons = (
+        [f"something of them is left in {len(places)} file(s): {'; '.join(places[:SHOWN_PLACES])}"] if places else []
+    )
     if result.unknown:
-        told.append(
+        reasons.append(
             f"of {result.unknown} row(s) it cannot be told whose they are: neither the output nor an archive says; name one that "
             "has them with --archive"
         )
-    error = IntegrityError(f"{out}: {' and '.join(told)}")
+    error = IntegrityError(f"{out}: {' and '.join(reasons)}")
     error.summary = asdict(result)  # type: ignore[attr-defined]
     return error
 
@@ -198,8 +200,8 @@ def _unknown(outputs: Sequence[Output], archives: Sequence[Source]) -> int:
     tagged, rejected = [pa.array([], pa.string())], [pa.array([], pa.string())]
     for output in outputs:
         for rows in _rows_of(output.tagged, output, ["post_id", "content", "user_key"]):
-            told = pc.or_(rows["content"].is_valid(), rows["user_key"].is_valid())
-            tagged += rows.filter(pc.invert(told))["post_id"].chunks
+            is_known = pc.or_(rows["content"].is_valid(), rows["user_key"].is_valid())
+            tagged += rows.filter(pc.invert(is_known))["post_id"].chunks
         for rows in _rows_of(output.rejected, output, ["post_id", "user_key"]):
             doubtful = pc.and_(rows["post_id"].is_valid(), rows["user_key"].is_null())
             rejected += rows.filter(doubtful)["post_id"].chunks

@@ -64,7 +64,7 @@ class _Look:
         self.forgotten = wanted.forgotten
         self.reads_keys = True
         ids, users = wanted.posts - wanted.shared, wanted.users
-        self.keys = set(keys_of(pa.array(sorted(ids), pa.string())).told())
+        self.keys = set(keys_of(pa.array(sorted(ids), pa.string())).to_hex())
         self.plain = ids | users | set(wanted.forgotten.users)
         self.names = pa.array(sorted(self.plain), pa.string())
         self.hashes = {
@@ -81,8 +81,10 @@ class _Look:
         elif name.endswith((".json", ".jsonl")) or name.startswith("_"):
             yield from self._in_json(storage.read_bytes(info.uri).decode())
         elif name.endswith(".npz"):
-            with np.load(io.BytesIO(storage.read_bytes(info.uri)), allow_pickle=False) as held:
-                yield from (f"hash of a {kind}" for kind in self.hashes if np.isin(held[kind], self.hashes[kind]).any())
+            with np.load(io.BytesIO(storage.read_bytes(info.uri)), allow_pickle=False) as arrays:
+                yield from (
+                    f"hash of a {kind}" for kind in self.hashes if np.isin(arrays[kind], self.hashes[kind]).any()
+                )
         elif name.endswith(".run"):
             yield from self._in_index(storage.read_bytes(info.uri))
         elif not name.endswith((".npy", ".crc")):

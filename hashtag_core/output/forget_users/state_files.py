@@ -57,10 +57,10 @@ def forget_run_records(folder: str, wanted: Wanted) -> None:
             storage.remove(info.uri)
         elif info.path.endswith(".json"):
             record = storage.read_json(info.uri)
-            told = dict(record)
-            told["failures"] = [_unnamed(str(failure), wanted) for failure in record.get("failures", [])]
-            if told["failures"] != record.get("failures", []):
-                storage.write_json(info.uri, told)
+            changed = dict(record)
+            changed["failures"] = [_unnamed(str(failure), wanted) for failure in record.get("failures", [])]
+            if changed["failures"] != record.get("failures", []):
+                storage.write_json(info.uri, changed)
 
 
 def _unnamed(text: str, wanted: Wanted) -> str:
@@ -132,8 +132,8 @@ def _columns(output: Output, wanted: Wanted, rows: dict[str, np.ndarray], *, dry
 
 def _holds(uri: str, column: str, hashes: np.ndarray) -> bool:
     try:
-        with np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False) as held:
-            return bool(np.isin(held[column], hashes).any())
+        with np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False) as arrays:
+            return bool(np.isin(arrays[column], hashes).any())
     except (ValueError, KeyError, OSError):
         return True  # no such file of this version: it is made anew
 

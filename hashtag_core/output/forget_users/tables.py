@@ -46,8 +46,8 @@ def forget_tables(output: Output, wanted: Wanted, name: str, *, dry_run: bool) -
 def _forget_keys(output: Output, wanted: Wanted, name: str) -> None:
     """Records without the keys of posts that go: of those no other row is looked for. Whose a row is that was not tried yet is not
     known, so that it is not tried where the post's id is shared with another user."""
-    keys = set(keys_of(pa.array(sorted(wanted.posts - wanted.shared), pa.string())).told())
-    untried = set(keys_of(pa.array(sorted(wanted.posts), pa.string())).told())
+    keys = set(keys_of(pa.array(sorted(wanted.posts - wanted.shared), pa.string())).to_hex())
+    untried = set(keys_of(pa.array(sorted(wanted.posts), pa.string())).to_hex())
     changed = [
         record.model_copy(
             update={
@@ -74,7 +74,7 @@ def _lines_of(tagged: Table, output: Output, goes: Goes, shared: set[str]) -> tu
             continue
         lines.append(_forgotten(rows["part"], rows["part_row"], rows["part_version"]))
         for row in rows.filter(pc.is_in(rows["post_id"], value_set=pa.array(sorted(shared), pa.string()))).to_pylist():
-            back.setdefault(row["part"], set()).update(keys_of(pa.array([row["post_id"]])).told())
+            back.setdefault(row["part"], set()).update(keys_of(pa.array([row["post_id"]])).to_hex())
     return pa.concat_tables(lines), back
 
 

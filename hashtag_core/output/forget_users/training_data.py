@@ -134,8 +134,8 @@ def _forget_rows(dataset: Dataset, gone: dict[str, np.ndarray]) -> None:
         files.append(DatasetFile(path=file.path, rows=rows.num_rows))
     whole = pa.concat_tables(index)
     digest = content_hash(whole.drop_columns(["side"]), whole["side"].to_numpy(), info.config)
-    held = {"content_hash": digest, "files": files, "posts": posts, "former_content_hashes": former}
-    storage.write_json(where, info.model_copy(update=held).model_dump())
+    changed = {"content_hash": digest, "files": files, "posts": posts, "former_content_hashes": former}
+    storage.write_json(where, info.model_copy(update=changed).model_dump())
 
 
 def _hashable(rows: pa.Table) -> pa.Table:

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from hashtag_core.data.preparing import INDEX, lean_index
-from hashtag_core.data.splits import NONE, UNDATED, PostColumns
+from hashtag_core.data.splits import NO_CODE, NO_DATE_US, PostColumns
 
 
 def part(posts: int, **columns: pa.Array) -> pa.Table:
@@ -41,8 +41,8 @@ def test_columns_of_what_no_post_has_are_those_that_each_would_have():
     columns = PostColumns.of(lean_index(part(4)))
     taken = columns.take(np.array([2, 0]))
     for found, posts in ((columns, 4), (taken, 2)):
-        assert found.user.tolist() == found.image.tolist() == found.caption.tolist() == [NONE] * posts
-        assert found.created_us.tolist() == [UNDATED] * posts
+        assert found.user.tolist() == found.image.tolist() == found.caption.tolist() == [NO_CODE] * posts
+        assert found.created_us.tolist() == [NO_DATE_US] * posts
         assert found.image_hash.tolist() == [0] * posts
         assert found.image_hash.dtype == np.uint64
         assert found.image_hashed.tolist() == [False] * posts

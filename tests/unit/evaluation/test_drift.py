@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashtag_core.evaluation.drift import population_stability_index, told
+from hashtag_core.evaluation.drift import describe_psi, population_stability_index
 
 COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 500), min_size=1)
 
@@ -49,7 +49,7 @@ def test_two_samples_of_one_distribution_do_not_differ() -> None:
 def test_nothing_to_compare() -> None:
     assert population_stability_index({}, {"a": 1}) is None
     assert population_stability_index({"a": 1}, {}) is None
-    assert [told(value) for value in (0.0, 0.0999, 0.1, 0.2499, 0.25)] == [
+    assert [describe_psi(value) for value in (0.0, 0.0999, 0.1, 0.2499, 0.25)] == [
         "none",
         "none",
         "moderate",

@@ -1,7 +1,8 @@
 """What is counted of pictures that posts name."""
 
-from hashtag_core.data.dataset import HostPictures
 from hashtag_core.preparation.pictures import SHOWN, SHOWN_HOSTS, PictureTally
+
+from hashtag_core.data.dataset import HostPictures
 
 
 def test_pictures_are_counted_by_host_and_parts_add_up() -> None:
