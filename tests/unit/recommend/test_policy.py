@@ -34,13 +34,13 @@ def test_what_is_given_is_never_below_what_was_asked(least: float) -> None:
 
 
 def test_what_is_pinned_names_the_tags() -> None:
-    assert Policy(0.5).told == {"deny": "", "thresholds": ""}
-    told = Policy(deny=frozenset("dcba"), thresholds={"x": 0.5}).told
+    assert Policy(0.5).as_settings == {"deny": "", "thresholds": ""}
+    told = Policy(deny=frozenset("dcba"), thresholds={"x": 0.5}).as_settings
     assert told["deny"].startswith("4 tag(s): a, b, c, ... (")
     assert told["thresholds"].startswith("1 tag(s): x (")
-    assert Policy(thresholds={"x": 0.6}).told["thresholds"] != told["thresholds"]
-    assert Policy(deny=frozenset("abcd")).told["deny"] == told["deny"]
-    assert Policy(deny=frozenset("abce")).told["deny"] != told["deny"]
+    assert Policy(thresholds={"x": 0.6}).as_settings["thresholds"] != told["thresholds"]
+    assert Policy(deny=frozenset("abcd")).as_settings["deny"] == told["deny"]
+    assert Policy(deny=frozenset("abce")).as_settings["deny"] != told["deny"]
 
 
 def test_thresholds_of_a_model_folder(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """What is counted of pictures that posts name."""
 
-from hashtag_core.preparation.pictures import SHOWN, SHOWN_HOSTS, PictureTally
-
 from hashtag_core.data.dataset import HostPictures
+from hashtag_core.preparation.fetch_images import SHOWN, SHOWN_HOSTS, PictureTally
 
 
 def test_pictures_are_counted_by_host_and_parts_add_up() -> None:
