@@ -229,6 +229,11 @@ def _check(
     index: pa.Table,
     deny: frozenset[str],
 ) -> None:
+    if not pc.any(pc.greater(pc.list_value_length(index["hashtags"]), 0)).as_py():
+        raise ConfigError(
+            f"not one of {index.num_rows} posts has a hashtag, in a column of its own or in its caption: "
+            "--map hashtags=COLUMN (or caption=COLUMN) says which column holds them"
+        )
     counts = ", ".join(f"{name} {n}" for name, n in partition.posts.items())
     gone = ", ".join(f"{name} {n}" for name, n in partition.left_out.items())
     message = f"{counts} of {len(partition.side)} posts" + (f"; left out: {gone}" if gone else "")

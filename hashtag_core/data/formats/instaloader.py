@@ -20,7 +20,7 @@ Checked against instaloader's own source (names of files, `get_json_structure`, 
 import json
 import lzma
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypedDict
@@ -54,6 +54,7 @@ _METADATA = re.compile(r"(?!iterator_)(.+)(?<!_comments)\.json(?:\.xz)?", re.IGN
 _CAPTION = re.compile(r"(.+)(?<!_location)\.txt", re.IGNORECASE)
 _OLD_CAPTION = re.compile(r".+_old_\d+\.txt", re.IGNORECASE)
 _PICTURE = re.compile(r"(.+)(?<!_profile_pic)(?<!_cover)\.(?:jpe?g|png|webp|heic)", re.IGNORECASE)
+_VIDEO = re.compile(r"(.+)\.(?:mp4|mov|webm)", re.IGNORECASE)
 _SLIDE = re.compile(r"(.+)_(\d+)")
 _DATED = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)_UTC")
 
@@ -111,12 +112,13 @@ def _parts(
 ) -> Iterator[ArchivePart]:
     named = {info.path.rpartition("/")[2]: info for info in files}
     posts = list(posts_of(list(named)).items())
+    posts_here = {stem for stem, _ in posts}
     taken = {name for _, found in posts for name in found.values()}
     for name, info in named.items():
         if name in taken:
             tally.read += 1
         else:
-            tally.leave(info.path, "no metadata, caption or first picture of a post")
+            tally.leave(info.path, _why_not_read(name, posts_here))
     for begin in range(0, len(posts), PART_ROWS):
         run = posts[begin : begin + PART_ROWS]
         chosen = [named[name] for _, found in run for name in found.values()]
@@ -130,6 +132,17 @@ def _parts(
         }
         selection = json.dumps(values)
         yield ArchivePart(uri, folder or ".", size, etag_of(chosen), chosen[0].modified, selection)
+
+
+def _why_not_read(name: str, posts: Container[str]) -> str:
+    """Why a file beside the posts of its folder is none of those that are read."""
+    picture, video = _PICTURE.fullmatch(name), _VIDEO.fullmatch(name)
+    stem = found[1] if (found := picture or video) else ""
+    slide = _SLIDE.fullmatch(stem)
+    of_post = stem in posts or (slide is not None and slide[1] in posts)
+    if picture and of_post:
+        return "a further picture of a post"
+    return "a video of a post" if video and of_post else "no metadata, caption or picture of a post"
 
 
 def files_etag(part: FileInfo) -> str:

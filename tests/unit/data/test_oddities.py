@@ -300,3 +300,17 @@ def test_lists_without_quotes_as_engines_print_them(written: str, tags: list[str
     with open(tmp_path / "a.csv", "w", newline="") as file:
         csv.writer(file).writerows([["id", "tags"], ["1", written]])
     assert [post["hashtags"] for post in rows_of(opened(tmp_path))[0]] == [tags]
+
+
+def test_files_beside_the_posts_of_instaloader_are_told_for_what_they_are(tmp_path: Path) -> None:
+    when = "2019-01-03_00-00-00_UTC"
+    files = [f"{when}.txt", f"{when}_1.jpg", f"{when}_2.jpg", f"{when}_3.mp4", f"{when}_profile_pic.jpg"]
+    for name in [*files, "id", "notes.pdf", "other.mp4"]:
+        (tmp_path / name).write_text("x")
+    tally = opened(tmp_path, format="instaloader").tally
+    assert tally.names == {
+        "a further picture of a post": [f"{when}_2.jpg"],
+        "a video of a post": [f"{when}_3.mp4"],
+        "no metadata, caption or picture of a post": [f"{when}_profile_pic.jpg", "id", "notes.pdf", "other.mp4"],
+    }
+    assert tally.read == 2

@@ -330,6 +330,12 @@ def test_an_empty_vocabulary_says_what_to_lower() -> None:
         split_of(many(40), deny=frozenset("t"), kind="random")
 
 
+@pytest.mark.parametrize("kind", ["random", "by_user", "by_time"])
+def test_posts_without_a_hashtag_are_told_as_that_and_not_as_an_empty_split(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"not one of 40 posts has a hashtag.*--map hashtags=COLUMN"):
+        split_of(many(40, tags=[]), kind=kind)
+
+
 def test_the_content_hash_sees_every_change() -> None:
     posts = many(6)
     side = np.zeros(6, dtype=np.int8)
