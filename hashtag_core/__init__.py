@@ -20,3 +20,8 @@ def __getattr__(name: str) -> Any:
 
         return Recommender
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What a notebook offers after the dot, also before its first use."""
+    return sorted({*globals(), *__all__})

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +39,27 @@ class JobParser(argparse.ArgumentParser):
             self.error(f"unknown argument {unknown[0]!r}{_meant(unknown[0].partition('=')[0], known)}")
         return parsed
 
+    def format_help(self) -> str:
+        """The help, with every job named as it was called."""
+        told = super().format_help()
+        if _by_console_command():
+            told = told.replace(f"usage: {self.prog}", f"usage: hashtags {self.prog}", 1)
+        return as_called(told)
+
     def error(self, message: str) -> Any:
         raise UsageError(f"{message} (see --help)")
+
+
+def as_called(text: str) -> str:
+    """What is told to a person, with every job named as this one was called: `hashtags train` of the installed package, where
+    no file `jobs/train.py` is in sight."""
+    if not _by_console_command():
+        return text
+    return re.sub(r"(?:[\w./-]*python )?\bjobs/(\w+)\.py\b", r"hashtags \1", text).replace("make demo", "hashtags demo")
+
+
+def _by_console_command() -> bool:
+    return Path(sys.argv[0]).stem == "hashtags"
 
 
 MEANT = {
@@ -246,7 +266,7 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": redact(record.getMessage()),
+            "message": redact(as_called(record.getMessage())),
         }
         if record.exc_info:
             line["exception"] = redact(self.formatException(record.exc_info))
@@ -258,7 +278,7 @@ class TextLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         """Time, level and message."""
-        return one_line(redact(super().formatMessage(record)))
+        return one_line(redact(as_called(super().formatMessage(record))))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
         """The trace."""
@@ -287,6 +307,7 @@ def _log_to_stderr(level: int, json_lines: bool) -> None:
 
 def _attempt(prog: str, verbose: bool, json_lines: bool, work: Callable[[], Any]) -> tuple[int, Any]:
     def tell(message: str, *, trace: bool = False) -> None:
+        message = as_called(message)
         if json_lines:
             logger.error("%s: %s", prog, message, exc_info=trace)
             return

@@ -36,7 +36,7 @@ from hashtag_core.tagging.run_page import write_run_page
 from hashtag_core.tracking.registry import resolve_model
 from hashtag_core.tracking.runs import tracking_uri
 from hashtag_core.training.plan import plan_training
-from jobs.common import recipe_of
+from jobs.common import as_called, recipe_of
 from jobs.prepare import SAMPLE_ARCHIVE, SAMPLE_DATASET
 from jobs.tag import SAMPLE_OUT
 
@@ -186,4 +186,4 @@ def _show_what_next(tagged: Mapping[str, Any]) -> None:
         f"    .venv/bin/mlflow ui --backend-store-uri {redact(tracking_uri())}",
         "Tag again (nothing is left to do): .venv/bin/python jobs/tag.py",
     ):
-        print(line, file=sys.stderr)
+        print(as_called(line), file=sys.stderr)

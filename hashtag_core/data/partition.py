@@ -221,6 +221,20 @@ def _recounted(vocabulary: Vocabulary, train_tags: Iterable[list[str]]) -> Vocab
     return Vocabulary(built.tags, built.counts, built.posts, vocabulary.config)
 
 
+def _remedy(partition: Partition, split: SplitSection) -> str:
+    """What to do about a split without a post, by what is most likely the cause."""
+    if partition.left_out.get("no_hashtag", 0) > len(partition.side) // 2:
+        return "most posts have no hashtag: --map hashtags=COLUMN names the column that holds them"
+    if split.kind != "random":
+        other = "--set split.kind=random draws posts one by one"
+        held = "users (those who share pictures or captions count as one)" if split.kind == "by_user" else "times"
+        return f"too few {held}: give more posts, raise the share (split.validation, split.test), or {other}"
+    return (
+        "give more posts, raise the share (split.validation, split.test), or loosen captions.min_words and "
+        "vocabulary.min_tags_per_post"
+    )
+
+
 def _check(
     partition: Partition,
     wanted: list[int],
@@ -240,8 +254,7 @@ def _check(
     empty = [SPLITS[place] for place in wanted if not (partition.side == place).any()]
     if empty:
         raise ConfigError(
-            f"split.kind = {split.kind!r} leaves {' and '.join(empty)} empty ({message}): give more posts, raise the share "
-            "(split.validation, split.test), choose another split.kind, or loosen captions.min_words and vocabulary.min_tags_per_post"
+            f"split.kind = {split.kind!r} leaves {' and '.join(empty)} empty ({message}): {_remedy(partition, split)}"
         )
     if not len(partition.vocabulary):
         train = np.flatnonzero(partition.side == TRAIN)

@@ -79,8 +79,8 @@ AS_IT_IS = Reading()
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names of columns for a message."""
-    return ", ".join(names)[:200] or "no column"
+    """Names of columns for a message; pandas' index has none where nobody gave it one."""
+    return ", ".join(name if name.strip() else "(a column without a name)" for name in names)[:200] or "no column"
 
 
 def missing_column(field_name: str, names: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ EXACT_IN_FLOAT = 1 << 53
 """Whole numbers from here on may have lost digits in a float of 64 bits."""
 
 UNIX_UNITS = {"unix": "seconds", "unix_ms": "milliseconds", "unix_us": "microseconds"}
-DATE_FLAG = "(--date-format says how dates are written, unix: seconds since 1970)"
+DATE_FLAG = "(--date-format says how dates are written: %d.%m.%Y, or unix for seconds since 1970)"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZONE_WORD = regex.compile(r"\s*(?:UTC|GMT|Z)$")

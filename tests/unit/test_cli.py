@@ -1,6 +1,8 @@
 """The console command: it reaches every job, and nothing heavy is imported for a help text."""
 
+import argparse
 import ast
+import logging
 import subprocess
 import sys
 import tomllib
@@ -8,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from hashtag_core.errors import NotFoundError
 from jobs import cli
+from jobs.common import JobParser, run
 
 HEAVY = (
     "ray",
@@ -62,6 +66,36 @@ def test_exit_codes_and_arguments_pass_through(
     assert "--bogus" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("program", "told", "usage"),
+    [
+        ("/usr/bin/hashtags", "`hashtags prepare` first, then hashtags demo; hashtags tag verify", "hashtags prepare"),
+        (
+            "jobs/train.py",
+            "`python jobs/prepare.py` first, then make demo; .venv/bin/python jobs/tag.py verify",
+            "prepare",
+        ),
+    ],
+)
+def test_jobs_are_named_as_they_are_called(
+    program: str, told: str, usage: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    message = "`python jobs/prepare.py` first, then make demo; .venv/bin/python jobs/tag.py verify"
+
+    def work(_: argparse.Namespace) -> str:
+        logging.getLogger("hashtag_core.jobs").info(message)
+        raise NotFoundError(message)
+
+    monkeypatch.setattr(sys, "argv", [program])
+    assert run(JobParser(prog="train"), work, []) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].endswith(f" INFO {told}")
+    assert lines[1] == f"train: {told}"
+    parser = JobParser(prog="prepare", description="python jobs/prepare.py --archive URI")
+    assert parser.format_help().startswith(f"usage: {usage} ")
+    assert ("hashtags prepare --archive" in parser.format_help()) == (usage != "prepare")
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_imports_nothing_heavy(name: str, repository: Path) -> None:
     code = (
@@ -72,3 +106,9 @@ def test_help_imports_nothing_heavy(name: str, repository: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("usage: ")
     assert ast.literal_eval(done.stderr) == []
+
+
+def test_the_package_lists_what_it_offers_before_its_first_use(repository: Path) -> None:
+    code = "import sys, hashtag_core; print('Recommender' in dir(hashtag_core), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"

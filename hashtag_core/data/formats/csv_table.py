@@ -64,8 +64,8 @@ class TableSelection(TypedDict):
     """How a table is read: the same for all its parts."""
 
     archive: str
-    columns: list[str | None]
-    """The field of POST in each column."""
+    columns: list[list[str]]
+    """The fields of POST in each column: a name of a file may be id and picture."""
     fault: str | None
     dialect: JsonObject
     """`csv_lines.Dialect`."""
@@ -117,10 +117,9 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
             fault += f"; one column alone is found with {_spoken(dialect.delimiter)} between them (--delimiter names another sign)"
     notes = [] if note is None else [f"{info.path}: {note}"]
     notes += [] if fault else unread_note(info.path, header, columns.values())
-    by_column = {column: name for name, column in columns.items()}
     shared: TableSelection = {
         "archive": folder.root,
-        "columns": [by_column.get(name) for name in header],
+        "columns": [[name for name, column in columns.items() if column == title] for title in header],
         "fault": fault,
         "dialect": vars(dialect),
         "date_format": reading.date_format,
@@ -154,16 +153,21 @@ def _first_rows(info: FileInfo, shared: TableSelection, offset: int) -> Iterator
         try:
             lines = Lines(source, Dialect(**shared["dialect"]), offset)
             for cells in itertools.islice(records(lines), 200):
-                yield {name: cell for name, cell in zip(shared["columns"], cells, strict=False) if name and cell}
+                yield _by_field(shared["columns"], cells)
         except (csv.Error, PackingError):
             return
+
+
+def _by_field(columns: list[list[str]], cells: list[str]) -> dict[str, str]:
+    """The cells that hold something, by field; `columns` has the fields of each column."""
+    return {name: cell for names, cell in zip(columns, cells, strict=False) if cell for name in names}
 
 
 def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:
     chosen: RowsSelection = selection_of(part)
     with storage.open_input(part.uri) as source:
         rows = _rows(source, chosen)
-        if {"image", "image_uri"} & set(chosen["columns"]):
+        if {"image", "image_uri"} & set(itertools.chain(*chosen["columns"])):
             rows = with_images(rows, chosen["archive"], columns)
         yield from batches(part.path, rows, chosen["begin"], batch_rows, columns)
 
@@ -178,8 +182,8 @@ def _rows(source: Any, chosen: RowsSelection) -> Iterator[Post | Fault]:
         for cells in itertools.islice(records(lines), chosen["rows"]):
             values = {
                 name: cell
-                for name, cell in zip(columns, cells, strict=False)
-                if name and cell and (not says_none(cell) if name != "post_id" else cell.strip() != DATABASE_NULL)
+                for name, cell in _by_field(columns, cells).items()
+                if (not says_none(cell) if name != "post_id" else cell.strip() != DATABASE_NULL)
             }
             try:
                 if isinstance(cells, Swallowed):

@@ -279,6 +279,19 @@ def test_one_group_cannot_be_split() -> None:
         split_of(many(10, user="one"), kind="by_user")
 
 
+@pytest.mark.parametrize(
+    ("posts", "kind", "remedy"),
+    [
+        (many(10, user="one"), "by_user", r"too few users .*--set split\.kind=random draws posts one by one"),
+        (many(1), "random", r"give more posts, raise the share"),
+        ([{**post, "tags": []} for post in many(10, user="one")], "by_user", "--map hashtags=COLUMN names the column"),
+    ],
+)
+def test_an_empty_split_names_what_helps(posts: list[dict[str, Any]], kind: str, remedy: str) -> None:
+    with pytest.raises(ConfigError, match=remedy):
+        split_of(posts, kind=kind)
+
+
 def test_the_test_archive_is_test_and_what_it_shares_is_left_out() -> None:
     main = [
         *many(40),

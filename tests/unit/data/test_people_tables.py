@@ -148,6 +148,7 @@ def test_what_a_person_says_is_checked(section: dict[str, Any], told: str, tmp_p
     [
         ("Nr;Text\n1;x\n", "post_id: column missing, found Nr, Text (--map post_id=COLUMN says which one it is)"),
         ("post_uuid,text\n1,x\n", "post_id: column missing, found post_uuid, text (--map post_id=post_uuid says"),
+        (",Text\n0,x\n", "post_id: column missing, found (a column without a name), Text (--map post_id="),
         ("", "expected a table with a header, found an empty file"),
     ],
 )
@@ -168,10 +169,21 @@ def test_columns_that_are_not_understood_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_may_be_two_fields(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.jpg").write_bytes(b"a picture")
+    put(tmp_path, a__csv="name,text\n1.jpg,x\n2.jpg,y\n")
+    archive = opened(tmp_path, map={"post_id": "name", "image": "name"})
+    posts, rejected = rows_of(archive)
+    assert [(post["post_id"], post["image"]) for post in posts] == [("1.jpg", b"a picture"), ("2.jpg", None)]
+    assert (rejected, archive.listing.notes) == ([], [])
+
+
 def test_a_date_of_another_kind_names_the_flag(tmp_path: Path) -> None:
     put(tmp_path, a__csv="id;date\n1;24.01.2010 17:07\n", b__csv="id,date\n2,1264352820\n")
     _, rejected = rows_of(opened(tmp_path))
     assert all("--date-format" in reason for reason in rejected)
+    assert "(--date-format says how dates are written: %d.%m.%Y, " in rejected[0]
     assert len(rejected) == 2
     (post,), _ = rows_of(opened(tmp_path, date_format="%d.%m.%Y %H:%M"))
     assert post["created_at"].isoformat() == "2010-01-24T17:07:00+00:00"
