@@ -59,7 +59,7 @@ def as_called(text: str) -> str:
 
 
 def _by_console_command() -> bool:
-    return Path(sys.argv[0]).stem == "hashtags"
+    return Path(sys.argv[0]).stem in ("hashtags", "cli")
 
 
 MEANT = {

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
+from hashtag_core.errors import ConfigError, HashtagError, NotFoundError, UsageError
 from jobs.archive_flags import add_reading_flags, recipe_with_archive
 from jobs.common import JobParser, add_common_arguments, run
 
@@ -46,7 +46,10 @@ logger = logging.getLogger("hashtag_core.jobs")
 BATCH_POSTS = 64
 """Posts that are in memory at once."""
 
-FORMATS = {".json": "json", ".csv": "csv", ".tsv": "csv"}
+FORMATS = {".json": "json", ".csv": "csv", ".tsv": "tsv"}
+OTHER_FILES = frozenset(
+    {".parquet", ".parq", ".pq", ".xlsx", ".xls", ".feather", ".arrow", ".jsonl", ".html", ".gz", ".zip"}
+)
 COLUMNS = {"caption": "caption_column", "image": "image_column", "user_id": "user_column", "post_id": "id_column"}
 
 
@@ -82,13 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _recommend(arguments: argparse.Namespace) -> Mapping[str, object] | str:
     if arguments.top_k is not None:
         arguments.overrides.append(f"tagging.top_k={arguments.top_k}")
+    shape = arguments.shape or _shape_of(arguments.out)
     recipe = recipe_with_archive(arguments)
     from hashtag_core.data.reading import Reading
     from hashtag_core.recommend.inputs import sources
 
     columns = {field: getattr(arguments, name) for field, name in COLUMNS.items()}
     asked = sources(arguments.places, arguments.caption, arguments.user, columns, Reading.of(recipe.archive))
-    shape = arguments.shape or FORMATS.get(Path(arguments.out or "").suffix.lower(), "text")
     model = arguments.model or f"models:/{recipe.tracking.model_name}@champion"
     if arguments.dry_run:
         resolved = resolve(model, chosen=arguments.model is not None)
@@ -106,13 +109,23 @@ def _recommend(arguments: argparse.Namespace) -> Mapping[str, object] | str:
     return {"model": uri, "posts": len(answers), "tagged": len(read), "out": arguments.out}
 
 
+def _shape_of(out: str | None) -> str:
+    """Text, JSON or a table, by the ending of the file; UsageError for an ending that says something else."""
+    ending = Path(out or "").suffix.lower()
+    if ending in OTHER_FILES:
+        raise UsageError(
+            f"--out {out}: expected a name in {', '.join(FORMATS)} or .txt (jobs/tag.py writes a whole archive's tags as Parquet)"
+        )
+    return FORMATS.get(ending, "text")
+
+
 def _shaped(answers: "Sequence[Answer]", shape: str, model: str, family: str) -> str:
     from hashtag_core.recommend.answers import WIDTH, as_csv, as_json, as_text
 
     if shape == "json":
         return as_json(answers, model, family)
-    if shape == "csv":
-        return as_csv(answers)
+    if shape in ("csv", "tsv"):
+        return as_csv(answers, "\t" if shape == "tsv" else ",")
     columns = shutil.get_terminal_size((WIDTH, 24)).columns if sys.stderr.isatty() else WIDTH
     return as_text(answers, columns)
 

@@ -5,6 +5,7 @@ be read becomes a post that says so, never one that is left out.
 """
 
 import csv
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from hashtag_core.data.formats.base import Post
 from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, Lines, TableLook, id_in_cell, look_at, records
 from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
 from hashtag_core.data.formats.csv_table import TABLE, tags_in_cell
-from hashtag_core.data.formats.fields import NAMES
+from hashtag_core.data.formats.fields import LOOKED_AT, MOST_FOLDERS, NAMES, below, picture_path
 from hashtag_core.data.formats.packing import PackingError
 from hashtag_core.data.reading import AS_IT_IS, Reading
 from hashtag_core.data.values import read_time, says_none
@@ -175,6 +176,8 @@ class Table:
     date_format: str | None
     columns: dict[str, str]
     """The field of POST -> its column."""
+    pictures: str = ""
+    """The folder beside the table in which the pictures lie that it names; empty: the table's own."""
 
     @classmethod
     def of(cls, path: Path, reading: Reading) -> "Table":
@@ -188,7 +191,8 @@ class Table:
             raise UsageError(f"{path}: {look.note}, or save it as `CSV UTF-8`")
         if look.broken and not look.header:
             raise UsageError(f"{path}: not a readable table: {look.broken}")
-        return cls(path, dialect, look, reading.date_format, _columns(path, look.header, reading))
+        table = cls(path, dialect, look, reading.date_format, _columns(path, look.header, reading))
+        return replace(table, pictures=table._picture_folder())
 
     def posts(self) -> Iterator[Asked]:
         """The posts, one for each row. UsageError where the table cannot be read on."""
@@ -198,6 +202,17 @@ class Table:
             seen: set[str] = set()
             for number, cells in enumerate(found, 1):
                 yield self._asked(header, number, cells, seen)
+
+    def _picture_folder(self) -> str:
+        """Where most of the first pictures lie that the table names: in its own folder, or in one beside it. Others are not looked
+        through: a table may lie in a home."""
+        if not self.columns.keys() & {"image", "image_uri"}:
+            return ""
+        first = (asked.post or {} for asked in itertools.islice(self.posts(), LOOKED_AT))
+        named = [path for post in first if (path := post.get("image_uri"))]
+        beside = sorted(entry.name for entry in self.path.parent.iterdir() if entry.is_dir() and entry.name[:1] != ".")
+        folders = ["", *beside[:MOST_FOLDERS]] if named else [""]
+        return max(folders, key=lambda folder: sum(_is_there(self.path.parent / folder, path) for path in named))
 
     def _asked(self, header: list[str], number: int, cells: list[str], seen: set[str]) -> Asked:
         decoded = self._decoded(cells)
@@ -212,8 +227,9 @@ class Table:
             return Asked(name, given, None, SWALLOWED)
         if len(cells) != len(header):
             return Asked(name, given, None, f"expected {len(header)} cells, found {len(cells)}")
-        image = values.pop("image", None)
-        post: Post = {**values, "post_id": post_id, "image_uri": image or values.get("image_uri")}
+        written = values.pop("image", None) or values.get("image_uri")
+        image = below(self.pictures, picture_path(written)) if written else None
+        post: Post = {**values, "post_id": post_id, "image_uri": image}
         try:
             post["created_at"] = read_time("created_at", values.get("created_at"), self.date_format)
         except ValueError:
@@ -231,6 +247,13 @@ class Table:
     @staticmethod
     def _decoded(cells: list[str]) -> list[str]:
         return [cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for cell in cells]
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 @contextmanager
@@ -257,7 +280,7 @@ def _columns(path: Path, header: list[str], reading: Reading) -> dict[str, str]:
     if not columns.keys() & {"caption", "image", "image_uri"}:
         raise UsageError(
             f"{path}: no column of captions ({', '.join(NAMES['caption'])}) and none of pictures "
-            f"({', '.join(NAMES['image'])}); it has {', '.join(header)[:300] or 'none'}. Name it: --caption-column, --image-column"
+            f"({', '.join(NAMES['image'])}); it has {', '.join(header)[:300] or 'none'}. Name it: --map caption=COLUMN, --map image=COLUMN"
         )
     return columns
 

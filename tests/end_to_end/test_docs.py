@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -79,7 +80,7 @@ def test_every_command_of_the_tutorial_runs(repository: Path, workplace: Path) -
         line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.strip().splitlines()
     ]
     assert [line.split()[1] for line in commands] == [
-        "prepare", "train", "evaluate", "promote", "recommend", "recommend"
+        "prepare", "train", "evaluate", "promote", "recommend", "recommend", "tag"
     ]  # fmt: skip
     environment = {
         **os.environ,
@@ -107,7 +108,7 @@ def test_every_command_of_the_tutorial_runs(repository: Path, workplace: Path) -
     out, err = said[commands[1]]
     assert json.loads(out)["model"] == "models:/hashtag-recommender/1"
     assert len(out) < 1500
-    assert re.search(r"python jobs/promote\.py --dataset \S*dataset --challenger models:/hashtag-recommender/1", err)
+    assert re.search(r"hashtags promote --dataset \S*dataset --challenger models:/hashtag-recommender/1", err)
     page = (workplace / "report" / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/webp") + page.count('"thumbnails":["') >= 1
     assert "promoted" in json.loads(said[commands[3]][0])
@@ -116,4 +117,7 @@ def test_every_command_of_the_tutorial_runs(repository: Path, workplace: Path) -
     assert len(rows) == POSTS
     assert all(len(row["recommended_hashtags"].split()) == 5 and row["recommended_status"] == "ok" for row in rows)
     assert list(rows[0])[:6] == ["id", "user", "date", "caption", "tags", "file"]
+    tagged = pd.read_parquet(workplace / "tagged")
+    assert sorted(tagged["post_id"]) == [row["id"] for row in rows]
+    assert set(tagged["status"]) == {"ok"}
     shutil.rmtree(workplace)

@@ -42,6 +42,7 @@ TUTORIAL = {
     "hashtags promote": (ELSEWHERE, "test_docs.py runs it"),
     "hashtags recommend posts/pictures": (ELSEWHERE, "test_docs.py runs it"),
     "hashtags recommend posts/posts.csv": (ELSEWHERE, "test_docs.py runs it"),
+    "hashtags tag --format csv": (ELSEWHERE, "test_docs.py runs it"),
     "import pandas as pd": (RUN, ""),
 }
 """What a block begins with -> how it is covered, and where or why not here."""

@@ -58,6 +58,33 @@ def test_a_table_into_a_file(folder: Path, pictures: Path, tmp_path: Path, capfd
     assert rows["4"]["recommended_detail"] == "expected 4 cells, found 2"
 
 
+def test_a_table_into_one_that_is_parted_by_tabs(folder: Path, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tagged.tsv"
+    assert main([str(pictures / "posts.csv"), "--model", str(folder), "--out", str(out)]) == 0
+    rows = list(csv.DictReader(out.open(), delimiter="\t"))
+    assert [row["mine"] for row in rows] == ["x", "", "", ""]
+
+
+def test_a_table_by_other_names(
+    folder: Path, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "liste.csv"
+    table.write_text("Dateiname,Text\n0.jpg,a red bird\n")
+    said = ["--map", "post_id=Dateiname", "--map", "image=Dateiname", "--map", "caption=Text", "--format", "json"]
+    assert main([str(table), "--model", str(folder), *said]) == 0
+    (post,) = json.loads(capfd.readouterr().out)["posts"]
+    assert (post["name"], post["status"]) == ("0.jpg", "ok")
+
+
+@pytest.mark.parametrize("name", ["tagged.parquet", "tagged.xlsx"])
+def test_a_file_that_its_name_would_belie_is_not_written(
+    name: str, folder: Path, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(pictures), "--model", str(folder), "--out", str(tmp_path / name)]) == 2
+    assert f"{name}: expected a name in .json, .csv, .tsv or .txt" in capfd.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_dry_run_answers_nothing(folder: Path, pictures: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([str(pictures), "--model", str(folder), "--dry-run"]) == 0
     assert json.loads(capfd.readouterr().out)["dry_run"] is True

@@ -148,6 +148,22 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, text: bytes, columns: d
         [*sources([str(path)], None, None, columns)[0].posts(MOST)]
 
 
+def test_pictures_are_found_in_a_folder_beside_the_table(tmp_path: Path) -> None:
+    (tmp_path / "bilder").mkdir()
+    (tmp_path / "bilder" / "1.jpg").write_bytes(b"1")
+    (tmp_path / "alben").mkdir()
+    (tmp_path / "a.csv").write_text("Datei,Text\n1.jpg,x\n2.jpg,y\n")
+    reading = Reading({"post_id": "Datei", "image": "Datei", "caption": "Text"})
+    (source,) = sources([str(tmp_path / "a.csv")], None, None, {}, reading)
+    posts = [post.post or {} for post in source.posts(MOST)]
+    assert [(post["post_id"], post["image_uri"]) for post in posts] == [
+        ("1.jpg", "bilder/1.jpg"),
+        ("2.jpg", "bilder/2.jpg"),
+    ]
+    (tmp_path / "a.csv").write_text("id,file\n1,..\\a.jpg\n2,bilder\\1.jpg\n")
+    assert [post.post and post.post["image_uri"] for post in asked(tmp_path / "a.csv")] == ["../a.jpg", "bilder/1.jpg"]
+
+
 def test_what_is_asked_wrong_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.csv").write_text("caption\nx\n")
