@@ -26,7 +26,7 @@ class ProgressBar:
 
     def __init__(self, total: int, what: str, unit: str = "post", *, every_s: float = EVERY_S) -> None:
         self.total, self.what, self.unit, self.every_s = total, what, unit, every_s
-        self.done = self.rejected = 0
+        self.done = self.rejected = self._told_of = 0
         self._began = self._told = time.monotonic()
         self._from: tuple[float, int] | None = None
         self._bar: tqdm | None = None
@@ -42,7 +42,7 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._told > self._began:
+        elif self._told > self._began and self._told_of < self.done:
             self._tell()
 
     def add(self, done: int = 1, rejected: int = 0) -> None:
@@ -75,7 +75,7 @@ class ProgressBar:
         return (self.done - before) / max(now - began, 1e-9)
 
     def _tell(self) -> None:
-        rate = self.rate
+        rate, self._told_of = self.rate, self.done
         logger.info(
             "%s: %d of %d %ss (%.0f %%), %.1f %ss/s, %.1f GiB here, %s left%s",
             self.what,

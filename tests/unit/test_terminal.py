@@ -116,6 +116,21 @@ def test_time_left_does_not_count_the_start(monkeypatch: pytest.MonkeyPatch, cap
     assert re.search(r"60 of 100 posts \(60 %\), 10.0 posts/s, .* 00:04 left", caplog.text)
 
 
+def test_the_last_line_of_a_pass_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress_bar.sys.stderr, "isatty", lambda: False, raising=False)
+    with caplog.at_level(logging.INFO, logger="hashtag_core.progress_bar"):
+        with ProgressBar(3, "encoding", every_s=0.0) as progress:
+            progress.add(3)
+        assert [message.split(",")[0] for message in caplog.messages] == ["encoding: 3 of 3 posts (100 %)"]
+        with ProgressBar(3, "encoding", every_s=0.0) as progress:
+            progress.add(2)
+            progress.every_s = 60.0
+            progress.add(1)
+    assert [message.split(" of")[0] for message in caplog.messages] == ["encoding: 3", "encoding: 2", "encoding: 3"]
+
+
 def test_workers_lines_pass_and_rays_own_do_not() -> None:
     seen: list[Any] = []
     noise = (
