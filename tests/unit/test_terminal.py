@@ -1,5 +1,6 @@
 """What a person reads on a terminal: hints, tables that fit, times that are true, and Ray's own words left out."""
 
+import json
 import logging
 import re
 import time
@@ -16,6 +17,7 @@ from hashtag_core.errors import NotFoundError, UsageError
 from hashtag_core.evaluation.report import leaderboard_table
 from hashtag_core.progress_bar import ProgressBar
 from jobs.common import JobParser, add_common_arguments, recipe_file, run
+from jobs.evaluate import _told as evaluation_told
 from jobs.train import _small_one_named, _warn
 
 
@@ -183,3 +185,16 @@ def test_a_word_on_what_is_hardly_meant(
     _warn(SimpleNamespace(recipe=recipe, fitted=False, dataset=SimpleNamespace(info=info)))  # type: ignore[arg-type]
     assert len(caplog.messages) == len(told)
     assert all(part in message for part, message in zip(told, caplog.messages, strict=True))
+
+
+def test_evaluation_ends_in_figures_that_can_be_read() -> None:
+    names = ("precision", "recall", "f1", "ndcg", "hit_rate", "f1_per_post", "mean_hits")
+    figures = {f"{name}_at_{k}{over}": 0.5 for name in names for k in range(1, 11) for over in ("", "_user_macro")}
+    row: Any = {"model": "models:/a/1", **dict.fromkeys(("metrics", "papers", "floor"), figures | {"bleu_4": 0.5})}
+    told: Any = evaluation_told({"models": [row], "report": "report"}, list(range(1, 11)))
+    assert len(json.dumps(told)) < 2500 < len(json.dumps(row))
+    (model,) = told["models"]
+    assert {"precision_at_1", "f1_at_5", "f1_at_5_user_macro", "ndcg_at_10", "bleu_4"} <= set(model["metrics"])
+    assert "f1_at_4" not in model["metrics"]
+    assert "f1_at_5" in model["papers"]
+    assert "f1_at_5" in model["floor"]
