@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from hashtag_core.distributed.quiet import pass_on, terminated_as_interrupted
 from hashtag_core.errors import NotFoundError, UsageError
 from hashtag_core.evaluation.report import leaderboard_table
 from hashtag_core.progress_bar import ProgressBar
+from jobs import train
 from jobs.common import JobParser, add_common_arguments, recipe_file, run
 from jobs.evaluate import _told as evaluation_told
 from jobs.train import _small_one_named, _warn
@@ -66,6 +68,19 @@ def test_an_interrupt_says_how_to_go_on(capfd: pytest.CaptureFixture[str]) -> No
 
     assert run(parser(), work, []) == 1
     assert capfd.readouterr().err == "job: interrupted: go on with `--resume x`\n"
+
+
+def test_a_dataset_that_was_forgotten_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Loudly where other flags say that a person means their own posts; with none, the sample is what is asked for."""
+    monkeypatch.setattr(train, "SAMPLE_DATASET", tmp_path / "none")
+    monkeypatch.setattr(train, "_train_sample", lambda arguments, recipe: {})
+    for flags in (["--recipe", "linear"], ["--set", "training.epochs=3"], ["--workers", "2"]):
+        assert train.main(flags) == 0
+        assert "WARNING no --dataset: the SAMPLE archive is trained on, not your posts" in capfd.readouterr().err
+    assert train.main([]) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_sigterm_is_an_interrupt() -> None:
