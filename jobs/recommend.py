@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
@@ -99,13 +100,19 @@ def _recommend(arguments: argparse.Namespace) -> Mapping[str, object] | str:
         logger.info("%s %s would tag: %s", resolved.name, resolved.version, kinds)
         return {"dry_run": True, "model": resolved.uri, "asked": kinds}
     recommender, uri = load_recommender(model, recipe, chosen=arguments.model is not None)
+    for source in asked:
+        if source.table is not None:
+            logger.info("%s: %s", source.path, source.table.told)
     answers = list(_answers(recommender, asked, recipe, explain=arguments.explain))
     text = _shaped(answers, shape, uri, recommender.loaded.family)
     if arguments.out is None:
         return text
     storage.write_bytes(arguments.out, text.encode("utf-8", "replace"))
     read = [answer for answer in answers if answer.hashtags]
-    logger.info("%d posts, %d with hashtags: %s", len(answers), len(read), arguments.out)
+    statuses = ", ".join(
+        f"{status} {count}" for status, count in Counter(each.status for each in answers).most_common()
+    )
+    logger.info("%d posts, %d with hashtags (%s): %s", len(answers), len(read), statuses, arguments.out)
     return {"model": uri, "posts": len(answers), "tagged": len(read), "out": arguments.out}
 
 

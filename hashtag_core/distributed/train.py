@@ -147,17 +147,17 @@ def _register(
 
 @contextmanager
 def _resumable(name: str, folder: str, recipe: Recipe) -> Iterator[None]:
-    """An interrupt, and a training that MLflow or the storage breaks off, tell how the run goes on."""
+    """An interrupt, and a training that MLflow or the storage breaks off, tell how the run goes on, where it had begun."""
     try:
         yield
-    except StorageError as error:
+    except (StorageError, KeyboardInterrupt) as error:
         saved = False
         with suppress(HashtagError):
             saved = storage.exists(storage.join(folder, "run.json"))
-        if not saved:  # it had not begun
+        if not saved:
             raise
-        raise StorageError(f"{error}; what was trained is kept in {folder}: go on with --resume {name}") from error
-    except KeyboardInterrupt:
+        if isinstance(error, StorageError):
+            raise StorageError(f"{error}; what was trained is kept in {folder}: go on with --resume {name}") from error
         where = f" --set training.storage={recipe.training.storage}" if recipe.training.storage else ""
         raise KeyboardInterrupt(f"go on with `python jobs/train.py --resume {name}{where}`") from None
 

@@ -194,6 +194,20 @@ class Table:
         table = cls(path, dialect, look, reading.date_format, _columns(path, look.header, reading))
         return replace(table, pictures=table._picture_folder())
 
+    @property
+    def told(self) -> str:
+        """Which columns are read, and in which folder the pictures are."""
+        fields = {"captions": ("caption",), "pictures": ("image", "image_uri")}
+        found = {
+            what: next((self.columns[name] for name in names if name in self.columns), None)
+            for what, names in fields.items()
+        }
+        said = [
+            f"{what} from column {column!r}" if column else f"{what} from no column (--map {fields[what][0]}=COLUMN)"
+            for what, column in found.items()
+        ]
+        return ", ".join(said) + (f" in {self.pictures}/" if self.pictures else "")
+
     def posts(self) -> Iterator[Asked]:
         """The posts, one for each row. UsageError where the table cannot be read on."""
         with _readable(self.path), storage.open_input(str(self.path)) as source:

@@ -116,6 +116,15 @@ def test_a_training_that_never_began_does_not_speak_of_going_on(
     assert "--resume" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("begun", "told"), [(True, "go on with `python jobs/train.py --resume run-1`"), (False, "")])
+def test_an_interrupt_names_the_run_that_goes_on(begun: bool, told: str, recipe: Recipe, tmp_path: Path) -> None:
+    if begun:
+        (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(KeyboardInterrupt) as caught, module._resumable("run-1", str(tmp_path), recipe):
+        raise KeyboardInterrupt
+    assert str(caught.value).split(" --set")[0].rstrip("`") == told.rstrip("`")
+
+
 def test_figures_that_are_logged_later_carry_the_time_they_were_measured_at(
     mlflow_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

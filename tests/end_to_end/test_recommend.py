@@ -48,7 +48,10 @@ def test_a_folder_as_json_in_one_line(folder: Path, pictures: Path, capfd: pytes
 def test_a_table_into_a_file(folder: Path, pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "tagged.csv"
     assert main([str(pictures / "posts.csv"), "--model", str(folder), "--top-k", "3", "--out", str(out)]) == 0
-    summary = json.loads(capfd.readouterr().out)
+    stdout, err = capfd.readouterr()
+    assert "4 posts, 3 with hashtags (ok 1, caption_missing 1, image_missing 1, not_read 1)" in err
+    assert "posts.csv: captions from column 'caption', pictures from column 'file'" in err
+    summary = json.loads(stdout)
     assert summary == {"model": str(folder), "posts": 4, "tagged": 3, "out": str(out)}
     rows = {row["id"]: row for row in csv.DictReader(out.open())}
     assert rows["1"]["mine"] == "x"

@@ -160,6 +160,11 @@ def test_pictures_are_found_in_a_folder_beside_the_table(tmp_path: Path) -> None
         ("1.jpg", "bilder/1.jpg"),
         ("2.jpg", "bilder/2.jpg"),
     ]
+    assert source.table is not None
+    assert source.table.told == "captions from column 'Text', pictures from column 'Datei' in bilder/"
+    (source,) = sources([str(tmp_path / "a.csv")], None, None, {})
+    assert source.table is not None
+    assert source.table.told == "captions from column 'Text', pictures from no column (--map image=COLUMN)"
     (tmp_path / "a.csv").write_text("id,file\n1,..\\a.jpg\n2,bilder\\1.jpg\n")
     assert [post.post and post.post["image_uri"] for post in asked(tmp_path / "a.csv")] == ["../a.jpg", "bilder/1.jpg"]
 
