@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,9 +53,20 @@ def name_versions(mlflow_store: Path) -> Callable[..., None]:
     return make
 
 
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """`postgresql://` URI of an empty database of the test's own."""
+    import psycopg
+
+    name = f"test_{uuid.uuid4().hex}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return f"{postgres_server}/{name}"
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """`postgresql://` URI of an empty database of a server that is ours."""
+def postgres_server() -> Iterator[str]:
+    """`postgresql://` URI, without a database, of a server that is ours."""
     programs = [
         shutil.which(name) or shutil.which(name, path="/usr/lib/postgresql/15/bin") for name in ("initdb", "postgres")
     ]
@@ -93,7 +105,7 @@ def postgres() -> Iterator[str]:
             except psycopg.OperationalError:
                 assert server.poll() is None
                 time.sleep(0.1)
-        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+        yield f"postgresql://mlflow@127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)  # without waiting for who is still connected
         server.wait(30)
