@@ -8,6 +8,7 @@ import pytest
 
 from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.distributed import train as module
+from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.train import train
 from hashtag_core.distributed.train_monitor import RunLog, Watch
 from hashtag_core.errors import StorageError
@@ -60,6 +61,25 @@ def test_a_run_below_another(recipe: Recipe, users_dataset: Path, mlflow_store: 
     with start_run(recipe.tracking.experiment, "above") as above:
         summary = train(recipe, str(users_dataset), parent=above.run_id)
     assert connect().get_run(summary.run_id).data.tags["mlflow.parentRunId"] == above.run_id
+
+
+def test_a_model_is_one_run_with_its_evaluations_below_it(
+    recipe: Recipe, users_dataset: Path, mlflow_store: Path, tmp_path: Path
+) -> None:
+    summary = train(recipe, str(users_dataset))
+    judge = read_recipe(None, ["evaluation.bootstrap_samples=20", "evaluation.gallery_posts=0"])
+    for _ in range(2):
+        evaluate(str(users_dataset), [summary.model], str(tmp_path / "report"), judge)
+    client = connect()
+    experiment = client.get_run(summary.run_id).info.experiment_id
+    runs = {run.info.run_id: run for run in client.search_runs([experiment])}
+    above = [run.data.tags.get("mlflow.parentRunId") for run in runs.values() if run.info.run_id != summary.run_id]
+    assert above == [summary.run_id] * 2
+    assert runs[summary.run_id].data.tags.get("mlflow.parentRunId") is None
+    for run in runs.values():
+        assert len([name for name in run.data.metrics if name.startswith("main/")]) == 10
+        assert run.inputs.dataset_inputs
+        assert run.info.run_id == summary.run_id or run.info.run_name.startswith("evaluate ")
 
 
 def test_the_chain_from_a_version_to_the_parts_of_the_archive(
