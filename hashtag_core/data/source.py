@@ -39,8 +39,9 @@ class Source:
 
     @cached_property
     def archive(self) -> Archive:
-        """Listed. NotFoundError or ArchiveError where it is none."""
-        return open_archive(self.uri, self.section)
+        """Listed, by one spelling of its place: parts of some layouts are versions of where they lie too. NotFoundError or
+        ArchiveError where it is none."""
+        return open_archive(storage.absolute(self.uri), self.section)
 
     @property
     def root(self) -> str:

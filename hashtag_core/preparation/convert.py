@@ -19,7 +19,6 @@ from hashtag_core.data.dataset import ROW_GROUP_ROWS, ArchiveFiles, HostPictures
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.preparation.fetch_images import Pictures, PictureTally, count_missing
-from hashtag_core.preparation.plan import absolute
 from hashtag_core.preparation.report import check_pictures, files_of, tell_rejected
 from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.recommend.image_uris import ImagePlaces
@@ -58,7 +57,7 @@ class Conversion:
 def plan_conversion(archive: str, out: str, recipe: Recipe) -> Conversion:
     """List the archive and look at the folder to write. NotFoundError, ArchiveError; ConfigError for a folder that lies in the
     archive (or it in the folder) or holds something else than parts of this very archive."""
-    archive, out = absolute(archive), absolute(out)
+    archive, out = storage.absolute(archive), storage.absolute(out)
     if f"{out}/".startswith(f"{archive}/") or f"{archive}/".startswith(f"{out}/"):
         raise ConfigError(f"--convert {out} and the archive {archive} lie in one another")
     opened = open_archive(archive, recipe.archive)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -85,8 +84,8 @@ def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str |
     NotFoundError for an archive that is not there; ArchiveError for one without a part or with no part that could hold a
     post; ConfigError for a dataset folder that holds another configuration or something else.
     """
-    archive, dataset = absolute(archive), absolute(dataset)
-    test_archive = test_archive and absolute(test_archive)
+    archive, dataset = storage.absolute(archive), storage.absolute(dataset)
+    test_archive = test_archive and storage.absolute(test_archive)
     for read in filter(None, (archive, test_archive)):
         if f"{dataset}/".startswith(f"{read}/") or f"{read}/".startswith(f"{dataset}/"):
             raise ConfigError(f"the dataset {dataset} and the archive {read} lie in one another")
@@ -150,8 +149,3 @@ def _configuration(recipe: Recipe, with_test_archive: bool) -> dict[str, dict[st
         if config["vocabulary"][key]:
             config["vocabulary"][key] = hashlib.sha256(storage.read_bytes(config["vocabulary"][key])).hexdigest()
     return config
-
-
-def absolute(uri: str) -> str:
-    """The same place for every process, whatever its working folder."""
-    return uri.rstrip("/") if storage.is_remote(uri) else os.path.realpath(storage.local_path(uri))

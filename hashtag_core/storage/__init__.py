@@ -177,6 +177,11 @@ def object_store_options(uri: str) -> dict[str, str]:
     return s3_client.object_store_options(uri) if is_remote(uri) else {}
 
 
+def absolute(uri: str) -> str:
+    """The same place for every process, whatever its working folder, and in one spelling: links are followed."""
+    return uri.rstrip("/") if is_remote(uri) else os.path.realpath(local_path(uri))
+
+
 def object_store_url(uri: str) -> str:
     """The URL by which delta-rs finds the very folder that is `uri` here: it takes URLs, where `#`, `?` and `%` mean something.
 

@@ -9,7 +9,6 @@ post is to be tagged from this part are work.
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
@@ -97,7 +96,7 @@ def resolve_archive(archive: str, out: str) -> str:
 
     ConfigError if the output is the archive or inside it: it would be read as parts.
     """
-    where, target = (uri.rstrip("/") if storage.is_remote(uri) else _real(uri) for uri in (archive, out))
+    where, target = (storage.absolute(uri) for uri in (archive, out))
     if (target + "/").startswith(where + "/"):
         raise ConfigError(f"--out {out} is inside --archive {archive}: the tagged files would be read as its parts")
     return where
@@ -369,7 +368,3 @@ def _policy(section: TaggingSection, model: ResolvedModel, vocabulary: Vocabular
     deny, thresholds = read_tags(section.deny, section.deny_file, "tagging.deny"), read_thresholds(model.folder)
     known = vocabulary.index.keys()
     return Policy(section.min_score, deny & known, {tag: least for tag, least in thresholds.items() if tag in known})
-
-
-def _real(uri: str) -> str:
-    return os.path.realpath(storage.local_path(uri))

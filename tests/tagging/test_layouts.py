@@ -49,6 +49,23 @@ def test_a_csv_with_pictures_night_after_night(
 
 
 @pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("layout", ["csv", "jsonl", "instaloader"])
+def test_an_archive_is_the_same_whatever_its_place_is_called(
+    layout: str, popularity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "archive"
+    write_csv(archive / "posts.csv", ["1", "2"])
+    (archive / "posts.jsonl").write_text('{"id": 1, "text": "a bird"}\n{"id": 2, "text": "a bird"}\n')
+    for n in range(2):
+        (archive / f"2019-01-0{n + 1}_00-00-00_UTC.txt").write_text("a bird")
+    assert run(archive, tmp_path / "out", popularity, recipe(layout)).tagged == 2
+    (tmp_path / "link").symlink_to(archive)
+    monkeypatch.chdir(tmp_path)
+    for name in ("archive", "archive/", "./archive", str(archive), f"file://{archive}", "link"):
+        assert verify_output("out", name).problems == [], name
+
+
+@pytest.mark.usefixtures("inline")
 def test_json_lines_with_rows_that_are_no_posts(popularity: Path, tmp_path: Path) -> None:
     archive, out = tmp_path / "archive", tmp_path / "out"
     archive.mkdir()
