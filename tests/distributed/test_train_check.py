@@ -14,9 +14,7 @@ from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, HashtagError, IntegrityError, NotFoundError, StorageError
 from hashtag_core.models import list_models
 from hashtag_core.training.check import check_model
-from hashtag_core.training.paths import resolve_paths
 from hashtag_core.training.plan import describe_training, plan_training
-from hashtag_core.training.record import RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -104,35 +102,6 @@ def test_the_dry_run_does_all_that(dataset: str, mlflow_store: Path, tmp_path: P
         describe_training(plan_training(Recipe.model_validate(recipe), dataset))
     recipe["model"] = {"family": "amnn"}
     assert describe_training(plan_training(Recipe.model_validate(recipe), dataset))["parameters"] > 1_000_000
-
-
-def test_relative_paths_are_those_of_the_folder_of_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resnet: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here").symlink_to(resnet)
-    values = {
-        "model": {"family": "amnn", "word_vectors": "glove.txt", "start": "hf:unc-nlp/lxmert-base-uncased"},
-        "encoders": {"image": "hf:here", "text": "minilm", "image_second": "vgg16:vgg.pth", "cache": "~/features"},
-    }
-    recipe = resolve_paths(Recipe.model_validate(values))
-    assert recipe.model.options["word_vectors"] == str(tmp_path / "glove.txt")
-    assert recipe.model.options["start"] == "hf:unc-nlp/lxmert-base-uncased"
-    assert recipe.model.family == "amnn"
-    assert recipe.encoders.image == f"hf:{tmp_path}/here"
-    assert (recipe.encoders.text, recipe.encoders.image_second) == ("minilm", f"vgg16:{tmp_path}/vgg.pth")
-    assert recipe.encoders.cache == str(Path.home() / "features")
-    again = Recipe.model_validate({"model": {"start": "hf:./x"}, "encoders": {"cache": "s3://bucket/features"}})
-    assert resolve_paths(again).model.options["start"] == f"hf:{tmp_path}/x"
-    assert resolve_paths(again).encoders.cache == "s3://bucket/features"
-    assert resolve_paths(recipe) == recipe
-
-
-def test_a_run_of_relative_paths_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    recipe = Recipe.model_validate({"model": {"family": "amnn", "word_vectors": "glove.txt"}})
-    record = RunRecord("run", str(tmp_path), "id", "dataset", "hash", recipe.model_dump(mode="json"))
-    record.check_same(resolve_paths(recipe), "dataset", "hash")
 
 
 @pytest.mark.parametrize("error", [ConfigError("wrong"), NotFoundError("gone"), IntegrityError("broken")])

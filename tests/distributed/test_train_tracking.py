@@ -10,7 +10,6 @@ from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.distributed import train as module
 from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.train import train
-from hashtag_core.distributed.train_monitor import RunLog, Watch
 from hashtag_core.errors import StorageError
 from hashtag_core.tracking.registry import find_version, lineage, lineage_lines, resolve_model
 from hashtag_core.tracking.runs import connect, start_run
@@ -143,23 +142,3 @@ def test_an_interrupt_names_the_run_that_goes_on(begun: bool, told: str, recipe:
     with pytest.raises(KeyboardInterrupt) as caught, module._resumable("run-1", str(tmp_path), recipe):
         raise KeyboardInterrupt
     assert str(caught.value).split(" --set")[0].rstrip("`") == told.rstrip("`")
-
-
-def test_figures_that_are_logged_later_carry_the_time_they_were_measured_at(
-    mlflow_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figures = ("train_loss", "validation_loss", "f", "posts_per_second", "learning_rate", "gradient_norm")
-    history = [{"epoch": n, **dict.fromkeys(figures, 0.5)} for n in range(3)]
-    clock = [1000.0]
-    monkeypatch.setattr("hashtag_core.distributed.train_monitor.time.time", lambda: clock[0])
-    log = RunLog()
-    with start_run("e", "r") as run:
-        watch = Watch(None, run, 3, "f")
-        log.epochs(history[:1])
-        clock[0] = 2000.0
-        log.epochs(history[:2])
-        clock[0] = 9000.0  # MLflow was away until now, and the log has gone
-        watch._show(*log.read()[:2])
-        watch.finish(history)
-    found = connect().get_metric_history(run.run_id, "train_loss")
-    assert [(each.step, each.timestamp) for each in found] == [(1, 1_000_000), (2, 2_000_000), (3, 9_000_000)]

@@ -1,27 +1,30 @@
 """Settings tried out for real: Ray Tune, Optuna, ASHA; MLflow in SQLite."""
 
-import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from hashtag_core.config import ArchiveSection, Recipe, VocabularySection, read_recipe
+from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.train import train
-from hashtag_core.distributed.tune import _Told, tune
+from hashtag_core.distributed.tune import _TrialRuns, tune
 from hashtag_core.errors import ConfigError, TrainingError
-from hashtag_core.leaderboard.tuning import plan_tuning, recipe_toml
+from hashtag_core.leaderboard.tuning import plan_tuning
 from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.tracking import runs
 from tests.distributed.test_train import RECIPE, _post
 
 MODEL = {"family": "co_attention", "hidden": 16, "attention_units": 8, "embedding": 16, "dropout": 0.2}
+
+
 SEARCH = {
     "training.learning_rate": {"low": 1e-6, "high": 3e-2, "log": True},
     "model.loss": ["softmax", "bce"],
     "model.hidden": {"low": 8, "high": 24},
 }
+
+
 EPOCHS = 3
 
 
@@ -90,20 +93,6 @@ def test_what_cannot_be_searched_is_refused(place: Path) -> None:
         plan_tuning(recipe_with({"model.hiden": [1, 2]}), dataset)
 
 
-def test_a_recipe_survives_being_written(tmp_path: Path) -> None:
-    recipe = recipe_with({}, early_stopping_epochs=None)
-    recipe = recipe.model_copy(
-        update={
-            "vocabulary": VocabularySection(synonyms={"größe 🌅": "groesse"}),
-            "archive": ArchiveSection(map={"caption": "text"}),
-        }
-    )
-    recipe.model_fields_set.update({"vocabulary", "archive"})
-    (tmp_path / "r.toml").write_text(recipe_toml(recipe, "0.5"))
-    assert read_recipe(tmp_path / "r.toml") == recipe.model_copy(update={"search": {}})
-    assert tomllib.loads((tmp_path / "r.toml").read_text())["training"]["early_stopping_epochs"] == "null"
-
-
 @pytest.mark.slow
 def test_a_trial_gives_the_figure_of_the_training(place: Path) -> None:
     """Of a family that reads the tags' own words, too."""
@@ -128,7 +117,7 @@ def test_a_trial_that_fails_is_told(mlflow_store: Path) -> None:
     """What Tune calls on the driver; a trial that came through beside it ends well."""
     recipe = recipe_with(SEARCH)
     with runs.start_run(recipe.tracking.experiment, "tuning") as parent:
-        told = _Told(
+        told = _TrialRuns(
             SimpleNamespace(recipe=recipe), parent.run_id, {"family": "co_attention"}, "validation_hit_rate_at_2"
         )
         config = {"training.learning_rate": 0.01, "model.loss": 1, "model.hidden": 9}

@@ -8,7 +8,6 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from hashtag_core.errors import ConfigError
 from hashtag_core.models import create_model, parse_options
-from hashtag_core.models import post_memory as post_memory_module
 from hashtag_core.models.amnn import Amnn
 from hashtag_core.models.neighbor_voting import TINY_AMNN, NeighborVoting
 from hashtag_core.models.post_memory import PostMemory
@@ -50,19 +49,6 @@ def test_the_score_is_the_papers_relevance() -> None:
     np.testing.assert_allclose(found, (relevance / 7 + 1) / 2, atol=1e-6)
     blind = subject.scores(subject.batch([0], [False]))
     np.testing.assert_allclose(blind[0], (labels.mean(0) + 1) / 2, atol=1e-6)
-
-
-def test_blocks_are_searched_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(50, 8)).astype(np.float32)
-    memory = PostMemory(8, 3, sparse=False)
-    memory.fill([(torch.from_numpy(vectors), torch.ones(50, dtype=torch.bool), [[]] * 50)], 50)
-    query = rng.normal(size=(4, 8)).astype(np.float32)
-    expected = np.argsort(-(query @ vectors.astype(np.float16).astype(np.float32).T), axis=1)
-    monkeypatch.setattr(post_memory_module, "BLOCK_POSTS", 7)
-    np.testing.assert_array_equal(memory.nearest(query, 9), expected[:, :9])
-    np.testing.assert_array_equal(memory.nearest(query, 60)[:, :50], expected)
-    assert (memory.nearest(query, 60)[:, 50:] == -1).all()
 
 
 def test_the_memory_stays_on_the_cpu_in_float16() -> None:

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from hashtag_core.data.batches import PADDING, make_targets
+from hashtag_core.data.batches import make_targets
 from hashtag_core.data.tokens import CaptionTokenizer, TokenizerSpec
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.models.base import InputSpec
 from hashtag_core.models.okboomer import NormalisedImage
 from hashtag_core.models.registry import create_model
-from hashtag_core.models.sequence import teach
-from hashtag_core.models.spelling import STOP, Spelling
+from hashtag_core.models.spelling import Spelling
 from tests.models.small import assert_paper_parameters, batch_of
 
 SPEC = InputSpec(vocabulary_size=4, image_dim=3, token_vocabulary_size=9)
+
+
 TINY = {"embedding": 4, "hidden": 5, "dropout": 0.0}
 
 
@@ -51,21 +52,6 @@ def test_the_image_is_read_at_every_step_and_the_caption_once():
     sigmoid = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
     cell = sigmoid(f) * glance.cell_BH[0].detach().numpy() + sigmoid(i) * np.tanh(g)
     np.testing.assert_allclose(after.hidden_BH[0].detach(), sigmoid(o) * np.tanh(cell), atol=1e-6)
-
-
-@pytest.mark.parametrize(("forcing", "share"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
-def test_teacher_forcing_is_a_chance_a_step(forcing, share):
-    torch.manual_seed(0)
-    shown = []
-
-    def step(previous, state):
-        shown.append(None if previous is None else int(previous[0]))
-        return torch.tensor([[0.0, 1.0, 0.0]]), state
-
-    teach(step, (), torch.full((1, 401), 2), forcing)
-    assert shown[0] is None
-    assert np.mean([sign == 2 for sign in shown[1:]]) == pytest.approx(share, abs=0.1)
-    assert set(shown[1:]) <= {1, 2}
 
 
 def test_weights_are_xaviers():
@@ -123,26 +109,6 @@ def spell(tags, beam_width=50, pieces=262):
     return spelling
 
 
-def test_spellings_of_tags_that_begin_alike_and_of_any_script():
-    spelling = spell(TAGS)
-    assert spelling.spellings == spell(TAGS).spellings
-    signs = [tuple(row) for row in spelling.spellings]
-    assert len(set(signs)) == len(TAGS)
-    assert all(STOP < sign < 264 for row in signs for sign in row)
-    assert max(map(len, signs)) > 1
-    sizes = {pieces: sum(map(len, spell(TAGS, pieces=pieces).spellings)) for pieces in (256, 280)}
-    assert sizes[256] == sum(len(tag.encode()) for tag in TAGS)
-    assert sizes[280] < sizes[256]
-
-
-def test_tags_become_signs():
-    spelling = Spelling(5)
-    spelling.set([[2, 3], [4]])
-    targets = spelling.targets(make_targets([[0, 1], [], [1]], 2).sequence_BL)
-    filler = PADDING
-    assert targets.tolist() == [[2, 3, 1, 4, 1, 0], [0, *[filler] * 5], [4, 1, 0, *[filler] * 3]]
-
-
 class Writer:
     """A random decoder of signs whose every step depends on all signs before."""
 
@@ -158,28 +124,6 @@ class Writer:
         return state @ self.out, state
 
 
-def test_the_chance_of_a_tag_is_the_product_of_its_pieces():
-    """Every tag, one piece at a time, at the start and after other tags, is what the beam along the trie finds."""
-    posts, spelling = 3, spell(TAGS)
-    writer = Writer(264, posts)
-    step = spelling.tag_step(writer)
-    before = [torch.tensor([1, 6, 3]), torch.tensor([3, 2, 7])]
-    state, written = writer.begin, [[] for _ in range(posts)]
-    for previous in [None, *before]:
-        logits, state = step(previous, state)
-        for post in range(posts):
-            written[post] += [] if previous is None else [*spelling.spellings[int(previous[post]) - 1], STOP]
-            expected = []
-            for signs in [[0], *([*row, STOP] for row in spelling.spellings)]:
-                inner, last, total = writer.begin[post : post + 1], None, 0.0
-                for place, sign in enumerate([*written[post], *signs]):
-                    out, inner = writer(last, inner)
-                    total += float(out.log_softmax(-1)[0, sign]) if place >= len(written[post]) else 0.0
-                    last = torch.tensor([sign])
-                expected.append(total)
-            np.testing.assert_allclose(logits[post], expected, rtol=1e-3, atol=1e-3)
-
-
 def test_a_narrow_beam_finds_some_tags_and_never_another():
     writer = Writer(264, 3)
     everything, _ = spell(TAGS).tag_step(writer)(None, writer.begin)
@@ -188,17 +132,3 @@ def test_a_narrow_beam_finds_some_tags_and_never_another():
     assert found[:, 1:].any(1).all()
     assert not found.all()
     torch.testing.assert_close(narrow[found], everything[found])
-
-
-def test_subwords_are_taught_what_the_tags_score():
-    """The loss is minus the sum of the log-chances of the tags and of END."""
-    torch.manual_seed(0)
-    spec = InputSpec(vocabulary_size=len(TAGS), image_dim=3, token_vocabulary_size=9)
-    model = create_model("okboomer", spec, TINY | {"decoder": "subwords", "pieces": 262}, TAGS).eval()
-    batch = batch_of(spec, captions=[[2], [3, 4]], images=[True, True])
-    sequence = make_targets([[2, 5, 0], [1]], len(TAGS)).sequence_BL
-    logits, _ = teach(model.spelling.tag_step(model.step), model.start(batch), sequence)
-    chances = logits.gather(2, sequence.clamp(min=0)[..., None])[..., 0].masked_fill(sequence == PADDING, 0.0)
-    loss = model.loss(batch, make_targets([[2, 5, 0], [1]], len(TAGS)))
-    assert float(loss.detach()) == pytest.approx(-float(chances.detach().sum()) / 2, rel=1e-4)
-    assert model.score(batch).shape == (2, len(TAGS))

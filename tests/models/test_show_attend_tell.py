@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hashtag_core.data.batches import make_targets
 from hashtag_core.models.base import InputSpec
-from hashtag_core.models.objectives import sequence_loss
 from hashtag_core.models.registry import create_model
-from hashtag_core.models.sequence import teach
 from tests.models.small import assert_paper_parameters, batch_of
 
 SPEC = InputSpec(vocabulary_size=4, image_dim=3, regions=5)
@@ -57,17 +54,6 @@ def test_one_step_is_the_papers(model):
     np.testing.assert_allclose(after.hidden_BH[0].detach(), h, atol=1e-6)
     written = linear(model.write, y + linear(model.from_hidden, h) + linear(model.from_context, z))
     np.testing.assert_allclose(logits[0].detach(), written, atol=1e-6)
-
-
-def test_the_penalty_counts_real_steps_alone(model):
-    batch = batch_of(SPEC, images=[True, True])
-    targets = make_targets([[1, 2], []], SPEC.vocabulary_size)
-    logits, gaze = teach(model.step, model.start(batch), targets.sequence_BL)
-    alphas = np.stack([alpha.detach().numpy() for alpha in gaze.alphas], axis=1)
-    looked = np.stack([alphas[0].sum(0), alphas[1, :1].sum(0)])
-    penalty = ((1 - looked) ** 2).sum(1).mean()
-    expected = float(sequence_loss(logits, targets.sequence_BL).detach()) + 0.5 * penalty
-    assert float(model.loss(batch, targets).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_parameters_of_the_paper_recipe():

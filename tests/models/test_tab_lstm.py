@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import LatentDirichletAllocation
 
 from hashtag_core.models.base import InputSpec
 from hashtag_core.models.registry import create_model
 from hashtag_core.models.tab_lstm import TopicalAttention
-from hashtag_core.models.topics import TopicModel
 from tests.models.small import assert_paper_parameters, batch_of
 
 
@@ -52,39 +50,6 @@ def test_topical_attention_is_the_papers():
     np.testing.assert_allclose(a[0, :3].detach(), expected, atol=1e-6)
     np.testing.assert_allclose(vec[0].detach(), expected @ states, atol=1e-6)
     assert not a[0, 3:].any()
-
-
-def test_inference_is_scikit_learns(two_topics):
-    """The same components, and `transform` on the same bags of words."""
-    topics, words = 4, 14
-    model = TopicModel(topics, words)
-    model.fit(two_topics, seed=0, passes=2, max_share=1.0)
-    oracle = LatentDirichletAllocation(topics, total_samples=200, random_state=0)
-    bags = []
-    for _ in range(2):
-        for batch, _ in two_topics.batches(256):
-            counts = np.array(
-                [np.bincount(row[row > 0], minlength=words) for row in batch.token_ids_BT.numpy() if row.any()]
-            )
-            oracle.partial_fit(counts[:, 2:13])
-            bags.append(counts)
-    captions = [[2, 3, 3, 12], [7, 8], [2, 7, 12, 12, 11, 5], [12]]
-    batch = batch_of(two_topics.spec, captions=captions)
-    counts = np.array([np.bincount(row, minlength=words) for row in captions])[:, 2:13]
-    found = model(batch.token_ids_BT, batch.token_mask_BT).numpy()
-    np.testing.assert_allclose(found, oracle.transform(counts), atol=2e-4)
-
-
-def test_topics_are_found_and_common_words_left_out(two_topics):
-    model = TopicModel(2, 14)
-    model.fit(two_topics, seed=0, passes=5, max_share=0.6)
-    assert not model.words_KW[:, [0, 1, 12, 13]].any()
-    batch = batch_of(two_topics.spec, captions=[[2, 3, 4], [7, 8, 9], [12], None])
-    theta = model(batch.token_ids_BT, batch.token_mask_BT)
-    assert theta[0].argmax() != theta[1].argmax()
-    assert theta[:2].max(1).values.min() > 0.8
-    np.testing.assert_allclose(theta[2:], 0.5)
-    np.testing.assert_allclose(theta.sum(1), 1.0, rtol=1e-6)
 
 
 def test_no_captions_leave_topics_uniform():

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import ConfigError, NotFoundError
-from hashtag_core.output import commit_parts
-from hashtag_core.output.commit_parts import FinishedPart, Publisher
 from hashtag_core.output.records import RetagRecord
 from hashtag_core.output.verify import verify_output
 from hashtag_core.storage import FileInfo
@@ -65,9 +63,6 @@ def test_an_order_that_is_not_done_goes_on(orders: list[set[str]], done: set[str
     assert set(second.tokens) == orders[0] | orders[1]
 
 
-# Whole runs, without Ray
-
-
 @pytest.fixture
 def archive(tmp_path: Path, make_posts: Callable, write_archive: Callable) -> Path:
     return write_archive(tmp_path / "archive", make_posts(12), parts=3)
@@ -105,23 +100,6 @@ def test_the_others_stay_as_they_are(inline: None, archive: Path, popularity: Pa
     assert verify_output(str(out), str(archive)).problems == []
 
 
-def test_chunks_that_wait_for_another_run_are_kept(
-    inline: None, archive: Path, popularity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr(Publisher, "take", _interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            tag(job_for(archive, out, popularity, Selection(["*-0000*"])))
-    (kept,) = out.rglob("chunks/*/*.parquet")
-    tag(job_for(archive, out, popularity, Selection(["*-0001*"])))
-    assert kept.exists()
-
-
-def _interrupt(*arguments: Any) -> None:
-    raise KeyboardInterrupt
-
-
 def test_tagging_again(inline: None, archive: Path, popularity: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tag(job_for(archive, out, popularity))
@@ -136,42 +114,6 @@ def test_tagging_again(inline: None, archive: Path, popularity: Path, tmp_path: 
     assert not names(out) & before
     assert published(out) == rows
     assert job_for(archive, out, popularity).is_done
-
-
-@pytest.mark.parametrize("repeat", [True, False])
-def test_a_killed_run_that_tags_again_goes_on(
-    inline: None, archive: Path, popularity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeat: bool
-) -> None:
-    """With and without --retag, what it had tagged again is not tagged a third time."""
-    out = tmp_path / "out"
-    tag(job_for(archive, out, popularity))
-    before, rows = names(out), published(out)
-    with monkeypatch.context() as patch:
-        patch.setattr(commit_parts, "GROUP_PARTS", 1)
-        patch.setattr(Publisher, "take", _until("posts-0001"))
-        with pytest.raises(KeyboardInterrupt):
-            tag(job_for(archive, out, popularity, Selection(retag=True), min_score=0.001))
-    kept = names(out) - before
-    summary = tag(job_for(archive, out, popularity, Selection(retag=repeat), min_score=0.001))
-    assert summary.parts == 2
-    assert kept <= names(out)
-    assert not names(out) & before
-    assert published(out) == rows
-    assert verify_output(str(out), str(archive)).problems == []
-    assert job_for(archive, out, popularity, min_score=0.001).is_done
-    with pytest.raises(ConfigError, match="or tag all of it again with --retag"):
-        job_for(archive, out, popularity)
-
-
-def _until(name: str) -> Callable[[Publisher, FinishedPart], None]:
-    take = Publisher.take
-
-    def until(publisher: Publisher, part: FinishedPart) -> None:
-        if name in part.record.path:
-            raise KeyboardInterrupt
-        take(publisher, part)
-
-    return until
 
 
 def test_other_settings_need_all_parts(inline: None, archive: Path, popularity: Path, tmp_path: Path) -> None:

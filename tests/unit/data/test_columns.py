@@ -5,21 +5,17 @@ import uuid
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from hashtag_core.data.columns import cast_column, refused_type
-from hashtag_core.data.posts import iter_post_batches, normalise_posts
-from hashtag_core.data.reading import Reading
-from hashtag_core.data.values import is_missing, read_degrees, read_id, read_tags, read_text, read_time
+from hashtag_core.data.columns import cast_column
+from hashtag_core.data.posts import iter_post_batches
 from hashtag_core.schema import POST
 
 UTC = datetime.UTC
+
+
 DAY = datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -72,63 +68,6 @@ def test_what_is_unambiguous_is_taken(name: str, array: pa.Array, read: list[Any
             assert found == wanted
 
 
-def test_dates_as_a_person_says() -> None:
-    said = Reading(date_format="%d.%m.%Y %H:%M:%S")
-    assert cast_column("created_at", pa.array(["02.01.2020 03:04:05"]), said).values.to_pylist() == [DAY]
-    for unit, value in {"unix": 1577934245, "unix_ms": 1577934245000, "unix_us": 1577934245000000}.items():
-        for held in (pa.array([value]), pa.array([str(value)]), pa.array([float(value)])):
-            assert cast_column("created_at", held, Reading(date_format=unit)).values.to_pylist() == [DAY], unit
-    refused = cast_column("created_at", pa.array([1577934245]))
-    assert "--date-format" in refused.why(0)
-    assert refused_type("created_at", pa.int64()) == "created_at: expected timestamp, found int64"
-    assert refused_type("created_at", pa.int64(), Reading(date_format="unix")) is None
-
-
-IDS = st.one_of(
-    st.none(), st.text(max_size=8), st.integers(-(2**63), 2**63 - 1), st.floats(width=64), st.uuids(),
-    st.decimals(-(10**20), 10**20, allow_nan=False, allow_infinity=False, places=3), st.binary(max_size=6),
-)  # fmt: skip
-
-
-@settings(max_examples=200, deadline=None)
-@given(value=IDS)
-def test_an_id_of_a_column_is_that_of_a_value(value: Any) -> None:
-    kinds = {uuid.UUID: pa.uuid(), Decimal: pa.decimal128(30, 3)}
-    try:
-        array = pa.array([value.bytes if isinstance(value, uuid.UUID) else value], kinds.get(type(value)))
-    except (pa.ArrowInvalid, UnicodeEncodeError):
-        return
-    cast = cast_column("post_id", array)
-    try:
-        assert cast.values.to_pylist() == [read_id("post_id", value)]
-        assert not cast.bad[0]
-    except ValueError:
-        assert cast.bad[0]
-
-
-@pytest.mark.parametrize(
-    "value", [None, float("nan"), np.nan, np.float32("nan"), pd.NaT, pd.NA, np.datetime64("NaT"), Decimal("nan")]
-)
-def test_missing_values_of_all_libraries_are_missing(value: Any) -> None:
-    assert is_missing(value)
-    for read in (read_id, read_text, read_tags, read_time, read_degrees):
-        assert read("x", value) is None
-
-
-@pytest.mark.parametrize(
-    ("value", "read"),
-    [
-        (pd.Timestamp("2020-01-02 03:04:05.000000007", tz="UTC"), DAY),
-        (np.datetime64("2020-01-02T03:04:05", "ns"), DAY),
-        (datetime.date(2020, 1, 2), DAY.replace(hour=0, minute=0, second=0)),
-        ("20200102T030405Z", DAY),
-        ("2020-01-02T04:04:05+01:00", DAY),
-    ],
-)
-def test_times_of_all_libraries(value: Any, read: datetime.datetime) -> None:
-    assert read_time("created_at", value) == read
-
-
 def test_int96_keeps_the_years(tmp_path) -> None:
     when = [
         datetime.datetime(1, 1, 1),
@@ -140,13 +79,3 @@ def test_int96_keeps_the_years(tmp_path) -> None:
     pq.write_table(table, tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
     (batch,) = iter_post_batches(str(tmp_path / "a.parquet"), 10)
     assert [time.replace(tzinfo=None) for time in batch.posts["created_at"].to_pylist()] == when
-
-
-def test_columns_of_other_names_and_cases() -> None:
-    table = pa.table({"ID": ["1"], "CAPTION": ["x"], "Body": ["y"]})
-    posts, _ = normalise_posts(table, reading=Reading({"post_id": "ID"}))
-    assert posts.select(["post_id", "caption"]).to_pylist() == [{"post_id": "1", "caption": "x"}]
-    posts, _ = normalise_posts(table, reading=Reading({"post_id": "ID", "caption": "Body"}))
-    assert posts["caption"].to_pylist() == ["y"]
-    twice, _ = normalise_posts(table, reading=Reading({"post_id": "ID", "caption": "ID"}))
-    assert twice.select(["post_id", "caption"]).to_pylist() == [{"post_id": "1", "caption": "1"}]

@@ -10,16 +10,14 @@ import pyarrow as pa
 import pytest
 
 from hashtag_core import storage
-from hashtag_core.config import Recipe
-from hashtag_core.data.archive_history import TagFinder
 from hashtag_core.data.batches import collate
 from hashtag_core.data.dataset import SPLITS, Dataset, DatasetInfo
 from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
 from hashtag_core.data.features import build_feature_table
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import ArrayPosts, History, JoinedPosts, open_history
-from hashtag_core.data.preparing import PostRules, SplitWriter
-from hashtag_core.data.vocabulary import Vocabulary, read_tag_rules
+from hashtag_core.data.preparing import SplitWriter
+from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.schema import PREPARED
 from hashtag_core.training.loader import Reading, TableFitSource
 
@@ -27,6 +25,8 @@ KINDS = {
     "image_vector": FeatureKind("image", "eye/r1/image_vector", 2),
     "text_vector": FeatureKind("caption", "reader/r1/text_vector", 3),
 }
+
+
 BOTH = ("image_vector", "text_vector")
 
 
@@ -183,23 +183,3 @@ def test_batches_of_a_table_come_with_histories(dataset: Dataset, cache: Feature
     assert blind.text_vector_BHD.any()
     assert collate(table.rows([2]), needs, None, ["caption"]).history is None
     assert collate(table.rows([2]), needs - {"history"}).history is None
-
-
-@pytest.mark.parametrize(
-    ("written", "caption"),
-    [
-        (["Cat", "#dog", "cat"], "x #bird"),
-        ([], "a #Kitty and #bird #nothing"),
-        (None, None),
-        (None, "https://x.y/#cat"),
-        (["!"], "#cat"),
-    ],
-)
-def test_tags_are_found_as_prepare_finds_them(written: list[str] | None, caption: str | None) -> None:
-    recipe = Recipe.model_validate({"vocabulary": {"synonyms": {"Kitty": "cat"}}})
-    rules = read_tag_rules(recipe.vocabulary)
-    config = {"synonyms": rules.synonyms}
-    vocabulary = Vocabulary(["cat", "dog", "bird"], np.ones(3, np.int64), 3, config)
-    expected = vocabulary.encode(PostRules(recipe.captions, rules, recipe.archive).hashtags_of(written, caption))
-    assert TagFinder(vocabulary).find(written, caption) == expected
-    assert caption != "a #Kitty and #bird #nothing" or expected == [0, 2]

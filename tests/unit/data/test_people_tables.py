@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from hashtag_core.config import ArchiveSection
 from hashtag_core.data.archive import Archive, open_archive
-from hashtag_core.data.formats.encodings import looks_western
 from hashtag_core.data.reading import Reading
 from hashtag_core.errors import ArchiveError, ConfigError
 
@@ -120,12 +119,6 @@ def test_lines_in_another_encoding(tmp_path: Path) -> None:
     assert rejected == ["expected a JSON object, found bytes that are no UTF-8 (--encoding names their encoding)"]
     posts, rejected = rows_of(opened(tmp_path, format="jsonl", encoding="cp1252"))
     assert ([post["post_id"] for post in posts], rejected) == (["größe", "2"], [])
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(st.characters(min_codepoint=0x410, max_codepoint=0x44F), min_size=3), min_size=3))
-def test_cyrillic_is_never_taken_for_western_text(words: list[str]) -> None:
-    assert not looks_western(" ".join(words).encode("cp1251"))
 
 
 @pytest.mark.parametrize(

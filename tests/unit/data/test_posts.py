@@ -1,3 +1,5 @@
+""""""
+
 import datetime
 import decimal
 import subprocess
@@ -12,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hashtag_core.data.pieces import in_pieces
 from hashtag_core.data.posts import PartBatch, iter_post_batches, list_parts, normalise_posts, part_problem
 from hashtag_core.errors import ArchiveError, MachineError, NotFoundError, StorageError
 from hashtag_core.schema import POST
@@ -226,22 +227,6 @@ print(rows, held("VmHWM") - before)
     rows, taken = map(int, done.stdout.split())
     assert rows == 512
     assert taken < 250
-
-
-@given(
-    st.lists(st.integers(0, 40), max_size=30), st.integers(1, 9), st.integers(1, 100), st.integers(1, 8), st.booleans()
-)
-def test_pieces_hold_every_row_once_and_no_more_than_they_may(
-    lengths: list[int], max_rows: int, max_bytes: int, step: int, shared: bool
-) -> None:
-    values = pa.array([b"x" * length for length in lengths], pa.binary())
-    column = values.dictionary_encode() if shared else values
-    read = pa.table({"image": column}).to_batches(max_chunksize=step)
-    found = list(in_pieces(read, max_rows, max_bytes))
-    assert [value for piece in found for value in piece["image"].to_pylist()] == values.to_pylist()
-    for piece in found:
-        assert piece.num_rows <= max_rows
-        assert piece.num_rows == 1 or sum(len(value) for value in piece["image"].to_pylist()) <= max_bytes
 
 
 def test_large_rows_make_small_batches(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hashtag_core.data.archive import open_archive
-from hashtag_core.data.file_signatures import other_content
 from hashtag_core.data.images import decode_image
 from hashtag_core.data.posts import normalise_posts
 from hashtag_core.data.values import NO_VALUES
@@ -32,8 +31,14 @@ POINTER = (
     b"version https://git-lfs.github.com/spec/v1\n"
     b"oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n"
 )
+
+
 TABLE = "id,caption\n1,a bird\n2,größe\n3,東京\n"
+
+
 LINES = "".join(json.dumps({"id": n, "caption": c}) + "\n" for n, c in (("1", "a bird"), ("2", "größe"), ("3", "東京")))
+
+
 READ = [("1", "a bird"), ("2", "größe"), ("3", "東京")]
 
 
@@ -157,24 +162,6 @@ def test_an_archive_of_pointers_alone_says_so(tmp_path: Path) -> None:
         decode_image(POINTER, 32)
     with pytest.raises(ImageError, match="git lfs pull"):
         decode_image(POINTER, 32, quoted=False)
-
-
-@pytest.mark.parametrize(
-    "begin",
-    [
-        b"id,caption\n",
-        b'{"id": 1}',
-        b"",
-        b"version,id\n",
-        b"ORCID;text\n",
-        b"parent_id,id\n",
-        b"PARENT,ID\n",
-        b"PAR1,x\n",
-        "größe;x".encode(),
-    ],
-)
-def test_what_a_table_or_a_line_begins_with_is_nothing_else(begin: bytes) -> None:
-    assert other_content(begin) is None
 
 
 QUOTES = [

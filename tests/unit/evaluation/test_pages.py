@@ -9,8 +9,7 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from hashtag_core.evaluation import gallery as shown
-from hashtag_core.evaluation.gallery import Gallery, ShownPost, shown_rows
+from hashtag_core.evaluation.gallery import Gallery, ShownPost
 from hashtag_core.evaluation.pages import INK, SVG_SETTINGS, json_blob, themed_svg
 
 
@@ -60,17 +59,3 @@ def test_tags_are_numbered_anew_and_pictures_stand_once() -> None:
     }  # fmt: skip
     assert [post["t"] for post in data["posts"]] == [0, 0, 1, 1]
     assert data["thumbnails"] == [base64.b64encode(b"1234").decode()] * 2
-
-
-def test_budgets_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shown, "THUMBNAIL_BUDGET_BYTES", 20)
-    monkeypatch.setattr(shown, "CAPTION_BUDGET", 40)
-    data = gallery(10, caption="y" * 50).data()
-    assert len(data["thumbnails"]) == 2
-    assert [post["t"] for post in data["posts"]] == [0, 0, 1, 1, -2, -2, -2, -2, -2, -2]
-    assert {(post["c"], post["x"]) for post in data["posts"]} == {("yyyy", 1)}
-
-
-def test_shown_rows_are_spread_evenly() -> None:
-    assert list(shown_rows(3, 5)) == [0, 1, 2]
-    assert list(shown_rows(10, 4)) == [0, 2, 5, 7]

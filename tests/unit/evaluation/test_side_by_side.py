@@ -1,24 +1,23 @@
 """The side-by-side report: tables and pictures from hand-made figures, against the figures themselves."""
 
-import re
-import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
 
-from hashtag_core.evaluation.board_sections import done_entries
-from hashtag_core.evaluation.curves import report_figures
 from hashtag_core.evaluation.metrics import index_metrics, judge, post_scores
 from hashtag_core.evaluation.side_by_side import (
     published_figures,
-    side_by_side_html,
     side_by_side_markdown,
     side_by_side_table,
 )
 from hashtag_core.evaluation.significance import bootstrap
 
 KS = [1, 2, 3, 4, 5]
+
+
 TRUTH = [[0, 1], [0], [2, 3, 4], [1]]
+
+
 USERS = ["u0", "u1", "u2", "u2"]
 
 
@@ -204,46 +203,6 @@ def test_published_figures_are_those_of_the_articles() -> None:
                 assert figures["f1"] == pytest.approx(mean, abs=1e-3)
             impossible = "hit_rate" in figures and figures["hit_rate"] < figures["precision"]
             assert impossible == ("cannot be" in system.get("remark", ""))
-
-
-def test_pictures_are_whole_and_the_same_each_time(report: dict[str, Any]) -> None:
-    figures = report_figures(report)
-    assert set(figures) == {"systems.svg", "curves.svg", "slices.svg", "learning.svg", "cost.svg"}
-    assert report_figures(report) == figures
-    for text in figures.values():
-        ET.fromstring(text)
-    words = {name: set(re.findall(r">([^<>]+)</text>", text)) for name, text in figures.items()}
-    assert {"amnn", "popularity"} <= words["curves.svg"] & words["systems.svg"]
-    assert {"F1 (headline)", "precision (headline)", "recall (headline)", "hit rate (headline)"} <= words["curves.svg"]
-    assert "amnn" in words["learning.svg"]
-    assert "popularity" not in words["learning.svg"]
-    page = side_by_side_markdown(report, figures)
-    html = side_by_side_html(page, "toy <1>", figures)
-    assert html.count("data:image/svg+xml;base64,") == 5
-    assert "<title>toy &lt;1&gt;</title>" in html
-    assert html.count('<div class="wide" ') == html.count("</table></div>") > 10
-    assert "| --- |" not in html
-
-
-def test_learning_curves_stand_apart(report: dict[str, Any]) -> None:
-    ranked = [[0, 5, 4, 3, 2]] * 4
-    points = [entry(f"amnn-{n}", ranked, curve_of="amnn", train_share=n / 100) for n in (50, 25)]
-    whole = {**report, "entries": [*report["entries"], *points]}
-    assert done_entries(whole) == done_entries(report)
-    page = side_by_side_markdown(whole, report_figures(whole))
-    assert "![F1@5 over the number of train posts](shares.svg)" in page
-    header, row = rows_of(page, "## What more posts would bring")
-    assert header[1:] == ["25% of the train posts", "50% of the train posts", "100% of the train posts"]
-    assert row[3].startswith("0.519<br>")
-    assert row[1] == row[2] != row[3]
-    assert "shares.svg" not in report_figures(report)
-
-
-def test_nothing_done(report: dict[str, Any]) -> None:
-    empty = {**report, "entries": report["entries"][2:]}
-    assert done_entries(empty) == []
-    assert report_figures(empty) == {}
-    assert "**failed**" in side_by_side_markdown(empty, [])
 
 
 def test_trials_and_calibration_are_told(report: dict[str, Any]) -> None:

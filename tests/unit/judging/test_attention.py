@@ -15,11 +15,8 @@ from hashtag_core.data.batches import collate
 from hashtag_core.data.dataset import SPLITS, Dataset
 from hashtag_core.data.images import image_key
 from hashtag_core.data.vocabulary import Vocabulary
-from hashtag_core.evaluation.ground_truth import Ranked, Truth, read_truths
-from hashtag_core.evaluation.metrics import judge
+from hashtag_core.evaluation.ground_truth import Truth, read_truths
 from hashtag_core.judging.attention import looks
-from hashtag_core.judging.page import gallery_of
-from hashtag_core.judging.predictions import predictions
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import PREPARED
@@ -58,12 +55,6 @@ def looking(tmp_path_factory: pytest.TempPathFactory, make_model_folder: Callabl
     return make_model_folder(tmp_path_factory.mktemp("models") / "look", family="show_attend_tell")
 
 
-def ranked(truth: Truth, lists: list[list[int]]) -> Ranked:
-    scores_NK = np.linspace(0.9, 0.1, POSTS * 2, dtype=np.float32).reshape(POSTS, 2)
-    has_image = np.array([n not in (2, 5) for n in range(POSTS)])
-    return Ranked(judge(lists, truth.tags, 40), scores_NK, has_image, ["ok"] * 5 + ["empty"])
-
-
 def test_digits_are_the_shares_of_the_cells(truth: Truth, looking: Path) -> None:
     found = looks(looking, truth, [0, 1, 2, 4])
     assert found.keys() == {0, 1, 4}
@@ -83,24 +74,3 @@ def test_a_model_without_attention_tells_nothing(
     truth: Truth, tmp_path: Path, make_model_folder: Callable[..., Path]
 ) -> None:
     assert looks(make_model_folder(tmp_path / "linear"), truth, [0, 1]) == {}
-
-
-def test_the_gallery_holds_where_each_model_looked(truth: Truth, looking: Path) -> None:
-    lists = ranked(truth, [[0, n] for n in range(POSTS)])
-    gallery = gallery_of([("blind", lists, None), ("looking", lists, looking)], truth, read_recipe(None))
-    rows = gallery.data()["posts"]
-    assert [post.get("a", ["", ""])[0] for post in rows] == [""] * POSTS
-    assert [len(post["a"][1]) if "a" in post else 0 for post in rows] == [36, 36, 0, 36, 36, 0]
-
-
-def test_predictions_by_hand(truth: Truth) -> None:
-    table = predictions(ranked(truth, [[0, n or 3] for n in range(POSTS)]), truth, 3)
-    assert table["post_id"] == ["test0", "test2", "test4"]
-    assert table["true_hashtags"] == [
-        ["tag000", "strange"],
-        ["tag000", "tag002", "strange"],
-        ["tag000", "tag004", "strange"],
-    ]
-    assert table["hashtags"] == [["tag000", "tag003"], ["tag000", "tag002"], ["tag000", "tag004"]]
-    assert table["scores"][0] == pytest.approx([0.9, 0.9 - 0.8 / 11], abs=1e-5)
-    assert table["status"] == ["ok", "ok", "ok"]

@@ -8,7 +8,6 @@ import pytest
 
 from hashtag_core.config import GatesSection
 from hashtag_core.errors import ConfigError
-from hashtag_core.evaluation.calibration import calibration_error
 from hashtag_core.evaluation.metrics import judge
 from hashtag_core.evaluation.significance import Difference
 from hashtag_core.evaluation.slices import tail_recall
@@ -169,16 +168,6 @@ def test_the_metric_must_be_computed():
     check_gates(GatesSection(metric="f1_at_1_user_macro"), [1, 3])
     with pytest.raises(ConfigError, match=r"gates.metric: no metric 'f1_at_4'.*did you mean"):
         check_gates(GatesSection(metric="f1_at_4"), [1, 5])
-
-
-def test_the_calibration_error_by_hand():
-    # four tags in two bins: scores .9 and .7 hit once (.8 against .5), .2 and .1 never (.15 against 0)
-    judgement = judge([[0, 1], [0, 1]], [[0], [2]], 3)
-    scores = np.array([[0.9, 0.2], [0.7, 0.1]])
-    assert calibration_error(judgement, scores, "headline", 2, bins=2) == pytest.approx((2 * 0.3 + 2 * 0.15) / 4)
-    assert calibration_error(judgement, scores, "headline", 1, bins=9) == pytest.approx((0.1 + 0.7) / 2)
-    assert calibration_error(judge([[0]], [[]], 3), np.array([[0.5]]), "headline", 1) == 0.0
-    assert calibration_error(judge([[-1]], [[0]], 3), np.array([[0.5]]), "headline", 1) == 0.0
 
 
 def test_the_recall_of_tail_tags_by_hand():

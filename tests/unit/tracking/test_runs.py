@@ -9,12 +9,12 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread, Timer
+from threading import Thread
 
 import pytest
 
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
-from hashtag_core.tracking import runs, server_wait
+from hashtag_core.tracking import runs
 from hashtag_core.tracking.runs import connect, metric_history, start_run, tracking_uri
 
 
@@ -167,16 +167,6 @@ def test_a_server_that_is_away(monkeypatch):
     assert time.monotonic() - started < 5
 
 
-def test_a_server_that_never_answers(monkeypatch):
-    monkeypatch.setattr(server_wait, "REACH_TIMEOUT_S", 0.3)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(StorageError, match="timed out"):
-            connect()
-
-
 class _NoMlflow(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(404)
@@ -247,35 +237,3 @@ def test_an_experiment_is_shown_as_one_of_models_and_not_of_traces(mlflow_store:
     with start_run("kind", "r"):
         pass
     assert connect().get_experiment_by_name("kind").tags["mlflow.experimentKind"] == "custom_model_development"
-
-
-class _Refusing(_NoMlflow):
-    """A tracking server that wants to be told who asks."""
-
-    def do_GET(self):
-        self.send_response(401)
-        self.end_headers()
-
-
-def test_a_server_that_is_away_for_a_while_is_waited_for_where_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_wait, "REACH_PAUSE_S", 0.05)
-    first = HTTPServer(("127.0.0.1", 0), _Refusing)
-    uri, back = f"http://127.0.0.1:{first.server_port}", []
-
-    def again() -> None:
-        back.append(HTTPServer(("127.0.0.1", first.server_port), _Refusing))
-        back[0].serve_forever()
-
-    first.server_close()
-    with pytest.raises(StorageError, match="does not answer"):
-        server_wait.check_reachable(uri)
-    timer = Timer(0.5, again)
-    timer.daemon = True
-    timer.start()
-    server_wait.wait_until_reachable(uri)
-    assert back, "it did not wait"
-    back[0].shutdown()
-    back[0].server_close()
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    with pytest.raises(StorageError, match="does not answer"):
-        server_wait.wait_until_reachable(uri)

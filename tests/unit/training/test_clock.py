@@ -1,18 +1,13 @@
 """What the loop tells of its own time, and numbers that are looked at some steps late."""
 
-import math
 import time
 
 import pytest
 import torch
-from torch import nn
 
-from hashtag_core.config import EncodersSection
 from hashtag_core.errors import TrainingError
 from hashtag_core.training import clock
 from hashtag_core.training.clock import PARTS, StepClock
-from hashtag_core.training.readout import Readout
-from hashtag_core.training.utilisation import count_flops, peak_flops
 
 from .toy import MemoryTable, ToyModel, make_loop, settings, weights
 
@@ -77,39 +72,3 @@ def test_a_loss_that_is_seen_late_still_names_its_own_step_and_posts():
     first, second = (str(error.value).split("; posts ") for error in (at_once, late))
     assert first == second
     assert "p7" in first[1]
-
-
-def test_what_is_waiting_is_read_in_order():
-    readout = Readout(torch.device("cpu"), lag=2)
-    for step in range(4):
-        readout.push(0, step, [], torch.tensor([1.0, 2.0, float(step)]))
-    assert [(found.step, found.norm) for found in readout.due()] == [(0, 0.0), (1, 1.0)]
-    assert [found.step for found in readout.rest()] == [2, 3]
-    assert list(readout.rest()) == []
-
-
-def test_flops_of_two_layers_are_those_worked_by_hand():
-    """[8, 6] x [6, 4] and [8, 4] x [4, 2]; backward takes a product for the weights of both, and one for the input of the second."""
-    model = nn.Sequential(nn.Linear(6, 4, bias=False), nn.Linear(4, 2, bias=False))
-    found = count_flops(model, lambda: model(torch.randn(8, 6)).sum())
-    first, second = 2 * 8 * 6 * 4, 2 * 8 * 4 * 2
-    assert found == 2 * first + 3 * second
-    assert count_flops(nn.LSTM(2, 2), lambda: torch.zeros((), requires_grad=True)) is None
-
-
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_where_gradients_are_checkpointed_flops_are_not_told(checkpoint):
-    model = nn.Sequential(nn.Linear(6, 4, bias=False))
-    model[0].section = EncodersSection(checkpoint_gradients=checkpoint)
-    found = count_flops(model, lambda: model(torch.randn(8, 6)).sum())
-    assert found == (None if checkpoint else 2 * 2 * 8 * 6 * 4)
-
-
-def test_peaks_are_those_of_the_named_device_alone():
-    assert peak_flops("NVIDIA H100 80GB HBM3", "bfloat16") == 989e12
-    assert peak_flops("NVIDIA A100-SXM4-80GB", "float16") == 312e12
-    assert peak_flops("NVIDIA A10", "bfloat16") == 125e12
-    assert peak_flops("NVIDIA L40S", "bfloat16") == 362e12
-    assert peak_flops("NVIDIA T400", "float16") is None
-    assert peak_flops("NVIDIA H100 80GB HBM3", "float32") is None
-    assert all(math.isfinite(value) for value in clock.StepClock(torch.device("cpu")).read().values())

@@ -1,4 +1,5 @@
-import json
+""""""
+
 import math
 
 import pytest
@@ -8,7 +9,6 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_model
 
 from hashtag_core.errors import IntegrityError, TrainingError
-from hashtag_core.training.checkpoint import Progress
 from hashtag_core.training.clock import PARTS
 from hashtag_core.training.loader import BatchLoader
 from hashtag_core.training.loop import TrainingLoop, choose_precision
@@ -171,15 +171,6 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     other = make_loop(settings(), MemoryTable(20), model=ToyModel(unused=True))
     with pytest.raises(IntegrityError, match=r"not a checkpoint of this model.*spare"):
         other.restore(tmp_path / "checkpoint")
-
-
-def test_state_is_json(tmp_path):
-    loop = make_loop(settings(epochs=1), MemoryTable(20))
-    loop.run()
-    loop.save(tmp_path / "checkpoint")
-    state = json.loads((tmp_path / "checkpoint" / "state.json").read_text())
-    assert Progress(**state["progress"]) == loop.progress
-    assert {path.suffix for path in (tmp_path / "checkpoint").iterdir()} == {".safetensors", ".json"}
 
 
 SCENARIOS = ("plain", "unused", "fault")

@@ -1,4 +1,4 @@
-"""`linear` against scikit-learn's ridge, `popularity` against counts done by hand."""
+"""`linear` against scikit-learn's ridge regression."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import normalize
 
 from hashtag_core.models.linear import Linear
-from tests.models.world import POSTS, TAGS, Subject, TrainPosts, V, make, world
+from tests.models.world import POSTS, Subject, TrainPosts, V, make, world
 
 
 def linear_of(subject: Subject) -> Linear:
@@ -95,22 +95,3 @@ def test_linear_does_not_depend_on_batches() -> None:
     linear_of(second).fit(Small(second), seed=0)
     for key, value in first.model.state_dict().items():
         torch.testing.assert_close(value, second.model.state_dict()[key], rtol=1e-4, atol=1e-5)
-
-
-def test_popularity_is_the_share_of_posts() -> None:
-    subject = make("popularity").fitted()
-    scores = subject.scores(subject.batch([1, 2]))
-    np.testing.assert_allclose(scores.numpy(), np.tile(labels().mean(axis=0), (2, 1)), rtol=1e-6)
-    assert len(TAGS) == V
-
-
-def test_popularity_counts_a_repeated_tag_once() -> None:
-    class Repeats(TrainPosts):
-        posts = 2
-
-        def batches(self, batch_size: int):  # type: ignore[no-untyped-def]
-            yield self.subject.batch([0, 1]), [[3, 3, 3], []]
-
-    subject = make("popularity")
-    subject.model.fit(Repeats(subject), seed=0)  # type: ignore[operator]
-    assert subject.scores(subject.batch([0]))[0, 3] == 0.5
