@@ -12,7 +12,6 @@ from hashtag_core.evaluation.metrics import judge
 from hashtag_core.evaluation.significance import Difference
 from hashtag_core.evaluation.slices import tail_recall
 from hashtag_core.promotion.gates import Contender, Duel, Gate, check_gates, judge_challenger
-from hashtag_core.promotion.report import promotion_html, promotion_markdown
 
 GATES = GatesSection()
 
@@ -176,27 +175,6 @@ def test_the_recall_of_tail_tags_by_hand():
     assert tail_recall(judgement, [[1, 2], [0, 7], [2, 1, 9]], [4, 1, 1], 2) == pytest.approx(
         [0.5, np.nan, 0.5], nan_ok=True
     )
-
-
-def test_the_report_shows_every_gate_and_escapes_names():
-    gates = [Gate("gain", True, "more | than before"), Gate("slices", False, "<b>lost</b>")]
-    facts = {
-        "challenger": "models:/a<b>/2", "champion": None, "verdict": "refused", "dataset": "here", "dataset_hash": "a" * 64,
-        "split": "test", "at": "now", "by": "me", "forced": None, "figures": {"models:/a/2": {"f1_at_5": 0.25}},
-    }  # fmt: skip
-    text = promotion_markdown(facts, gates, [Duel("old", gain(0.1), {"without image": (30, gain(-0.1))})])
-    page = promotion_html(text, "title")
-    for part in (
-        "gain",
-        "<strong>refused</strong>",
-        "&lt;b&gt;lost",
-        "0.2500",
-        "without image",
-        "-0.1000",
-        "more | than before",
-    ):
-        assert part in page
-    assert "<b>" not in page
 
 
 def test_the_file_of_gates_says_what_holds_without_it(repository):

@@ -1,61 +1,50 @@
-"""The record of a run, found by its name or MLflow id."""
+"""The record of a run: found by its name and its MLflow id, and refused where something else would be learned."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-from hashtag_core.training.record import RunRecord
+from hashtag_core.config import Recipe
+from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.training.record import RunRecord, TrainSummary, new_run_name
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_or_resume", ROOT / "cluster" / "train_or_resume.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+SUMMARY = TrainSummary("id", "linear-1", "models:/m/1", {"f1_at_1": 0.5}, 1.5, parameters=7)
 
 
-@pytest.fixture
-def trained(program: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The flags that jobs/train.py was called with."""
-    calls: list[list[str]] = []
-    monkeypatch.setattr(program.train, "main", lambda flags: calls.append(flags) or 0)
-    return calls
+def record(root: Path, recipe: Recipe | None = None, summary: TrainSummary | None = None) -> RunRecord:
+    return RunRecord(
+        "linear-1", str(root), "id", "dataset", "hash", (recipe or Recipe()).model_dump(mode="json"), summary
+    )
 
 
-def write_run(folder: Path, name: str, run_id: str) -> None:
-    RunRecord(name, str(folder), run_id, "s3://bucket/dataset", "hash", {}).save()
+@pytest.mark.parametrize("summary", [None, SUMMARY])
+def test_it_is_found_by_name_and_by_id_as_it_was_saved(summary: TrainSummary | None, tmp_path: Path) -> None:
+    saved = record(tmp_path, summary=summary)
+    saved.save()
+    assert RunRecord.find(str(tmp_path), "linear-1") == RunRecord.find(str(tmp_path), "id") == saved
+    for name in ("other", "../linear-1"):
+        with pytest.raises(NotFoundError, match="no run"):
+            RunRecord.find(str(tmp_path), name)
 
 
-def test_a_retry_goes_on_with_the_run_of_its_rayjob(
-    program: ModuleType, trained: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = ["--storage", str(tmp_path), "--recipe", "r.toml", "--dataset", "d", "--set", "training.epochs=2"]
-    own = ["--recipe", "r.toml", "--dataset", "d", "--set", "training.epochs=2"]
-    stored = ["--set", f"training.storage={tmp_path}/train-20261126"]
-    write_run(tmp_path / "train-20261125", "linear-20261125-120000-aaaaaa", "other")  # another RayJob's
-    monkeypatch.setenv("RAY_CLUSTER_NAME", "train-20261126-x7k2p")
-    assert program.main(flags) == 0
-    write_run(tmp_path / "train-20261126", "linear-20261126-120000-bbbbbb", "id-1")
-    monkeypatch.setenv("RAY_CLUSTER_NAME", "train-20261126-9qz4m")
-    program.main(flags)
-    assert trained == [own + stored, own + stored + ["--resume", "linear-20261126-120000-bbbbbb"]]
-    # What it hands over is what the job's own search finds.
-    assert RunRecord.find(f"{tmp_path}/train-20261126", trained[1][-1]).run_id == "id-1"
+def test_another_file_of_that_name_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "linear-1").mkdir()
+    (tmp_path / "linear-1" / "run.json").write_text('{"name": "linear-1"}')
+    with pytest.raises(IntegrityError, match=r"run\.json"):
+        RunRecord.find(str(tmp_path), "linear-1")
 
 
-def test_on_s3_and_under_a_name_that_is_told(
-    program: ModuleType, trained: list[list[str]], s3_bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_CLUSTER_NAME", raising=False)
-    root = f"{s3_bucket}/runs"
-    record = RunRecord("linear-1", f"{root}/mine", "id-2", "d", "hash", {})
-    record.save()
-    program.main(["--storage", root, "--job", "mine", "--dataset", "d"])
-    assert trained == [["--dataset", "d", "--set", f"training.storage={root}/mine", "--resume", "linear-1"]]
+def test_what_is_learned_may_not_change_and_where_may() -> None:
+    mine = record(Path("/runs"))
+    free = Recipe.model_validate({"training": {"workers": 3, "max_failures": 9}})
+    mine.check_same(free, "dataset", "hash")
+    with pytest.raises(ConfigError, match=r"training\.epochs was \d+, is 99"):
+        mine.check_same(Recipe.model_validate({"training": {"epochs": 99}}), "dataset", "hash")
+    with pytest.raises(ConfigError, match="of other content"):
+        mine.check_same(Recipe(), "dataset", "another")
+
+
+def test_no_two_runs_share_a_name() -> None:
+    names = {new_run_name("linear") for _ in range(20)}
+    assert len(names) == 20
+    assert all(name.startswith("linear-") for name in names)
