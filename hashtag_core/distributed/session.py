@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import secrets
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 LOCAL_OBJECT_STORE_BYTES = 1 << 30
 """Enough for the blocks in flight: features go through files, images through row groups."""
+
+ROOM_BYTES = 8 << 20
+"""That a folder for Ray's sessions must have left: logs and sockets of a small job. Where there is none, Ray waits half a minute for
+a file that cannot be written."""
 
 MOST_TEMP_CHARACTERS = 40
 """Of the folder in which Ray makes its sessions: below it lie sockets whose whole path may have 107 bytes (AF_UNIX)."""
@@ -120,15 +125,16 @@ def _ensure_token() -> None:
     home = os.path.join(os.path.expanduser("~"), ".ray")
     if os.access(os.path.join(home, "auth_token"), os.R_OK):
         return
-    if problem := _folder_problem(home, most=None):
+    if problem := _folder_problem(home, most=None, room_bytes=4096):
         logger.warning(
             "%s cannot be written (%s): Ray gets a token for this run alone; HOME names another folder", home, problem
         )
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def _folder_problem(folder: str, most: int | None = MOST_TEMP_CHARACTERS) -> str | None:
-    """Why Ray cannot keep its sessions (or, of any length with `most` None, a file) in a folder, which is made if it is not there."""
+def _folder_problem(folder: str, most: int | None = MOST_TEMP_CHARACTERS, room_bytes: int = ROOM_BYTES) -> str | None:
+    """Why Ray cannot keep its sessions (or, of any length with `most` None, a file of `room_bytes`) in a folder, which is made if
+    it is not there."""
     if most is not None and len(os.fsencode(folder)) > most:
         return f"longer than the {most} bytes that leave room for a socket's name"
     try:
@@ -136,6 +142,8 @@ def _folder_problem(folder: str, most: int | None = MOST_TEMP_CHARACTERS) -> str
         probe = os.path.join(folder, f".{uuid.uuid4().hex}")
         os.mkdir(probe)
         os.rmdir(probe)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(room_bytes))
     except OSError as error:
         return error.strerror or str(error)
     return None

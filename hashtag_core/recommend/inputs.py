@@ -17,7 +17,7 @@ from hashtag_core.data.formats.base import Post
 from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, Lines, TableLook, id_in_cell, look_at, records
 from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
 from hashtag_core.data.formats.csv_table import TABLE, tags_in_cell
-from hashtag_core.data.formats.fields import LOOKED_AT, MOST_FOLDERS, NAMES, below, picture_path
+from hashtag_core.data.formats.fields import LOOKED_AT, NAMES, below, folders_beside, picture_path
 from hashtag_core.data.formats.packing import PackingError
 from hashtag_core.data.reading import AS_IT_IS, Reading
 from hashtag_core.data.values import read_time, says_none
@@ -224,8 +224,7 @@ class Table:
             return ""
         first = (asked.post or {} for asked in itertools.islice(self.posts(), LOOKED_AT))
         named = [path for post in first if (path := post.get("image_uri"))]
-        beside = sorted(entry.name for entry in self.path.parent.iterdir() if entry.is_dir() and entry.name[:1] != ".")
-        folders = ["", *beside[:MOST_FOLDERS]] if named else [""]
+        folders = ["", *folders_beside(str(self.path.parent))] if named else [""]
         return max(folders, key=lambda folder: sum(_is_there(self.path.parent / folder, path) for path in named))
 
     def _asked(self, header: list[str], number: int, cells: list[str], seen: set[str]) -> Asked:

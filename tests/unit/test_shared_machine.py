@@ -116,6 +116,34 @@ def test_a_full_temporary_folder_does_not_matter_to_who_writes_elsewhere(
     assert posts_of(convert(str(archive), tmp_path / "out", repository, env={"TMPDIR": str(small_disk)})) == 50
 
 
+@NEEDS_ROOT
+def test_a_full_temporary_folder_is_not_taken_for_ray(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray would wait for a file that it cannot write, and end with the name of it."""
+    from hashtag_core.distributed import session
+    from hashtag_core.errors import HashtagError
+
+    link = Path("/tmp") / f"full{os.getpid()}"
+    link.symlink_to(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    own = Path("/tmp/ray-987654321")
+    try:
+        fill(small_disk)
+        for name in ("TMPDIR", "RAY_TMPDIR"):
+            monkeypatch.setenv(name, f"{link}/small")
+        assert session.ray_folder() == str(own)
+        assert f"({link}/small/ray: No space left on device); RAY_TMPDIR names another folder" in caplog.text
+        own.rmdir()
+        own.symlink_to(small_disk)
+        with pytest.raises(HashtagError, match=r"No space left on device; .*No space left on device: set RAY_TMPDIR"):
+            session.ray_folder()
+    finally:
+        link.unlink()
+        if own.is_symlink():
+            own.unlink()
+
+
 @pytest.mark.parametrize("home", ["no-folder", "file", "/proc/self"])
 def test_a_home_that_cannot_be_written(home: str, archive: Path, tmp_path: Path, repository: Path) -> None:
     (tmp_path / "file").write_text("no folder")

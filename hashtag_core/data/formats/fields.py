@@ -92,8 +92,8 @@ def look_through(archive: str, wanted: re.Pattern[str], description: str) -> Fol
     """The files of an archive whose names are wanted, one folder listed after another; every other one is tallied.
     NotFoundError where nothing is."""
     if (single := _single(archive)) is not None:
-        tally = Tally(read=1)
-        return Folder(archive.rstrip("/").rpartition("/")[0] or ".", [single], tally)
+        root = archive.rstrip("/").rpartition("/")[0] or "."
+        return Folder(root, [single], Tally(read=1), Counter(dict.fromkeys(folders_beside(root), 0)))
     found = Folder(archive, [], Tally())
     for folder, files in storage.walk_folders(archive, hidden=True):
         hidden = any(step[:1] == "." or step == "__MACOSX" for step in folder.split("/"))
@@ -112,6 +112,15 @@ def look_through(archive: str, wanted: re.Pattern[str], description: str) -> Fol
     found.files.sort(key=lambda info: info.path)
     found.tally.read, found.tally.beside = len(found.files), sum(found.pictures.values())
     return found
+
+
+def folders_beside(root: str) -> list[str]:
+    """The first MOST_FOLDERS folders in a local one, by name, in which pictures may lie that a single table names: it may lie in a
+    home, which is not looked through."""
+    if storage.is_remote(root):
+        return []
+    with os.scandir(storage.local_path(root)) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and entry.name[:1] != ".")[:MOST_FOLDERS]
 
 
 def _single(archive: str) -> FileInfo | None:
