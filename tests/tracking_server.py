@@ -21,10 +21,11 @@ WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 
 
 class TrackingServer:
-    """`mlflow server` on a SQLite file, artifacts by way of the server; `uri` stays the same over every stop."""
+    """`mlflow server` on a database, artifacts by way of the server; `uri` stays the same over every stop."""
 
-    def __init__(self, folder: Path, database: Path) -> None:
+    def __init__(self, folder: Path, database: str, artifacts: str | None = None) -> None:
         self._folder, self._database = folder, database
+        self._artifacts = artifacts or str(folder / "artifacts")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -36,8 +37,8 @@ class TrackingServer:
     def start(self) -> None:
         """Come back when it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._database}"]
-        command += ["--artifacts-destination", str(self._folder / "artifacts")]
+        command += ["--workers", "1", "--backend-store-uri", self._database]
+        command += ["--artifacts-destination", self._artifacts]
         surroundings = {
             **os.environ,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -16,7 +16,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from hashtag_core.data.file_signatures import LFS_POINTER
+from hashtag_core.data.file_signatures import LFS_POINTER, other_content
 from hashtag_core.errors import ImageError, TooLargeImageError
 from hashtag_core.faults import raise_if_machine
 
@@ -164,7 +164,7 @@ def _open(data: bytes, quoted: bool) -> Image.Image:
             raise ImageError(f"broken {known} of {len(data)} bytes: {error}") from None
         if known:
             raise ImageError(f"truncated {known} of {len(data)} bytes: its header is not whole") from None
-    if data.startswith(b"version https://git-lfs"):
+    if other_content(data[:512]) == LFS_POINTER:
         raise ImageError(f"not an image: {LFS_POINTER}")
     if quoted and (other := _named(data, OTHER_KINDS)):
         raise ImageError(f"a picture in another format ({other}): expected JPEG, PNG, WebP or GIF")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar
 
 import pyarrow as pa
 
@@ -57,6 +57,15 @@ _BOOKKEEPING_FILES = re.compile(
 _LOGS = {"_delta_log": "a Delta table", "_spark_metadata": "what Spark streamed", "_hoodie": "a Hudi table"}
 
 
+class TallyRecord(TypedDict):
+    """A `Tally` in a summary: all files, those that were read, those that belong to others, and the rest by reason."""
+
+    there: int
+    read: int
+    beside: int
+    left_out: dict[str, int]
+
+
 @dataclass
 class Tally:
     """Every file that a listing saw is in it once: among `read`, or `beside` them (pictures, which are read where a post names
@@ -80,7 +89,13 @@ class Tally:
         """All files."""
         return self.read + self.beside + sum(self.left_out.values())
 
-    def to_json(self) -> dict[str, object]:
+    def add(self, other: "Tally") -> None:
+        """Count the files of another listing too; their names are not kept."""
+        self.read += other.read
+        self.beside += other.beside
+        self.left_out.update(other.left_out)
+
+    def to_json(self) -> TallyRecord:
         """For a job's summary."""
         left_out = dict(sorted(self.left_out.items()))
         return {"there": self.there, "read": self.read, "beside": self.beside, "left_out": left_out}

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Literal
 
 from hashtag_core.evaluation.board_record import BoardEntry, BoardReport
-from hashtag_core.evaluation.report import main_k
+from hashtag_core.evaluation.report import main_k, markdown_table
 
 CALIBRATION: dict[Literal["first", "all"], str] = {
     "first": "over the tags of the lists",
@@ -94,8 +94,5 @@ def number(value: float) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown, nothing without a row."""
-    if not rows:
-        return ""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    """In Markdown, figures to the right; nothing without a row."""
+    return markdown_table(header, rows, "---:")

@@ -42,6 +42,12 @@ class Truth:
         return truth
 
 
+def image_mask(truth: Truth) -> Booleans:
+    """[N]: which posts of the split have a picture."""
+    tables = truth.dataset.read(truth.split, ["image_key"])
+    return np.array([key is not None for table in tables for key in table["image_key"].to_pylist()], bool)
+
+
 @dataclass
 class Ranked:
     """A model's lists for a split, row-aligned with its `Truth`."""

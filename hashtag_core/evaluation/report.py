@@ -3,7 +3,7 @@
 Input everywhere is the report as it is written to `leaderboard.json` (`report_record`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
@@ -63,7 +63,7 @@ def _narrow(report: EvaluationReport) -> set[str]:
 def leaderboard_markdown(report: EvaluationReport) -> str:
     """As a page: the table, who beats whom, every K, slices, what the protocols mean."""
     k = main_k(report["ks"])
-    parts = [f"# {_title(report)}\n", _markdown_table(*_rows(report))]
+    parts = [f"# {_title(report)}\n", markdown_table(*_rows(report))]
     if report["bootstrap_samples"]:
         parts.append(f"Intervals: bootstrap over users, {report['bootstrap_samples']} draws.\n")
     parts += [f"- {note}" for note in report["notes"]]
@@ -78,7 +78,7 @@ def leaderboard_markdown(report: EvaluationReport) -> str:
             ]
             for row in report["differences"]
         ]
-        parts.append(_markdown_table(["models", "difference", "95 % interval", "p"], rows))
+        parts.append(markdown_table(["models", "difference", "95 % interval", "p"], rows))
     for model in rank_models(report):
         parts.append(f"\n## {model['model']} ({model['family']})\n")
         parts += [
@@ -139,7 +139,7 @@ def _by_k(model: ModelRecord, ks: list[int]) -> str:
         )
         for k in ks
     ]
-    return _markdown_table(["protocol", "K", "precision", "recall", "F1", "hit rate", "nDCG"], rows)
+    return markdown_table(["protocol", "K", "precision", "recall", "F1", "hit rate", "nDCG"], rows)
 
 
 def _slices(model: ModelRecord, k: int) -> str:
@@ -151,7 +151,7 @@ def _slices(model: ModelRecord, k: int) -> str:
         ]
         for name, figures in model["slices"].items()
     ]
-    return _markdown_table(["slice (headline)", "posts", f"F1@{k}", f"P@{k}", f"R@{k}"], rows)
+    return markdown_table(["slice (headline)", "posts", f"F1@{k}", f"P@{k}", f"R@{k}"], rows)
 
 
 def _tag_bands(model: ModelRecord, k: int) -> str:
@@ -159,7 +159,7 @@ def _tag_bands(model: ModelRecord, k: int) -> str:
         [name, f"{figures['tags']:.0f}", f"{figures['uses']:.0f}", f"{figures[f'recall_at_{k}']:.4f}"]
         for name, figures in model["tags"].items()
     ]
-    return _markdown_table(["true tags by train frequency", "tags", "uses", f"R@{k} of the uses"], rows)
+    return markdown_table(["true tags by train frequency", "tags", "uses", f"R@{k} of the uses"], rows)
 
 
 def _thresholded(model: ModelRecord) -> str:
@@ -179,8 +179,9 @@ def _bleu(model: ModelRecord) -> str:
     return f"BLEU of the first {model['bleu']['k']} tags against all true tags (protocol headline): {figures}.\n"
 
 
-def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], other_columns: str = "---") -> str:
+    """A table, nothing without a row. `other_columns`: the rule below the header of all columns but the first (`---:`: to the right)."""
     if not rows:
         return ""
-    lines = [header, ["---"] * len(header), *rows]
+    lines = [header, ["---", *[other_columns] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"

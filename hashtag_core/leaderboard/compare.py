@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.evaluation import metrics
 from hashtag_core.evaluation.board_record import Claim, ComparedPair, SystemState
-from hashtag_core.evaluation.ground_truth import Truth, slices_of
+from hashtag_core.evaluation.ground_truth import Truth, image_mask, slices_of
 from hashtag_core.evaluation.metrics import Booleans, Floats, Judged, judge_tags, post_scores, with_f1
 from hashtag_core.evaluation.significance import Difference, every_pair, holm, paired_difference, slice_contrast
 from hashtag_core.leaderboard.plan import LeaderboardPlan, Pair
@@ -200,12 +200,7 @@ def pooled(parts: Sequence[Judged]) -> Judged:
 
 
 def _slices(truth: Truth, order: Literal["earlier", "other"]) -> dict[str, Booleans]:
-    has_image = [
-        key is not None
-        for table in truth.dataset.read(truth.split, ["image_key"])
-        for key in table["image_key"].to_pylist()
-    ]
-    return {"all": np.ones(len(truth.tags), bool), **slices_of(truth, np.array(has_image, bool), order)}
+    return {"all": np.ones(len(truth.tags), bool), **slices_of(truth, image_mask(truth), order)}
 
 
 def _where(users: Sequence[str | None], mask: Booleans) -> list[str | None]:

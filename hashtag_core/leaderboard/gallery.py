@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.errors import HashtagError
 from hashtag_core.evaluation.gallery import Gallery
-from hashtag_core.evaluation.ground_truth import Ranked, Truth
+from hashtag_core.evaluation.ground_truth import Ranked, Truth, image_mask
 from hashtag_core.evaluation.metrics import judge_tags
 from hashtag_core.judging.page import gallery_of
 from hashtag_core.leaderboard.compare import Part
@@ -29,12 +29,7 @@ def systems_gallery(part: Part, order: Sequence[str]) -> Gallery | None:
     if not plan.recipe.evaluation.gallery_posts or not order:
         return None
     by_name = {entry.name: entry for entry in plan.entries}
-    has_image = [
-        key is not None
-        for table in truth.dataset.read(truth.split, ["image_key"])
-        for key in table["image_key"].to_pylist()
-    ]
-    seen = np.array(has_image, bool)
+    seen = image_mask(truth)
     shown = [
         (name, _ranked(plan.ranked(by_name[name]), truth, seen), _folder(part.states[name].get("model")))
         for name in order[:MOST_SYSTEMS]

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from hashtag_core.data.archive import Archive
 from hashtag_core.data.dataset import ArchiveFiles
+from hashtag_core.data.listing import Tally
 from hashtag_core.data.posts import Rejected
 from hashtag_core.errors import ArchiveError
 
@@ -78,12 +79,7 @@ def counted(index: pa.Table, kept: np.ndarray) -> dict[str, int]:
 
 def files_of(archives: Sequence[Archive]) -> ArchiveFiles:
     """The tallies of all archives, added up."""
-    left_out: Counter[str] = Counter()
+    whole = Tally()
     for opened in archives:
-        left_out.update(opened.tally.left_out)
-    return ArchiveFiles(
-        there=sum(opened.tally.there for opened in archives),
-        read=sum(opened.tally.read for opened in archives),
-        beside=sum(opened.tally.beside for opened in archives),
-        left_out=dict(sorted(left_out.items())),
-    )
+        whole.add(opened.tally)
+    return ArchiveFiles(**whole.to_json())

@@ -40,7 +40,7 @@ NAME = "hashtag-recommender"
 def server(empty_mlflow: Path, tmp_path: Path) -> Iterator[TrackingServer]:
     database = tmp_path / "mlflow.db"
     shutil.copyfile(empty_mlflow, database)
-    found = TrackingServer(tmp_path, database)
+    found = TrackingServer(tmp_path, f"sqlite:///{database}")
     found.start()
     yield found
     found.wait_until_back()

@@ -1,13 +1,6 @@
 """The same over HTTP, where artifacts go through the server: on PostgreSQL and S3 where there is one, else on SQLite."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +15,7 @@ from hashtag_core.tracking.registry import (
     version_signature,
 )
 from hashtag_core.tracking.runs import connect, start_run
+from tests.tracking_server import TrackingServer
 
 
 @pytest.fixture
@@ -31,30 +25,15 @@ def server(request: pytest.FixtureRequest, mlflow_store: Path, monkeypatch: pyte
     except pytest.skip.Exception:
         backend = f"sqlite:///{mlflow_store}"
     served = f"{request.getfixturevalue('s3_bucket')}/served"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = mlflow_store.parent
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", backend, "--artifacts-destination", served]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    found = TrackingServer(mlflow_store.parent, backend, served)
+    found.start()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):  # the server's affair alone
         monkeypatch.delenv(name)
-    uri = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
     try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "server.log").read_text()
-                time.sleep(0.5)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        yield uri
+        yield found.uri
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        found.stop()
 
 
 @pytest.mark.slow
