@@ -56,9 +56,9 @@ _WHY = (KEPT, REPEATED_ID, *REASONS)
 
 @dataclass
 class Partition:
-    """`side` of each row of the index (int8; OUT or an index of SPLITS), and why those that are OUT are."""
+    """`split_of` of each row of the index (int8; OUT or an index of SPLITS), and why those that are OUT are."""
 
-    side: np.ndarray
+    split_of: np.ndarray
     reason_codes: np.ndarray
     """int8, for `reasons`: a string each would be eight bytes a post."""
     vocabulary: Vocabulary
@@ -71,7 +71,7 @@ class Partition:
     @property
     def posts(self) -> dict[str, int]:
         """Posts of each split."""
-        return {name: int((self.side == index).sum()) for index, name in enumerate(SPLITS)}
+        return {name: int((self.split_of == index).sum()) for index, name in enumerate(SPLITS)}
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -93,7 +93,7 @@ def partition_posts(
     ConfigError where a split that was asked for, or the vocabulary, comes out empty; it says the counts and what to change.
     """
     columns = PostColumns.of(index)
-    side = np.full(len(columns), OUT, dtype=np.int8)
+    split_of = np.full(len(columns), OUT, dtype=np.int8)
     reason = np.zeros(len(columns), dtype=np.int8)
     main, test = np.flatnonzero(~from_test), np.flatnonzero(from_test)
 
@@ -130,13 +130,13 @@ def partition_posts(
         if split.kind == "by_time"
         else cut_by_hash(kept_columns, labels, split, shares)
     )
-    side[main], side[test] = sides.side, TEST
-    leave_out(main, sides.side == OUT, "undated")
+    split_of[main], split_of[test] = sides.split_of, TEST
+    leave_out(main, sides.split_of == OUT, "undated")
     leave_out(main, sides.repeats_across_border, "repeats_across_border")
     del kept_columns, labels, repeats
 
     tags = index["hashtags"]
-    train = np.flatnonzero(side == TRAIN)
+    train = np.flatnonzero(split_of == TRAIN)
     train = leave_out(train, _tag_counts(tags, train) == 0, "no_hashtag")
     if vocabulary.min_tags_counted == "before_cut":
         train = leave_out(train, _tag_counts(tags, train) < vocabulary.min_tags_per_post, "too_few_hashtags")
@@ -145,26 +145,26 @@ def partition_posts(
         known = np.fromiter((len(built.encode(row)) for row in _lists(tags, train)), np.int64, len(train))
         train = leave_out(train, known < vocabulary.min_tags_per_post, "too_few_hashtags")
         built = _recounted(built, _lists(tags, train))
-    side[(side == TRAIN) & (reason != _WHY.index(KEPT))] = OUT
-    partition = Partition(side, reason, built, sides.notes)
+    split_of[(split_of == TRAIN) & (reason != _WHY.index(KEPT))] = OUT
+    partition = Partition(split_of, reason, built, sides.notes)
     _check(partition, [TRAIN, *shares, *([TEST] if from_test.any() else [])], split, vocabulary, index, deny)
     return partition
 
 
-def content_hash(index: pa.Table, side: np.ndarray, config: Mapping[str, Any]) -> str:
+def content_hash(index: pa.Table, split_of: np.ndarray, config: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the configuration and of (split, id, hashtags, caption, image) of every post kept, sorted: equal for
     equal content, whatever the machine, the parts and their order."""
-    kept = np.flatnonzero(side != OUT)
-    whole = index if len(kept) == len(side) else index.select(["post_id"]).take(pa.array(kept))
-    keys = pa.table({"side": side[kept], "post_id": whole["post_id"]})
+    kept = np.flatnonzero(split_of != OUT)
+    whole = index if len(kept) == len(split_of) else index.select(["post_id"]).take(pa.array(kept))
+    keys = pa.table({"side": split_of[kept], "post_id": whole["post_id"]})
     order = kept[pc.sort_indices(keys, [("side", "ascending"), ("post_id", "ascending")]).to_numpy()]
     del whole, keys
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=False).encode())
     names = ["post_id", "user_id", "created_at", "hashtags", "caption_key", "image_key"]
-    held = index.select(names)
+    columns = index.select(names)
     for begin in range(0, len(order), SOME):
         rows = order[begin : begin + SOME]
-        batch = held.take(pa.array(rows)).add_column(0, "side", pa.array(side[rows])).cast(_HASHED)
+        batch = columns.take(pa.array(rows)).add_column(0, "side", pa.array(split_of[rows])).cast(_HASHED)
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             digest.update(repr(row).encode())
     return digest.hexdigest()
@@ -223,12 +223,12 @@ def _recounted(vocabulary: Vocabulary, train_tags: Iterable[list[str]]) -> Vocab
 
 def _remedy(partition: Partition, split: SplitSection) -> str:
     """What to do about a split without a post, by what is most likely the cause."""
-    if partition.left_out.get("no_hashtag", 0) > len(partition.side) // 2:
+    if partition.left_out.get("no_hashtag", 0) > len(partition.split_of) // 2:
         return "most posts have no hashtag: --map hashtags=COLUMN names the column that holds them"
     if split.kind != "random":
         other = "--set split.kind=random draws posts one by one"
-        held = "users (those who share pictures or captions count as one)" if split.kind == "by_user" else "times"
-        return f"too few {held}: give more posts, raise the share (split.validation, split.test), or {other}"
+        groups = "users (those who share pictures or captions count as one)" if split.kind == "by_user" else "times"
+        return f"too few {groups}: give more posts, raise the share (split.validation, split.test), or {other}"
     return (
         "give more posts, raise the share (split.validation, split.test), or loosen captions.min_words and "
         "vocabulary.min_tags_per_post"
@@ -250,14 +250,14 @@ def _check(
         )
     counts = ", ".join(f"{name} {n}" for name, n in partition.posts.items())
     gone = ", ".join(f"{name} {n}" for name, n in partition.left_out.items())
-    message = f"{counts} of {len(partition.side)} posts" + (f"; left out: {gone}" if gone else "")
-    empty = [SPLITS[place] for place in wanted if not (partition.side == place).any()]
+    message = f"{counts} of {len(partition.split_of)} posts" + (f"; left out: {gone}" if gone else "")
+    empty = [SPLITS[place] for place in wanted if not (partition.split_of == place).any()]
     if empty:
         raise ConfigError(
             f"split.kind = {split.kind!r} leaves {' and '.join(empty)} empty ({message}): {_remedy(partition, split)}"
         )
     if not len(partition.vocabulary):
-        train = np.flatnonzero(partition.side == TRAIN)
+        train = np.flatnonzero(partition.split_of == TRAIN)
         top = build_vocabulary(_lists(index["hashtags"], train), VocabularySection(min_count=1, max_size=1), deny)
         used = (
             f"the most used hashtag {top.tags[0]!r} has {top.counts[0]} train post(s)" if len(top) else "all are denied"

@@ -122,12 +122,12 @@ class PostColumns:
 
 
 @dataclass
-class Sides:
-    """`side` of each post (int8: OUT or an index of `SPLITS`), and what a person should know about the cut."""
+class SplitCut:
+    """`split_of` of each post (int8: OUT or an index of `SPLITS`), and what a person should know about the cut."""
 
-    side: np.ndarray
+    split_of: np.ndarray
     repeats_across_border: np.ndarray
-    """bool: left out because an earlier post of the same group is on another side."""
+    """bool: left out because an earlier post of the same group is in another split."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -205,11 +205,11 @@ def wanted_sides(split: SplitSection, *, test_is_given: bool) -> dict[int, float
     return shares
 
 
-def cut_by_hash(columns: PostColumns, labels: np.ndarray, split: SplitSection, shares: Mapping[int, float]) -> Sides:
-    """Random sides for whole groups, from a hash of (seed, smallest key of the group): adding posts moves no other group.
+def cut_by_hash(columns: PostColumns, labels: np.ndarray, split: SplitSection, shares: Mapping[int, float]) -> SplitCut:
+    """A random split for whole groups, from a hash of (seed, smallest key of the group): adding posts moves no other group.
 
     The key is the user (`by_user`, where there is one) or the post id. A group larger than the share of a side would decide its
-    figure alone and goes to train. A side that nothing falls to gets the group whose size is nearest to its share, but never the largest one.
+    figure alone and goes to train. A split that nothing falls to gets the group whose size is nearest to its share, but never the largest one.
     """
     sizes = np.bincount(labels)
     if not sizes.all():  # else they are numbered without a gap already
@@ -217,37 +217,37 @@ def cut_by_hash(columns: PostColumns, labels: np.ndarray, split: SplitSection, s
         sizes = np.bincount(labels)
     position = _positions(_smallest_keys(columns, labels, by_user=split.kind == "by_user"), split.seed)
     position = (position - split.fold * split.test) % 1.0  # the part in question comes first
-    side = np.full(len(sizes), TRAIN, dtype=np.int8)
+    split_of = np.full(len(sizes), TRAIN, dtype=np.int8)
     begin, notes = 0.0, []
     for place in (TEST, VALIDATION):
         share = shares.get(place, 0.0)
-        side[(position >= begin) & (position < begin + share)] = place
+        split_of[(position >= begin) & (position < begin + share)] = place
         begin += share
-        large = (side == place) & (sizes > max(share * len(columns), 1))
+        large = (split_of == place) & (sizes > max(share * len(columns), 1))
         if large.any():
-            side[large] = TRAIN
+            split_of[large] = TRAIN
             notes.append(
                 f"{large.sum()} group(s) larger than the {SPLITS[place]} share went to train, {sizes[large].max()} posts at most"
             )
     for place in (TEST, VALIDATION):
-        free = np.flatnonzero(side == TRAIN)
-        if place in shares and not (side == place).any() and len(free) > 1:
+        free = np.flatnonzero(split_of == TRAIN)
+        if place in shares and not (split_of == place).any() and len(free) > 1:
             free = np.delete(
                 free, np.lexsort((position[free], -sizes[free]))[0]
             )  # of equal ones not the first that came
             chosen = free[np.lexsort((position[free], np.abs(sizes[free] - shares[place] * len(columns))))[0]]
-            side[chosen] = place
+            split_of[chosen] = place
             notes.append(
                 f"no group fell to {SPLITS[place]}: it got the one nearest to its share, {sizes[chosen]} post(s)"
             )
-    return Sides(side[labels], np.zeros(len(columns), dtype=bool), notes)
+    return SplitCut(split_of[labels], np.zeros(len(columns), dtype=bool), notes)
 
 
-def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, float]) -> Sides:
+def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, float]) -> SplitCut:
     """Train strictly before validation strictly before test; posts without a date are OUT.
 
     Borders are dates that occur, as near to the shares as they come. Of a group that a border parts, the posts on
-    another side than the earliest one's are OUT too.
+    another split than the earliest one's are OUT too.
 
     ConfigError where there are fewer distinct dates than sides.
     """
@@ -260,7 +260,7 @@ def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, f
             f"split.kind = 'by_time': {len(places) + 1} splits need as many distinct created_at, found {len(dates)} in "
             f"{dated.sum()} dated of {len(columns)} posts; use 'random' or 'by_user'"
         )
-    side = np.where(dated, TRAIN, OUT).astype(np.int8)
+    split_of = np.where(dated, TRAIN, OUT).astype(np.int8)
     from_here = counts[::-1].cumsum()[::-1]
     share, end, notes = 0.0, len(dates), []
     for left, place in zip(range(len(places), 0, -1), places, strict=True):
@@ -268,16 +268,16 @@ def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, f
         candidates = np.arange(left, end)
         border = int(candidates[np.argmin(np.abs(from_here[left:end] - share * dated.sum()))])
         before = created < dates[end] if end < len(dates) else True
-        side[dated & (created >= dates[border]) & before] = place
+        split_of[dated & (created >= dates[border]) & before] = place
         end = border
         notes.append(
             f"{SPLITS[place]} begins at {pa.scalar(int(dates[border]), pa.timestamp('us', 'UTC')).as_py().isoformat()}"
         )
     rank = columns.earliest_first()
-    first_side = pd.Series(side[np.argsort(rank)]).groupby(labels[np.argsort(rank)], sort=False).first()
-    stray = dated & (side != first_side.loc[labels].to_numpy())
-    side[stray] = OUT
-    return Sides(side, stray, notes)
+    first_split = pd.Series(split_of[np.argsort(rank)]).groupby(labels[np.argsort(rank)], sort=False).first()
+    stray = dated & (split_of != first_split.loc[labels].to_numpy())
+    split_of[stray] = OUT
+    return SplitCut(split_of, stray, notes)
 
 
 _POSITIVE = np.int64(np.iinfo(np.int64).max)

@@ -116,7 +116,7 @@ def prepare(plan: PreparePlan) -> DatasetInfo:
         from_test = plan.from_test[index["part"].to_numpy()]
         min_words, deny = plan.recipe.captions.min_words, plan.rules.tags.deny
         partition = partition_posts(index, from_test, split, section, min_words, deny)
-        digest = content_hash(index, partition.side, plan.config)
+        digest = content_hash(index, partition.split_of, plan.config)
         if plan.finished is not None:
             if plan.finished.info.content_hash == digest:
                 logger.info("the parts were written anew, their posts are the same")
@@ -174,9 +174,9 @@ def _write_dataset(
     tasks = []
     for number in range(len(plan.parts)):
         of_part = np.arange(*np.searchsorted(in_part, [number, number + 1]))  # parts come one after the other
-        kept = of_part[partition.side[of_part] != OUT]
+        kept = of_part[partition.split_of[of_part] != OUT]
         if len(kept):
-            table = pa.table({"row": index["row"].take(pa.array(kept)), "side": partition.side[kept]})
+            table = pa.table({"row": index["row"].take(pa.array(kept)), "side": partition.split_of[kept]})
             _write_table(table, _work(plan.dataset, "sides", number))
             tasks.append(_task(plan, number))
     work = PartWork(_write_part, plan.dataset, plan.layout, plan.recipe, plan.rules, digest)
@@ -200,7 +200,7 @@ def _write_dataset(
         fingerprint=plan.fingerprint,
         notes=notes,
         files=sorted(files, key=lambda file: (SPLITS.index(_split_of(file)), file.path)),
-        **counted(index, partition.side != OUT),
+        **counted(index, partition.split_of != OUT),
         picture_hosts=tally.most_used(),
         rows=index.num_rows + sum(item.row is not None for item in rejected),
         archive_files=files_of(plan.archives),
@@ -279,7 +279,7 @@ def _write_part(work: PartWork[list[DatasetFile]], task: PartTask) -> list[Datas
     if work.layout.etag(task.file) != task.file.etag:
         raise HashtagError("changed while the archive was read: run again")
     sides = _read_table(_work(work.dataset, "sides", task.number))
-    kept, side = sides["row"].to_numpy(), sides["side"].to_numpy()
+    kept, split_of = sides["row"].to_numpy(), sides["side"].to_numpy()
     writers = {
         index: SplitWriter(work.dataset, f"{name}/part-{task.number:05d}-{work.digest[:12]}.parquet")
         for index, name in enumerate(SPLITS)
@@ -290,7 +290,7 @@ def _write_part(work: PartWork[list[DatasetFile]], task: PartTask) -> list[Datas
             chosen[chosen == len(kept)] = 0
             found = kept[chosen] == batch.rows
             for index, writer in writers.items():
-                here = np.flatnonzero(found & (side[chosen] == index))
+                here = np.flatnonzero(found & (split_of[chosen] == index))
                 if len(here):
                     rows = batch.rows[here].tolist()
                     writer.add(prepare_posts(batch.posts.take(pa.array(here)), rows, task.file.path, work.rules))

@@ -114,7 +114,9 @@ def every_pair(
     if samples < 1 or not len(users) or not pairs:
         return {}
     draws = max(samples, DRAWS_A_PAIR * len(pairs))
-    found = dict(zip(scores, _resampled([(held, None) for held in scores.values()], users, draws, seed), strict=True))
+    found = dict(
+        zip(scores, _resampled([(of_model, None) for of_model in scores.values()], users, draws, seed), strict=True)
+    )
     return {
         (one, two): _difference(
             found[one][0][metric] - found[two][0][metric], found[one][1][metric] - found[two][1][metric], confidence

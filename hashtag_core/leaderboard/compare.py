@@ -146,8 +146,8 @@ class Comparison:
             pairs = every_pair(scores, users, f"f1_at_{k}", settings.bootstrap_samples, settings.seed)
             corrected = holm([difference.p_value for difference in pairs.values()])
             figures = {
-                name: rounded(float(with_f1({m: np.float64(v.mean()) for m, v in held.items()})[f"f1_at_{k}"]))
-                for name, held in scores.items()
+                name: rounded(float(with_f1({m: np.float64(v.mean()) for m, v in of_system.items()})[f"f1_at_{k}"]))
+                for name, of_system in scores.items()
             }
             rows += [
                 {

@@ -305,9 +305,9 @@ def describe_leaderboard(plan: LeaderboardPlan) -> BoardDryRun:
     """What `--dry-run` prints: how far every system is."""
     states: dict[str, Status] = {}
     for part in plan.parts:
-        held = part.preparation.finished
+        finished = part.preparation.finished
         for entry in part.entries:
-            status = part.state(entry, held.info.content_hash)["status"] if held else "to do"
+            status = part.state(entry, finished.info.content_hash)["status"] if finished else "to do"
             states[entry.name] = status if states.get(entry.name, "done") == "done" else states[entry.name]
     return {"name": plan.name, "dry_run": True, "systems": states, "out": plan.out}
 

@@ -73,7 +73,7 @@ def _figure(value: Any) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_short(held)}" for key, held in value.items())
+        return ", ".join(f"{key}: {_short(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(_short, value))
     return str(value).replace("|", "\\|")

@@ -74,14 +74,14 @@ class UserFrequency(FittedModel):
         losses = torch.zeros(len(PRIORS), dtype=torch.float64)
         posts = 0
         for batch, tags in source.batches(256):
-            held = _history_posts(batch) > 0
-            labels_BV = make_targets(tags, source.vocabulary_size).labels_BV[held]
+            has_history = _history_posts(batch) > 0
+            labels_BV = make_targets(tags, source.vocabulary_size).labels_BV[has_history]
             for number, prior in enumerate(PRIORS):
-                score_BV = self._smoothed(batch, torch.tensor(prior))[held].clamp(1e-7, 1 - 1e-7)
+                score_BV = self._smoothed(batch, torch.tensor(prior))[has_history].clamp(1e-7, 1 - 1e-7)
                 losses[number] += torch.nn.functional.binary_cross_entropy(
                     score_BV, labels_BV, reduction="sum"
                 ).double()
-            posts += int(held.sum())
+            posts += int(has_history.sum())
             if posts >= CHOOSING_POSTS:
                 break
         return torch.tensor(PRIORS[int(losses.argmin())] if posts else 1.0)

@@ -43,11 +43,11 @@ def agreement(ours: Sequence[TaggedRow], theirs: Sequence[TaggedRow], k: int) ->
     pairs = [(list(one["hashtags"])[:k], list(other["hashtags"])[:k]) for one, other in zip(ours, theirs, strict=True)]
     overlaps = np.array([_overlap(one, other) for one, other in pairs])
     distances = [
-        abs(score - held[tag])
+        abs(score - scores[tag])
         for one, other in zip(ours, theirs, strict=True)
-        for held in [dict(zip(other["hashtags"], other["scores"], strict=True))]
+        for scores in [dict(zip(other["hashtags"], other["scores"], strict=True))]
         for tag, score in zip(one["hashtags"], one["scores"], strict=True)
-        if tag in held
+        if tag in scores
     ]
     figures = {
         "posts": float(len(pairs)),

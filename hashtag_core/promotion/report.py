@@ -80,9 +80,9 @@ def promotion_markdown(facts: PromotionFacts, gates: Sequence[Gate], duels: Sequ
     figures = facts["figures"]
     if figures:
         lines += ["", "## Figures\n", f"| | {' | '.join(map(_text, figures))} |", "|---" * (len(figures) + 1) + "|"]
-        names = dict.fromkeys(name for held in figures.values() for name in held)
+        names = dict.fromkeys(name for of_model in figures.values() for name in of_model)
         for name in names:
-            cells = (f"{held[name]:.4f}" if name in held else "" for held in figures.values())
+            cells = (f"{of_model[name]:.4f}" if name in of_model else "" for of_model in figures.values())
             lines.append(f"| {_text(name)} | {' | '.join(cells)} |")
     for duel in duels:
         if duel.slices:

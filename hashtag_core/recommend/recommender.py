@@ -239,11 +239,11 @@ class Recommender:
         )
         text_present = np.array([caption is not None for caption in posts.captions], bool)
         arrays = self._zeros(len(posts))
-        held = [row for row, key in enumerate(posts.image_keys) if key is not None]
-        if held and cached is not None:
+        rows = [row for row, key in enumerate(posts.image_keys) if key is not None]
+        if rows and cached is not None:
             for kind in self._image_kinds:
-                values = cached.lookup(kind, [posts.image_keys[row] for row in held])[1][kind]
-                put_rows(arrays, kind, held, values)
+                values = cached.lookup(kind, [posts.image_keys[row] for row in rows])[1][kind]
+                put_rows(arrays, kind, rows, values)
         pixels = {row: image for row, image in enumerate(posts.images) if image is not None}
         if pixels and self._image_kinds:
             for name, values in self.encoders.encode_images(list(pixels.values())).items():
@@ -343,10 +343,10 @@ class Recommender:
         if cached is not None and kinds:
             keys = {row: image_key(caption.encode()) for row, caption in present.items()}
             missing = {key for kind in kinds for key in cached.missing(kind, keys.values())}
-            held = [row for row, key in keys.items() if key not in missing]
-            for kind in kinds if held else []:
-                for name, values in cached.lookup(kind, [keys[row] for row in held])[1].items():
-                    put_rows(arrays, name, held, values)
+            rows = [row for row, key in keys.items() if key not in missing]
+            for kind in kinds if rows else []:
+                for name, values in cached.lookup(kind, [keys[row] for row in rows])[1].items():
+                    put_rows(arrays, name, rows, values)
                 present = {row: caption for row, caption in present.items() if keys[row] in missing}
         if present and kinds:
             for name, values in self.encoders.encode_captions(list(present.values())).items():

@@ -108,10 +108,12 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
     """The whole content; StorageError for more than `max_bytes`."""
     with guard(uri, "read"):
         path = Path(local_path(uri))
-        held = path.stat()
-        if not (stat.S_ISREG(held.st_mode) or stat.S_ISDIR(held.st_mode)):  # to open a pipe is to wait for its writer
+        status = path.stat()
+        if not (
+            stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+        ):  # to open a pipe is to wait for its writer
             raise NotFoundError(f"{uri}: not found: no regular file")
-        check_size(uri, held.st_size, max_bytes)
+        check_size(uri, status.st_size, max_bytes)
         return path.read_bytes()
 
 
@@ -175,10 +177,10 @@ def replace_bytes(uri: str, expected: bytes, data: bytes | None) -> None:
 def move(source: str, target: str) -> None:
     """By a rename."""
     with guard(source, "move"):
-        held = Path(local_path(target))
-        held.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(local_path(source), held)
-        _sync_folder(held.parent)
+        target_path = Path(local_path(target))
+        target_path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(local_path(source), target_path)
+        _sync_folder(target_path.parent)
 
 
 def remove(uri: str) -> None:
@@ -215,15 +217,15 @@ def _info(path: str, relative: str) -> FileInfo:
     and its date (`cp -p`, `rsync -t`, `touch -r`) cannot keep the third. It tells too whether the file may be read.
     """
     try:
-        held = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         if not os.path.islink(path):
             raise
-        held = os.lstat(path)
-    modified = datetime.fromtimestamp(held.st_mtime, UTC)
-    stamp = f"{held.st_size:x}-{held.st_mtime_ns:x}-{held.st_ctime_ns:x}-{held.st_ino:x}"
+        status = os.lstat(path)
+    modified = datetime.fromtimestamp(status.st_mtime, UTC)
+    stamp = f"{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_ino:x}"
     readable = "" if os.access(path, os.R_OK) else "-unreadable"
-    return FileInfo(path, relative, held.st_size, f"{stamp}{readable}", modified)
+    return FileInfo(path, relative, status.st_size, f"{stamp}{readable}", modified)
 
 
 def _staged(target: Path) -> Path:

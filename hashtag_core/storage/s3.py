@@ -124,8 +124,8 @@ def replace_bytes(uri: str, expected: bytes, data: bytes | None) -> None:
     writes.require(uri, replace=data is not None)
     bucket, key = split(uri)
     with guard(uri, "replace"):
-        held, etag = get_object(uri)
-        if held != expected:
+        found, etag = get_object(uri)
+        if found != expected:
             raise AlreadyExistsError(f"{uri}: holds something else by now")
         condition = {"IfMatch": written(etag, writes.replace)}
         if data is None:

@@ -143,10 +143,10 @@ def object_store_options(uri: str) -> dict[str, str]:
         }
     with guard(uri, "credentials"):
         credentials = _session(os.getpid(), _who()).get_credentials()
-        held = None if credentials is None else credentials.get_frozen_credentials()
-    if held is not None:
-        options |= {"aws_access_key_id": held.access_key, "aws_secret_access_key": held.secret_key}
-        options |= {"aws_session_token": held.token} if held.token else {}
+        keys = None if credentials is None else credentials.get_frozen_credentials()
+    if keys is not None:
+        options |= {"aws_access_key_id": keys.access_key, "aws_secret_access_key": keys.secret_key}
+        options |= {"aws_session_token": keys.token} if keys.token else {}
     return options
 
 
@@ -206,8 +206,8 @@ def _profile(file: str, profile: str | None) -> dict[str, str]:
         services = session.full_config.get("services", {}).get(scoped.get("services"), {})
     except BotoCoreError:
         return {}  # who asks the store is told
-    held = {name: scoped[name] for name in ("region", "endpoint_url") if isinstance(scoped.get(name), str)}
-    return held | {name: value for name, value in services.get("s3", {}).items() if name == "endpoint_url"}
+    settings = {name: scoped[name] for name in ("region", "endpoint_url") if isinstance(scoped.get(name), str)}
+    return settings | {name: value for name, value in services.get("s3", {}).items() if name == "endpoint_url"}
 
 
 @functools.lru_cache(maxsize=16)

@@ -124,9 +124,9 @@ def lineage_lines(chain: Lineage) -> list[str]:
 def _add_registered(link: ModelLink, name: str, version: str) -> None:
     client = connect(create=False)
     found = find_known(client, model_uri(name, version))
-    held = [alias for alias, number in sorted(aliases_of(client, name).items()) if number == version]
+    aliases = [alias for alias, number in sorted(aliases_of(client, name).items()) if number == version]
     gates = {key.removeprefix("gate."): value for key, value in found.tags.items() if key.startswith("gate.")}
-    link["aliases"], link["verdict"], link["gates"] = held, found.tags.get("gates"), gates
+    link["aliases"], link["verdict"], link["gates"] = aliases, found.tags.get("gates"), gates
 
 
 def _run(run_id: str, missing: list[str]) -> tuple[RunLink | None, CodeRecord | None]:

@@ -65,7 +65,7 @@ def main() -> None:
     print(f"index: {index.nbytes / posts:.0f} bytes a post, peak {(held('VmHWM') - before) / posts:.0f}")
     decided = partition_posts(index, np.zeros(posts, bool), SplitSection(), VocabularySection(), 0, frozenset())
     print(f"decided: peak {(held('VmHWM') - before) / posts:.0f} bytes a post")
-    print(content_hash(index, decided.side, {}), decided.posts, len(decided.vocabulary))
+    print(content_hash(index, decided.split_of, {}), decided.posts, len(decided.vocabulary))
     print(
         f"hashed: peak {(held('VmHWM') - before) / posts:.0f} bytes a post, {time.monotonic() - began:.0f} s, {held('VmHWM') / 2**30:.2f} GiB in all"
     )

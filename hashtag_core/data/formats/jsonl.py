@@ -131,8 +131,8 @@ def _keys(items: Sequence[JsonObject]) -> list[str]:
 
 def _leaves(items: Sequence[JsonObject], key: str) -> list[str]:
     """The keys below a key, as `--map` names them; the key itself where it holds no objects."""
-    held = [item.get(key) for item in items]
-    objects = [value for value in (*held, *(value[0] for value in held if isinstance(value, list) and value))
+    values = [item.get(key) for item in items]
+    objects = [value for value in (*values, *(value[0] for value in values if isinstance(value, list) and value))
                if isinstance(value, dict)]  # fmt: skip
     if not objects or key.startswith("$"):
         return [key]
@@ -315,18 +315,18 @@ def _at(value: JsonObject, path: str, name: str) -> Any:
     found: list[Any] = [value]
     several = False
     for key in path.split("."):
-        several |= not key.isdecimal() and any(isinstance(held, list) for held in found)
-        found = [inner for held in found for inner in _below(held, key) if inner is not None]
+        several |= not key.isdecimal() and any(isinstance(value_there, list) for value_there in found)
+        found = [inner for value_there in found for inner in _below(value_there, key) if inner is not None]
     return found if several and name == "hashtags" else next(iter(found), None)
 
 
-def _below(held: Any, key: str) -> list[Any]:
+def _below(outer: Any, key: str) -> list[Any]:
     """What a step leads to, of each object of a list."""
-    if isinstance(held, dict):
-        return [held.get(key)]
-    if isinstance(held, list) and key.isdecimal():
-        return held[int(key) :][:1]
-    return [item.get(key) for item in held if isinstance(item, dict)] if isinstance(held, list) else []
+    if isinstance(outer, dict):
+        return [outer.get(key)]
+    if isinstance(outer, list) and key.isdecimal():
+        return outer[int(key) :][:1]
+    return [item.get(key) for item in outer if isinstance(item, dict)] if isinstance(outer, list) else []
 
 
 def _path_in(fields: JsonObject) -> str | None:

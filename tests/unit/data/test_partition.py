@@ -17,7 +17,7 @@ ANY = VocabularySection(min_count=1)
 
 
 def reasons_of(part: Partition) -> list[str]:
-    return part.reasons(np.arange(len(part.side)))
+    return part.reasons(np.arange(len(part.split_of)))
 
 
 def index_of(posts: list[dict[str, Any]]) -> pa.Table:
@@ -102,9 +102,9 @@ def test_fractions_are_met() -> None:
 def test_new_posts_move_no_other_post() -> None:
     before = split_of(many(500), kind="random")
     after = split_of(many(700), kind="random")
-    assert after.side[:500].tolist() == before.side.tolist()
+    assert after.split_of[:500].tolist() == before.split_of.tolist()
     other_seed = split_of(many(500), kind="random", seed=1)
-    assert (other_seed.side != before.side).sum() > 50
+    assert (other_seed.split_of != before.split_of).sum() > 50
 
 
 def test_by_time_needs_dates() -> None:

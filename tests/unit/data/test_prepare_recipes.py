@@ -78,7 +78,7 @@ def test_lxmert4hashtag(make: Callable) -> None:
     assert held.reasons([0])[0] == "caption_too_short"
     assert held.reasons([1])[0] == "lacks_required"
     assert held.reasons([3])[0] == "near_duplicate"
-    assert held.reasons([4])[0] == ("too_few_hashtags" if held.side[4] == -1 else "")
+    assert held.reasons([4])[0] == ("too_few_hashtags" if held.split_of[4] == -1 else "")
     assert set(few) <= set(held.vocabulary.tags)
     assert not {"nyc", "brooklyn"} & set(held.vocabulary.tags)
     assert len(held.vocabulary) <= 500
@@ -123,8 +123,8 @@ def test_design(make: Callable) -> None:
     recipe, held = prepared("design", posts)
     assert recipe.vocabulary.max_size == 1734
     assert held.left_out == {"undated": 1}
-    assert held.side[10] == 0
-    assert (np.diff(held.side[np.arange(60) != 11]) >= 0).all()
+    assert held.split_of[10] == 0
+    assert (np.diff(held.split_of[np.arange(60) != 11]) >= 0).all()
     assert {"sun", "rare1"} <= set(held.vocabulary.tags)
 
 

@@ -30,7 +30,7 @@ ANY = VocabularySection(min_count=1)
 
 
 def reasons_of(part: Partition) -> list[str]:
-    return part.reasons(np.arange(len(part.side)))
+    return part.reasons(np.arange(len(part.split_of)))
 
 
 def index_of(posts: list[dict[str, Any]]) -> pa.Table:
@@ -123,11 +123,11 @@ def test_the_promises_hold_on_any_archive(posts: list[dict[str, Any]], kind: str
         part = split_of(posts, kind=kind, seed=seed, validation=0.25, test=0.25)
     except ConfigError:
         assume(False)
-    kept = [(post, side) for post, side in zip(posts, part.side, strict=True) if side != OUT]
+    kept = [(post, side) for post, side in zip(posts, part.split_of, strict=True) if side != OUT]
     assert len({post["id"] for post, _ in kept}) == len(kept)
     reasons = np.array(reasons_of(part))
-    assert set(reasons[part.side == OUT]) <= {*REASONS, REPEATED_ID}
-    assert set(reasons[part.side != OUT]) == {""}
+    assert set(reasons[part.split_of == OUT]) <= {*REASONS, REPEATED_ID}
+    assert set(reasons[part.split_of != OUT]) == {""}
     assert sum(part.posts.values()) + sum(part.left_out.values()) + (reasons == REPEATED_ID).sum() == len(posts)
     assert all(post["tags"] for post, side in kept if side == TRAIN)
     for (a, side_a), (b, side_b) in itertools.combinations(kept, 2):
@@ -162,12 +162,12 @@ def test_the_order_of_posts_and_parts_decides_nothing(
     def content(held: list[dict[str, Any]], part: Partition) -> set[tuple]:
         return {
             (p["id"], p["day"], p["caption"], p["image"], tuple(p["tags"]), s)
-            for p, s in zip(held, part.side, strict=True)
+            for p, s in zip(held, part.split_of, strict=True)
             if s != OUT
         }
 
     assert content(posts, one) == content(shuffled, other)
-    assert content_hash(index_of(posts), one.side, {}) == content_hash(index_of(shuffled), other.side, {})
+    assert content_hash(index_of(posts), one.split_of, {}) == content_hash(index_of(shuffled), other.split_of, {})
     assert one.left_out == other.left_out
 
 
@@ -211,7 +211,7 @@ def many(count: int, **fields: Callable[[int], Any] | Any) -> list[dict[str, Any
 
 def test_by_time_borders_by_hand() -> None:
     part = split_of(many(10, day=lambda n: n // 2), kind="by_time", validation=0.2, test=0.2)
-    assert part.side.tolist() == [TRAIN] * 6 + [VALIDATION] * 2 + [TEST] * 2
+    assert part.split_of.tolist() == [TRAIN] * 6 + [VALIDATION] * 2 + [TEST] * 2
     assert part.notes == ["test begins at 1970-01-05T00:00:00+00:00", "validation begins at 1970-01-04T00:00:00+00:00"]
 
 
@@ -220,14 +220,14 @@ def test_by_time_leaves_out_undated_posts_and_later_repeats() -> None:
     part = split_of(posts, kind="by_time")
     assert part.left_out == {"undated": 1, "repeats_across_border": 1}
     assert reasons_of(part)[-2:] == ["undated", "repeats_across_border"]
-    assert part.side[2] == TRAIN
+    assert part.split_of[2] == TRAIN
 
 
 def test_a_user_with_most_posts_goes_to_train() -> None:
     users = [lambda n: "giant" if n < 300 else f"u{n}"]
     for seed in range(6):
         part = split_of(many(400, user=users[0]), kind="by_user", seed=seed)
-        assert set(part.side[:300].tolist()) == {TRAIN}
+        assert set(part.split_of[:300].tolist()) == {TRAIN}
 
 
 def test_the_content_hash_sees_every_change() -> None:
@@ -291,7 +291,7 @@ def test_groups_join_through_others() -> None:
     alone = group_labels(columns, near, by_user=False)
     assert alone[0] == alone[1] != alone[2] == alone[3]
     sides = cut_by_hash(columns, alone, SplitSection(kind="random"), {VALIDATION: 0.3, TEST: 0.3})
-    assert sides.side[0] == sides.side[1]
+    assert sides.split_of[0] == sides.split_of[1]
 
 
 @pytest.mark.parametrize("kind", ["by_user", "random"])
@@ -304,7 +304,7 @@ def test_folds_hold_every_group_in_one_test_split(kind: str) -> None:
     sides = []
     for fold in range(5):
         section = SplitSection(kind=kind, validation=0.2, test=0.2, fold=fold)  # type: ignore[arg-type]
-        sides.append(cut_by_hash(columns, labels, section, shares).side)
+        sides.append(cut_by_hash(columns, labels, section, shares).split_of)
         if kind == "by_user":
             parts = [
                 {posts[row]["user"] for row in np.flatnonzero(sides[-1] == side)} for side in (TRAIN, VALIDATION, TEST)
@@ -314,4 +314,4 @@ def test_folds_hold_every_group_in_one_test_split(kind: str) -> None:
     tested = np.stack([side == TEST for side in sides])
     assert (tested.sum(axis=0) == 1).all()
     plain = SplitSection(kind=kind, validation=0.2, test=0.2)  # type: ignore[arg-type]
-    assert (cut_by_hash(columns, labels, plain, shares).side == sides[0]).all()
+    assert (cut_by_hash(columns, labels, plain, shares).split_of == sides[0]).all()
