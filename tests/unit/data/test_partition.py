@@ -132,7 +132,7 @@ def test_one_group_cannot_be_split() -> None:
     [
         (many(10, user="one"), "by_user", r"too few users .*--set split\.kind=random draws posts one by one"),
         (many(1), "random", r"give more posts, raise the share"),
-        ([{**post, "tags": []} for post in many(10, user="one")], "by_user", "--map hashtags=COLUMN names the column"),
+        ([{**post, "tags": []} for post in many(10, user="one")], "by_user", "says which column holds them"),
     ],
 )
 def test_an_empty_split_names_what_helps(posts: list[dict[str, Any]], kind: str, remedy: str) -> None:
