@@ -21,7 +21,7 @@ from hashtag_core import storage
 from hashtag_core.data.columns import cast_column, refused_type
 from hashtag_core.data.file_signatures import other_content
 from hashtag_core.data.listing import MAGIC, list_parquet, no_file
-from hashtag_core.data.pieces import FEW_ROWS, in_pieces, shared_columns
+from hashtag_core.data.part_batches import FEW_ROWS, in_pieces, shared_columns
 from hashtag_core.data.reading import AS_IT_IS, Reading, missing_column, unread_note
 from hashtag_core.errors import ArchiveError, StorageError
 from hashtag_core.faults import is_machine, raise_if_machine
@@ -70,7 +70,7 @@ def list_parts(archive_uri: str) -> list[FileInfo]:
 def open_parquet(source: pa.NativeFile, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     """A part opened for streaming, with nothing of Arrow's defaults that would change data: INT96 dates (Spark, Hive) are
     read as microseconds, since as nanoseconds they wrap round outside the years 1677 to 2262; pages that carry a check sum
-    are checked. `dictionaries`: leaves that are read as they are stored; see `hashtag_core.data.pieces`."""
+    are checked. `dictionaries`: leaves that are read as they are stored; see `hashtag_core.data.part_batches`."""
     return pq.ParquetFile(
         source,
         pre_buffer=False,

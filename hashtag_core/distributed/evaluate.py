@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 from rich.console import Console
@@ -45,9 +44,9 @@ from hashtag_core.evaluation.score_curves import PairCalibration
 from hashtag_core.evaluation.significance import intervals
 from hashtag_core.evaluation.slices import slice_metrics, tag_slices
 from hashtag_core.evaluation.thresholds import choose_threshold, threshold_metrics
-from hashtag_core.judging.leaderboard import Evaluation, report_of
 from hashtag_core.judging.page import evaluation_page, learning, score_figures
 from hashtag_core.judging.predictions import TABLE, predictions
+from hashtag_core.judging.report import EvaluateSummary, Evaluation, report_of, summary_of
 from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.recommend.posts import READ
 from hashtag_core.recommend.recommender import Recommender
@@ -66,22 +65,6 @@ MOST_LOGGED_CHARACTERS = 8_000_000
 
 ENCODED_IN_PLACE = 256
 """Posts without cached features that are encoded by the evaluating process itself."""
-
-
-class ModelSummary(TypedDict):
-    """A model's figures by protocol; `metrics`: headline."""
-
-    model: str
-    metrics: Figures
-    papers: Figures
-    floor: Figures
-
-
-class EvaluateSummary(TypedDict):
-    """What `jobs/evaluate.py` prints; `report`: the folder's URI."""
-
-    models: list[ModelSummary]
-    report: str
 
 
 def check_evaluation(dataset_uri: str, models: Sequence[str], recipe: Recipe) -> tuple[Dataset, list[str]]:
@@ -143,12 +126,7 @@ def evaluate(dataset_uri: str, models: Sequence[str], report_uri: str, recipe: R
     storage.write_json(storage.join(report_uri, "leaderboard.json"), report)
     console.print(leaderboard_table(report, console.width))
     logger.info("figures, curves and posts to look at: %s", storage.join(report_uri, "report.html"))
-    rows = [_summary(evaluation.row) for evaluation in evaluations]
-    return {"models": rows, "report": report_uri}
-
-
-def _summary(row: ModelRecord) -> ModelSummary:
-    return {"model": row["model"], "metrics": row["metrics"], "papers": row["papers"], "floor": row["floor"]}
+    return {"models": [summary_of(evaluation.row) for evaluation in evaluations], "report": report_uri}
 
 
 def evaluate_model(model: str, truth: Truth, validation: Truth | None, recipe: Recipe) -> Evaluation:

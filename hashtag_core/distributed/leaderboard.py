@@ -29,10 +29,10 @@ from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import train
 from hashtag_core.errors import HashtagError
+from hashtag_core.evaluation.board_page import side_by_side_table
 from hashtag_core.evaluation.board_record import Status
 from hashtag_core.evaluation.ground_truth import Ranked, Truth
 from hashtag_core.evaluation.report_record import ModelRecord
-from hashtag_core.evaluation.side_by_side import side_by_side_table
 from hashtag_core.leaderboard.plan import LeaderboardPlan
 from hashtag_core.leaderboard.report import write_report
 from hashtag_core.leaderboard.systems import Systems

@@ -25,7 +25,7 @@ from hashtag_core.evaluation.metrics import post_scores, with_f1
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.significance import Difference, paired_difference
 from hashtag_core.evaluation.slices import tail_recall
-from hashtag_core.judging.leaderboard import Evaluation
+from hashtag_core.judging.report import Evaluation
 from hashtag_core.models.base import FittedModel
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.models.registry import create_model

@@ -13,12 +13,12 @@ from statistics import fmean
 from typing import TypeVar
 
 from hashtag_core import storage
+from hashtag_core.evaluation.board_figures import report_figures
+from hashtag_core.evaluation.board_page import FLOORS, side_by_side_html, side_by_side_markdown
 from hashtag_core.evaluation.board_record import BoardEntry, BoardFacts, BoardReport, SystemState
 from hashtag_core.evaluation.board_sections import done_entries
-from hashtag_core.evaluation.curves import report_figures
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.report_record import CalibrationErrors, JudgedFigures
-from hashtag_core.evaluation.side_by_side import FLOORS, side_by_side_html, side_by_side_markdown
 from hashtag_core.leaderboard.compare import KS, Comparison, Part, rounded
 from hashtag_core.leaderboard.gallery import systems_gallery
 from hashtag_core.leaderboard.plan import Entry, LeaderboardPlan

@@ -9,8 +9,8 @@ from typing import TypedDict
 
 import numpy as np
 
+from hashtag_core.evaluation.board_page import side_by_side_html
 from hashtag_core.evaluation.drift import describe_psi, population_stability_index
-from hashtag_core.evaluation.side_by_side import side_by_side_html
 from hashtag_core.schema import TaggedRow
 
 

@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
-from hashtag_core.evaluation.side_by_side import side_by_side_html
+from hashtag_core.evaluation.board_page import side_by_side_html
 from hashtag_core.promotion.gates import Duel, Gate, GateRecord
 
 HOW_TO_READ = (

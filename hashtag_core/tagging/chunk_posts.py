@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hashtag_core import storage
-from hashtag_core.data.pieces import FEW_ROWS, in_pieces, shared_columns
+from hashtag_core.data.part_batches import FEW_ROWS, in_pieces, shared_columns
 from hashtag_core.data.posts import Rejected, is_undated, normalise_posts, open_parquet, unreadable
 from hashtag_core.data.reading import Reading
 from hashtag_core.data.source import Source

@@ -32,7 +32,7 @@ import psutil
 
 from hashtag_core.errors import StorageError
 from hashtag_core.json_values import JsonObject
-from hashtag_core.tracking.once import delete
+from hashtag_core.tracking.make_once import delete
 from hashtag_core.tracking.runs import current_user, mlflow_errors
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.redaction import redact
-from hashtag_core.tracking.once import create_run, over_http
+from hashtag_core.tracking.make_once import create_run, over_http
 from hashtag_core.tracking.server_wait import QUIET, check_reachable, wait_until_reachable
 
 if TYPE_CHECKING:

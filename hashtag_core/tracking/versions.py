@@ -23,8 +23,8 @@ from hashtag_core.data.model_files import check_model_files, content_hash, hash_
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.json_values import JsonObject
 from hashtag_core.tracking.champion_lock import is_turn, patiently
+from hashtag_core.tracking.make_once import create_logged_model, delete, over_http
 from hashtag_core.tracking.mlflow_model import FOLDER, save_mlflow_model
-from hashtag_core.tracking.once import create_logged_model, delete, over_http
 from hashtag_core.tracking.runs import TAG_CHARACTERS, Run, connect, mlflow_errors
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from hashtag_core.evaluation.curves import report_figures
+from hashtag_core.evaluation.board_figures import report_figures
+from hashtag_core.evaluation.board_page import side_by_side_html, side_by_side_markdown
 from hashtag_core.evaluation.gallery import Gallery, ShownPost
-from hashtag_core.evaluation.side_by_side import side_by_side_html, side_by_side_markdown
 from hashtag_core.evaluation.tagging_report import TaggingRecord, tagging_page
 
 SETTINGS = {"archive": "s3://posts/<2026>", "model_name": "m", "model_version": "4"}

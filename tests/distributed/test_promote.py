@@ -17,7 +17,7 @@ from hashtag_core.distributed.promote import plan_promote, promote, roll_back
 from hashtag_core.distributed.promote_figures import duel
 from hashtag_core.errors import GateRefused, StorageError
 from hashtag_core.evaluation.ground_truth import read_truths
-from hashtag_core.judging.leaderboard import Evaluation
+from hashtag_core.judging.report import Evaluation
 from hashtag_core.models import InputSpec, create_model, parse_options
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.promotion.gates import Gate

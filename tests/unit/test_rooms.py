@@ -35,7 +35,7 @@ TESTED_TOGETHER = {
     "models/test_design.py": ("recommend/explanations",),
     # Judging as a whole, on a real dataset.
     "distributed/test_evaluate.py": (
-        *("evaluation/ground_truth", "judging/leaderboard", "judging/page", "judging/validation"),
+        *("evaluation/ground_truth", "judging/report", "judging/page", "judging/validation"),
     ),
     "distributed/test_leaderboard.py": ("leaderboard/gallery", "leaderboard/report"),
     # A page is looked at in a browser.

@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashtag_core.data.pieces import in_pieces
+from hashtag_core.data.part_batches import in_pieces
 
 
 @given(

@@ -12,11 +12,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from hashtag_core.evaluation.board_page import FLOORS, METRICS, learning_curves
 from hashtag_core.evaluation.board_record import BoardEntry, BoardReport
 from hashtag_core.evaluation.board_sections import done_entries
 from hashtag_core.evaluation.metrics import PROTOCOLS
 from hashtag_core.evaluation.report import main_k
-from hashtag_core.evaluation.side_by_side import FLOORS, METRICS, learning_curves
 from hashtag_core.json_values import Options
 
 SETTINGS = {

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from mlflow.exceptions import RestException
 
-from hashtag_core.tracking.once import REQUEST, create_run, delete
+from hashtag_core.tracking.make_once import REQUEST, create_run, delete
 
 
 class Client:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.history import HistoryRule
@@ -9,7 +10,7 @@ from hashtag_core.data.model_record import EncodersIdentity
 from hashtag_core.evaluation.ground_truth import Ranked, Truth
 from hashtag_core.evaluation.metrics import post_scores
 from hashtag_core.evaluation.report import main_k, rank_models
-from hashtag_core.evaluation.report_record import EvaluationReport, ModelRecord
+from hashtag_core.evaluation.report_record import EvaluationReport, Figures, ModelRecord
 from hashtag_core.evaluation.significance import paired_difference
 from hashtag_core.tracking.registry import ResolvedModel
 
@@ -23,6 +24,27 @@ class Evaluation:
     ranked: Ranked
     trained_on: str | None
     encoders: EncodersIdentity
+
+
+class ModelSummary(TypedDict):
+    """A model's figures by protocol; `metrics`: headline."""
+
+    model: str
+    metrics: Figures
+    papers: Figures
+    floor: Figures
+
+
+class EvaluateSummary(TypedDict):
+    """What `jobs/evaluate.py` prints; `report`: the folder's URI."""
+
+    models: list[ModelSummary]
+    report: str
+
+
+def summary_of(row: ModelRecord) -> ModelSummary:
+    """What is printed of a model."""
+    return {"model": row["model"], "metrics": row["metrics"], "papers": row["papers"], "floor": row["floor"]}
 
 
 def report_of(evaluations: Sequence[Evaluation], truth: Truth, recipe: Recipe) -> EvaluationReport:

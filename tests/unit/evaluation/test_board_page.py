@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from hashtag_core.evaluation.metrics import index_metrics, judge, post_scores
-from hashtag_core.evaluation.side_by_side import (
+from hashtag_core.evaluation.board_page import (
     published_figures,
     side_by_side_markdown,
     side_by_side_table,
 )
+from hashtag_core.evaluation.metrics import index_metrics, judge, post_scores
 from hashtag_core.evaluation.significance import bootstrap
 
 KS = [1, 2, 3, 4, 5]
