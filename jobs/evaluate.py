@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from jobs.common import JobParser, add_common_arguments, recipe_of, run
 
 if TYPE_CHECKING:
-    from hashtag_core.distributed.evaluate import EvaluateSummary
+    from hashtag_core.judging.report import EvaluateSummary
 
 logger = logging.getLogger("hashtag_core.jobs")
 
