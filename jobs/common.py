@@ -297,12 +297,12 @@ def _log_to_stderr(level: int, json_lines: bool) -> None:
         "httpx",
         "alembic",
         "mlflow.store.db.utils",
-        "matplotlib",
         "mlflow",
         "PIL",
         "faiss",
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home that it cannot write to it tells in two lines
 
 
 def _attempt(prog: str, verbose: bool, json_lines: bool, work: Callable[[], Any]) -> tuple[int, Any]:

@@ -5,6 +5,7 @@ into pieces: here it is one part again, named by its path, read from its start.
 """
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ import pyarrow as pa
 from hashtag_core import storage
 from hashtag_core.config import ArchiveSection
 from hashtag_core.data.archive import Archive, open_archive
+from hashtag_core.data.formats.base import ArchivePart
 from hashtag_core.data.posts import PartBatch, PartFooter, iter_post_batches, part_footer
 from hashtag_core.data.reading import Reading
 from hashtag_core.storage import FileInfo
@@ -100,10 +102,18 @@ class Source:
 def _joined(pieces: Sequence[FileInfo]) -> FileInfo:
     """One part of all its pieces."""
     first = _named_in_utf8(pieces[0])
-    identity = "\n".join(f"{piece.uri} {piece.etag} {getattr(piece, 'selection', '')}" for piece in pieces)
+    identity = "\n".join(dict.fromkeys(map(_version, pieces)))
     etag = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     size, modified = sum(piece.size for piece in pieces), max(piece.modified for piece in pieces)
     return FileInfo(first.uri, first.path, size, etag, modified)
+
+
+def _version(piece: FileInfo) -> str:
+    """Its version: of what it is made of, and of the folder in which its pictures were found. Not of how it was cut and looked at,
+    which another release does in another way, nor of where the archive lies."""
+    selection = piece.selection if isinstance(piece, ArchivePart) else ""
+    pictures = json.loads(selection).get("pictures", "") if selection else ""
+    return f"{piece.path} {piece.etag} {pictures}"
 
 
 def _plain(part: FileInfo) -> FileInfo:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hashtag_core.config import Recipe
+from hashtag_core.config import ArchiveSection, Recipe
 from hashtag_core.errors import ArchiveError, ConfigError
 from hashtag_core.output.verify import verify_output
 from tests.tagging.outputs import plan_for, rejected, rows_by_glob, run
@@ -63,6 +63,32 @@ def test_an_archive_is_the_same_whatever_its_place_is_called(
     monkeypatch.chdir(tmp_path)
     for name in ("archive", "archive/", "./archive", str(archive), f"file://{archive}", "link"):
         assert verify_output("out", name).problems == [], name
+
+
+def test_a_version_is_of_the_files_and_not_of_how_a_release_cuts_and_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hashtag_core.data.formats import csv_table
+    from hashtag_core.data.source import Source
+
+    def etag(folder: Path) -> str:
+        (part,) = Source(str(folder), ArchiveSection(format="csv")).parts()
+        return part.etag
+
+    write_csv(tmp_path / "a" / "posts.csv", ["1", "2", "3"])
+    before = etag(tmp_path / "a")
+    monkeypatch.setattr(csv_table, "PART_ROWS", 2)
+    real = csv_table.json.dumps
+    monkeypatch.setattr(csv_table.json, "dumps", lambda value, **how: real({**value, "a new key": 1}, **how))
+    assert etag(tmp_path / "a") == before
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert etag(tmp_path / "b") == before
+    (tmp_path / "b" / "bilder" / "pictures").mkdir(parents=True)
+    (tmp_path / "b" / "bilder" / "pictures" / "1.jpg").write_bytes(b"a picture")
+    found = etag(tmp_path / "b")
+    assert found != before
+    write_csv(tmp_path / "b" / "posts.csv", ["1", "2", "4"])
+    assert etag(tmp_path / "b") not in (before, found)
 
 
 @pytest.mark.usefixtures("inline")

@@ -134,6 +134,19 @@ def test_a_home_that_cannot_be_written_gives_ray_a_token_of_its_own(
     assert os.environ["RAY_AUTH_TOKEN"] not in caplog.text
 
 
+def test_a_home_that_cannot_be_written_is_no_line_of_matplotlib(repository: Path) -> None:
+    code = "import logging; from jobs.common import _log_to_stderr; _log_to_stderr(logging.INFO, False); import matplotlib as mpl; mpl.get_configdir()"
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**env, "HOME": "/proc/self"}, cwd=repository, capture_output=True, text=True, timeout=60
+    )  # fmt: skip
+    assert done.stderr == ""
+
+
 def test_a_long_folder_is_not_taken_for_sockets(ray_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = tmp_path / ("slurm_jobdir_" + "x" * 60)
     monkeypatch.setenv("TMPDIR", str(long))
