@@ -19,7 +19,7 @@ from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
 from hashtag_core.data.formats.csv_table import TABLE, tags_in_cell
 from hashtag_core.data.formats.fields import LOOKED_AT, NAMES, below, folders_beside, picture_path
 from hashtag_core.data.formats.packing import PackingError
-from hashtag_core.data.reading import AS_IT_IS, Reading
+from hashtag_core.data.reading import AS_IT_IS, Reading, listed
 from hashtag_core.data.values import read_time, says_none
 from hashtag_core.errors import NotFoundError, UsageError
 
@@ -286,14 +286,14 @@ def _columns(path: Path, header: list[str], reading: Reading) -> dict[str, str]:
     for name in USED:
         asked = reading.columns.get(name)
         if asked is not None and asked not in header:
-            raise UsageError(f"{path}: no column {asked!r}; it has {', '.join(header)[:300] or 'none'}")
+            raise UsageError(f"{path}: no column {asked!r}; it has {listed(header)}")
         found = asked or next((lower[alias] for alias in NAMES[name] if alias in lower), None)
         if found is not None:
             columns[name] = found
     if not columns.keys() & {"caption", "image", "image_uri"}:
         raise UsageError(
             f"{path}: no column of captions ({', '.join(NAMES['caption'])}) and none of pictures "
-            f"({', '.join(NAMES['image'])}); it has {', '.join(header)[:300] or 'none'}. Name it: --map caption=COLUMN, --map image=COLUMN"
+            f"({', '.join(NAMES['image'])}); it has {listed(header)}. Name it: --map caption=COLUMN, --map image=COLUMN"
         )
     return columns
 

@@ -139,6 +139,7 @@ def test_posts_of_a_table_have_ids_of_their_own(tmp_path: Path) -> None:
             "expected a table, found: a Git LFS pointer",
         ),
         (b"caption\nx\n", {"image": "photo"}, "no column 'photo'; it has caption"),
+        (b",caption\n0,x\n", {"image": "photo"}, r"it has \(a column without a name\), caption"),
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, text: bytes, columns: dict[str, str], told: str) -> None:
