@@ -1,5 +1,6 @@
-"""The report of a tagging run, the leaderboard's page and the playground in a real browser."""
+"""The report of a tagging run, the pages of a leaderboard, a promotion and a shadow run, and the playground in a real browser."""
 
+import io
 import json
 import threading
 import time
@@ -8,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from hashtag_core.evaluation.board_figures import report_figures
 from hashtag_core.evaluation.board_page import side_by_side_html, side_by_side_markdown
 from hashtag_core.evaluation.gallery import Gallery, ShownPost
+from hashtag_core.evaluation.significance import Difference
 from hashtag_core.evaluation.tagging_report import TaggingRecord, tagging_page
+from hashtag_core.promotion.agreement import agreement, agreement_html, agreement_markdown
+from hashtag_core.promotion.gates import Duel, Gate
+from hashtag_core.promotion.report import promotion_html, promotion_markdown
 
 SETTINGS = {"archive": "s3://posts/<2026>", "model_name": "m", "model_version": "4"}
 
@@ -55,6 +61,47 @@ def board_file(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Pa
     return path
 
 
+@pytest.fixture(scope="module")
+def promotion_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    facts: Any = {
+        "challenger": "models:/hashtag-recommender/2", "champion": "models:/hashtag-recommender/1", "verdict": "refused",
+        "dataset": "s3://bucket/a-dataset-with-a-long-name", "dataset_hash": "a" * 64, "split": "test", "at": "2026-11-26",
+        "by": "<script>alert(1)</script>", "run_id": "r", "refused_by": ["slices"],
+        "figures": {f"models:/hashtag-recommender/{n}": {"f1_at_5": 0.25, "coverage": 0.5} for n in (1, 2)},
+    }  # fmt: skip
+    gates = [
+        Gate("gain", True, "f1_at_5: +0.1000 (+0.0500 .. +0.1500, p 0.001)"),
+        Gate("slices", False, "<b>no image</b>"),
+    ]
+    duel = Duel(
+        "models:/hashtag-recommender/1",
+        Difference(0.1, 0.05, 0.15, 0.001),
+        {"without image": (30, Difference(-0.1, -0.2, 0.0, 0.02))},
+    )
+    path = tmp_path_factory.mktemp("promotion") / "promotion.html"
+    path.write_text(promotion_html(promotion_markdown(facts, gates, [duel]), "refused"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def shadow_file(tmp_path_factory: pytest.TempPathFactory, make_jpeg: Callable[..., bytes]) -> Path:
+    ours = [{"hashtags": ["夜明け", "sea"], "scores": [0.9, 0.5]}, {"hashtags": [], "scores": []}]
+    theirs = [{"hashtags": ["sea"], "scores": [0.7]}, {"hashtags": ["a"], "scores": [0.2]}]
+    text = agreement_markdown(("models:/m/2", "models:/m/1"), agreement(ours, theirs, 2), "s3://bucket/posts", 1)
+    with Image.open(io.BytesIO(make_jpeg(1))) as picture, io.BytesIO() as png:
+        picture.save(png, "PNG")
+        post = {
+            "post_id": "1",
+            "caption": "<script>x</script> שלום",
+            "png": png.getvalue(),
+            "ours": "夜明け sea",
+            "theirs": "sea",
+        }
+    path = tmp_path_factory.mktemp("shadow") / "agreement.html"
+    path.write_text(agreement_html(text, "shadow", [post]), encoding="utf-8")  # type: ignore[list-item]
+    return path
+
+
 def test_systems_that_disagree_on_a_leaderboards_page(board_file: Path, open_page: Callable[..., Any]) -> None:
     from playwright.sync_api import expect
 
@@ -91,7 +138,7 @@ def playground_url(tmp_path_factory: pytest.TempPathFactory, make_model_folder: 
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("name", ["tagging_file", "board_file", "playground_url"])
+@pytest.mark.parametrize("name", ["tagging_file", "board_file", "promotion_file", "shadow_file", "playground_url"])
 def test_quiet_readable_and_no_wider_than_a_phone(
     name: str,
     dark: bool,
