@@ -13,13 +13,15 @@ from hashtag_core.data.file_signatures import other_content
 from hashtag_core.data.formats.csv_quotes import ALL, DOUBLED, QuoteSurvey, rows, survey
 from hashtag_core.data.formats.encodings import LineSurvey, chosen_encoding, is_wide
 from hashtag_core.data.formats.fields import match_columns
-from hashtag_core.data.formats.packing import NAMED, PackingError, lent, packing_of, unpacked
+from hashtag_core.data.formats.packing import NAMED, PackingError, first_bytes, lent, unpacked
 from hashtag_core.data.reading import Reading
 from hashtag_core.data.values import says_none, unexpected
 from hashtag_core.storage import FileInfo
 
 DELIMITERS = (",", ";", "\t", "|")
 READ_BUFFER_BYTES = 1 << 20
+FIRST_BYTES = 1 << 16
+"""Of a table, that are looked at for its header."""
 
 _NAMED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
@@ -47,7 +49,7 @@ class Dialect:
 def dialect_of(source: Any, info: FileInfo, reading: Reading) -> tuple[Dialect, str | None]:
     """By the mark and the first lines, and what the file is if it is no table; the encoding stays open where there is no mark and
     nobody named one."""
-    begin, packing = _first_bytes(source)
+    begin, packing, _ = first_bytes(source, FIRST_BYTES)  # of what is cut off before, what there is
     encoding, begins = chosen_encoding(begin, reading.encoding)
     text = begin[begins:].decode(encoding or "latin-1", "replace")
     ends = "\r" if "\r" in text and "\n" not in text else "\n"
@@ -74,20 +76,6 @@ def _sniffed(header: str, path: str) -> str:
         return max(DELIMITERS, key=found)
     except csv.Error:
         return usual
-
-
-def _first_bytes(source: Any) -> tuple[bytes, str | None]:
-    """The first 64 KiB, and how they were packed; of what is cut off before, what there is."""
-    source.seek(0)
-    begin = bytes(source.read(1 << 16))
-    packing, content = packing_of(begin), b""
-    if packing is None:
-        return begin, None
-    with contextlib.suppress(PackingError):
-        stream = unpacked(source, packing)
-        while len(content) < 1 << 16 and (more := stream.read1()):
-            content += more
-    return content, packing
 
 
 class Lines:

@@ -45,7 +45,7 @@ from hashtag_core.data.formats.fields import (
     picture_folder,
     picture_path,
 )
-from hashtag_core.data.formats.packing import NAMED, PackingError, packing_of, unpacked
+from hashtag_core.data.formats.packing import NAMED, PackingError, first_bytes, unpacked
 from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading, ReadingRecord, listed, unread_note
@@ -57,6 +57,7 @@ from hashtag_core.storage import FileInfo
 SUFFIXES = (".jsonl", ".ndjson")
 LINES = re.compile(rf".+\.(?:jsonl|ndjson|jsonlines|json){NAMED}", re.IGNORECASE)
 LOOKED_AT_LINES = 50
+FIRST_BYTES = 512
 
 _DOCUMENT = re.compile(rf".+\.json{NAMED}", re.IGNORECASE)
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
@@ -165,9 +166,10 @@ def _holds_objects(first: list[JsonObject], key: str) -> bool:
 
 def _sampled(root: str, reading: Reading, info: FileInfo) -> tuple[Selection, list[Any]]:
     """How a file is to be read, and what its first lines hold."""
-    begin, packing, broken = _first_bytes(info)
+    with storage.open_input(info.uri) as source:
+        begin, packing, broken = first_bytes(source, FIRST_BYTES)
     encoding, begins = chosen_encoding(begin, reading.encoding)
-    other = broken or other_content(begin)
+    other = str(broken) if broken and not begin else other_content(begin)
     selection: Selection = {
         "archive": root,
         "reading": reading.to_json(),
@@ -199,17 +201,6 @@ def _first_objects(info: FileInfo, selection: Selection) -> list[Any]:
             except (ValueError, RecursionError):
                 found.append(None)
     return found
-
-
-def _first_bytes(info: FileInfo) -> tuple[bytes, str | None, str | None]:
-    """The first bytes of the lines, how they are packed, and why nothing can be unpacked."""
-    with storage.open_input(info.uri) as source:
-        begin = bytes(source.read(512))
-        packing = packing_of(begin)
-        try:
-            return (begin if packing is None else unpacked(source, packing).read1(512)), packing, None
-        except PackingError as error:
-            return b"", packing, str(error)
 
 
 def _read(part: FileInfo, batch_rows: int, columns: Columns = None) -> Iterator[PartBatch]:

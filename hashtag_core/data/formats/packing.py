@@ -49,6 +49,22 @@ def unpacked(source: Any, packing: str, skip: int = 0) -> "io.BufferedReader[Any
     return stream
 
 
+def first_bytes(source: Any, size: int) -> tuple[bytes, str | None, PackingError | None]:
+    """The first `size` bytes of the content (or some more, or all), how it is packed, and why no more of it can be unpacked."""
+    source.seek(0)
+    begin = bytes(source.read(size))
+    packing, content = packing_of(begin), b""
+    if packing is None:
+        return begin, None, None
+    try:
+        stream = unpacked(source, packing)
+        while len(content) < size and (more := stream.read1()):
+            content += more
+    except PackingError as error:
+        return content, packing, error
+    return content, packing, None
+
+
 def lent(source: Any, offset: int = 0) -> "_Lent":
     """A file that a reader may close without closing it, from a byte on: readers do so when nobody holds them any more."""
     source.seek(offset)
