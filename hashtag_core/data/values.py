@@ -215,12 +215,12 @@ def unexpected(name: str, expected: str, found: Any) -> ValueError:
     return ValueError(f"{name}: expected {expected}, found {plain(shown)}")
 
 
-def plain_extended(value_object: JsonObject) -> Any:
+def plain_extended(json_object: JsonObject) -> Any:
     """What an object of MongoDB's extended JSON stands for (`{"$oid": "5f..."}`, `{"$date": {"$numberLong": "1700000000000"}}`);
     any other object as it is."""
-    if len(value_object) != 1 or next(iter(value_object))[:1] != "$":
-        return value_object
-    ((kind, value),) = value_object.items()
+    if len(json_object) != 1 or next(iter(json_object))[:1] != "$":
+        return json_object
+    ((kind, value),) = json_object.items()
     try:
         if kind == "$date":
             return _EPOCH + timedelta(milliseconds=value) if isinstance(value, int | float) else value
@@ -234,7 +234,7 @@ def plain_extended(value_object: JsonObject) -> Any:
             return value["base64"]
     except (ValueError, TypeError, KeyError, OverflowError, ArithmeticError):
         return str(value)
-    return None if kind == "$undefined" else value_object
+    return None if kind == "$undefined" else json_object
 
 
 READERS: dict[str, Callable[[str, Any], Any]] = {

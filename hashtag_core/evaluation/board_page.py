@@ -208,8 +208,8 @@ def _against_floors(report: BoardReport) -> str:
         )
         if entry["kind"] == "neural" and found[-1] and found[-1]["value"] < -NEAR_LINEAR:
             behind.append(f"`{entry['name']}` ({found[-1]['value']:+.3f})")
-    names_behind = ", ".join(behind) if behind else "none"
-    return table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {names_behind}.\n"
+    listed = ", ".join(behind) if behind else "none"
+    return table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {listed}.\n"
 
 
 def _against_all(report: BoardReport) -> str:

@@ -121,8 +121,8 @@ def drift(layout: Layout, settings: TagSettings, tags: Mapping[str, int], warn_a
 
 def _last_run(layout: Layout, settings: TagSettings) -> TagRunRecord | None:
     for _, record in _last_records(layout):
-        settings_of_run = record.get("settings", {})
-        same = (settings_of_run.get("model_name"), settings_of_run.get("archive")) == (
+        pinned = record.get("settings", {})
+        same = (pinned.get("model_name"), pinned.get("archive")) == (
             settings.model_name,
             settings.archive,
         )
@@ -149,8 +149,8 @@ def close_lost_runs(layout: Layout, settings: TagSettings) -> None:
     """
     try:
         for uri, record in _last_records(layout):
-            of_run = record.get("settings", {})
-            if any(of_run.get(name) != getattr(settings, name) for name in ("model_name", "model_version")):
+            pinned = record.get("settings", {})
+            if any(pinned.get(name) != getattr(settings, name) for name in ("model_name", "model_version")):
                 continue
             if record["status"] != "running":
                 return
