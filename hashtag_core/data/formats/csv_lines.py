@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from hashtag_core.data.file_signatures import other_content
 from hashtag_core.data.formats.csv_quotes import ALL, DOUBLED, QuoteSurvey, rows, survey
@@ -26,6 +26,17 @@ FIRST_BYTES = 1 << 16
 _NAMED_DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
 
+class DialectRecord(TypedDict):
+    """A `Dialect`, as parts carry it."""
+
+    encoding: str | None
+    delimiter: str
+    begins: int
+    ends: str
+    packing: str | None
+    escape: str
+
+
 @dataclass
 class Dialect:
     """How a table is written. `encoding` is None where nobody can tell."""
@@ -39,6 +50,17 @@ class Dialect:
     packing: str | None = None
     escape: str = DOUBLED
     """How quotes stand within a cell: `csv_quotes`."""
+
+    def to_json(self) -> DialectRecord:
+        """What `Dialect(**value)` takes."""
+        return {
+            "encoding": self.encoding,
+            "delimiter": self.delimiter,
+            "begins": self.begins,
+            "ends": self.ends,
+            "packing": self.packing,
+            "escape": self.escape,
+        }
 
     @property
     def reads_bytes(self) -> bool:

@@ -35,7 +35,7 @@ from hashtag_core.data.formats.base import (
     selection_of,
     with_images,
 )
-from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, Lines, id_in_cell, look_at, records
+from hashtag_core.data.formats.csv_lines import ID_FIELDS, Dialect, DialectRecord, Lines, id_in_cell, look_at, records
 from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
 from hashtag_core.data.formats.fields import (
     Folder,
@@ -51,7 +51,6 @@ from hashtag_core.data.listing import Listing
 from hashtag_core.data.posts import PartBatch
 from hashtag_core.data.reading import Reading, unread_note
 from hashtag_core.data.values import read_degrees, read_id, read_text, read_time, says_none, tags_in_text, unexpected
-from hashtag_core.json_values import JsonObject
 from hashtag_core.storage import FileInfo
 
 TABLE = re.compile(rf".+\.(?:csv|tsv|tab){NAMED}", re.IGNORECASE)
@@ -67,8 +66,7 @@ class TableSelection(TypedDict):
     columns: list[list[str]]
     """The fields of POST in each column: a name of a file may be id and picture."""
     fault: str | None
-    dialect: JsonObject
-    """`csv_lines.Dialect`."""
+    dialect: DialectRecord
     date_format: str | None
     pictures: str
     float_ids: list[str]
@@ -121,7 +119,7 @@ def _cut(info: FileInfo, folder: Folder, reading: Reading) -> tuple[list[Archive
         "archive": folder.root,
         "columns": [[name for name, column in columns.items() if column == title] for title in header],
         "fault": fault,
-        "dialect": vars(dialect),
+        "dialect": dialect.to_json(),
         "date_format": reading.date_format,
         "pictures": "",
         "float_ids": found.float_ids,
