@@ -112,6 +112,7 @@ soak: setup
 	SOAK_AWAY_S=120 $(BIN)/python -m pytest -v tests/distributed/test_mlflow_away.py
 	SOAK_README=1 $(BIN)/python -m pytest -v tests/end_to_end/test_readme.py
 	SOAK_SPARK=1 $(BIN)/python -m pytest -v tests/end_to_end/test_served_model.py
+	SOAK_USERS=1 $(BIN)/python -m pytest -v tests/distributed/test_users.py
 
 mutants: setup
 	nice -n 10 $(BIN)/python tests/mutants/run.py

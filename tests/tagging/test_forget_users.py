@@ -169,6 +169,16 @@ def test_stopped_at_any_step_the_same_command_finishes(
     assert steps > 12
 
 
+def test_users_who_have_no_post_are_counted_aloud_and_not_named(output: Path, caplog: pytest.LogCaptureFixture) -> None:
+    told = "user(s) have no post here"
+    assert forget(str(output), {THEIRS}).users_found == 1
+    assert told not in caplog.text
+    found = forget(str(output), {THEIRS, "a-typing-error"})
+    assert (found.users, found.users_found) == (2, 1)
+    assert f"1 of 2 {told}" in caplog.text
+    assert "a-typing-error" not in caplog.text
+
+
 def test_what_older_snapshots_name_is_erased(
     output: Path, archive: Path, popularity: Path, make_posts: Callable, write_part: Callable
 ) -> None:

@@ -94,6 +94,12 @@ def forget(
         _find_posts(wanted, outputs, archives)
         asked = {wanted.forgotten.user_key(user) for user in wanted.users}
         result.users_found = len(asked & wanted.found)
+        if result.users_found < result.users:
+            logger.warning(
+                "%d of %d user(s) have no post here, neither in the output nor in an archive that was looked into: are the ids written "
+                "as the archive has them? A later post of theirs will not be tagged",
+                result.users - result.users_found, result.users,
+            )  # fmt: skip
         named = wanted.posts - wanted.shared
         wanted.forgotten = wanted.forgotten.grown((), named) if dry_run else ForgetList.add(here, (), named)
         for output in outputs:
