@@ -55,10 +55,8 @@ TESTED_TOGETHER = {
     "unit/test_terminal.py": ("distributed/quiet",),
     "unit/test_surroundings.py": ("distributed/session",),
     # A run and its table as a whole: what one commit does shows in the next.
-    "tagging/test_run.py": ("output/output", "tagging/chunk_posts", "tagging/plan", "tagging/planned_work"),
+    "tagging/test_run.py": ("tagging/chunk_posts", "tagging/plan", "tagging/planned_work"),
     "tagging/test_extra_tags.py": ("recommend/extra_tags",),
-    "tagging/test_two_runs.py": ("output/catalog", "output/reconcile"),
-    "tagging/test_nights.py": ("output/delete_rows",),
     "tagging/test_yielding.py": ("tagging/after_commit",),
     "tagging/test_migrate.py": ("output/migrate_part", "output/old_layout"),
     "tagging/test_verify.py": ("output/verify_archive",),
