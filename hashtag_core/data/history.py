@@ -31,6 +31,7 @@ NO_HASH = 0
 """Code of an absent value."""
 
 UNDATED = np.iinfo(np.int64).min
+"""`created_at` of a post that has none, in microseconds: earlier than all others."""
 BLOCK_POSTS = 65_536
 POOLED = {"image": "image_vector", "caption": "text_vector"}
 """What of a history post is read, by modality: its pooled vector."""

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hashtag_core.data.history import UNDATED
 from hashtag_core.output.fenced_table import Table
-from hashtag_core.output.ids import NEVER, Entries, IdIndex, Keys, keys_of
+from hashtag_core.output.ids import Entries, IdIndex, Keys, keys_of
 from hashtag_core.output.moved_rows import LATER_ROW, REPEATED
 from hashtag_core.output.output import Output
 
@@ -74,7 +75,7 @@ def complete_index(output: Output, index: IdIndex) -> None:
 def _entries(rows: pa.Table, numbers: Mapping[str, int]) -> Entries:
     parts = rows["part"].combine_chunks().dictionary_encode()
     of_part = np.array([numbers[path] for path in parts.dictionary.to_pylist()], np.uint32)
-    created = rows["created_at"].cast(pa.int64()).fill_null(NEVER).to_numpy()
+    created = rows["created_at"].cast(pa.int64()).fill_null(UNDATED).to_numpy()
     return Entries(keys_of(rows["post_id"]), created, of_part[parts.indices.to_numpy()])
 
 

@@ -1,9 +1,9 @@
 """Which parts hold a post id: an index on disk, so that no archive is read again to find ids that occur twice.
 
-An entry is 24 bytes: the id as 12 bytes of SipHash, `created_at`, and the number of the part. Entries are kept in sorted
-runs; a tagging run adds one, and now and then all are merged. A lookup is a binary search in each run, which is
-memory-mapped. A part has one entry an id: that of its latest row. Entries of a part that has another number by now are dead and are
-skipped; the index is derived, and whoever lacks it makes it anew from the table.
+An entry is 24 bytes: the id as 12 bytes of SipHash, `created_at` (without one `data.history.UNDATED`, earlier than all others) and
+the number of the part. Entries are kept in sorted runs; a tagging run adds one, and now and then all are merged. A lookup is a
+binary search in each run, which is memory-mapped. A part has one entry an id: that of its latest row. Entries of a part that has
+another number by now are dead and are skipped; the index is derived, and whoever lacks it makes it anew from the table.
 """
 
 import hashlib
@@ -24,8 +24,6 @@ from hashtag_core.storage.node_local import node_folder
 
 logger = logging.getLogger(__name__)
 
-NEVER = np.iinfo(np.int64).min
-"""`created_at` of a post that has none: earlier than all others."""
 MERGE_RUNS = 8
 _SECOND_KEY = "hashtag-ids-2-16"
 _FILE = "index.json"

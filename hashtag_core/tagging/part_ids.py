@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from hashtag_core import storage
+from hashtag_core.data.history import UNDATED
 from hashtag_core.data.posts import PartBatch, PartFooter, is_undated
 from hashtag_core.data.source import Source
 from hashtag_core.errors import MachineError, StorageError
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList
-from hashtag_core.output.ids import NEVER, Entries, Keys, keys_of
+from hashtag_core.output.ids import Entries, Keys, keys_of
 from hashtag_core.recommend.posts import READ
 from hashtag_core.storage import FileInfo
 
@@ -140,10 +141,10 @@ class _FoundRows:
                 self.left_out.append(LeftOut(item.row, item.post_id, item.reason))
                 self.seen[item.row] = True
         posts, at = self._not_forgotten(batch)
-        self._note(posts["post_id"], posts["created_at"].cast(pa.int64()).fill_null(NEVER).to_numpy(), at)
+        self._note(posts["post_id"], posts["created_at"].cast(pa.int64()).fill_null(UNDATED).to_numpy(), at)
         if undated:
             ids = pa.array([item.post_id for item in undated], pa.string())
-            self._note(ids, np.full(len(undated), NEVER), np.array([item.row for item in undated], np.int64))
+            self._note(ids, np.full(len(undated), UNDATED), np.array([item.row for item in undated], np.int64))
 
     def left_out_in_all(self) -> list[LeftOut]:
         """The rows that are no posts, those included that no batch told of."""
