@@ -28,7 +28,7 @@ def write_run_page(out: str, run_id: str, **more: Any) -> str | None:
         storage.write_bytes(storage.join(folder, f"{run_id}.md"), tagging_markdown(made).encode("utf-8", "replace"))
         page = storage.join(folder, f"{run_id}.html")
         storage.write_bytes(page, tagging_page(made).encode("utf-8", "replace"))
-    except (HashtagError, ValueError, KeyError, TypeError) as error:
+    except (HashtagError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning("the output is whole, but there is no page of run %s: %s", run_id, error)
         return None
     return page

@@ -52,3 +52,9 @@ def test_what_cannot_be_read_is_a_warning(tmp_path: Path, runs: Path, caplog: py
     assert write_run_page(str(tmp_path), "r9") is None
     assert len(caplog.messages) == 2
     assert all("there is no page of run" in message for message in caplog.messages)
+
+
+def test_a_record_that_is_no_object_costs_the_page_alone(runs: Path, tmp_path: Path) -> None:
+    write(runs, "r4")
+    (runs / "r0.json").write_text("[1]")
+    assert write_run_page(str(tmp_path), "r4") is None
