@@ -135,7 +135,7 @@ class Lease:
             "host": socket.gethostname(),
             "machine": _here(),
             "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
+            "began_s": _began_s(os.getpid()),
         }
         return (json.dumps(value, indent=2) + "\n").encode()
 
@@ -191,6 +191,17 @@ def _is_dead(content: bytes) -> bool:
     if value.get("machine") != _here():
         return False
     try:
-        return abs(psutil.Process(int(value["pid"])).create_time() - float(value["started"])) > 1
+        return abs(_began_s(int(value["pid"])) - float(value["began_s"])) > 1
     except (psutil.NoSuchProcess, KeyError, ValueError, TypeError):
         return True
+
+
+def _began_s(pid: int) -> float:
+    """When a process began, in seconds since the machine did: setting the clock changes that of neither.
+
+    NoSuchProcess also for one that was killed and that its parent did not ask for yet, as in a container without an init.
+    """
+    process = psutil.Process(pid)
+    if process.status() == psutil.STATUS_ZOMBIE:
+        raise psutil.NoSuchProcess(pid)
+    return process.create_time() - psutil.boot_time()

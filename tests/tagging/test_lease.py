@@ -2,10 +2,13 @@
 
 import json
 import multiprocessing
+import os
+import subprocess
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hashtag_core import storage
@@ -50,6 +53,23 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(uri: str) -> None:
     with Lease(uri, "second"):
         assert storage.read_json(uri)["run"] == "second"
     assert time.monotonic() - began < 5
+
+
+def test_a_killed_process_that_nobody_asked_for_is_gone_too(uri: str) -> None:
+    killed = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+    leave_behind(uri, pid=killed.pid, began_s=psutil.Process(killed.pid).create_time() - psutil.boot_time())
+    with Lease(uri, "second"):
+        assert storage.read_json(uri)["run"] == "second"
+    killed.wait()
+
+
+def test_a_run_lives_on_when_the_clock_is_set(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lease(uri, "first"):
+        booted = psutil.boot_time() + 60  # what /proc/stat says once the clock was put forward by a minute
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted)
+        with pytest.raises(LeaseHeldError, match="run first"), Lease(uri, "second"):
+            pytest.fail("two runs at once")
 
 
 def test_elsewhere_silence_is_awaited_and_a_heartbeat_stops_the_second(uri: str) -> None:
