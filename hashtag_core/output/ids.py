@@ -114,6 +114,10 @@ class IdIndex:
     def __len__(self) -> int:
         return sum(len(run) for run in self.runs)
 
+    def next_number(self, taken: Iterable[int]) -> int:
+        """A number that no part has: greater than those that are taken, and than those of dead parts whose entries are still there."""
+        return 1 + max([0, *taken, *(int(run.number.max(initial=0)) for run in self.runs)])
+
     def find(self, keys: Keys) -> Entries:
         """All entries of those ids, of live and of dead parts; an id that is asked for twice is found twice."""
         return Entries.concatenate([_found(run, keys) for run in self.runs])

@@ -12,6 +12,7 @@ from collections import Counter
 
 import pyarrow.compute as pc
 
+from hashtag_core.output.ids import load_index
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
 
@@ -40,7 +41,8 @@ def counted_records(output: Output) -> list[PartRecord]:
     """The record of each part that has a record or a row, with the counts of its rows. Rejected rows of a part that counts as new
     are not counted: they are told of a version that is no more."""
     tagged, rejected = _counts(output)
-    records, number = output.records.parts, output.records.next_number
+    records = output.records.parts
+    number = load_index(output.layout.ids).next_number(record.number for record in records.values())
     found = []
     for path, record in records.items():
         counts = {"tagged": tagged[path]} | ({"rejected": rejected[path]} if record.etag else {})

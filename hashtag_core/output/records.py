@@ -106,11 +106,6 @@ class Records:
     files: list[DataFile] = field(default_factory=list)
     sequence: int = 0
 
-    @property
-    def next_number(self) -> int:
-        """A number that no part has."""
-        return 1 + max((part.number for part in self.parts.values()), default=0)
-
 
 def columns_name(path: str, etag: str) -> str:
     """How the files of a part's columns and history hashes begin, in the folder of the columns."""

@@ -139,7 +139,7 @@ def _with_works(plan: TagPlan, selected: set[str], *, is_first_look: bool) -> Ta
         )
     index = load_index(plan.layout.ids)
     complete_index(plan.output, index)
-    first = max(plan.output.records.next_number, 1 + max(index.covered, default=0))
+    first = index.next_number(record.number for record in records.values())
     numbers = [first + n for n in range(len(scans))]
     replaced = {file.path for file in news if file.path in records}
     decision = decide(scans, numbers, index, records, present, replaced, set(dropped))

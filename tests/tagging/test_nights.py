@@ -153,3 +153,18 @@ class TestNights:
         part(archive / "b.parquet", ["3"], day=2)
         run(archive, out, popularity)
         assert parts_of(out) == {"1": "c.parquet", "2": "a.parquet", "3": "b.parquet", "4": "c.parquet"}
+
+    def test_a_part_that_was_dropped_stands_against_no_post(self, tmp_path: Path, popularity: Path) -> None:
+        """Neither it nor the part that comes next, whose number in the index must be another one."""
+        archive, out = tmp_path / "archive", tmp_path / "out"
+        for name in ("a", "b", "c", "d"):
+            part(archive / f"{name}.parquet", [name], day=9)
+        run(archive, out, popularity)
+        for name in ("d", "c"):
+            (archive / f"{name}.parquet").unlink()
+            assert run(archive, out, popularity, drop_gone=True).dropped_posts == 1
+        part(archive / "e.parquet", ["e"], day=9)
+        run(archive, out, popularity)
+        part(archive / "again.parquet", ["c", "d"], day=1)
+        assert run(archive, out, popularity).tagged == 2
+        assert verify_output(str(out), str(archive)).problems == []
