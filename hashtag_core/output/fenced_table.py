@@ -5,9 +5,7 @@ carries the same one. Delta lets no commit through whose application transaction
 was read, and a fresh snapshot tells the epoch. So when a second run claims, the first can neither commit on an old snapshot
 (Delta refuses) nor on a new one (the epoch is not its own): a run that was paused, however long, changes nothing.
 
-Files are written before the commit that names them; a file that no snapshot names is garbage. `sweep` removes it in an order
-that is safe for a paused run too: list, then look whether the claim still holds, then remove what the list has and the
-snapshot does not. Whatever a later run wrote was written after its claim, so it is not in that list.
+Files are written before the commit that names them; a file that no snapshot names is garbage: `sweep` removes it.
 
 This is the only module that imports deltalake.
 """
@@ -18,7 +16,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Any, NotRequired, TypedDict, TypeVar
 from urllib.parse import unquote
 
@@ -38,7 +35,11 @@ PAUSE_S = 0.2
 COMMIT_NAME = "hashtagCommit"
 """Key in a commit's metadata that tells one commit from all others: a reply that was lost is not taken for a refusal."""
 COMMITS_SEARCHED = 50
-CONFIGURATION = {"delta.checkpointInterval": "20", "delta.enableExpiredLogCleanup": "true"}
+CONFIGURATION = {
+    "delta.checkpointInterval": "20",
+    "delta.enableExpiredLogCleanup": "true",
+    "delta.deletedFileRetentionDuration": "interval 30 days",
+}
 
 T = TypeVar("T")
 
@@ -85,6 +86,8 @@ class Table:
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What the table was opened with; it may hold secrets."""
     partition_by: list[str] = field(init=False)
+    _refusal: str = field(init=False, default="")
+    """Why the last commit did not come through."""
 
     def __post_init__(self) -> None:
         self.partition_by = list(self.delta.metadata().partition_columns)
@@ -116,7 +119,9 @@ class Table:
             if (self.delta.transaction_version(app) or 0) != before:
                 raise FencedError(f"{self.uri}: another run began on this output at the same moment: run again")
             time.sleep(PAUSE_S * 2 ** min(attempt, 4))  # another model's commit, or a store that did not answer
-        raise StorageError(f"{self.uri}: the output could not be claimed in {ATTEMPTS} attempts")
+        raise StorageError(
+            f"{self.uri}: the output could not be claimed in {ATTEMPTS} attempts, at last for: {self._refusal}"
+        )
 
     def holds(self) -> bool:
         """Whether the claim still holds, by the newest snapshot."""
@@ -132,19 +137,31 @@ class Table:
         """Commit files that are there already: all of the change at once or nothing of it.
 
         A commit of another model that comes between is waited out; so is a reply that got lost. FencedError if another run
-        claimed, StorageError where the store fails for good.
+        claimed, StorageError where the store fails for good, and where another writer's commit since (such as an OPTIMIZE, which
+        knows nothing of claims) took out a file that is to be removed: its rows are in another one by now.
         """
         actions = [_added(file) for file in change.add] + [_removed(file) for file in change.remove]
         if not actions:
             return
-        token = uuid.uuid4().hex
+        token, read = uuid.uuid4().hex, self.version
         for attempt in range(ATTEMPTS):
             self.check()
+            if change.remove and self.version != read:
+                self._require(change.remove)
             if self._commit_once(actions, token):
                 self.refresh()
                 return
             time.sleep(PAUSE_S * 2 ** min(attempt, 4))
-        raise StorageError(f"{self.uri}: the commit was refused {ATTEMPTS} times: others commit without a pause")
+        raise StorageError(f"{self.uri}: the commit was refused {ATTEMPTS} times, at last for: {self._refusal}")
+
+    def _require(self, files: Sequence[DataFile]) -> None:
+        """StorageError where the snapshot does not name one of the files any more."""
+        named = {file.path for file in self.files()}
+        for file in files:
+            if file.path not in named:
+                raise StorageError(
+                    f"{self.uri}: another writer took {file.path} out of the table since it was read: run again"
+                )
 
     def files(self, partition: Mapping[str, str | None] | None = None) -> list[DataFile]:
         """Data files of the snapshot, of one partition or of all, sorted by path."""
@@ -166,10 +183,11 @@ class Table:
         return sorted(found, key=lambda file: file.path)
 
     def read(self, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of a data file, without the partition columns."""
+        """The rows of a data file, without the partition columns, in Arrow's plain types whoever wrote it."""
         with storage.open_input(storage.join(self.uri, file.path)) as source:
             parquet = pq.ParquetFile(source, pre_buffer=True)
-            return parquet.read(columns=None if columns is None else list(columns))
+            rows = parquet.read(columns=None if columns is None else list(columns))
+        return rows.cast(pa.schema([item.with_type(_plain(item.type)) for item in rows.schema]))
 
     def write(self, path: str, rows: pa.Table, partition: Mapping[str, str | None]) -> DataFile:
         """Write a data file, which nobody sees before a commit names it."""
@@ -187,23 +205,13 @@ class Table:
         for file in files:
             storage.remove(storage.join(self.uri, file.path))
 
-    def sweep(self, folder: str, *, keep_history_h: float = 0.0) -> int:
-        """Remove data files below `folder` that the snapshot does not name: what killed runs left; how many.
-
-        With `keep_history_h`, those that are younger stay. FencedError, and nothing removed, if the claim is lost.
-        """
-        try:
-            listed = storage.list_files(storage.join(self.uri, folder), hidden=True)
-        except HashtagError:
-            return 0
-        self.check()
-        root = self.uri.rstrip("/") + "/"
-        named = {root + file.path for file in self.files()}
-        since = datetime.now(UTC) - timedelta(hours=keep_history_h)
-        garbage = [info for info in listed if info.uri not in named and (not keep_history_h or info.modified < since)]
-        for info in garbage:
-            storage.remove(info.uri)
-        return len(garbage)
+    def removed_files(self, hours: int = 0) -> list[str]:
+        """Paths of files that a commit removed, longer ago than so many hours."""
+        return _asked(
+            self.uri,
+            "read of the table's log",
+            lambda: self.delta.vacuum(retention_hours=hours, enforce_retention_duration=False, dry_run=True),
+        )
 
     def _commit_once(self, actions: list[AddAction | RemoveAction], token: str) -> bool:
         """Whether the commit is in the log. False: somebody else's came first."""
@@ -220,8 +228,10 @@ class Table:
             )
             return True
         except CommitFailedError as error:
+            self._refusal = str(error)
             logger.debug("%s: %s", self.uri, error)
         except (DeltaError, OSError) as error:
+            self._refusal = str(error)
             logger.warning("%s: a commit failed, looking whether it came through: %s", self.uri, error)
             self.refresh()
             if not self._is_in(token):
@@ -305,6 +315,15 @@ def _added(file: DataFile) -> AddAction:
 
 def _removed(file: DataFile) -> RemoveAction:
     return RemoveAction(file.path, True, _now_ms(), file.size, dict(file.partition))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type in which this program writes such values: delta-rs gives files that it rewrites views of strings and lists."""
+    if pa.types.is_string_view(kind) or pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_list_view(kind) or pa.types.is_large_list(kind) or pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    return kind
 
 
 def _now_ms() -> int:

@@ -153,7 +153,7 @@ class LeaseRecord(TypedDict, total=False):
     host: str
     machine: str
     pid: int
-    started: float
+    began_s: float
 
 
 def _read(content: bytes) -> LeaseRecord:

@@ -43,6 +43,7 @@ from hashtag_core.output.old_layout import (
 )
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord, RetagRecord, TagSettings, columns_name, vectors_name
+from hashtag_core.output.sweep import sweep
 from hashtag_core.output.versions import listed, versions_of
 from hashtag_core.schema import REJECTED_TABLE
 from hashtag_core.storage import FileInfo
@@ -109,7 +110,7 @@ def _take_over(layout: Layout, archive: str | None, result: Migrated, *, by_day:
         files = _archive_files(archive, settings)
         _commit(output, parts, files, settings, result, name)
     _keep_encoders(layout)
-    result.removed_files += sum(table.sweep(layout.partition) for table in output.tables())
+    result.removed_files += sum(len(sweep(table, layout.partition).garbage) for table in output.tables())
     remove_old_state(layout)
 
 

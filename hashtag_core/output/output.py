@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from hashtag_core import storage
 from hashtag_core.errors import IntegrityError
-from hashtag_core.output.fenced_table import Table, ensure_table, open_table
+from hashtag_core.output.fenced_table import Change, Table, ensure_table, open_table
+from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.records import PartRecord, Records, RetagRecord, TagSettings, load_records, save_records
+from hashtag_core.output.sweep import find_astray, sweep
 from hashtag_core.schema import RECORDS, REJECTED_TABLE, TABLE
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,29 @@ class Output:
     def has_days(self) -> bool | None:
         """Whether data files lie in folders by day; None where there is no table yet."""
         return None if self.tagged is None else "day" in self.tagged.partition_by
+
+    def require_whole(self) -> None:
+        """IntegrityError where the log of a table is lost, or the list of who is forgotten, though there are rows: what is lost
+        cannot be told from what never was."""
+        named = {self.layout.out: self.tagged, self.layout.rejected: self.rejected, self.layout.records: self.recorded}
+        held = next((uri for uri, table in named.items() if table is not None and table.files()), None)
+        if held is None:
+            return
+        lost = [storage.join(uri, "_delta_log") for uri, table in named.items() if table is None]
+        lost += [] if storage.exists(ForgetList.uri(self.layout.out)) else [ForgetList.uri(self.layout.out)]
+        if lost:
+            raise IntegrityError(
+                f"{lost[0]} is gone, though the table {held} has rows: put it back, or tag into another --out"
+            )
+
+    def is_tidy(self, keep_history_h: float = 0.0) -> bool:
+        """Whether the log has as many tagged rows as the records tell, and the folders have its files and no garbage. It lists them."""
+        files = self.tagged.files(self.layout.values) if self.tagged is not None else []
+        told = sum(record.tagged for record in self.records.parts.values())
+        tables = [table for table in (self.tagged, self.rejected, self.recorded) if table is not None]
+        return told == sum(file.rows for file in files) and not any(
+            any(find_astray(table, self.layout.partition, keep_history_h)) for table in tables
+        )
 
     def claim(self, *, by_day: bool = False) -> None:
         """Make the tables where there are none, and make this the only run that commits for this model and version."""
@@ -81,9 +107,14 @@ class Output:
             parts=parts, gone=gone, settings=settings, retag=retag, merge=merge,
         )  # fmt: skip
 
-    def sweep(self, keep_history_h: float = 0.0) -> None:
-        """Remove files of this model and version that killed runs left and no snapshot names."""
+    def tidy(self, keep_history_h: float = 0.0) -> None:
+        """Of this model and version, remove files that no snapshot names, and take files that are not there out of the log: their
+        rows are lost, which is what the log says then."""
         for table in self.tables():
-            n = table.sweep(self.layout.partition, keep_history_h=keep_history_h)
-            if n:
-                logger.info("%s: %d file(s) that no commit names are removed", table.uri, n)
+            garbage, lost = sweep(table, self.layout.partition, keep_history_h)
+            if garbage:
+                logger.info("%s: %d file(s) that no commit names are removed", table.uri, len(garbage))
+            if lost:
+                logger.error("%s: %d data file(s) are gone, with their rows: %s", table.uri, len(lost), lost[0].path)
+                table.commit(Change((), lost))
+        self.records = load_records(self.tables()[2], self.layout.values)

@@ -64,6 +64,8 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
     settings = _settings(request, archive, version, policy, extra)
     refuse_old_output(layout)
     is_first_look, output = output is None, output or Output.open(layout)
+    if is_first_look:
+        output.require_whole()
     if output.has_days not in (None, request.by_day) and request.by_day:
         raise ConfigError(f"{layout.out}: was begun without folders by day: take another --out, or leave --by-day away")
     source = Source(archive, recipe.archive)
@@ -86,7 +88,7 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
     forgotten = ForgetList.load(layout.out)
     base = TagPlan(
         request, layout, settings, policy, output, forgotten, [], source, files, [], 0, [], [], retag, anew,
-        last_run=last_run(layout), finder=_finder(model, vocabulary, settings.extra_tags), extra_tags=extra,
+        is_tidy=not is_first_look or output.is_tidy(request.keep_history_h), last_run=last_run(layout), finder=_finder(model, vocabulary, settings.extra_tags), extra_tags=extra,
     )  # fmt: skip
     return _with_works(base, selected, is_first_look=is_first_look)
 

@@ -135,6 +135,8 @@ class TagPlan:
     """Whether all parts are tagged again, and the settings may be other ones."""
     index: IdIndex = field(default_factory=IdIndex)
     scans: list[Scan] = field(default_factory=list)
+    is_tidy: bool = True
+    """Whether the tables and their files are those that the records and the log tell of."""
     last_run: TagRunRecord | None = None
     """The record of the last run of this model and version."""
     finder: HistoryFinder | None = None
@@ -158,7 +160,11 @@ class TagPlan:
     @property
     def is_done(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.works or self.dropped or self.unfinished) and self.closed_retag == self.output.records.retag
+        return (
+            not (self.works or self.dropped or self.unfinished)
+            and self.is_tidy
+            and self.closed_retag == self.output.records.retag
+        )
 
     @property
     def closed_retag(self) -> RetagRecord:

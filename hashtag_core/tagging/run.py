@@ -90,11 +90,12 @@ class TagRun:
                     raise
 
     def _take_over(self) -> None:
-        """Claim the output; plan again if another run changed it since the plan was made, or was killed between two commits."""
+        """Claim the output and tidy it up; plan again where records and rows differ, or another run changed it since the plan."""
         plan = self.plan
         output = Output.open(plan.layout)
         output.claim(by_day=plan.request.by_day)
-        if plan.unfinished:
+        output.tidy(plan.request.keep_history_h)
+        if plan.unfinished or not plan.is_tidy:
             reconcile(output, f"{self.run_id}-reconciled")
         forgotten = ForgetList.load(plan.layout.out)
         if output.records.sequence == plan.output.records.sequence and forgotten == plan.forgotten:
@@ -127,7 +128,6 @@ class TagRun:
         if changed or output.records.retag != plan.retag:
             output.save(f"{self.run_id}-begin", settings=plan.settings if changed else None, retag=plan.retag)
         self.salt = ForgetList.ensure(plan.layout.out).salt
-        output.sweep(plan.request.keep_history_h)
         close_lost_runs(plan.layout, plan.settings)
         self._started = _now()
         self._write_record("running")

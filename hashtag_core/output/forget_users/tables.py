@@ -18,6 +18,7 @@ from hashtag_core.output.ids import keys_of
 from hashtag_core.output.output import Output
 from hashtag_core.output.reconcile import counted_records
 from hashtag_core.output.records import PartRecord
+from hashtag_core.output.sweep import sweep
 from hashtag_core.schema import REJECTED_TABLE, TABLE
 
 Goes = Callable[[pa.Table], np.ndarray]
@@ -39,7 +40,7 @@ def forget_tables(output: Output, wanted: Wanted, name: str, *, dry_run: bool) -
     changed = _changed_records(output, back)
     if changed:
         output.save(name, parts=changed, merge=True)
-    counts["erased_files"] = sum(table.sweep(output.layout.partition) for table in output.tables())
+    counts["erased_files"] = sum(len(sweep(table, output.layout.partition).garbage) for table in output.tables())
     return counts
 
 
@@ -137,7 +138,7 @@ def _changed_records(output: Output, back: dict[str, set[str]]) -> list[PartReco
     records = output.records.parts
     new = [
         record.model_copy(update={"barred": sorted({*record.barred, *back.get(record.path, ())})})
-        for record in counted_records(output)
+        for record in counted_records(output)[0]
         if record.path in records
     ]
     return [record for record in new if record != records[record.path]]
