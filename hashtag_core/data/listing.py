@@ -132,6 +132,15 @@ class Listing(Generic[P]):
         )
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name is UTF-8. On a local disk it may be any bytes, and Arrow opens no file of such a name."""
+    try:
+        name.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
+
+
 def no_file(uri: str) -> str | None:
     """Why a name on a local disk is no file to be read: a link to nothing, a pipe or a device (to open a pipe is to wait for its
     writer), or no permission; None for one that is, and for what is gone by now."""

@@ -20,7 +20,7 @@ import pyarrow.types as pt
 from hashtag_core import storage
 from hashtag_core.data.columns import cast_column, refused_type
 from hashtag_core.data.file_signatures import other_content
-from hashtag_core.data.listing import MAGIC, list_parquet, no_file
+from hashtag_core.data.listing import MAGIC, is_utf8, list_parquet, no_file
 from hashtag_core.data.part_batches import FEW_ROWS, in_pieces, shared_columns
 from hashtag_core.data.reading import AS_IT_IS, Reading, missing_column, unread_note
 from hashtag_core.errors import ArchiveError, StorageError
@@ -234,7 +234,7 @@ def is_undated(item: Rejected) -> bool:
 
 
 def _file_problem(uri: str) -> str | None:
-    problem = no_file(uri)
+    problem = no_file(uri) if is_utf8(uri) else "a name that is no UTF-8"
     return None if problem is None else f"expected a Parquet file, found: {problem}"
 
 

@@ -121,5 +121,5 @@ def _plain(part: FileInfo) -> FileInfo:
 
 
 def _named_in_utf8(part: FileInfo) -> FileInfo:
-    """A local file's name may be any bytes; what is no UTF-8 in it is replaced, and the part then refused."""
-    return replace(part, path=part.path.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    """A local file's name may be any bytes; those that are no UTF-8 are told as `\\xff`, and the part is then refused."""
+    return replace(part, path=part.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

@@ -26,7 +26,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from hashtag_core import storage
-from hashtag_core.errors import HashtagError, StorageError
+from hashtag_core.errors import ConfigError, HashtagError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ PAUSE_S = 0.2
 COMMIT_NAME = "hashtagCommit"
 """Key in a commit's metadata that tells one commit from all others: a reply that was lost is not taken for a refusal."""
 COMMITS_SEARCHED = 50
+HARMLESS_FEATURES = frozenset({"v2Checkpoint", "vacuumProtocolCheck", "timestampNtz"})
+"""Features of readers that change nothing of what a data file says; others are deletion vectors, for instance."""
 CONFIGURATION = {
     "delta.checkpointInterval": "20",
     "delta.enableExpiredLogCleanup": "true",
@@ -287,9 +289,18 @@ def ensure_table(uri: str, schema: pa.Schema, partition_by: Sequence[str], descr
 
 
 def _opened(uri: str, options: dict[str, str]) -> DeltaTable:
-    return _asked(
+    """The table; ConfigError where another tool turned a feature on by which a data file alone does not tell its rows."""
+    delta = _asked(
         uri, "read of the table's log", lambda: DeltaTable(storage.object_store_url(uri), storage_options=options)
     )
+    protocol = delta.protocol()
+    features = {*(protocol.reader_features or ()), *(["columnMapping"] if protocol.min_reader_version == 2 else ())}
+    if unknown := sorted(features - HARMLESS_FEATURES):
+        raise ConfigError(
+            f"{uri}: another tool turned on {', '.join(unknown)} for this Delta table, with which rows would be lost or doubled "
+            "here: drop the feature there (ALTER TABLE ... DROP FEATURE), or tag into another --out"
+        )
+    return delta
 
 
 def _is_wanted(name: str) -> bool:

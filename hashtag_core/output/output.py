@@ -12,7 +12,7 @@ from hashtag_core.output.fenced_table import Change, Table, ensure_table, open_t
 from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.records import PartRecord, Records, RetagRecord, TagSettings, load_records, save_records
-from hashtag_core.output.sweep import find_astray, sweep
+from hashtag_core.output.sweep import Astray, find_astray, sweep
 from hashtag_core.schema import RECORDS, REJECTED_TABLE, TABLE
 
 logger = logging.getLogger(__name__)
@@ -56,14 +56,17 @@ class Output:
                 f"{lost[0]} is gone, though the table {held} has rows: put it back, or tag into another --out"
             )
 
-    def is_tidy(self, keep_history_h: float = 0.0) -> bool:
-        """Whether the log has as many tagged rows as the records tell, and the folders have its files and no garbage. It lists them."""
+    @property
+    def is_counted(self) -> bool:
+        """Whether the log has as many tagged rows as the records tell."""
         files = self.tagged.files(self.layout.values) if self.tagged is not None else []
-        told = sum(record.tagged for record in self.records.parts.values())
+        return sum(file.rows for file in files) == sum(record.tagged for record in self.records.parts.values())
+
+    def find_astray(self, keep_history_h: float = 0.0) -> Astray:
+        """Where the files of this model and version are not those of the logs."""
         tables = [table for table in (self.tagged, self.rejected, self.recorded) if table is not None]
-        return told == sum(file.rows for file in files) and not any(
-            any(find_astray(table, self.layout.partition, keep_history_h)) for table in tables
-        )
+        found = [find_astray(table, self.layout.partition, keep_history_h) for table in tables]
+        return Astray([info for one in found for info in one.garbage], [file for one in found for file in one.lost])
 
     def claim(self, *, by_day: bool = False) -> None:
         """Make the tables where there are none, and make this the only run that commits for this model and version."""
@@ -107,9 +110,10 @@ class Output:
             parts=parts, gone=gone, settings=settings, retag=retag, merge=merge,
         )  # fmt: skip
 
-    def tidy(self, keep_history_h: float = 0.0) -> None:
-        """Of this model and version, remove files that no snapshot names, and take files that are not there out of the log: their
-        rows are lost, which is what the log says then."""
+    def tidy(self, keep_history_h: float = 0.0) -> bool:
+        """Of this model and version, remove files that no snapshot names, and take files that are not there out of the log; whether
+        there were any: their rows are lost."""
+        is_lost = False
         for table in self.tables():
             garbage, lost = sweep(table, self.layout.partition, keep_history_h)
             if garbage:
@@ -117,4 +121,6 @@ class Output:
             if lost:
                 logger.error("%s: %d data file(s) are gone, with their rows: %s", table.uri, len(lost), lost[0].path)
                 table.commit(Change((), lost))
+                is_lost = True
         self.records = load_records(self.tables()[2], self.layout.values)
+        return is_lost

@@ -58,7 +58,7 @@ def check_archive(output: Output, parts: Mapping[str, PartRows], source: Source)
             doubtful.append(_ids(source, info))
         elif record.rows:
             problems += [f"{name}: {fault}" for fault in _check_part(source, info, parts[name], forgotten, found)]
-        elif record.rejected and "\ufffd" not in name and _is_readable(source.footer(info)):
+        elif record.rejected and _is_readable(source.footer(info)):
             problems.append(f"{name}: is rejected as a whole, and can be read")
     gone = sorted(records.keys() - names)
     if gone:

@@ -16,6 +16,7 @@ import pyarrow.types as pt
 
 from hashtag_core import storage
 from hashtag_core.data.history import UNDATED
+from hashtag_core.data.listing import is_utf8
 from hashtag_core.data.posts import PartBatch, PartFooter, is_undated
 from hashtag_core.data.source import Source
 from hashtag_core.errors import MachineError, StorageError
@@ -93,7 +94,7 @@ def _scan_some(source: Source, forgotten: ForgetList | None, files: Sequence[Fil
 
 def scan_part(source: Source, file: FileInfo, forgotten: ForgetList | None = None) -> Scan:
     """Look through the ids of a part; one that cannot be read has no groups and a reason."""
-    problem = _path_problem(file.path)  # first: a name that is no UTF-8 cannot even be opened
+    problem = _path_problem(file)  # first: a name that is no UTF-8 cannot even be opened
     footer = PartFooter(problem, [], pa.schema([]))
     if problem is None and source.is_parquet:
         # Of another layout all rows are looked at: some may be posts behind many that are none.
@@ -224,7 +225,7 @@ def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
     return [(int(piece[0]), len(piece)) for piece in pieces]
 
 
-def _path_problem(path: str) -> str | None:
-    if "\ufffd" in path:
-        return "path: no UTF-8"  # or that very character: neither reaches every reader whole
-    return "path: holds '..'" if ".." in path.split("/") else None
+def _path_problem(file: FileInfo) -> str | None:
+    if not is_utf8(file.uri):
+        return "path: no UTF-8"
+    return "path: holds '..'" if ".." in file.path.split("/") else None

@@ -21,7 +21,7 @@ from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.model_files import check_model_files, read_description
 from hashtag_core.data.source import Source
 from hashtag_core.data.vocabulary import Vocabulary, read_tags
-from hashtag_core.errors import ArchiveError, ConfigError, GateRefused
+from hashtag_core.errors import ArchiveError, ConfigError, GateRefused, NotFoundError, StorageError
 from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import Keys, load_index
@@ -30,6 +30,7 @@ from hashtag_core.output.migrate import refuse_old_output
 from hashtag_core.output.moved_rows import LATER_ROW, REPEATED
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord, TagSettings
+from hashtag_core.output.sweep import Astray
 from hashtag_core.recommend.policy import Policy, read_thresholds, tell_tags
 from hashtag_core.tagging.archive_columns import load_digests, save_digests
 from hashtag_core.tagging.choose_rows import Decision, decide, match
@@ -86,11 +87,19 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
             "tag all of it again with --retag"
         )
     forgotten = ForgetList.load(layout.out)
+    astray = output.find_astray(request.keep_history_h) if is_first_look else Astray([], [])
+    is_tidy = not is_first_look or (output.is_counted and not any(astray))
     base = TagPlan(
         request, layout, settings, policy, output, forgotten, [], source, files, [], 0, [], [], retag, anew,
-        is_tidy=not is_first_look or output.is_tidy(request.keep_history_h), last_run=last_run(layout), finder=_finder(model, vocabulary, settings.extra_tags), extra_tags=extra,
+        is_tidy=is_tidy, last_run=last_run(layout), finder=_finder(model, vocabulary, settings.extra_tags), extra_tags=extra,
     )  # fmt: skip
-    return _with_works(base, selected, is_first_look=is_first_look)
+    if astray.lost:
+        logger.error("%s: %d data file(s) are gone: a run begins with what was in them", layout.out, len(astray.lost))
+        return base  # what there is to do is known once the log knows of it
+    try:
+        return _with_works(base, selected, is_first_look=is_first_look)
+    except NotFoundError as error:
+        raise StorageError(f"{error}, though it was there when this began: run again") from error
 
 
 def resolve_archive(archive: str, out: str) -> str:

@@ -172,6 +172,14 @@ class TagPlan:
         return closed_order(self.retag, self.unselected)
 
     @property
+    def encoders_name(self) -> str:
+        """Names what the first actor's encoders run as; decided anew where all parts are tagged again."""
+        whole = {self.retag.tokens.get(file.path, "") for file in self.files}
+        token = whole.pop() if len(whole) == 1 else ""
+        settings = self.settings
+        return f"{settings.backend}-{settings.precision}-{settings.batch_size}-{token or 'first'}"
+
+    @property
     def rows(self) -> int:
         """Rows that are to be tagged or kept."""
         return sum(len(work.wanted) for work in self.works)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from hashtag_core import storage
-from hashtag_core.errors import HashtagError, StorageError
+from hashtag_core.errors import HashtagError, StorageError, UsageError
 from hashtag_core.output.commit_parts import FinishedPart, Publisher, Staged, Yields
 from hashtag_core.output.delete_rows import drop_parts
 from hashtag_core.output.fenced_table import FencedError
@@ -94,11 +94,11 @@ class TagRun:
         plan = self.plan
         output = Output.open(plan.layout)
         output.claim(by_day=plan.request.by_day)
-        output.tidy(plan.request.keep_history_h)
-        if plan.unfinished or not plan.is_tidy:
+        is_lost = output.tidy(plan.request.keep_history_h)
+        if plan.unfinished or not plan.is_tidy or is_lost:
             reconcile(output, f"{self.run_id}-reconciled")
         forgotten = ForgetList.load(plan.layout.out)
-        if output.records.sequence == plan.output.records.sequence and forgotten == plan.forgotten:
+        if plan.is_tidy and output.records.sequence == plan.output.records.sequence and forgotten == plan.forgotten:
             self.plan = replace(plan, output=output)
         else:
             self.plan = plan_tagging(plan.request, output)
@@ -204,7 +204,7 @@ class TagRun:
             source=settings.archive,
             reading=settings.reading,
             staging=layout.chunks,
-            encoders=storage.join(layout.state, f"encoders-{self._encoders_name}.json"),
+            encoders=storage.join(layout.state, f"encoders-{plan.encoders_name}.json"),
             model_folder=str(plan.request.model.folder),
             model_name=settings.model_name,
             model_version=settings.model_version,
@@ -228,14 +228,6 @@ class TagRun:
             extra_tags=plan.extra_tags,
             decode_ahead=cluster.decode_ahead,
         )
-
-    @property
-    def _encoders_name(self) -> str:
-        """Of the settings; decided anew where all parts are tagged again."""
-        settings, retag = self.plan.settings, self.plan.retag
-        whole = {retag.tokens.get(file.path, "") for file in self.plan.files}
-        token = whole.pop() if len(whole) == 1 else ""
-        return f"{settings.backend}-{settings.precision}-{settings.batch_size}-{token or 'first'}"
 
     def _take(self, outcome: ChunkOutcome) -> int:
         """What came of a chunk; the posts that came through."""
@@ -339,6 +331,8 @@ class TagRun:
         self.summary.posts_per_second = round(self.summary.tagged / max(self.summary.seconds, 1e-9), 1)
 
     def _ended(self, status: str, error: HashtagError) -> HashtagError:
+        if isinstance(error, UsageError):  # met once the run was at it: the command is not what is wrong
+            error = HashtagError(str(error))
         self._measure()
         self._write_record(status)
         error.summary = self.summary.as_record()  # type: ignore[attr-defined]

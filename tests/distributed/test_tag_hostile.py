@@ -102,13 +102,17 @@ def test_a_pipe_and_a_name_that_is_no_utf8_are_rejected_parts(
 ) -> None:
     archive, out = tmp_path / "archive", tmp_path / "out"
     write_part(archive / "a.parquet", make_posts(5))
-    shutil.copyfile(archive / "a.parquet", os.fsencode(archive) + b"/\xff.parquet")
+    assert run(archive, out, popularity, RECIPE).tagged == 5
+    for name in (b"/\xfe.parquet", b"/\xff.parquet"):
+        shutil.copyfile(archive / "a.parquet", os.fsencode(archive) + name)
     os.mkfifo(archive / "pipe.parquet")
     summary = run(archive, out, popularity, RECIPE)
-    assert (summary.tagged, summary.rejected, summary.parts) == (5, 2, 3)
+    assert (summary.tagged, summary.rejected, summary.parts) == (0, 3, 3)
+    assert verify_output(str(out), str(archive)).problems == []
     assert [(item["part"], item["reason"]) for item in rejected(out)] == [
+        ("\\xfe.parquet", "path: no UTF-8"),
+        ("\\xff.parquet", "path: no UTF-8"),
         ("pipe.parquet", "expected a Parquet file, found: no regular file"),
-        ("�.parquet", "path: no UTF-8"),
     ]
     assert run(archive, out, popularity, RECIPE).parts == 0
 

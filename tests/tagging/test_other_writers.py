@@ -1,5 +1,6 @@
 """An output that somebody else's hands were on: other writers of Delta tables, files that are lost, a list that is gone."""
 
+import json
 import os
 import shutil
 import time
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from hashtag_core.errors import IntegrityError, StorageError
+from hashtag_core.data.source import Source
+from hashtag_core.errors import ConfigError, IntegrityError, StorageError
 from hashtag_core.output import fenced_table
 from hashtag_core.output.fenced_table import Change, Table
 from hashtag_core.output.verify import verify_output
+from hashtag_core.storage import FileInfo
 from tests.tagging.outputs import GLOB, rows_by_glob, run
 from tests.tagging.test_nights import part
 
@@ -74,6 +77,14 @@ def test_the_next_run_makes_it_whole_though_nothing_is_new(
     run(archive, out, popularity)
     assert is_whole(out, archive)
     assert run(archive, out, popularity).run is None, "nothing is left to do"
+
+
+def test_a_lost_file_and_a_part_that_changed(archive: Path, out: Path, popularity: Path) -> None:
+    sorted(out.glob(GLOB))[0].unlink()
+    for name, ids in (("a", IDS[:3]), ("b", IDS[2:])):
+        part(archive / f"{name}.parquet", ids, caption="a third")
+    run(archive, out, popularity)
+    assert is_whole(out, archive)
 
 
 def test_a_merge_between_what_is_read_and_the_commit_doubles_nothing(
@@ -153,3 +164,33 @@ def test_a_commit_that_finds_no_room_says_so(
     monkeypatch.setattr(fenced_table, "PAUSE_S", 0.0)
     with pytest.raises(StorageError, match=r"refused 8 times, at last for: .*No space left on device"):
         run(archive, out, popularity)
+
+
+@pytest.mark.parametrize("feature", ["deletionVectors", "columnMapping"])
+def test_a_feature_by_which_a_file_alone_does_not_tell_its_rows_is_refused(
+    feature: str, archive: Path, out: Path, popularity: Path
+) -> None:
+    """As Spark's ALTER TABLE turns them on."""
+    log = out / "_delta_log"
+    version = DeltaTable(str(out)).version() + 1
+    upgraded = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": [feature], "writerFeatures": [feature]}
+    (log / f"{version:020}.json").write_text(json.dumps({"protocol": upgraded}))
+    with pytest.raises(ConfigError, match=f"another tool turned on {feature}"):
+        run(archive, out, popularity)
+    with pytest.raises(ConfigError, match=f"another tool turned on {feature}"):
+        verify_output(str(out))
+
+
+def test_a_part_that_is_gone_since_it_was_listed_is_no_wrong_command(
+    archive: Path, tmp_path: Path, popularity: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Source.parts
+
+    def gone_then(source: Source) -> list[FileInfo]:
+        parts = listed(source)
+        (archive / "b.parquet").unlink()
+        return parts
+
+    monkeypatch.setattr(Source, "parts", gone_then)
+    with pytest.raises(StorageError, match=r"b.parquet: not found, though it was there when this began: run again"):
+        run(archive, tmp_path / "new", popularity)
