@@ -124,10 +124,10 @@ class TagRun:
     def _prepare(self) -> None:
         """What is there before the first chunk: pinned settings, a clean output, the record of the run."""
         plan, output = self.plan, self.plan.output
+        self.salt = ForgetList.ensure(plan.layout.out).salt  # before any row: `Output.require_whole`
         changed = output.records.settings != plan.settings
         if changed or output.records.retag != plan.retag:
             output.save(f"{self.run_id}-begin", settings=plan.settings if changed else None, retag=plan.retag)
-        self.salt = ForgetList.ensure(plan.layout.out).salt
         close_lost_runs(plan.layout, plan.settings)
         self._started = _now()
         self._write_record("running")

@@ -158,11 +158,12 @@ class ChunkTagger:
         self.recommender  # noqa: B018
         left_out = [*task.left_out, *(item.row for item in killers if item.row is not None)]
         spared = replace(task, left_out=left_out)
-        _, posts = next(self._opened(spared, [chunk]))
-        posts.rejected += killers
-        outcome = self._do(task, chunk, posts)
-        storage.remove(begun)
-        return outcome
+        try:
+            _, posts = next(self._opened(spared, [chunk]))
+            posts.rejected += killers
+            return self._do(task, chunk, posts)
+        finally:  # this process lives: an error is no sign of a post that kills
+            storage.remove(begun)
 
     def _told(self, task: Task, chunk: Chunk) -> ChunkOutcome:
         """The outcome of a chunk that an earlier attempt wrote; its report was perhaps lost with the actor."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hashtag_core import storage
+from hashtag_core.errors import StorageError
 from hashtag_core.output.chunk_files import read_chunk
 from hashtag_core.output.verify import verify_output
 from hashtag_core.tagging.planned_work import Chunk
@@ -103,6 +104,13 @@ def test_a_chunk_that_did_not_end_is_tried_post_by_post(
     assert not list((tmp_path / "chunks").rglob("*.begun"))
 
 
+def raising(error: Exception) -> Callable:
+    def fails(*given: object) -> None:
+        raise error
+
+    return fails
+
+
 def test_what_no_post_is_guilty_of_rejects_none(
     popularity: Path, tmp_path: Path, posts: Callable, write_part: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +124,20 @@ def test_what_no_post_is_guilty_of_rejects_none(
         Task("id", "a.parquet", str(tmp_path / "archive" / "a.parquet"), "v1", [Chunk(0, 0, 0, 0, 4)], [], alone=True)
     )
     assert "a.parquet, chunk 0: the process that reads it is killed (signal 9), by no post of it" in outcome["error"]
+
+
+def test_an_error_is_no_sign_of_a_post_that_kills(
+    popularity: Path, tmp_path: Path, posts: Callable, write_part: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next attempt reads the chunk as any other."""
+    write_part(tmp_path / "archive" / "a.parquet", posts(4))
+    work, path = work_for(tmp_path, popularity), str(tmp_path / "archive" / "a.parquet")
+    task = Task("id", "a.parquet", path, "v1", [Chunk(0, 0, 0, 0, 4)], [], alone=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(ChunkTagger, "_begin", raising(StorageError("the store is away")))
+        (outcome,) = ChunkTagger(work).run(task)
+    assert outcome["error"] == "StorageError: the store is away"
+    assert not list((tmp_path / "chunks").rglob("*.begun"))
 
 
 @pytest.mark.skipif("SOAK_KILLS" not in os.environ, reason="two minutes, four actors die: make soak")
