@@ -76,3 +76,13 @@ def test_a_file_that_is_cut_is_as_good_as_none(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     assert len(load_index(str(tmp_path))) == 0
     assert len(load_index(str(tmp_path / "none"))) == 0
+
+
+def test_a_number_is_given_once_and_not_while_a_dead_part_has_entries(tmp_path: Path) -> None:
+    index = IdIndex()
+    assert index.next_number([]) == 1
+    for number in (1, 2, 7):
+        index.add(entries([f"{number}"], number), [number])
+    index.save(str(tmp_path), [1, 2])
+    assert load_index(str(tmp_path)).next_number([1, 2]) == 8
+    assert index.next_number([1, 9]) == 10

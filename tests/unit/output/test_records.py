@@ -1,15 +1,11 @@
-"""The records of an output: settings that differ, numbers of parts, names of files."""
+"""The records of an output: settings that differ, names of files."""
 
-from hashtag_core.output.records import PartRecord, Records, TagSettings, columns_name, vectors_name
+from hashtag_core.output.records import TagSettings, columns_name, vectors_name
 
 SETTINGS = TagSettings(
     archive="a", model_name="m", model_version="1", model_hash="h", top_k=5, chunk_rows=10, batch_size=4, backend="torch",
     precision="float32",
 )  # fmt: skip
-
-
-def part(number: int) -> PartRecord:
-    return PartRecord(path=f"{number}.parquet", etag="e", number=number, size=1, rows=1)
 
 
 def test_what_differs_is_named_with_both_values() -> None:
@@ -24,11 +20,6 @@ def test_settings_are_read_as_they_were_written_and_an_archive_as_it_was_read() 
     assert TagSettings.model_validate_json(settings.model_dump_json()) == settings
     assert settings.source().section.map == {"caption": "text"}
     assert settings.source("b").uri == "b"
-
-
-def test_a_number_is_given_once() -> None:
-    assert Records().next_number == 1
-    assert Records({"a": part(3), "b": part(2)}).next_number == 4
 
 
 def test_names_change_with_all_that_they_are_of() -> None:
