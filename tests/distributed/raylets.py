@@ -1,6 +1,7 @@
 """A Ray of several raylets on this machine, in a process of its own: it prints its address, then takes lines on stdin.
 
     add CPUS    one more raylet
+    kill        the raylet that was added last is killed, with all that runs on it
 
 Each is answered by a line. At the end of stdin all is ended.
 """
@@ -16,9 +17,13 @@ def main(folder: str) -> None:
     head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, "object_store_memory": OBJECT_STORE}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     print(cluster.address, flush=True)
+    added = []
     for line in sys.stdin:
         what, *cpus = line.split()
-        cluster.add_node(num_cpus=int(cpus[0]), object_store_memory=OBJECT_STORE)
+        if what == "kill":
+            cluster.remove_node(added.pop(), allow_graceful=False)
+        else:
+            added.append(cluster.add_node(num_cpus=int(cpus[0]), object_store_memory=OBJECT_STORE))
         print(f"{what} done", flush=True)
     cluster.shutdown()
 

@@ -16,6 +16,7 @@ from tests.distributed.test_train import RECIPE, _post, _toml
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4
+SOAK = "SOAK_KILLS" in os.environ
 MODEL = {"family": "co_attention", "hidden": 16, "attention_units": 8, "embedding": 16, "dropout": 0.0}
 """A family without batch normalisation, and no dropout."""
 
@@ -135,3 +136,28 @@ def test_one_worker_has_the_loss_curve_of_two(place: dict[str, Any]) -> None:
         assert one[name] == pytest.approx(two[name], rel=1e-4), name
     assert one["train_loss"][-1] < 0.9 * one["train_loss"][0]
     assert two["step_communication_ms"][-1] > 0 == one["step_communication_ms"][-1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SOAK, reason="a minute more: make soak")
+def test_a_node_killed_in_mid_training_costs_no_figure(place: dict[str, Any], raylets: Raylets) -> None:
+    known = set((place["folder"] / "runs").iterdir())
+    training = _train(place, 2)
+    while not (begun := _of_run(place, known)):
+        assert training.poll() is None, _told(training)[-4000:]
+        time.sleep(0.02)
+    raylets.tell("kill")
+    done_before = len(begun)
+    raylets.tell("add 2")
+    found = _figures(place, _end(training))
+    assert done_before < EPOCHS, "the node was to be killed before the last epoch"
+    assert "epoch 1/4" in _told(training)
+    judged = [name for name in found if name == "train_loss" or name.startswith("validation_")]
+    assert len(judged) > 2
+    for name in judged:
+        assert found[name] == pytest.approx(place["two"][name], rel=1e-6), name
+
+
+def _of_run(place: dict[str, Any], known: set[Path]) -> list[Path]:
+    """Checkpoints of the run that is new."""
+    return [each for run in (place["folder"] / "runs").iterdir() if run not in known for each in run.glob("epoch-*")]
