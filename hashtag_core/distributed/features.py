@@ -10,12 +10,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
@@ -23,13 +21,12 @@ from hashtag_core.config import EncodersSection
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.data.feature_cache import DIED, FeatureCache, cache_root
 from hashtag_core.data.features import build_feature_table
-from hashtag_core.data.images import decode_image
-from hashtag_core.data.posts import READ_BUFFER_BYTES
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.distributed.train_resources import grows
 from hashtag_core.encoders import load_encoders
-from hashtag_core.errors import HashtagError, ImageError
+from hashtag_core.encoders.encode_chunk import EncodeChunk, Slices, read_chunk
+from hashtag_core.errors import HashtagError
 from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.storage.node_local import open_root
 
@@ -49,26 +46,8 @@ ACTOR_CPUS = 0.5
 AT_REST_ACTORS = 8
 """Asked of a cluster of which little or nothing is up: it starts machines for them."""
 
-READ_ROWS = 128
 NO_PROGRESS_TIMEOUT_S = 1800
 """A chunk of a large encoder takes minutes on a CPU."""
-
-Slices = list[tuple[str, int, list[int], list[int]]]
-"""A chunk: (file, row group, rows whose image is wanted, rows whose caption is wanted)."""
-
-
-@dataclass
-class _Content:
-    """What a chunk holds, read and decoded."""
-
-    image_keys: list[str] = field(default_factory=list)
-    image_posts: list[str] = field(default_factory=list)
-    """The posts that these images are of."""
-    pixels: list[np.ndarray] = field(default_factory=list)
-    caption_keys: list[str] = field(default_factory=list)
-    captions: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    posts: int = 0
 
 
 def tables_folder() -> Path:
@@ -109,7 +88,7 @@ def ensure_features(
         actors = on_gpus or max(AT_REST_ACTORS if grows() else 1, int(cluster_cpus()))
         size = chunk_posts or int(np.clip(posts // (8 * actors), *CHUNK_POSTS))
         chunks = list(_cut(slices, size))
-        make = partial(_Encode, section, frozenset(lacking), FeatureCache(cache.root, kinds))
+        make = partial(EncodeChunk, section, frozenset(lacking), FeatureCache(cache.root, kinds))
         _run(chunks, make, side_px, min(actors, len(chunks)), posts, on_gpus > 0)
     cache.refresh()
     _, slices = _missing(dataset, splits, cache)
@@ -181,12 +160,12 @@ def _cut(slices: Slices, size: int) -> Iterator[Slices]:
 
 
 def _run(
-    chunks: list[Slices], encode: "Callable[..., _Encode]", side_px: int, actors: int, posts: int, gpus: bool
+    chunks: list[Slices], encode: "Callable[..., EncodeChunk]", side_px: int, actors: int, posts: int, gpus: bool
 ) -> None:
     """One round over the chunks, with a progress bar on stderr. Those whose process died are left to the next round."""
     pool = Pool(actors, None if gpus else ACTOR_CPUS, 1.0 if gpus else None)
     make = partial(encode, threads=None if gpus else 1)
-    ahead = partial(_read, side_px=side_px) if gpus else None
+    ahead = partial(read_chunk, side_px=side_px) if gpus else None
     errors: list[str] = []
     started = time.monotonic()
     unreadable = 0
@@ -202,90 +181,3 @@ def _run(
         raise HashtagError(f"{len(errors)} of {len(chunks)} chunks could not be encoded; the first: {errors[0]}")
     rate = posts / max(time.monotonic() - started, 1e-9)
     logger.info("encoded %d posts (%.0f a second, actors' start included), %d unreadable", posts, rate, unreadable)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What came of a chunk: posts encoded, contents that could not be read."""
-
-    posts: int
-    unreadable: int
-
-
-class _Encode:
-    """In an actor: chunks in, cache files out."""
-
-    def __init__(
-        self, section: EncodersSection, lacking: frozenset[str], cache: FeatureCache, threads: int | None
-    ) -> None:
-        self.encoders = load_encoders(section, lacking, threads=threads, as_they_are=True)
-        self.cache = cache
-
-    def __call__(self, chunk: "Slices | _Content") -> list[Encoded]:
-        content = chunk if isinstance(chunk, _Content) else _read(chunk, self.encoders.image_side_px)
-        self._write(content)
-        return [Encoded(content.posts, len(content.unreadable))]
-
-    def _write(self, content: _Content) -> None:
-        step = max(READ_ROWS, self.encoders.section.batch_size)
-        images = [
-            self.encoders.encode_images(content.pixels[n : n + step]) for n in range(0, len(content.pixels), step)
-        ]
-        for kind in images[0] if images else []:
-            self.cache.write(kind, content.image_keys, np.concatenate([part[kind] for part in images]))
-        if self.encoders.precomputed and content.image_keys:
-            self._write_precomputed(content)
-        captions = self.encoders.encode_captions(content.captions) if content.captions else {}
-        for kind in captions.keys() & self.cache.kinds.keys():
-            mask = captions.get(f"{kind}_mask")
-            self.cache.write(kind, content.caption_keys, captions[kind], None if mask is None else mask.sum(1))
-        image_kinds = [name for name, kind in self.cache.kinds.items() if kind.of == "image"]
-        if content.unreadable:
-            self.cache.write_unreadable(image_kinds[0], content.unreadable)
-
-    def _write_precomputed(self, content: _Content) -> None:
-        """Regions by the posts' ids. A post that has none counts as one without an image for who reads regions."""
-        found, values = self.encoders.precomputed_regions(content.image_posts)
-        for kind in values.keys() & self.cache.kinds.keys():
-            keys = [key for key, here in zip(content.image_keys, found, strict=True) if here]
-            self.cache.write(kind, keys, values[kind][found])
-        absent = {
-            key: f"{self.encoders.section.regions} has no row of post {post!r}"
-            for key, post, here in zip(content.image_keys, content.image_posts, found, strict=True)
-            if not here
-        }
-        if absent:
-            logger.warning("%d posts with an image have no precomputed regions: %s", len(absent), min(absent.values()))
-            self.cache.write_unreadable("image_grid", absent, alone=True)
-
-
-def _read(chunk: Slices, side_px: int) -> _Content:
-    """Read the rows of a chunk and decode their images; a row group is streamed, never held whole."""
-    content = _Content(posts=sum(len({*images, *captions}) for *_, images, captions in chunk))
-    for uri, group, images, captions in chunk:
-        columns = [name for name, rows in (("image", images), ("caption", captions)) if rows]
-        columns = ["post_id", *(column for name in columns for column in (name, f"{name}_key"))]
-        with storage.open_input(uri) as source:
-            file = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
-            start, last = 0, max([*images, *captions])
-            for batch in file.iter_batches(batch_size=READ_ROWS, row_groups=[group], columns=columns):
-                _take(content, batch, [row - start for row in images], [row - start for row in captions], side_px)
-                start += batch.num_rows
-                if start > last:
-                    break
-    return content
-
-
-def _take(content: _Content, batch: pa.RecordBatch, images: list[int], captions: list[int], side_px: int) -> None:
-    for row in (row for row in images if 0 <= row < batch.num_rows):
-        key = batch["image_key"][row].as_py()
-        try:
-            if side_px:  # else no encoder looks at it
-                content.pixels.append(decode_image(batch["image"][row].as_py(), side_px))
-            content.image_keys.append(key)
-            content.image_posts.append(batch["post_id"][row].as_py())
-        except ImageError as error:
-            content.unreadable[key] = str(error)
-    for row in (row for row in captions if 0 <= row < batch.num_rows):
-        content.captions.append(batch["caption"][row].as_py())
-        content.caption_keys.append(batch["caption_key"][row].as_py())

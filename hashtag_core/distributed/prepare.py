@@ -10,22 +10,18 @@ A run that fails or is interrupted removes what it wrote; what a killed one left
 the next one. A part is the unit of work, so an archive of many parts uses many CPUs.
 """
 
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from hashtag_core import storage
-from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import (
     FORMAT,
     INFO_NAME,
@@ -34,21 +30,28 @@ from hashtag_core.data.dataset import (
     DatasetFile,
     DatasetInfo,
 )
-from hashtag_core.data.formats.base import ArchiveFormat
-from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition, content_hash, partition_posts
-from hashtag_core.data.posts import PartBatch, Rejected
-from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, lean_index, prepare_posts
+from hashtag_core.data.partition import Partition, content_hash, partition_posts
+from hashtag_core.data.posts import Rejected
+from hashtag_core.data.preparing import lean_index
 from hashtag_core.data.splits import OUT
 from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.preparation.claim import WORK, Claim, remove_leftovers
-from hashtag_core.preparation.fetch_images import Pictures, PictureTally
+from hashtag_core.preparation.fetch_images import PictureTally
+from hashtag_core.preparation.part_work import (
+    PartTask,
+    PartWork,
+    index_part,
+    read_table,
+    work_file,
+    write_part,
+    write_records,
+    write_table,
+)
 from hashtag_core.preparation.plan import PreparePlan, finished_dataset
 from hashtag_core.preparation.report import check_pictures, counted, files_of, named_pictures, tell_rejected
 from hashtag_core.progress_bar import ProgressBar
-from hashtag_core.recommend.image_uris import ImagePlaces
-from hashtag_core.storage import FileInfo
 
 logger = logging.getLogger(__name__)
 
@@ -60,40 +63,6 @@ TASK_CPUS = 0.5
 MAX_RETRIES = 3
 NO_PROGRESS_TIMEOUT_S = 6 * 3600
 """Ray Data sees progress only when a part is done, and a part may be large."""
-
-
-@dataclass(frozen=True)
-class PartTask:
-    """All that reading a part needs."""
-
-    number: int
-    root: str
-    """Of its archive: where pictures lie that it names."""
-    file: FileInfo
-
-
-@dataclass(frozen=True)
-class PartWork(Generic[R]):
-    """What is done to each part, and what every one of them needs."""
-
-    do: Callable[["PartWork[R]", PartTask], R]
-    dataset: str
-    layout: ArchiveFormat
-    recipe: Recipe
-    rules: PostRules
-    digest: str = ""
-    """Of the dataset's content, once it is known."""
-
-    def __call__(self, task: PartTask) -> list[R]:
-        return [self.do(self, task)]
-
-    def batches(self, task: PartTask, pictures: Pictures) -> Iterator[PartBatch]:
-        """The rows of a part, with the pictures that they name."""
-        return pictures.fetched(self.layout.read(task.file, self.recipe.archive.batch_rows))
-
-    def pictures(self, task: PartTask) -> Pictures:
-        """Fetches the pictures of a part."""
-        return Pictures(ImagePlaces.of(task.root, self.recipe))
 
 
 def prepare(plan: PreparePlan) -> DatasetInfo:
@@ -143,15 +112,15 @@ def _made_meanwhile(plan: PreparePlan) -> DatasetInfo | None:
 
 def _read_archive(plan: PreparePlan) -> tuple[pa.Table, list[Rejected], PictureTally]:
     tasks = [_task(plan, number) for number in range(len(plan.parts))]
-    work = PartWork(_index_part, plan.dataset, plan.layout, plan.recipe, plan.rules)
+    work = PartWork(index_part, plan.dataset, plan.layout, plan.recipe, plan.rules)
     tally = PictureTally()
     for of_part in _over_parts(work, tasks, "reading parts"):
         tally.add(of_part)
     rejected: list[Rejected] = []
     for number in range(len(plan.parts)):
-        rejected += [Rejected(**row) for row in _read_table(_work(plan.dataset, "rejected", number)).to_pylist()]
+        rejected += [Rejected(**row) for row in read_table(work_file(plan.dataset, "rejected", number)).to_pylist()]
     index = pa.concat_tables(
-        lean_index(_read_table(_work(plan.dataset, "index", number))) for number in range(len(plan.parts))
+        lean_index(read_table(work_file(plan.dataset, "index", number))) for number in range(len(plan.parts))
     )
     if not index.num_rows:
         first = f": {rejected[0].part}: {rejected[0].reason}" if rejected else ""
@@ -177,15 +146,15 @@ def _write_dataset(
         kept = of_part[partition.split_of[of_part] != OUT]
         if len(kept):
             table = pa.table({"row": index["row"].take(pa.array(kept)), "side": partition.split_of[kept]})
-            _write_table(table, _work(plan.dataset, "sides", number))
+            write_table(table, work_file(plan.dataset, "sides", number))
             tasks.append(_task(plan, number))
-    work = PartWork(_write_part, plan.dataset, plan.layout, plan.recipe, plan.rules, digest)
+    work = PartWork(write_part, plan.dataset, plan.layout, plan.recipe, plan.rules, digest)
     files = [file for written in _over_parts(work, tasks, "writing parts") for file in written]
     too_large = pc.sum(index["image_too_large"]).as_py()
     notes = [*partition.notes, *([f"{too_large} image(s) over archive.max_image_bytes left out"] if too_large else [])]
     for note in notes:
         logger.info(note)
-    rejected_rows = _write_records(plan, index, partition, rejected)
+    rejected_rows = write_records(plan, index, partition, rejected)
     partition.vocabulary.save(storage.join(plan.dataset, VOCABULARY_NAME))
     return DatasetInfo(
         format=FORMAT,
@@ -207,41 +176,6 @@ def _write_dataset(
     )
 
 
-def _write_records(plan: PreparePlan, index: pa.Table, partition: Partition, rejected: list[Rejected]) -> int:
-    """Write the rows that are no posts, and the posts that are in no split, with the reason; returns how many are rejected.
-
-    Part by part in the order of their names: of all of them nothing but the index is in memory.
-    """
-    of_part: dict[str, list[Rejected]] = {}
-    for item in rejected:
-        of_part.setdefault(item.part, []).append(item)
-    in_part = index["part"].to_numpy()
-    counts = {REJECTED: 0, LEFT_OUT: 0}
-    with ExitStack() as stack:
-        files: dict[str, BinaryIO] = {}
-        for number, part in sorted(enumerate(plan.parts), key=lambda item: item[1].path):
-            begin, end = np.searchsorted(in_part, [number, number + 1])
-            gone = begin + np.flatnonzero(partition.reason_codes[begin:end])
-            lines = index.select(["row", "post_id"]).take(pa.array(gone)).to_pylist()
-            records: dict[str, list[Rejected]] = {REJECTED: of_part.pop(part.path, []), LEFT_OUT: []}
-            for row, why in zip(lines, partition.reasons(gone), strict=True):
-                left_out = why in REASONS
-                reason = (
-                    f"{why}: {REASONS[why]}" if left_out else f"{REPEATED_ID} {row['post_id']!r}: a later post has it"
-                )
-                records[LEFT_OUT if left_out else REJECTED].append(
-                    Rejected(part.path, row["row"], row["post_id"], reason)
-                )
-            for folder, items in records.items():
-                if items and folder not in files:
-                    uri = storage.join(plan.dataset, folder, "rows.jsonl")
-                    files[folder] = stack.enter_context(storage.open_output(uri))
-                for item in sorted(items, key=lambda item: (item.row is None, item.row or 0)):
-                    files[folder].write((json.dumps(asdict(item), ensure_ascii=False) + "\n").encode())
-                counts[folder] += len(items)
-    return counts[REJECTED]
-
-
 def _over_parts(work: PartWork[R], tasks: Sequence[PartTask], what: str) -> list[R]:
     """What `work` gives for each task, in the order of the tasks; HashtagError with the part if one failed."""
     pool = Pool(max(1, int(cluster_cpus() / TASK_CPUS) - 1), TASK_CPUS, actors=False, retries=MAX_RETRIES)
@@ -254,55 +188,6 @@ def _over_parts(work: PartWork[R], tasks: Sequence[PartTask], what: str) -> list
             results[outcome.task.number] = outcome.result()
             progress.add()
     return [results[task.number] for task in tasks]
-
-
-_REJECTED = pa.schema([("part", pa.string()), ("row", pa.int64()), ("post_id", pa.string()), ("reason", pa.string())])
-
-
-def _index_part(work: PartWork[PictureTally], task: PartTask) -> PictureTally:
-    """Pass 1 over one part: write its index and its rejected rows. What became of the pictures that it names."""
-    rejected: list[Rejected] = []
-    pictures = work.pictures(task)
-    where = _work(work.dataset, "index", task.number)
-    with storage.open_output(where) as sink, pq.ParquetWriter(sink, INDEX, compression="zstd") as writer:
-        for batch in work.batches(task, pictures):
-            rejected += batch.rejected
-            if batch.posts.num_rows:
-                writer.write_table(index_posts(batch.posts, pa.array(batch.rows), task.number, work.rules))
-    rows = [asdict(item) for item in rejected]
-    _write_table(pa.Table.from_pylist(rows, schema=_REJECTED), _work(work.dataset, "rejected", task.number))
-    return pictures.tally
-
-
-def _write_part(work: PartWork[list[DatasetFile]], task: PartTask) -> list[DatasetFile]:
-    """Pass 2 over one part: write its posts into their splits. The files, as `dataset.json` lists them."""
-    if work.layout.etag(task.file) != task.file.etag:
-        raise HashtagError("changed while the archive was read: run again")
-    sides = _read_table(_work(work.dataset, "sides", task.number))
-    kept, split_of = sides["row"].to_numpy(), sides["side"].to_numpy()
-    writers = {
-        index: SplitWriter(work.dataset, f"{name}/part-{task.number:05d}-{work.digest[:12]}.parquet")
-        for index, name in enumerate(SPLITS)
-    }
-    try:
-        for batch in work.batches(task, work.pictures(task)):
-            chosen = np.searchsorted(kept, batch.rows)
-            chosen[chosen == len(kept)] = 0
-            found = kept[chosen] == batch.rows
-            for index, writer in writers.items():
-                here = np.flatnonzero(found & (split_of[chosen] == index))
-                if len(here):
-                    rows = batch.rows[here].tolist()
-                    writer.add(prepare_posts(batch.posts.take(pa.array(here)), rows, task.file.path, work.rules))
-        files = [writer.close() for writer in writers.values()]
-    except BaseException:
-        for writer in writers.values():
-            writer.abandon()
-        raise
-    written = [file for file in files if file is not None]
-    if sum(file.rows for file in written) != len(kept):
-        raise HashtagError("changed while the archive was read: run again")
-    return written
 
 
 @contextmanager
@@ -349,17 +234,3 @@ def _task(plan: PreparePlan, number: int) -> PartTask:
 
 def _split_of(file: DatasetFile) -> Any:
     return file.path.partition("/")[0]
-
-
-def _work(dataset: str, kind: str, part: int) -> str:
-    return storage.join(dataset, WORK, f"{kind}-{part:05d}.parquet")
-
-
-def _write_table(table: pa.Table, uri: str) -> None:
-    with storage.open_output(uri) as sink:
-        pq.write_table(table, sink)
-
-
-def _read_table(uri: str) -> pa.Table:
-    with storage.open_input(uri) as source:
-        return pq.read_table(source)

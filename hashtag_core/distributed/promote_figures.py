@@ -17,7 +17,6 @@ from hashtag_core.distributed.evaluate import evaluate_model
 from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import make_job
-from hashtag_core.distributed.train_finish import model_info
 from hashtag_core.encoders import load_encoders
 from hashtag_core.evaluation.calibration import calibration_error
 from hashtag_core.evaluation.ground_truth import Truth, slices_of
@@ -25,6 +24,7 @@ from hashtag_core.evaluation.metrics import post_scores, with_f1
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.significance import Difference, paired_difference
 from hashtag_core.evaluation.slices import tail_recall
+from hashtag_core.judging.finish_training import model_info
 from hashtag_core.judging.report import Evaluation
 from hashtag_core.models.base import FittedModel
 from hashtag_core.models.folder import save_model_folder

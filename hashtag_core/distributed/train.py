@@ -28,7 +28,6 @@ from hashtag_core.config import Recipe
 from hashtag_core.data.features import FeatureCache
 from hashtag_core.data.model_record import EncodersIdentity
 from hashtag_core.distributed.features import ensure_features, tables_folder
-from hashtag_core.distributed.train_finish import curves, model_info, register_model, save_and_evaluate
 from hashtag_core.distributed.train_monitor import Watch, start_run_log
 from hashtag_core.distributed.train_resources import grows, set_start_timeout, worker_resources
 from hashtag_core.distributed.train_worker import BEST, WorkerOutcome, train_worker
@@ -36,6 +35,7 @@ from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.encoders.tops import tuned_needs
 from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
 from hashtag_core.evaluation.metrics import Protocol
+from hashtag_core.judging.finish_training import curves, model_info, register_model, save_and_evaluate
 from hashtag_core.models.base import NeuralModel, TagModel
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.provenance import source_tags, system_metrics

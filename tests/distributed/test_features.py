@@ -19,11 +19,11 @@ from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.distributed.features import (
     _cut,
     _missing,
-    _read,
     build_feature_table,
     ensure_features,
 )
 from hashtag_core.encoders import load_encoders
+from hashtag_core.encoders.encode_chunk import read_chunk
 from hashtag_core.errors import HashtagError, NotFoundError
 
 NEEDS = frozenset({"image_vector", "image_grid", "text_vector", "text_states", "tokens"})
@@ -136,12 +136,12 @@ def test_the_rows_that_lack_features_are_read_and_decoded(dataset):
     assert lacking == NEEDS - {"tokens"}
     assert sum(len(images) for _, _, images, _ in slices) == 17  # 18 posts have one, and one stands twice
     assert sum(len(captions) for *_, captions in slices) == 18
-    contents = [_read(chunk, 32) for chunk in _cut(slices, 6)]
+    contents = [read_chunk(chunk, 32) for chunk in _cut(slices, 6)]
     assert sum(len(content.image_keys) + len(content.unreadable) for content in contents) == 17
     assert sum(len(content.captions) for content in contents) == 18
     assert all(image.shape == (32, 32, 3) for content in contents for image in content.pixels)
     with pytest.raises(NotFoundError, match="nowhere"):
-        _read([("/nowhere.parquet", 0, [0], [])], 32)
+        read_chunk([("/nowhere.parquet", 0, [0], [])], 32)
 
 
 @given(

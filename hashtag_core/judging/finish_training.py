@@ -7,10 +7,10 @@ import torch
 from matplotlib.figure import Figure
 
 from hashtag_core.data.model_record import EncodersIdentity, ModelInfo
-from hashtag_core.distributed.train_thresholds import find_thresholds
 from hashtag_core.encoders.trained import trained_tops
 from hashtag_core.evaluation.metrics import Protocol
 from hashtag_core.evaluation.report import main_figures
+from hashtag_core.judging.find_thresholds import find_thresholds
 from hashtag_core.judging.validation import rank_table, validation_metrics
 from hashtag_core.models.base import TagModel
 from hashtag_core.models.folder import CARD, load_model_folder, save_model_folder
