@@ -27,6 +27,7 @@ from werkzeug.serving import make_server
 
 from hashtag_core import storage
 from hashtag_core.output.fenced_table import Change
+from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.ids import Entries, IdIndex, keys_of
 from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
@@ -104,6 +105,7 @@ def leave_state(request: TagRequest, done: list[storage.FileInfo]) -> None:
     first = plan_tagging(few)
     output = Output.open(first.layout)
     output.claim()
+    ForgetList.ensure(first.layout.out)
     tagged, _, _ = output.tables()
     records, files, ids = [], [], []
     for number, part in enumerate(done, 1):
