@@ -88,7 +88,7 @@ def _recommend(arguments: argparse.Namespace) -> Mapping[str, object] | str:
         arguments.overrides.append(f"tagging.top_k={arguments.top_k}")
     shape = arguments.shape or _shape_of(arguments.out)
     recipe = recipe_with_archive(arguments)
-    from hashtag_core.data.reading import Reading
+    from hashtag_core.data.reading_options import Reading
     from hashtag_core.recommend.inputs import sources
 
     columns = {field: getattr(arguments, name) for field, name in COLUMNS.items()}

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from hashtag_core.data.reading import AS_IT_IS, Reading
+from hashtag_core.data.reading_options import AS_IT_IS, Reading
 from hashtag_core.data.values import DATE_FLAG, NO_VALUES, UNIX_UNITS, read_degrees, read_id, read_tags, read_time
 from hashtag_core.schema import POST, TIMESTAMP
 

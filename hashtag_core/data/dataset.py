@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hashtag_core import storage
 from hashtag_core.config import Section
-from hashtag_core.data.posts import READ_BUFFER_BYTES
+from hashtag_core.data.parquet_rows import READ_BUFFER_BYTES
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.json_values import JsonObject

@@ -63,7 +63,7 @@ class PostColumns:
 
     @classmethod
     def of(cls, index: pa.Table) -> "PostColumns":
-        """From a table in the INDEX schema of `hashtag_core.data.preparing`."""
+        """From a table in the INDEX schema of `hashtag_core.data.dataset_rows`."""
 
         def codes(name: str) -> np.ndarray:
             if index[name].null_count == len(index):

@@ -48,7 +48,7 @@ from hashtag_core.judging.page import evaluation_page, learning, score_figures
 from hashtag_core.judging.predictions import TABLE, predictions
 from hashtag_core.judging.report import EvaluateSummary, Evaluation, report_of, summary_of
 from hashtag_core.progress_bar import ProgressBar
-from hashtag_core.recommend.posts import READ
+from hashtag_core.recommend.read_posts import READ
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import ResolvedModel, find_version, resolve_model, set_version_tags
 from hashtag_core.tracking.runs import start_run, version_label

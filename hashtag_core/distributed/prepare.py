@@ -3,7 +3,7 @@
 Two passes over the parts with Ray Data, each part streamed, and a decision between them:
 
 1. every part gives its index (ids, keys, hashtags: no images), as Parquet under `DATASET/_work/`;
-2. the driver holds the index of all parts (some 300 bytes a post) and decides: `hashtag_core.data.partition`;
+2. the driver holds the index of all parts (some 300 bytes a post) and decides: `hashtag_core.data.decide_splits`;
 3. every part is read again and its posts are written to their splits. `dataset.json` comes last and makes it a dataset.
 
 A run that fails or is interrupted removes what it wrote; what a killed one left behind, marked by `_work/`, is removed by
@@ -30,9 +30,9 @@ from hashtag_core.data.dataset import (
     DatasetFile,
     DatasetInfo,
 )
-from hashtag_core.data.partition import Partition, content_hash, partition_posts
-from hashtag_core.data.posts import Rejected
-from hashtag_core.data.preparing import lean_index
+from hashtag_core.data.dataset_rows import lean_index
+from hashtag_core.data.decide_splits import Partition, content_hash, partition_posts
+from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.data.splits import OUT
 from hashtag_core.distributed.session import cluster_cpus, connect
 from hashtag_core.distributed.tasks import Pool, run_tasks

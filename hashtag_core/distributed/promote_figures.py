@@ -30,7 +30,7 @@ from hashtag_core.models.base import FittedModel
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.models.registry import create_model
 from hashtag_core.promotion.gates import FLOORS, Contender, Duel
-from hashtag_core.recommend.posts import READ
+from hashtag_core.recommend.read_posts import READ
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.recommend.served import golden_difference
 from hashtag_core.tracking.mlflow_model import GOLDEN

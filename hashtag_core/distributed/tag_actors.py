@@ -20,7 +20,7 @@ from hashtag_core.distributed import tasks as tasks_on_ray
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool
 from hashtag_core.recommend.image_uris import ImagePlaces
-from hashtag_core.recommend.posts import OpenedPosts, open_posts
+from hashtag_core.recommend.read_posts import OpenedPosts, open_posts
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work, has_model
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from hashtag_core import storage
 from hashtag_core.config import EncodersSection
 from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.images import decode_image
-from hashtag_core.data.posts import READ_BUFFER_BYTES
+from hashtag_core.data.parquet_rows import READ_BUFFER_BYTES
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ImageError
 

@@ -13,7 +13,7 @@ from hashtag_core.data.model_files import read_description
 from hashtag_core.evaluation.ground_truth import Truth
 from hashtag_core.models.base import TagModel
 from hashtag_core.models.registry import family
-from hashtag_core.recommend.posts import READ
+from hashtag_core.recommend.read_posts import READ
 from hashtag_core.recommend.recommender import Recommender
 
 LEVELS = 9

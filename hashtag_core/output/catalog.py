@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hashtag_core.data.history import UNDATED
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Table
 from hashtag_core.output.ids import Entries, IdIndex, Keys, keys_of
 from hashtag_core.output.moved_rows import LATER_ROW, REPEATED
-from hashtag_core.output.output import Output
 
 FEW_PARTS = 1_000
 """Parts that are compared with the statistics of a file; with more of them most files are read anyway."""

@@ -25,10 +25,10 @@ import pyarrow.compute as pc
 from hashtag_core import storage
 from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.output.chunk_files import ChunkContent, read_chunk
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Change, DataFile
 from hashtag_core.output.layout import hive
 from hashtag_core.output.moved_rows import MovedRows, going
-from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
 from hashtag_core.schema import REJECTED_TABLE, TABLE
 

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Change, DataFile, Table
-from hashtag_core.output.output import Output
 
 Filter = Callable[[pa.Table], np.ndarray]
 """bool [n]: rows that go."""

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from hashtag_core import storage
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Change, DataFile
 from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.layout import Layout, hive
@@ -41,7 +42,6 @@ from hashtag_core.output.old_layout import (
     remove_old_state,
     vector_folders,
 )
-from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord, RetagRecord, TagSettings, columns_name, vectors_name
 from hashtag_core.output.sweep import sweep
 from hashtag_core.output.versions import listed, versions_of

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
-from hashtag_core.data.posts import iter_post_batches
+from hashtag_core.data.parquet_rows import iter_post_batches
 from hashtag_core.output.content_hash import CONTENT_COLUMNS, content_hashes
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.layout import Layout

@@ -11,8 +11,8 @@ import logging
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.ids import load_index
-from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from hashtag_core.config import ArchiveSection, ReadingOptions, Section
-from hashtag_core.data.source import Source
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import IntegrityError
 from hashtag_core.output.fenced_table import Change, DataFile, Table
 from hashtag_core.schema import RECORDS

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hashtag_core import storage
-from hashtag_core.data.source import Source
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import HashtagError, NotFoundError
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import DataFile, Table
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.moved_rows import REPEATED
-from hashtag_core.output.output import Output
 from hashtag_core.output.verify_archive import check_archive
 from hashtag_core.output.verify_rows import ABSENT, LEFT_OUT, LOST, REFUSED, TAGGED_ROW, PartRows
 from hashtag_core.output.versions import versions_of

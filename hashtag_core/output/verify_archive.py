@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from hashtag_core.data.posts import PartFooter, is_undated
-from hashtag_core.data.source import Source
+from hashtag_core.data.parquet_rows import PartFooter, is_undated
+from hashtag_core.data.tagged_archive import Source
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.forget_users.forget_list import ForgetList
-from hashtag_core.output.output import Output
 from hashtag_core.output.verify_rows import ABSENT, LOST, REFUSED, TAGGED_ROW, PartRows
 from hashtag_core.storage import FileInfo
 

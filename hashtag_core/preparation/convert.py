@@ -14,9 +14,9 @@ from pydantic import BaseModel, JsonValue
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.data.archive import Archive, open_archive
 from hashtag_core.data.dataset import ROW_GROUP_ROWS, ArchiveFiles, HostPictures
-from hashtag_core.data.posts import Rejected
+from hashtag_core.data.open_archive import Archive, open_archive
+from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.preparation.fetch_images import Pictures, PictureTally, count_missing
 from hashtag_core.preparation.report import check_pictures, files_of, tell_rejected

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from hashtag_core import storage
 from hashtag_core.data.dataset import HostPictures
 from hashtag_core.data.formats.base import MAX_BATCH_BYTES
-from hashtag_core.data.posts import PartBatch
+from hashtag_core.data.parquet_rows import PartBatch
 from hashtag_core.recommend.image_uris import ImagePlaces, fetch_images
 
 SHOWN = 3

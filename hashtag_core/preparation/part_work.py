@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import SPLITS, DatasetFile
+from hashtag_core.data.dataset_rows import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
+from hashtag_core.data.decide_splits import REASONS, REPEATED_ID, Partition
 from hashtag_core.data.formats.base import ArchiveFormat
-from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition
-from hashtag_core.data.posts import PartBatch, Rejected
-from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
+from hashtag_core.data.parquet_rows import PartBatch, Rejected
 from hashtag_core.errors import HashtagError
 from hashtag_core.preparation.claim import WORK
 from hashtag_core.preparation.fetch_images import Pictures, PictureTally

@@ -10,10 +10,10 @@ from pydantic import JsonValue
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.data.archive import Archive, open_archive
 from hashtag_core.data.dataset import Dataset
+from hashtag_core.data.dataset_rows import PostRules
 from hashtag_core.data.formats import ArchiveFormat
-from hashtag_core.data.preparing import PostRules
+from hashtag_core.data.open_archive import Archive, open_archive
 from hashtag_core.data.vocabulary import read_tag_rules
 from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.preparation.claim import WORK, foreign_files

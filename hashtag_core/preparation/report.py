@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hashtag_core.data.archive import Archive
 from hashtag_core.data.dataset import ArchiveFiles
-from hashtag_core.data.listing import Tally
-from hashtag_core.data.posts import Rejected
+from hashtag_core.data.list_parts import Tally
+from hashtag_core.data.open_archive import Archive
+from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.errors import ArchiveError
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.images import decode_image
-from hashtag_core.data.posts import iter_post_batches, list_parts
+from hashtag_core.data.parquet_rows import iter_post_batches, list_parts
 from hashtag_core.errors import ArchiveError, ConfigError, ImageError, NotFoundError
 from hashtag_core.promotion.agreement import (
     ComparedPost,

@@ -19,7 +19,7 @@ from hashtag_core.data.formats.csv_quotes import SWALLOWED, Swallowed
 from hashtag_core.data.formats.csv_table import TABLE, tags_in_cell
 from hashtag_core.data.formats.fields import LOOKED_AT, NAMES, below, folders_beside, picture_path
 from hashtag_core.data.formats.packing import PackingError
-from hashtag_core.data.reading import AS_IT_IS, Reading, listed
+from hashtag_core.data.reading_options import AS_IT_IS, Reading, listed
 from hashtag_core.data.values import read_time, says_none
 from hashtag_core.errors import NotFoundError, UsageError
 

@@ -34,10 +34,10 @@ from hashtag_core.recommend.explanations import EXPLAINED, explained
 from hashtag_core.recommend.extra_tags import with_tags
 from hashtag_core.recommend.feature_rows import history_vectors, put_rows, slice_of
 from hashtag_core.recommend.image_uris import ImagePlaces
+from hashtag_core.recommend.notebook_tables import Posts
 from hashtag_core.recommend.policy import Policy
-from hashtag_core.recommend.posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
 from hashtag_core.recommend.ranking import less_popular, popularity_logits, top_tags
-from hashtag_core.recommend.tables import Posts
+from hashtag_core.recommend.read_posts import READ, READ_WITH_HISTORY, OpenedPosts, normalised, open_posts
 from hashtag_core.schema import TAGGED
 
 

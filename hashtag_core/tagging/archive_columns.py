@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from hashtag_core import storage
 from hashtag_core.data.archive_history import READ, ArchivePosts, TagFinder
 from hashtag_core.data.history import NO_HASH, UNDATED, HistoryColumns
-from hashtag_core.data.source import Source
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import HashtagError, NotFoundError, StorageError
 from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.records import columns_name

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from hashtag_core import storage
+from hashtag_core.data.parquet_rows import Rejected, is_undated, normalise_posts, open_parquet, unreadable
 from hashtag_core.data.part_batches import FEW_ROWS, in_pieces, shared_columns
-from hashtag_core.data.posts import Rejected, is_undated, normalise_posts, open_parquet, unreadable
-from hashtag_core.data.reading import Reading
-from hashtag_core.data.source import Source
+from hashtag_core.data.reading_options import Reading
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.output.content_hash import content_hashes
 from hashtag_core.output.forget_users.forget_list import user_key
-from hashtag_core.recommend.posts import READ, OpenedPosts
+from hashtag_core.recommend.read_posts import READ, OpenedPosts
 from hashtag_core.schema import POST, TIMESTAMP
 from hashtag_core.storage import FileInfo
 from hashtag_core.tagging.planned_work import Chunk

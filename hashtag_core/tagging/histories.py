@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from hashtag_core import storage
 from hashtag_core.data.archive_history import TagFinder
 from hashtag_core.data.history import NO_HASH, UNDATED, HistoryColumns, HistoryRule, find_history
-from hashtag_core.data.source import Source
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import NotFoundError
 from hashtag_core.output.forget_users.forget_list import ForgetList

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 
-from hashtag_core.data.posts import Rejected
+from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.errors import HashtagError
 from hashtag_core.tagging.planned_work import Chunk
 from hashtag_core.tagging.task import Task, Work

@@ -16,13 +16,13 @@ import pyarrow.types as pt
 
 from hashtag_core import storage
 from hashtag_core.data.history import UNDATED
-from hashtag_core.data.listing import is_utf8
-from hashtag_core.data.posts import PartBatch, PartFooter, is_undated
-from hashtag_core.data.source import Source
+from hashtag_core.data.list_parts import is_utf8
+from hashtag_core.data.parquet_rows import PartBatch, PartFooter, is_undated
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import MachineError, StorageError
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import Entries, Keys, keys_of
-from hashtag_core.recommend.posts import READ
+from hashtag_core.recommend.read_posts import READ
 from hashtag_core.storage import FileInfo
 
 SCAN_ROWS = 8_192

@@ -19,16 +19,16 @@ from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, ReadingOptions, TaggingSection
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.model_files import check_model_files, read_description
-from hashtag_core.data.source import Source
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.data.vocabulary import Vocabulary, read_tags
 from hashtag_core.errors import ArchiveError, ConfigError, GateRefused, NotFoundError, StorageError
 from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import Keys, load_index
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.migrate import refuse_old_output
 from hashtag_core.output.moved_rows import LATER_ROW, REPEATED
-from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord, TagSettings
 from hashtag_core.output.sweep import Astray
 from hashtag_core.recommend.policy import Policy, read_thresholds, tell_tags

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hashtag_core.config import Recipe
-from hashtag_core.data.source import Source
+from hashtag_core.data.tagged_archive import Source
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.ids import IdIndex
 from hashtag_core.output.layout import Layout
-from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord, RetagRecord, TagSettings
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.storage import FileInfo

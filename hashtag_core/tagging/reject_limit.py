@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hashtag_core.data.posts import Rejected
+from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.errors import HashtagError
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN
 from hashtag_core.output.moved_rows import REPEATED

@@ -15,12 +15,12 @@ import pyarrow as pa
 
 from hashtag_core import storage
 from hashtag_core.errors import HashtagError, StorageError, UsageError
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.commit_parts import FinishedPart, Publisher, Staged, Yields
 from hashtag_core.output.delete_rows import drop_parts
 from hashtag_core.output.fenced_table import FencedError
 from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.lease import Lease, new_run_id
-from hashtag_core.output.output import Output
 from hashtag_core.output.reconcile import reconcile
 from hashtag_core.schema import REJECTED_TABLE
 from hashtag_core.tagging.after_commit import Yielding, save_index

@@ -20,13 +20,13 @@ from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, CaptionsSection
 from hashtag_core.data.batches import FeaturizedPosts
 from hashtag_core.data.history_batch import ArrayPosts, History
-from hashtag_core.data.posts import Rejected
-from hashtag_core.data.source import Source
+from hashtag_core.data.parquet_rows import Rejected
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, ImageError, IntegrityError, ScoreError
 from hashtag_core.faults import Fault, classify, raise_if_machine
 from hashtag_core.output.chunk_files import read_chunk, write_chunk
 from hashtag_core.recommend.image_uris import ImagePlaces
-from hashtag_core.recommend.posts import READ, OpenedPosts
+from hashtag_core.recommend.read_posts import READ, OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TABLE, TAGGED, RejectedLine
 from hashtag_core.tagging.chunk_posts import ChunkPosts, ReadPosts, read_chunks, wanted_posts

@@ -26,10 +26,10 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from hashtag_core import storage
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Change
 from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.ids import Entries, IdIndex, keys_of
-from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
 from hashtag_core.schema import TABLE
 from hashtag_core.tagging.plan import plan_tagging

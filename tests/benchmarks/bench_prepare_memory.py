@@ -16,8 +16,8 @@ import pyarrow as pa
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hashtag_core.config import SplitSection, VocabularySection
-from hashtag_core.data.partition import content_hash, partition_posts
-from hashtag_core.data.preparing import INDEX, lean_index
+from hashtag_core.data.dataset_rows import INDEX, lean_index
+from hashtag_core.data.decide_splits import content_hash, partition_posts
 
 PART_POSTS = 5_000
 

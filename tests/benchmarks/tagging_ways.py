@@ -25,7 +25,7 @@ from PIL import Image
 
 from hashtag_core.data.captions import clean_caption
 from hashtag_core.data.images import decode_image
-from hashtag_core.recommend.posts import OpenedPosts
+from hashtag_core.recommend.read_posts import OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
 
 CPUS = int(os.environ.get("BENCH_CPUS", os.cpu_count() or 1))

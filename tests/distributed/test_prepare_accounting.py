@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.config import ArchiveSection, read_recipe
-from hashtag_core.data.archive import open_archive
-from hashtag_core.data.posts import Rejected
+from hashtag_core.data.open_archive import open_archive
+from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.errors import ArchiveError, ConfigError, HashtagError
 from hashtag_core.preparation.convert import convert, plan_conversion
 from hashtag_core.preparation.report import check_pictures, tell_rejected

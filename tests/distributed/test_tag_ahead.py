@@ -17,7 +17,7 @@ from hashtag_core.config import CaptionsSection, Recipe
 from hashtag_core.distributed import tag_actors
 from hashtag_core.output.verify import verify_output
 from hashtag_core.recommend.image_uris import ImagePlaces
-from hashtag_core.recommend.posts import OpenedPosts, open_posts
+from hashtag_core.recommend.read_posts import OpenedPosts, open_posts
 from hashtag_core.tagging import chunk_posts
 from hashtag_core.tagging.planned_work import Chunk
 from hashtag_core.tagging.tag_chunks import ChunkTagger

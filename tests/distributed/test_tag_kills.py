@@ -29,7 +29,7 @@ from tests.distributed.in_process import tag_in_process
 from tests.faulty_s3 import faulty_s3
 from tests.tagging.outputs import content, output_of, run
 
-KILLS = int(os.environ.get("SOAK_KILLS", "5"))
+KILLS = int(os.environ.get("SOAK_KILLS", "2"))
 POSTS, PARTS, CHUNK_ROWS, CPUS = 20_000, 4, 500, 2
 CHUNKS = POSTS // CHUNK_ROWS
 

@@ -29,7 +29,7 @@ from hashtag_core.models import family, parse_options
 from hashtag_core.models.folder import load_model_folder
 from hashtag_core.preparation.plan import plan_prepare
 from hashtag_core.recommend.policy import read_thresholds
-from hashtag_core.recommend.posts import READ
+from hashtag_core.recommend.read_posts import READ
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tagging.plan import plan_tagging
 from hashtag_core.tagging.planned_work import TagRequest
@@ -163,7 +163,7 @@ def test_one_worker_with_checkpoints_on_s3_takes_the_same_steps(trained, dataset
     for metric in ("train_loss", "validation_loss", "gradient_norm"):
         alone, together = _history(summary.run_id, metric), _history(trained.run_id, metric)
         assert [value for _, value in alone] == pytest.approx([value for _, value in together], rel=0.02), metric
-    assert RunRecord.find(f"{s3_bucket}/runs", summary.run_id).summary["model"] == summary.model
+    assert RunRecord.find(f"{s3_bucket}/runs", summary.run_id).summary.model == summary.model
 
 
 def _await_checkpoint(root: Path, known: set[str], timeout_s: float = 180) -> str:

@@ -112,7 +112,7 @@ def test_an_error_that_a_fresh_worker_would_meet_again_is_no_lost_worker(
         raise error
 
     monkeypatch.setattr(worker_module, "_make_loop", make_loop)
-    assert worker_module.train_worker(None) == {"error": error}  # type: ignore[arg-type]
+    assert worker_module.train_worker(None) is error  # type: ignore[arg-type]
 
 
 def test_a_store_that_does_not_answer_is_asked_again_by_a_fresh_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,11 @@ from tests.distributed.test_train import RECIPE, _post, _toml
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4
-SOAK = "SOAK_KILLS" in os.environ
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("SOAK_KILLS" not in os.environ, reason="two minutes of trainings over raylets: make soak"),
+]
 MODEL = {"family": "co_attention", "hidden": 16, "attention_units": 8, "embedding": 16, "dropout": 0.0}
 """A family without batch normalisation, and no dropout."""
 
@@ -129,7 +133,6 @@ def _figures(place: dict[str, Any], summary: dict[str, Any]) -> dict[str, list[f
     return {name: [row[name] for row in history] for name in history[0]}
 
 
-@pytest.mark.slow
 def test_one_worker_has_the_loss_curve_of_two(place: dict[str, Any]) -> None:
     one, two = _figures(place, _end(_train(place, 1))), place["two"]
     for name in ("train_loss", "validation_loss"):
@@ -138,8 +141,6 @@ def test_one_worker_has_the_loss_curve_of_two(place: dict[str, Any]) -> None:
     assert two["step_communication_ms"][-1] > 0 == one["step_communication_ms"][-1]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not SOAK, reason="a minute more: make soak")
 def test_a_node_killed_in_mid_training_costs_no_figure(place: dict[str, Any], raylets: Raylets) -> None:
     known = set((place["folder"] / "runs").iterdir())
     training = _train(place, 2)

@@ -1,5 +1,6 @@
 """Settings tried out for real: Ray Tune, Optuna, ASHA; MLflow in SQLite."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +95,7 @@ def test_what_cannot_be_searched_is_refused(place: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("SOAK_KILLS" not in os.environ, reason="half a minute more: make soak")
 def test_a_trial_gives_the_figure_of_the_training(place: Path) -> None:
     """Of a family that reads the tags' own words, too."""
     values = {**RECIPE, "model": {"family": "regression_kriging", "neighbours": 3}}

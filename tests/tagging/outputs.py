@@ -11,8 +11,8 @@ from deltalake import DeltaTable
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.tag import tag
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.layout import Layout
-from hashtag_core.output.output import Output
 from hashtag_core.tagging.plan import plan_tagging
 from hashtag_core.tagging.planned_work import TagPlan, TagRequest
 from hashtag_core.tagging.run_state import TagSummary

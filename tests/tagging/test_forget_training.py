@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core.data.dataset import SPLITS, Dataset
-from hashtag_core.data.partition import content_hash
+from hashtag_core.data.decide_splits import content_hash
 from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.forget_users.training_data import check_model, forget_training
 from hashtag_core.schema import PREPARED, RANKED, features

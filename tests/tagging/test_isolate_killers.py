@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hashtag_core.data.posts import Rejected
+from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.tagging import isolate_killers
 from hashtag_core.tagging.isolate_killers import REASON, find_killers
 from hashtag_core.tagging.planned_work import Chunk

@@ -69,7 +69,7 @@ def test_a_version_is_of_the_files_and_not_of_how_a_release_cuts_and_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hashtag_core.data.formats import csv_table
-    from hashtag_core.data.source import Source
+    from hashtag_core.data.tagged_archive import Source
 
     def etag(folder: Path) -> str:
         (part,) = Source(str(folder), ArchiveSection(format="csv")).parts()

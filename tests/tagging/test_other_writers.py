@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from hashtag_core.data.source import Source
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import ConfigError, IntegrityError, StorageError
 from hashtag_core.output import fenced_table
 from hashtag_core.output.fenced_table import Change, Table

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hashtag_core.data.source import Source
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import MachineError
 from hashtag_core.tagging import part_ids
 from tests.tagging.test_nights import part

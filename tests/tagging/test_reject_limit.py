@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core.config import Recipe
-from hashtag_core.data.posts import Rejected
+from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.tagging.part_ids import LeftOut
 from hashtag_core.tagging.reject_limit import RejectWatch, TooManyRejectedError, check_planned, tell
 from tests.tagging.outputs import plan_for, rows_by_glob, run

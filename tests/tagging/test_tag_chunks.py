@@ -14,7 +14,7 @@ import pytest
 from hashtag_core import storage
 from hashtag_core.errors import IntegrityError, StorageError
 from hashtag_core.output.chunk_files import read_chunk
-from hashtag_core.recommend.posts import OpenedPosts
+from hashtag_core.recommend.read_posts import OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TABLE
 from hashtag_core.tagging.planned_work import Chunk

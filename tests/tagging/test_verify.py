@@ -14,8 +14,8 @@ import pytest
 
 from hashtag_core.config import ArchiveSection
 from hashtag_core.errors import NotFoundError
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Change, DataFile
-from hashtag_core.output.output import Output
 from hashtag_core.output.verify import verify_output
 from jobs.tag import main
 from tests.tagging.outputs import RECIPE, output_of, rows_by_table, run

@@ -19,8 +19,8 @@ TESTED_TOGETHER = {
     "unit/test_storage.py": ("storage/local", "storage/s3", "storage/s3_client", "storage/s3_file"),
     "unit/test_config.py": ("sections",),
     # One suite over all archives, whatever their layout.
-    "unit/data/test_foreign_formats.py": ("data/archive",),
-    "tagging/test_layouts.py": ("data/source",),
+    "unit/data/test_foreign_formats.py": ("data/open_archive",),
+    "tagging/test_layouts.py": ("data/tagged_archive",),
     # One suite over encoders and backends: their features have to agree.
     "unit/encoders/test_encoders.py": (
         *("encoders/backbone", "encoders/description", "encoders/huggingface", "encoders/image", "encoders/onnx"),

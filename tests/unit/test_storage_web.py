@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hashtag_core.config import ArchiveSection
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.reading_options import Reading
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError, StorageError
 from hashtag_core.faults import Fault, classify
 from hashtag_core.recommend.image_uris import NOT_FETCHED, ImagePlaces, fetch_images

@@ -16,9 +16,9 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from hashtag_core import storage
-from hashtag_core.data.listing import Listing
-from hashtag_core.data.posts import PartBatch, Rejected
-from hashtag_core.data.reading import AS_IT_IS, Reading
+from hashtag_core.data.list_parts import Listing
+from hashtag_core.data.parquet_rows import PartBatch, Rejected
+from hashtag_core.data.reading_options import AS_IT_IS, Reading
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.schema import POST
 from hashtag_core.storage import FileInfo

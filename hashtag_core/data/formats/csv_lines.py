@@ -14,7 +14,7 @@ from hashtag_core.data.formats.csv_quotes import ALL, DOUBLED, QuoteSurvey, rows
 from hashtag_core.data.formats.encodings import LineSurvey, chosen_encoding, is_wide
 from hashtag_core.data.formats.fields import match_columns
 from hashtag_core.data.formats.packing import NAMED, PackingError, first_bytes, lent, unpacked
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.reading_options import Reading
 from hashtag_core.data.values import says_none, unexpected
 from hashtag_core.storage import FileInfo
 

@@ -47,9 +47,9 @@ from hashtag_core.data.formats.fields import (
     picture_path,
 )
 from hashtag_core.data.formats.packing import NAMED, PackingError
-from hashtag_core.data.listing import Listing
-from hashtag_core.data.posts import PartBatch
-from hashtag_core.data.reading import Reading, unread_note
+from hashtag_core.data.list_parts import Listing
+from hashtag_core.data.parquet_rows import PartBatch
+from hashtag_core.data.reading_options import Reading, unread_note
 from hashtag_core.data.values import read_degrees, read_id, read_text, read_time, says_none, tags_in_text, unexpected
 from hashtag_core.storage import FileInfo
 

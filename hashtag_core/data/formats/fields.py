@@ -21,8 +21,8 @@ from itertools import islice
 
 from hashtag_core import storage
 from hashtag_core.data.formats.base import SCHEME, in_threads, spellings
-from hashtag_core.data.listing import Tally, no_file
-from hashtag_core.data.reading import Reading, missing_column
+from hashtag_core.data.list_parts import Tally, no_file
+from hashtag_core.data.reading_options import Reading, missing_column
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.faults import is_machine
 from hashtag_core.storage import FileInfo

@@ -33,9 +33,9 @@ from hashtag_core.data.formats.line_lists import (
     read_lines,
     required_list,
 )
-from hashtag_core.data.listing import Listing
-from hashtag_core.data.posts import PartBatch
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.list_parts import Listing
+from hashtag_core.data.parquet_rows import PartBatch
+from hashtag_core.data.reading_options import Reading
 from hashtag_core.storage import FileInfo
 
 PICTURES, TAGS = "data_list.txt", "tag_list.txt"

@@ -39,9 +39,9 @@ from hashtag_core.data.formats.base import (
     wants_pictures,
 )
 from hashtag_core.data.formats.encodings import decode_text
-from hashtag_core.data.listing import Listing, Tally
-from hashtag_core.data.posts import PartBatch
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.list_parts import Listing, Tally
+from hashtag_core.data.parquet_rows import PartBatch
+from hashtag_core.data.reading_options import Reading
 from hashtag_core.data.values import plain
 from hashtag_core.errors import NotFoundError
 from hashtag_core.storage import FileInfo

@@ -46,9 +46,9 @@ from hashtag_core.data.formats.fields import (
     picture_path,
 )
 from hashtag_core.data.formats.packing import NAMED, PackingError, first_bytes, unpacked
-from hashtag_core.data.listing import Listing
-from hashtag_core.data.posts import PartBatch
-from hashtag_core.data.reading import Reading, ReadingRecord, listed, unread_note
+from hashtag_core.data.list_parts import Listing
+from hashtag_core.data.parquet_rows import PartBatch
+from hashtag_core.data.reading_options import Reading, ReadingRecord, listed, unread_note
 from hashtag_core.data.values import READERS, plain_extended, read_id, read_time, unexpected
 from hashtag_core.errors import StorageError
 from hashtag_core.json_values import JsonObject

@@ -16,7 +16,7 @@ from hashtag_core import storage
 from hashtag_core.data.formats.base import PART_ROWS, ArchivePart, etag_now, etag_of, selection_of, walk_seen
 from hashtag_core.data.formats.encodings import decode_text
 from hashtag_core.data.formats.fields import PICTURE
-from hashtag_core.data.listing import Listing, Tally
+from hashtag_core.data.list_parts import Listing, Tally
 from hashtag_core.errors import ArchiveError, NotFoundError
 from hashtag_core.storage import FileInfo
 

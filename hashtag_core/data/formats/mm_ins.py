@@ -25,7 +25,7 @@ from hashtag_core.data.formats.base import (
     wants_pictures,
 )
 from hashtag_core.data.formats.instaloader import files_etag, read_post, survey
-from hashtag_core.data.posts import PartBatch
+from hashtag_core.data.parquet_rows import PartBatch
 from hashtag_core.storage import FileInfo
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hashtag_core.data.formats.base import MAX_BATCH_BYTES, ArchiveFormat, ArchivePart, Columns
-from hashtag_core.data.listing import Listing, list_parquet
-from hashtag_core.data.posts import PartBatch, iter_post_batches, part_problem
-from hashtag_core.data.reading import AS_IT_IS, Reading
+from hashtag_core.data.list_parts import Listing, list_parquet
+from hashtag_core.data.parquet_rows import PartBatch, iter_post_batches, part_problem
+from hashtag_core.data.reading_options import AS_IT_IS, Reading
 from hashtag_core.storage import FileInfo
 
 

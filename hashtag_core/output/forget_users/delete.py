@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hashtag_core.data.source import Source
+from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import HashtagError, IntegrityError
 from hashtag_core.output.chunk_files import read_chunk
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Table
 from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.forget_users.proof import remains
@@ -31,7 +32,6 @@ from hashtag_core.output.forget_users.wanted import Wanted
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.lease import Lease, new_run_id
 from hashtag_core.output.migrate import refuse_old_output
-from hashtag_core.output.output import Output
 from hashtag_core.output.versions import listed, versions_of
 
 logger = logging.getLogger(__name__)

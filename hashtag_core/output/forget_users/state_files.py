@@ -20,9 +20,9 @@ from hashtag_core import storage
 from hashtag_core.data.history import hash_strings
 from hashtag_core.errors import HashtagError
 from hashtag_core.output.chunk_files import read_chunk
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN
 from hashtag_core.output.forget_users.wanted import Wanted
-from hashtag_core.output.output import Output
 from hashtag_core.output.records import columns_name, vectors_name
 from hashtag_core.output.versions import listed
 from hashtag_core.storage.node_local import drop_copies

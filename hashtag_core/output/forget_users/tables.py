@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Change, DataFile, Table
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN
 from hashtag_core.output.forget_users.wanted import Wanted
 from hashtag_core.output.ids import keys_of
-from hashtag_core.output.output import Output
 from hashtag_core.output.reconcile import counted_records
 from hashtag_core.output.records import PartRecord
 from hashtag_core.output.sweep import sweep

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from hashtag_core import storage
 from hashtag_core.data.dataset import INFO_NAME, ROW_GROUP_ROWS, SPLITS, Dataset, DatasetFile
-from hashtag_core.data.partition import content_hash
+from hashtag_core.data.decide_splits import content_hash
 from hashtag_core.errors import IntegrityError, StorageError
 from hashtag_core.output.forget_users.forget_list import ForgetList
 from hashtag_core.output.versions import listed

@@ -5,7 +5,7 @@ import pytest
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.archive_history import TagFinder
-from hashtag_core.data.preparing import PostRules
+from hashtag_core.data.dataset_rows import PostRules
 from hashtag_core.data.vocabulary import Vocabulary, read_tag_rules
 
 

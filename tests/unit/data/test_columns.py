@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core.data.columns import cast_column
-from hashtag_core.data.posts import iter_post_batches
+from hashtag_core.data.parquet_rows import iter_post_batches
 from hashtag_core.schema import POST
 
 UTC = datetime.UTC

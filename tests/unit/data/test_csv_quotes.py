@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.config import ArchiveSection
-from hashtag_core.data.archive import open_archive
 from hashtag_core.data.formats import csv_table
+from hashtag_core.data.open_archive import open_archive
 from hashtag_core.data.values import NO_VALUES
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from hashtag_core.config import ArchiveSection, CaptionsSection, VocabularySection
 from hashtag_core.data.dataset import Dataset
-from hashtag_core.data.posts import normalise_posts
-from hashtag_core.data.preparing import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
+from hashtag_core.data.dataset_rows import INDEX, PostRules, SplitWriter, index_posts, prepare_posts
+from hashtag_core.data.parquet_rows import normalise_posts
 from hashtag_core.data.vocabulary import Vocabulary, read_tag_rules
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.schema import PREPARED

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core.config import ArchiveSection
-from hashtag_core.data.archive import open_archive
+from hashtag_core.data.open_archive import open_archive
 from hashtag_core.schema import POST
 
 POSTS: list[dict[str, Any]] = [

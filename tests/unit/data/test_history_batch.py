@@ -12,11 +12,11 @@ import pytest
 from hashtag_core import storage
 from hashtag_core.data.batches import collate
 from hashtag_core.data.dataset import SPLITS, Dataset, DatasetInfo
+from hashtag_core.data.dataset_rows import SplitWriter
 from hashtag_core.data.feature_cache import FeatureCache, FeatureKind
 from hashtag_core.data.features import build_feature_table
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import ArrayPosts, History, JoinedPosts, open_history
-from hashtag_core.data.preparing import SplitWriter
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.schema import PREPARED
 from hashtag_core.training.loader import Reading, TableFitSource

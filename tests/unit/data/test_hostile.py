@@ -12,7 +12,7 @@ from PIL import Image
 
 from hashtag_core import storage
 from hashtag_core.data.images import decode_image
-from hashtag_core.data.posts import iter_post_batches, normalise_posts, part_problem
+from hashtag_core.data.parquet_rows import iter_post_batches, normalise_posts, part_problem
 from hashtag_core.errors import ImageError
 from hashtag_core.schema import POST
 from tests.unit.data.hostile import HostilePart, encoded, hostile_images, picture, write_hostile_archive

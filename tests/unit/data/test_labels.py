@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.config import ArchiveSection, CaptionsSection, Recipe
-from hashtag_core.data.archive import open_archive
-from hashtag_core.data.preparing import PostRules, index_posts, prepare_posts
+from hashtag_core.data.dataset_rows import PostRules, index_posts, prepare_posts
+from hashtag_core.data.open_archive import open_archive
 from hashtag_core.data.vocabulary import read_tag_rules
 
 WORDS = [

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hashtag_core.data.archive import open_archive
-from hashtag_core.data.posts import normalise_posts
+from hashtag_core.data.open_archive import open_archive
+from hashtag_core.data.parquet_rows import normalise_posts
 from hashtag_core.errors import ArchiveError
 from tests.unit.data.test_people_tables import opened, rows_of
 
@@ -159,7 +159,7 @@ def test_columns_of_parquet_and_keys_of_folders_that_are_not_read_are_told(
 
 
 def test_a_footer_is_opened_once_to_tell_of_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hashtag_core.data import posts
+    from hashtag_core.data import parquet_rows as posts
 
     pq.write_table(pa.table({"post_id": [1], "likes": [3], "caption": [4.5]}), tmp_path / "a.parquet")
     archive = opened(tmp_path, format="posts")

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.config import ArchiveSection
-from hashtag_core.data.archive import Archive, open_archive
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.open_archive import Archive, open_archive
+from hashtag_core.data.reading_options import Reading
 from hashtag_core.errors import ArchiveError, ConfigError
 
 JPEG = b"\xff\xd8\xff a picture"

@@ -14,9 +14,9 @@ import pytest
 
 from hashtag_core.config import ArchiveSection, CaptionsSection, Recipe, read_recipe
 from hashtag_core.data.captions import clean_caption, has_english_letters
+from hashtag_core.data.dataset_rows import PostRules, index_posts
+from hashtag_core.data.decide_splits import Partition, partition_posts
 from hashtag_core.data.formats import archive_format
-from hashtag_core.data.partition import Partition, partition_posts
-from hashtag_core.data.preparing import PostRules, index_posts
 from hashtag_core.data.vocabulary import read_tag_rules
 from hashtag_core.errors import ConfigError
 from hashtag_core.preparation.plan import plan_prepare

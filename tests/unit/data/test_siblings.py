@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hashtag_core.data.archive import open_archive
 from hashtag_core.data.images import decode_image
-from hashtag_core.data.posts import normalise_posts
+from hashtag_core.data.open_archive import open_archive
+from hashtag_core.data.parquet_rows import normalise_posts
 from hashtag_core.data.values import NO_VALUES
 from hashtag_core.errors import ArchiveError, ImageError
 from tests.unit.data.test_people_tables import opened, rows_of

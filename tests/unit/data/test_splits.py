@@ -12,8 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hashtag_core.config import SplitSection, VocabularySection
-from hashtag_core.data.partition import REASONS, REPEATED_ID, Partition, content_hash, partition_posts
-from hashtag_core.data.preparing import INDEX
+from hashtag_core.data.dataset_rows import INDEX
+from hashtag_core.data.decide_splits import REASONS, REPEATED_ID, Partition, content_hash, partition_posts
 from hashtag_core.data.splits import (
     OUT,
     TEST,

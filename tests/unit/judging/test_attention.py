@@ -17,7 +17,7 @@ from hashtag_core.data.images import image_key
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.evaluation.ground_truth import Truth, read_truths
 from hashtag_core.judging.attention import looks
-from hashtag_core.recommend.posts import READ
+from hashtag_core.recommend.read_posts import READ
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import PREPARED
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Change
 from hashtag_core.output.layout import Layout
-from hashtag_core.output.output import Output
 from hashtag_core.output.records import PartRecord
 from hashtag_core.schema import REJECTED_TABLE, TABLE
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.delete_rows import drop_parts, remove_rows
-from hashtag_core.output.output import Output
 from tests.unit.output.small_output import posts_of, small_output
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import Change
-from hashtag_core.output.output import Output
 from hashtag_core.output.reconcile import reconcile
 from tests.unit.output.small_output import record, small_output, tagged_rows
 

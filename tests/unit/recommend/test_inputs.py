@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.reading_options import Reading
 from hashtag_core.errors import HashtagError, NotFoundError, UsageError
 from hashtag_core.recommend.inputs import Asked, Source, history_rows, sources
 

@@ -17,7 +17,7 @@ from hashtag_core import storage
 from hashtag_core.data.images import image_key
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
 from hashtag_core.recommend.image_uris import ImagePlaces
-from hashtag_core.recommend.posts import OpenedPosts
+from hashtag_core.recommend.read_posts import OpenedPosts
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import POST, TAGGED
 

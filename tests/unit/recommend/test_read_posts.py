@@ -10,7 +10,7 @@ from hashtag_core.config import CaptionsSection
 from hashtag_core.errors import MachineError, StorageError
 from hashtag_core.recommend import image_uris, posts
 from hashtag_core.recommend.image_uris import ImagePlaces
-from hashtag_core.recommend.posts import READ, OpenedPosts, open_posts
+from hashtag_core.recommend.read_posts import READ, OpenedPosts, open_posts
 
 
 def opened(rows: list[dict], archive: Path) -> OpenedPosts:

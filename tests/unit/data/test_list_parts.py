@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hashtag_core.data.listing import list_parquet
-from hashtag_core.data.posts import list_parts
+from hashtag_core.data.list_parts import list_parquet
+from hashtag_core.data.parquet_rows import list_parts
 from hashtag_core.errors import ArchiveError, StorageError
 
 WHOLE = "whole"

@@ -11,9 +11,9 @@ import pyarrow as pa
 from hashtag_core.config import ArchiveSection
 from hashtag_core.data.formats import ArchiveFormat, archive_format
 from hashtag_core.data.formats.posts import POSTS, reading_of
-from hashtag_core.data.listing import Listing, Tally
-from hashtag_core.data.posts import PartBatch, part_footer, type_problems, unread_columns
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.list_parts import Listing, Tally
+from hashtag_core.data.parquet_rows import PartBatch, part_footer, type_problems, unread_columns
+from hashtag_core.data.reading_options import Reading
 from hashtag_core.errors import ArchiveError
 from hashtag_core.storage import FileInfo
 

@@ -5,8 +5,8 @@ import datetime
 import pyarrow as pa
 
 from hashtag_core.data.columns import cast_column, refused_type
-from hashtag_core.data.posts import normalise_posts
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.parquet_rows import normalise_posts
+from hashtag_core.data.reading_options import Reading
 
 UTC = datetime.UTC
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from hashtag_core.config import SplitSection, VocabularySection
-from hashtag_core.data.partition import REPEATED_ID, Partition, partition_posts
-from hashtag_core.data.preparing import INDEX
+from hashtag_core.data.dataset_rows import INDEX
+from hashtag_core.data.decide_splits import REPEATED_ID, Partition, partition_posts
 from hashtag_core.errors import ConfigError
 
 ANY = VocabularySection(min_count=1)

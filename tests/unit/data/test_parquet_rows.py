@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hashtag_core.data.posts import PartBatch, iter_post_batches, list_parts, normalise_posts, part_problem
+from hashtag_core.data.parquet_rows import PartBatch, iter_post_batches, list_parts, normalise_posts, part_problem
 from hashtag_core.errors import ArchiveError, MachineError, NotFoundError, StorageError
 from hashtag_core.schema import POST
 from hashtag_core.storage import file_info
@@ -216,7 +216,7 @@ def test_one_picture_of_512_posts_does_not_fill_the_memory(tmp_path: Path, repos
     held = pa.table({"post_id": [f"{n}" for n in range(512)], "image": images})
     pq.write_table(held, tmp_path / "p.parquet", store_schema=False)  # plain to who reads it
     script = f"""
-from hashtag_core.data.posts import iter_post_batches
+from hashtag_core.data.parquet_rows import iter_post_batches
 def held(name):
     return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) // 1024
 before = held("VmRSS")

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from hashtag_core.data.preparing import INDEX, lean_index
+from hashtag_core.data.dataset_rows import INDEX, lean_index
 from hashtag_core.data.splits import NO_CODE, NO_DATE_US, PostColumns
 
 

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from hashtag_core import storage
 from hashtag_core.config import ArchiveSection
-from hashtag_core.data.archive import Archive, open_archive
 from hashtag_core.data.formats.base import ArchivePart
-from hashtag_core.data.posts import PartBatch, PartFooter, iter_post_batches, part_footer
-from hashtag_core.data.reading import Reading
+from hashtag_core.data.open_archive import Archive, open_archive
+from hashtag_core.data.parquet_rows import PartBatch, PartFooter, iter_post_batches, part_footer
+from hashtag_core.data.reading_options import Reading
 from hashtag_core.storage import FileInfo
 
 

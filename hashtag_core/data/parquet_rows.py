@@ -20,9 +20,9 @@ import pyarrow.types as pt
 from hashtag_core import storage
 from hashtag_core.data.columns import cast_column, refused_type
 from hashtag_core.data.file_signatures import other_content
-from hashtag_core.data.listing import MAGIC, is_utf8, list_parquet, no_file
+from hashtag_core.data.list_parts import MAGIC, is_utf8, list_parquet, no_file
 from hashtag_core.data.part_batches import FEW_ROWS, in_pieces, shared_columns
-from hashtag_core.data.reading import AS_IT_IS, Reading, missing_column, unread_note
+from hashtag_core.data.reading_options import AS_IT_IS, Reading, missing_column, unread_note
 from hashtag_core.errors import ArchiveError, StorageError
 from hashtag_core.faults import is_machine, raise_if_machine
 from hashtag_core.schema import POST
@@ -60,7 +60,7 @@ class PartBatch(NamedTuple):
 
 
 def list_parts(archive_uri: str) -> list[FileInfo]:
-    """The Parquet parts of an archive at any depth, sorted by path; what counts as one: `hashtag_core.data.listing`.
+    """The Parquet parts of an archive at any depth, sorted by path; what counts as one: `hashtag_core.data.list_parts`.
 
     NotFoundError where nothing is, ArchiveError where no part is.
     """

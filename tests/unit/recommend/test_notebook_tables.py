@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from hashtag_core.errors import ConfigError
-from hashtag_core.recommend.posts import READ_WITH_HISTORY, normalised
+from hashtag_core.recommend.read_posts import READ_WITH_HISTORY, normalised
 
 DAY = datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC)
 POSTS = [

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from hashtag_core.errors import IntegrityError
+from hashtag_core.output.claimed_output import Output
 from hashtag_core.output.fenced_table import FencedError
 from hashtag_core.output.layout import Layout
-from hashtag_core.output.output import Output
 from tests.unit.output.small_output import posts_of, record, small_output
 
 

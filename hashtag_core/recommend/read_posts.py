@@ -11,10 +11,10 @@ import pyarrow as pa
 from hashtag_core.config import CaptionsSection
 from hashtag_core.data.captions import clean_caption
 from hashtag_core.data.images import decode_image
-from hashtag_core.data.posts import normalise_posts
+from hashtag_core.data.parquet_rows import normalise_posts
 from hashtag_core.errors import ArchiveError, ConfigError, ImageError
 from hashtag_core.recommend.image_uris import ImagePlaces, fetch_images
-from hashtag_core.recommend.tables import Posts, as_table
+from hashtag_core.recommend.notebook_tables import Posts, as_table
 from hashtag_core.schema import POST
 
 READ = pa.schema([POST.field(name) for name in ("post_id", "user_id", "caption", "image", "image_uri")])
