@@ -54,7 +54,7 @@ def test_a_file_without_permission_is_a_rejected_part(
     path = write_part(tmp_path / "a.parquet", make_posts(3))
     path.chmod(0)
     code = (
-        "import os, sys; from hashtag_core import storage; from hashtag_core.data import posts\n"
+        "import os, sys; from hashtag_core import storage; from hashtag_core.data import parquet_rows as posts\n"
         "if not os.getuid(): os.setgid(65534); os.setuid(65534)\n"
         "info = storage.FileInfo\n"
         "found = storage.file_info(sys.argv[1]); print(found.etag); print(posts.part_problem(found))"

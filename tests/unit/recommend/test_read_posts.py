@@ -8,7 +8,8 @@ import pytest
 
 from hashtag_core.config import CaptionsSection
 from hashtag_core.errors import MachineError, StorageError
-from hashtag_core.recommend import image_uris, posts
+from hashtag_core.recommend import image_uris
+from hashtag_core.recommend import read_posts as posts
 from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.read_posts import READ, OpenedPosts, open_posts
 
