@@ -158,20 +158,27 @@ def create_bytes(uri: str, data: bytes) -> None:
 
 
 def replace_bytes(uri: str, expected: bytes, data: bytes | None) -> None:
-    """Under a lock on the file's folder."""
+    """Under a lock on the file's folder, which is held for no more than a look and a rename: a process that is paused while it has the
+    lock holds up every other one."""
+    target = Path(local_path(uri))
+    staged = _staged(target)
     with guard(uri, "replace"):
-        folder = os.open(Path(local_path(uri)).parent, os.O_RDONLY)
+        folder = os.open(target.parent, os.O_RDONLY)
         try:
+            if data is not None:
+                _write_through(staged, data)
             fcntl.flock(folder, fcntl.LOCK_EX)
             if read_bytes(uri) != expected:
                 raise AlreadyExistsError(f"{uri}: holds something else by now")
             if data is None:
-                os.unlink(local_path(uri))
+                os.unlink(target)
             else:
-                with _output(uri) as file:
-                    file.write(data)
+                os.replace(staged, target)
         finally:
             os.close(folder)
+            staged.unlink(missing_ok=True)
+        if data is not None:
+            _sync_folder(target.parent)
 
 
 def move(source: str, target: str) -> None:
