@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core.output.chunk_files import write_chunk
@@ -15,9 +14,8 @@ from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList, 
 from hashtag_core.output.verify import verify_output
 from hashtag_core.schema import TABLE
 from jobs.tag import main
-from tests.tagging.outputs import output_of, rejected, rows_by_glob, rows_by_table, run
-
-THEIRS = "user-1"
+from tests.tagging.forgetting import THEIRS, holds, ids_of, tagged
+from tests.tagging.outputs import output_of, rejected, rows_by_table, run
 
 
 @pytest.fixture
@@ -35,33 +33,6 @@ def archive(tmp_path: Path, make_posts: Callable, write_part: Callable) -> Path:
 def output(inline: None, archive: Path, popularity: Path, tmp_path: Path) -> Path:
     run(archive, tmp_path / "out", popularity)
     return tmp_path / "out"
-
-
-def ids_of(archive: Path, user: str) -> set[str]:
-    tables = [
-        pq.read_table(path, partitioning=None, columns=["post_id", "user_id"]) for path in archive.rglob("*.parquet")
-    ]
-    table = pa.concat_tables(tables)
-    return set(table.filter(pc.equal(table["user_id"], user))["post_id"].to_pylist())
-
-
-def tagged(out: Path) -> set[str]:
-    rows = rows_by_table(out)
-    assert [row["post_id"] for row in rows] == [row["post_id"] for row in rows_by_glob(out)]
-    return {row["post_id"] for row in rows}
-
-
-def holds(out: Path, words: set[str]) -> list[Path]:
-    """Files in which one of the words stands, in plain or in a column: read with no code of the package."""
-    found = []
-    for path in sorted(path for path in out.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        if path.suffix == ".parquet":
-            table = pq.read_table(path, partitioning=None)
-            content = str([table.to_pylist(), table.schema.metadata]).encode()
-        if any(word.encode() in content for word in words):
-            found.append(path)
-    return found
 
 
 def test_a_user_is_gone_from_everything(output: Path, archive: Path, popularity: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,10 +16,9 @@ from hashtag_core.errors import IntegrityError
 from hashtag_core.output.forget_users.delete import forget
 from hashtag_core.output.lease import Lease, LeaseHeldError
 from hashtag_core.output.verify import verify_output
-from tests.tagging.outputs import output_of, plan_for, rows_by_glob, rows_by_table, run
+from tests.tagging.forgetting import THEIRS, holds, ids_of, tagged
+from tests.tagging.outputs import output_of, plan_for, rows_by_table, run
 from tests.tagging.stopping import stop_after
-
-THEIRS = "user-1"
 
 
 @pytest.fixture
@@ -38,33 +36,6 @@ def archive(tmp_path: Path, make_posts: Callable, write_part: Callable) -> Path:
 def output(inline: None, archive: Path, popularity: Path, tmp_path: Path) -> Path:
     run(archive, tmp_path / "out", popularity)
     return tmp_path / "out"
-
-
-def ids_of(archive: Path, user: str) -> set[str]:
-    tables = [
-        pq.read_table(path, partitioning=None, columns=["post_id", "user_id"]) for path in archive.rglob("*.parquet")
-    ]
-    table = pa.concat_tables(tables)
-    return set(table.filter(pc.equal(table["user_id"], user))["post_id"].to_pylist())
-
-
-def tagged(out: Path) -> set[str]:
-    rows = rows_by_table(out)
-    assert [row["post_id"] for row in rows] == [row["post_id"] for row in rows_by_glob(out)]
-    return {row["post_id"] for row in rows}
-
-
-def holds(out: Path, words: set[str]) -> list[Path]:
-    """Files in which one of the words stands, in plain or in a column: read with no code of the package."""
-    found = []
-    for path in sorted(path for path in out.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        if path.suffix == ".parquet":
-            table = pq.read_table(path, partitioning=None)
-            content = str([table.to_pylist(), table.schema.metadata]).encode()
-        if any(word.encode() in content for word in words):
-            found.append(path)
-    return found
 
 
 def test_they_are_not_tagged_again(

@@ -1,19 +1,15 @@
 """Which posts are one, which belong together, and which split each goes to."""
 
-import hashlib
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hashtag_core.config import SplitSection, VocabularySection
-from hashtag_core.data.dataset_rows import INDEX
-from hashtag_core.data.decide_splits import REASONS, REPEATED_ID, Partition, content_hash, partition_posts
+from hashtag_core.config import SplitSection
+from hashtag_core.data.decide_splits import REASONS, REPEATED_ID, Partition, content_hash
 from hashtag_core.data.splits import (
     OUT,
     TEST,
@@ -25,57 +21,7 @@ from hashtag_core.data.splits import (
     near_duplicate_labels,
 )
 from hashtag_core.errors import ConfigError
-
-ANY = VocabularySection(min_count=1)
-
-
-def reasons_of(part: Partition) -> list[str]:
-    return part.reasons(np.arange(len(part.split_of)))
-
-
-def index_of(posts: list[dict[str, Any]]) -> pa.Table:
-    """INDEX rows of posts given as id, user, day, caption (words) and image (name, and perceptual hash)."""
-    rows = []
-    for number, post in enumerate(posts):
-        caption, image = post.get("caption"), post.get("image")
-        tags = post.get("tags", ["t"])
-        rows.append(
-            {
-                "part": post.get("part", 0),
-                "row": number,
-                "post_id": post["id"],
-                "user_id": post.get("user"),
-                "created_at": None if post.get("day") is None else post["day"] * 86_400_000_000,
-                "hashtags": tags,
-                "words": len((caption or "").split()),
-                "caption_key": hashlib.sha256(caption.encode()).digest() if caption else None,
-                "caption_hash": int.from_bytes(hashlib.sha256(caption.encode()).digest()[:7], "big")
-                if caption
-                else None,
-                "caption_words": len((caption or "").split()),
-                "image_key": hashlib.sha256(image.encode()).digest() if image else None,
-                "image_hash": post.get("hash", sum(map(ord, image)) if image else None),
-                "image_too_large": False,
-                "content_hash": hashlib.sha256(
-                    repr((post.get("user"), post.get("day"), caption, image, tags)).encode()
-                ).digest(),
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=INDEX)
-
-
-def split_of(
-    posts: list[dict[str, Any]],
-    vocabulary: VocabularySection = ANY,
-    tests: int = 0,
-    min_words: int = 0,
-    deny: frozenset[str] = frozenset(),
-    **split: Any,
-) -> Partition:
-    """The last `tests` posts are the test archive."""
-    from_test = np.arange(len(posts)) >= len(posts) - tests
-    return partition_posts(index_of(posts), from_test, SplitSection(**split), vocabulary, min_words, deny)
-
+from tests.unit.data.small_posts import index_of, many, reasons_of, split_of
 
 POSTS = st.lists(
     st.fixed_dictionaries(
@@ -195,18 +141,6 @@ def test_close_hashes_against_every_pair(hashes: list[tuple[int, int, str | None
                 expected[a] = expected[b] = min(expected[a], expected[b])
     same = [[labels[a] == labels[b] for b in range(len(held))] for a in range(len(held))]
     assert same == [[expected[a] == expected[b] for b in range(len(held))] for a in range(len(held))]
-
-
-def many(count: int, **fields: Callable[[int], Any] | Any) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": f"m{n}",
-            "day": n,
-            "caption": f"caption of {n}",
-            **{key: value(n) if callable(value) else value for key, value in fields.items()},
-        }
-        for n in range(count)
-    ]
 
 
 def test_by_time_borders_by_hand() -> None:
