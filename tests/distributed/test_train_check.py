@@ -10,11 +10,10 @@ from transformers import BertConfig, BertModel, ResNetConfig, ResNetModel
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import train_worker as worker_module
-from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, HashtagError, IntegrityError, NotFoundError, StorageError
 from hashtag_core.models import list_models
-from hashtag_core.training.check import check_model
 from hashtag_core.training.plan import describe_training, plan_training
+from tests.unit.training.paths import check
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +47,6 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
-
-
-def check(dataset: str, model: dict[str, Any], encoders: dict[str, Any] | None = None) -> int:
-    plan = plan_training(Recipe.model_validate({"model": model, "encoders": encoders or {}}), dataset)
-    return check_model(plan, load_encoders(plan.recipe.encoders, plan.needs, "cpu"))
 
 
 @pytest.mark.parametrize("name", list_models())

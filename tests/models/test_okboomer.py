@@ -10,7 +10,7 @@ from hashtag_core.errors import ConfigError, NotFoundError
 from hashtag_core.models.base import InputSpec
 from hashtag_core.models.okboomer import NormalisedImage
 from hashtag_core.models.registry import create_model
-from hashtag_core.models.spelling import Spelling
+from tests.models.signs import TAGS, Writer, spell
 from tests.models.small import assert_paper_parameters, batch_of
 
 SPEC = InputSpec(vocabulary_size=4, image_dim=3, token_vocabulary_size=9)
@@ -98,30 +98,6 @@ def test_parameters_of_the_paper_recipe():
     caption = 20_000 * 300 + 4 * 512 * (300 + 512 + 2) + 512
     decoder = 1002 * 300 + 4 * 512 * (600 + 512 + 2) + 512 * 1001 + 1001
     assert_paper_parameters("okboomer", spec, image + caption + decoder)
-
-
-TAGS = ["sun", "sunflower", "sunflowers", "flower", "été", "夏", "s"]
-
-
-def spell(tags, beam_width=50, pieces=262):
-    spelling = Spelling(beam_width)
-    spelling.learn(tags, pieces)
-    return spelling
-
-
-class Writer:
-    """A random decoder of signs whose every step depends on all signs before."""
-
-    def __init__(self, signs, posts):
-        random = torch.Generator().manual_seed(2)
-        self.signs = torch.randn(signs + 1, 4, generator=random)
-        self.across, self.out = torch.randn(4, 4, generator=random), torch.randn(4, signs, generator=random)
-        self.begin = torch.randn(posts, 4, generator=random)
-
-    def __call__(self, previous, state):
-        sign = self.signs[-1].expand(len(state), -1) if previous is None else self.signs[previous]
-        state = torch.tanh(state @ self.across + sign)
-        return state @ self.out, state
 
 
 def test_a_narrow_beam_finds_some_tags_and_never_another():

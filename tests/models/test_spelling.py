@@ -5,14 +5,7 @@ import torch
 
 from hashtag_core.data.batches import PADDING, make_targets
 from hashtag_core.models.spelling import STOP, Spelling
-
-TAGS = ["sun", "sunflower", "sunflowers", "flower", "été", "夏", "s"]
-
-
-def spell(tags, beam_width=50, pieces=262):
-    spelling = Spelling(beam_width)
-    spelling.learn(tags, pieces)
-    return spelling
+from tests.models.signs import TAGS, Writer, spell
 
 
 def test_spellings_of_tags_that_begin_alike_and_of_any_script():
@@ -33,21 +26,6 @@ def test_tags_become_signs():
     targets = spelling.targets(make_targets([[0, 1], [], [1]], 2).sequence_BL)
     filler = PADDING
     assert targets.tolist() == [[2, 3, 1, 4, 1, 0], [0, *[filler] * 5], [4, 1, 0, *[filler] * 3]]
-
-
-class Writer:
-    """A random decoder of signs whose every step depends on all signs before."""
-
-    def __init__(self, signs, posts):
-        random = torch.Generator().manual_seed(2)
-        self.signs = torch.randn(signs + 1, 4, generator=random)
-        self.across, self.out = torch.randn(4, 4, generator=random), torch.randn(4, signs, generator=random)
-        self.begin = torch.randn(posts, 4, generator=random)
-
-    def __call__(self, previous, state):
-        sign = self.signs[-1].expand(len(state), -1) if previous is None else self.signs[previous]
-        state = torch.tanh(state @ self.across + sign)
-        return state @ self.out, state
 
 
 def test_the_chance_of_a_tag_is_the_product_of_its_pieces():

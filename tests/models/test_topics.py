@@ -4,23 +4,9 @@ import numpy as np
 import pytest
 from sklearn.decomposition import LatentDirichletAllocation
 
-from hashtag_core.models.base import InputSpec
 from hashtag_core.models.topics import TopicModel
 from tests.models.small import batch_of
-
-
-class Captions:
-    """A train split of captions as lists of token ids; None is an absent one."""
-
-    def __init__(self, captions, words):
-        self.captions = captions
-        self.spec = InputSpec(vocabulary_size=2, token_vocabulary_size=words)
-        self.vocabulary_size, self.posts = 2, len(captions)
-
-    def batches(self, batch_size):
-        for start in range(0, self.posts, batch_size):
-            part = self.captions[start : start + batch_size]
-            yield batch_of(self.spec, captions=part), [[] for _ in part]
+from tests.models.two_topics import Captions
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,9 @@ import pytest
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.parquet_rows import Rejected
-from hashtag_core.tagging.part_ids import LeftOut
 from hashtag_core.tagging.reject_limit import RejectWatch, TooManyRejectedError, check_planned, tell
 from tests.tagging.outputs import plan_for, rows_by_glob, run
-
-
-@dataclass
-class Work:
-    """A part as `check_planned` sees it."""
-
-    path: str
-    rows: int
-    left_out: list[LeftOut]
-
-
-def part(path: str, rows: int, *left_out: tuple[int | None, str, int]) -> Work:
-    return Work(path, rows, [LeftOut(row, None, reason, n) for row, reason, n in left_out])
+from tests.tagging.parts_to_check import part
 
 
 def test_what_the_plan_rejects() -> None:

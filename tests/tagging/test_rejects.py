@@ -6,24 +6,9 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from hashtag_core.tagging.part_ids import LeftOut
 from tests.tagging.outputs import plan_for, rejected, run
-
-
-@dataclass
-class Work:
-    """A part as `check_planned` sees it."""
-
-    path: str
-    rows: int
-    left_out: list[LeftOut]
-
-
-def part(path: str, rows: int, *left_out: tuple[int | None, str, int]) -> Work:
-    return Work(path, rows, [LeftOut(row, None, reason, n) for row, reason, n in left_out])
 
 
 def test_parts_that_cannot_be_opened_are_rejected(

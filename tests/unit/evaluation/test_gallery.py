@@ -3,15 +3,8 @@
 import pytest
 
 from hashtag_core.evaluation import gallery as shown
-from hashtag_core.evaluation.gallery import Gallery, ShownPost, shown_rows
-
-
-def gallery(posts: int, caption: str = "x", picture: bytes = b"1234") -> Gallery:
-    made = Gallery(["one"], ["all"], ["a", "b", "c"], 2, 5, posts)
-    for n in range(posts):
-        made.posts.append(ShownPost(f"{n}", None, caption, "ok", 1, [2], [[0, 2]], [[0.5, 0.1234]], f"p{n // 2}"))
-        made.thumbnails[f"p{n // 2}"] = picture
-    return made
+from hashtag_core.evaluation.gallery import shown_rows
+from tests.unit.evaluation.small_gallery import gallery
 
 
 def test_budgets_hold(monkeypatch: pytest.MonkeyPatch) -> None:

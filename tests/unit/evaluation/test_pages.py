@@ -9,8 +9,8 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from hashtag_core.evaluation.gallery import Gallery, ShownPost
 from hashtag_core.evaluation.pages import INK, SVG_SETTINGS, json_blob, themed_svg
+from tests.unit.evaluation.small_gallery import gallery
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,6 @@ def test_a_chart_takes_the_colours_of_the_page_and_escapes() -> None:
     assert used
     assert used <= ids
     HTMLParser().feed(svg)
-
-
-def gallery(posts: int, caption: str = "x", picture: bytes = b"1234") -> Gallery:
-    made = Gallery(["one"], ["all"], ["a", "b", "c"], 2, 5, posts)
-    for n in range(posts):
-        made.posts.append(ShownPost(f"{n}", None, caption, "ok", 1, [2], [[0, 2]], [[0.5, 0.1234]], f"p{n // 2}"))
-        made.thumbnails[f"p{n // 2}"] = picture
-    return made
 
 
 def test_tags_are_numbered_anew_and_pictures_stand_once() -> None:

@@ -2,17 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from transformers import ResNetConfig, ResNetModel
 
 from hashtag_core.config import Recipe
-from hashtag_core.encoders import load_encoders
-from hashtag_core.training.check import check_model
 from hashtag_core.training.paths import resolve_paths
-from hashtag_core.training.plan import plan_training
 from hashtag_core.training.record import RunRecord
 
 
@@ -47,11 +43,6 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
-
-
-def check(dataset: str, model: dict[str, Any], encoders: dict[str, Any] | None = None) -> int:
-    plan = plan_training(Recipe.model_validate({"model": model, "encoders": encoders or {}}), dataset)
-    return check_model(plan, load_encoders(plan.recipe.encoders, plan.needs, "cpu"))
 
 
 def test_relative_paths_are_those_of_the_folder_of_the_command(
