@@ -310,17 +310,17 @@ class Publisher:
             if not any(file.may_hold(path) for path in [*whole, *patched]):
                 continue
             rows = table.read(file, REJECTED_TABLE.names).cast(REJECTED_TABLE)
-            going = np.array(
+            goes = np.array(
                 [
                     part in whole or row in patched.get(part, ())
                     for part, row in zip(rows["part"].to_pylist(), rows["row"].to_pylist(), strict=True)
                 ],
                 dtype=bool,
             )
-            if going.any():
+            if goes.any():
                 removed.append(file)
-                kept.append(rows.filter(pa.array(~going)))
-                for line in rows.filter(pa.array(going)).select(["part", "rows"]).to_pylist():
+                kept.append(rows.filter(pa.array(~goes)))
+                for line in rows.filter(pa.array(goes)).select(["part", "rows"]).to_pylist():
                     out[line["part"]] += line["rows"]
         content = pa.concat_tables([lines, *kept]).sort_by([("part", "ascending"), ("row", "ascending")])
         if not content.num_rows:

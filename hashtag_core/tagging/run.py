@@ -122,7 +122,7 @@ class TagRun:
         return self._finish()
 
     def _prepare(self) -> None:
-        """What is there before the first chunk: pinned settings, a clean output, the record of the run."""
+        """What is there before the first chunk: pinned settings and the record of the run."""
         plan, output = self.plan, self.plan.output
         self.salt = ForgetList.ensure(plan.layout.out).salt  # before any row: `Output.require_whole`
         changed = output.records.settings != plan.settings
