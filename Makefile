@@ -86,16 +86,17 @@ ablations: setup
 	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 --recipes $(wildcard $(ABLATIONS)/*.toml))
 	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --set split.test=0.25 --recipes $(MODALITIES) $(ABLATIONS)/amnn_caption.toml $(ABLATIONS)/amnn_image.toml)
 
-# What runs on Ray waits most of the time for one process to start: lint, what needs no Ray, and the kills, each of which starts
-# a Ray of its own, run beside it and yield to it.
+# What runs on Ray waits most of the time for one process to start: lint, what needs no Ray, and the kills and the tutorial, which
+# start a Ray of their own, run beside it and yield to it.
 KILLS := tests/distributed/test_tag_kills.py
+OWN_RAY := $(KILLS) tests/end_to_end/test_docs.py
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit tests/tagging tests/browser $(KILLS)
+QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit tests/tagging tests/browser $(OWN_RAY)
 
 test: setup
-	@echo "Side by side: lint, tests/models, tests/unit, tests/tagging, tests/browser and $(KILLS), which are shown at the end, and the tests on Ray:"
+	@echo "Side by side: lint, tests/models, tests/unit, tests/tagging, tests/browser, $(OWN_RAY), which are shown at the end, and the tests on Ray:"
 	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; trap 'kill $$quick' INT TERM; \
-	  $(BIN)/python -m pytest tests/distributed tests/end_to_end --ignore=$(KILLS); ray=$$?; \
+	  $(BIN)/python -m pytest tests/distributed tests/end_to_end $(OWN_RAY:%=--ignore=%); ray=$$?; \
 	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
 
 SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts test_hosts test_image test_train_nodes test_tune,tests/distributed/$(name).py)

@@ -1,7 +1,7 @@
 """Kills, each followed by a rerun that must make the output of an undisturbed run: on a local disk, and on an S3 of which
 5 % of the requests fail.
 
-`make test` does five, `make soak` thirty. What is killed, where and when comes from the number of the kill, so one that fails
+`make test` does two (the driver, on S3; an actor, on a disk), `make soak` thirty. What is killed, where and when comes from the number of the kill, so one that fails
 can be done again alone: `SOAK_KILLS=30 pytest tests/distributed/test_tag_kills.py -k 17`.
 """
 
