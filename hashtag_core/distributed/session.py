@@ -142,7 +142,7 @@ def _folder_problem(folder: str, most: int | None = MOST_TEMP_CHARACTERS, room_b
         probe = os.path.join(folder, f".{uuid.uuid4().hex}")
         os.mkdir(probe)
         os.rmdir(probe)
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        with tempfile.TemporaryFile(dir=folder) as file:  # buffered: unbuffered, a short write is no error
             file.write(bytes(room_bytes))
     except OSError as error:
         return error.strerror or str(error)

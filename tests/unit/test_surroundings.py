@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,21 @@ def test_a_home_that_cannot_be_written_is_no_line_of_matplotlib(repository: Path
         [sys.executable, "-c", code], check=True, env={**env, "HOME": "/proc/self"}, cwd=repository, capture_output=True, text=True, timeout=60
     )  # fmt: skip
     assert done.stderr == ""
+
+
+def test_a_folder_with_less_room_than_a_session_needs_is_not_taken(
+    ray_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = short(tmp_path)
+    monkeypatch.setenv("TMPDIR", str(link))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # a write beyond it is short, as on a full disk
+    try:
+        with pytest.raises(HashtagError, match=r"no folder for Ray's files: .*File too large"):
+            ray_folder()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        link.unlink()
 
 
 def test_a_long_folder_is_not_taken_for_sockets(ray_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
