@@ -137,12 +137,8 @@ def _links(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(link))
         yield link
-        message = [
-            link.__cause__,
-            None if link.__suppress_context__ else link.__context__,
-            getattr(link, "cause", None),
-        ]
-        waiting += [cause for cause in message if isinstance(cause, BaseException)]
+        causes = [link.__cause__, None if link.__suppress_context__ else link.__context__, getattr(link, "cause", None)]
+        waiting += [cause for cause in causes if isinstance(cause, BaseException)]
 
 
 def _alone(error: BaseException) -> Fault:

@@ -137,7 +137,7 @@ def _index_post(post: Post, rules: PostRules) -> dict[str, object]:
 
 
 def _unfit(section: ArchiveSection, caption: str | None, tags: list[str], present: dict[str, int | None]) -> str | None:
-    """Why `[archive]` leaves the post out, a key of `partition.REASONS`; `held` is None or 0 for what the post lacks."""
+    """Why `[archive]` leaves the post out, a key of `decide_splits.REASONS`; `held` is None or 0 for what the post lacks."""
     has = {"image": present["image"] is not None, "caption": bool(present["caption"]), "hashtags": bool(tags)}
     if not all(has[name] for name in section.require):
         return "lacks_required"

@@ -33,7 +33,6 @@ from hashtag_core.storage import FileInfo
 logger = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 100
-UNSEEN_PARTS = 3
 
 
 @dataclass
