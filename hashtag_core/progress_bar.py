@@ -3,16 +3,14 @@
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import psutil
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 EVERY_S = 30.0
 
@@ -89,11 +87,3 @@ class ProgressBar:
             tqdm.format_interval((self.total - self.done) / rate) if rate else "?",
             f", {self.rejected} rejected" if self.rejected else "",
         )
-
-
-def with_progress(items: Sequence[T], what: str, unit: str) -> Iterator[T]:
-    """The items, one after another, as a pass."""
-    with ProgressBar(len(items), what, unit) as progress:
-        for item in items:
-            yield item
-            progress.add()

@@ -28,9 +28,6 @@ PADDING = -100
 FEATURES = ("image_vector", "image_vector_second", "image_grid", "text_vector", "text_states", "tokens", "history")
 """Names a family may list in `needs`; each stands for the field or fields of `PostBatch` of that name."""
 
-TRUNKS = ("image_trunk", "text_trunk")
-"""What stands in their place where encoders are trained through (`hashtag_core.encoders.tops`)."""
-
 
 class _Tensors:
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
