@@ -127,9 +127,11 @@ def history_rows(source: Source) -> list[Post]:
     if source.table is None:
         return []
     found = [asked for asked in source.posts(0) if asked.post is not None and asked.post.get("user_id")]
-    column = source.table.columns.get("created_at", "")
+    column = source.table.columns.get("created_at")
     undated = [
-        cell for asked in found if (cell := _cell(asked.given.get(column, ""))) and not (asked.post or {})["created_at"]
+        cell
+        for asked in found
+        if column is not None and (cell := _cell(asked.given[column])) and not (asked.post or {})["created_at"]
     ]
     if undated:
         logger.warning(

@@ -269,3 +269,11 @@ def test_what_is_said_of_a_table_is_heard(tmp_path: Path, caplog: pytest.LogCapt
     assert [row["created_at"] for row in history_rows(source)] == [None, None]
     assert "2 date(s) could not be read, e.g. '24.01.2010 17:07'" in caplog.text
     assert "--date-format" in caplog.text
+
+
+def test_a_table_without_dates_is_not_said_to_have_bad_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # pandas writes its index as a column without a name
+    (tmp_path / "posts.csv").write_text(",post_id,user_id,caption\n0,a,anna,snow\n1,b,anna,sea\n")
+    (source,) = sources([str(tmp_path / "posts.csv")], None, None, {})
+    assert [post["post_id"] for post in history_rows(source)] == ["a", "b"]
+    assert caplog.text == ""
