@@ -215,5 +215,5 @@ def _keep_inline_words(text: str) -> str:
 
 def _without_signs(text: str, places: Sequence[int], instead: str) -> str:
     """The text with `instead` in place of the characters at some places."""
-    ends = [0, *(span + 1 for span in places)]
+    ends = [0, *(place + 1 for place in places)]
     return instead.join(text[begin:end] for begin, end in zip(ends, [*places, len(text)], strict=True))

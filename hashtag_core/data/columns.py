@@ -100,7 +100,7 @@ def _refused(name: str, array: pa.Array, hint: str = "") -> Cast:
 
 
 def _by_value(name: str, array: pa.Array, read: Callable[[str, Any], Any], message: str | None = None) -> Cast:
-    """Value by value; the reasons are the readers', headed by `told` where the type says more than the value."""
+    """Value by value; the reasons are the readers', headed by `message` where the type says more than the value."""
     values: list[Any] = []
     reasons: dict[int, str] = {}
     for row, value in enumerate(array.to_pylist()):

@@ -68,14 +68,14 @@ class JoinedPosts:
         return sum(len(posts) for posts in self.places)
 
     def tags_of(self, rows: np.ndarray) -> np.ndarray:
-        pieces = [(mine, rows_of.tags_of(here)) for rows_of, mine, here in self._apart(rows)]
+        pieces = [(mine, posts.tags_of(here)) for posts, mine, here in self._apart(rows)]
         tags = np.full((len(rows), max((found.shape[1] for _, found in pieces), default=0)), -1, np.int64)
         for mine, found in pieces:
             tags[mine, : found.shape[1]] = found
         return tags
 
     def vectors_of(self, kind: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pieces = [(mine, *positions.vectors_of(kind, here)) for positions, mine, here in self._apart(rows)]
+        pieces = [(mine, *posts.vectors_of(kind, here)) for posts, mine, here in self._apart(rows)]
         values = np.zeros((len(rows), pieces[0][1].shape[1]), np.float16)
         present = np.zeros(len(rows), dtype=bool)
         for mine, found, here in pieces:
@@ -84,10 +84,10 @@ class JoinedPosts:
 
     def _apart(self, rows: np.ndarray) -> list[tuple[PastPosts, np.ndarray, np.ndarray]]:
         """Every place, which of `rows` are in it, and their rows there."""
-        ends = np.cumsum([len(index) for index in self.places])
+        ends = np.cumsum([len(posts) for posts in self.places])
         of = np.searchsorted(ends, rows, side="right")
-        begins = ends - [len(index) for index in self.places]
-        return [(index, np.flatnonzero(of == n), rows[of == n] - begins[n]) for n, index in enumerate(self.places)]
+        begins = ends - [len(posts) for posts in self.places]
+        return [(posts, np.flatnonzero(of == n), rows[of == n] - begins[n]) for n, posts in enumerate(self.places)]
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def tell_rejected(rejected: Sequence[Rejected], with_posts: Iterable[str]) -> No
 
 def check_pictures(missing: int, named: int, examples: Sequence[str], most_missing: float | None) -> None:
     """Warn of pictures that are named and could not be had; ArchiveError where they are a larger share of all pictures than
-    `most_missing`. `told` are the first of them, with the reason."""
+    `most_missing`. `examples` are the first of them, with the reason."""
     if not missing:
         return
     share = missing / named

@@ -142,12 +142,12 @@ def survey(lines: Iterable[str], delimiter: str, escape: str) -> QuoteSurvey:
             read += 1
             yield line
 
-    message = counted()
+    unread = counted()
     try:
-        for _ in rows(message, delimiter, escape, seen):
+        for _ in rows(unread, delimiter, escape, seen):
             read = 0
     except csv.Error:
-        seen.broken += read + sum(1 for _ in message)
+        seen.broken += read + sum(1 for _ in unread)
     return seen
 
 
