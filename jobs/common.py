@@ -50,12 +50,16 @@ class JobParser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see --help)")
 
 
+_JOB = re.compile(r"(?<![\w./-])(?:[\w./-]*python )?jobs/(\w+)\.py\b")
+"""A job as it is called in a clone; a person's own file `/data/jobs/x.py` is none."""
+
+
 def as_called(text: str) -> str:
     """What is told to a person, with every job named as this one was called: `hashtags train` of the installed package, where
     no file `jobs/train.py` is in sight."""
     if not _by_console_command():
         return text
-    return re.sub(r"(?:[\w./-]*python )?\bjobs/(\w+)\.py\b", r"hashtags \1", text).replace("make demo", "hashtags demo")
+    return _JOB.sub(r"hashtags \1", text).replace("make demo", "hashtags demo")
 
 
 def _by_console_command() -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from hashtag_core.errors import NotFoundError
 from jobs import cli
-from jobs.common import JobParser, run
+from jobs.common import JobParser, as_called, run
 
 HEAVY = (
     "ray",
@@ -112,3 +112,21 @@ def test_the_package_lists_what_it_offers_before_its_first_use(repository: Path)
     code = "import sys, hashtag_core; print('Recommender' in dir(hashtag_core), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert done.stdout == "True False\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("see .venv/bin/python jobs/train.py --resume X", "see hashtags train --resume X"),
+        ("jobs/tag.py: run again", "hashtags tag: run again"),
+        ("/data/jobs/foo.py: not found", "/data/jobs/foo.py: not found"),
+        ("s3://bucket/my-jobs/foo.py", "s3://bucket/my-jobs/foo.py"),
+    ],
+)
+def test_jobs_are_named_as_they_were_called_and_a_persons_own_files_are_not(
+    text: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/hashtags"])
+    assert as_called(text) == told
+    monkeypatch.setattr("sys.argv", ["jobs/train.py"])
+    assert as_called(text) == text
