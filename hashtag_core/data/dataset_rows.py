@@ -65,12 +65,14 @@ class PostRules:
 def lean_index(table: pa.Table) -> pa.Table:
     """The index of a part as the driver holds it: of keys that most posts may lack no room for those that are absent, of the
     hash that orders posts of one id 16 bytes, and of a field that all posts of the part lack no room at all."""
-    columns = {name: _without_room(table[name]) for name in ("caption_key", "image_key")}
-    columns["content_hash"] = pc.binary_slice(table["content_hash"], 0, 16).cast(pa.binary(16))
+    columns = {"content_hash": pc.binary_slice(table["content_hash"], 0, 16).cast(pa.binary(16))}
     for field in table.schema:
-        column = columns.get(field.name, table[field.name])
+        column, is_key = table[field.name], field.name in ("caption_key", "image_key")
         if len(column) and column.null_count == len(column):
-            columns[field.name] = pa.chunked_array([_nulls(column.type, 1 << len(column).bit_length())[: len(column)]])
+            kind = pa.binary() if is_key else field.type
+            columns[field.name] = pa.chunked_array([_nulls(kind, 1 << len(column).bit_length())[: len(column)]])
+        elif is_key:
+            columns[field.name] = _without_room(column)
     for name, column in columns.items():
         at = table.schema.get_field_index(name)
         table = table.set_column(at, table.schema.field(at).with_type(column.type), column)
@@ -137,7 +139,7 @@ def _index_post(post: Post, rules: PostRules) -> dict[str, object]:
 
 
 def _unfit(section: ArchiveSection, caption: str | None, tags: list[str], present: dict[str, int | None]) -> str | None:
-    """Why `[archive]` leaves the post out, a key of `decide_splits.REASONS`; `held` is None or 0 for what the post lacks."""
+    """Why `[archive]` leaves the post out, a key of `decide_splits.REASONS`; `present` is None or 0 for what the post lacks."""
     has = {"image": present["image"] is not None, "caption": bool(present["caption"]), "hashtags": bool(tags)}
     if not all(has[name] for name in section.require):
         return "lacks_required"

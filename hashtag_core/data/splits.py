@@ -208,7 +208,7 @@ def wanted_sides(split: SplitSection, *, test_is_given: bool) -> dict[int, float
 def cut_by_hash(columns: PostColumns, labels: np.ndarray, split: SplitSection, shares: Mapping[int, float]) -> SplitCut:
     """A random split for whole groups, from a hash of (seed, smallest key of the group): adding posts moves no other group.
 
-    The key is the user (`by_user`, where there is one) or the post id. A group larger than the share of a side would decide its
+    The key is the user (`by_user`, where there is one) or the post id. A group larger than the share of a split would decide its
     figure alone and goes to train. A split that nothing falls to gets the group whose size is nearest to its share, but never the largest one.
     """
     sizes = np.bincount(labels)
@@ -249,7 +249,7 @@ def cut_by_time(columns: PostColumns, labels: np.ndarray, shares: Mapping[int, f
     Borders are dates that occur, as near to the shares as they come. Of a group that a border parts, the posts on
     another split than the earliest one's are OUT too.
 
-    ConfigError where there are fewer distinct dates than sides.
+    ConfigError where there are fewer distinct dates than splits.
     """
     created = columns.created_us
     dated = created != NO_DATE_US

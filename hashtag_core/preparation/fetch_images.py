@@ -35,16 +35,17 @@ class PictureTally:
         if why is not None and len(self.missing) < SHOWN:
             self.missing.append(why)
         if storage.web.is_web(uri):
-            host = _host(uri)
-            had = self.hosts.get(host, HostPictures(had=0, missing=0))
-            self.hosts[host] = HostPictures(had=had.had + (why is None), missing=had.missing + (why is not None))
+            self._count_of(_host(uri), int(why is None), int(why is not None))
 
     def add(self, other: "PictureTally") -> None:
         """Add what another part counted."""
         self.missing += other.missing
         for host, counts in other.hosts.items():
-            had = self.hosts.get(host, HostPictures(had=0, missing=0))
-            self.hosts[host] = HostPictures(had=had.had + counts.had, missing=had.missing + counts.missing)
+            self._count_of(host, counts.had, counts.missing)
+
+    def _count_of(self, host: str, had: int, missing: int) -> None:
+        before = self.hosts.get(host, HostPictures(had=0, missing=0))
+        self.hosts[host] = HostPictures(had=before.had + had, missing=before.missing + missing)
 
     def to_json(self) -> str:
         """As the footer of a converted part keeps it."""
