@@ -97,6 +97,12 @@ def build_parser() -> JobParser:
         help="refuse --drop-gone with exit code 3 where more of the tagged rows would go (default: 0.5)",
     )
     parser.add_argument(
+        "--keep-tagged",
+        action="store_true",
+        help="with another top_k, min_score, deny list, chunk_rows or diversity than before: tag new and changed parts with it, and "
+        "let stand what is tagged (else such a run is refused)",
+    )
+    parser.add_argument(
         "--keep-history",
         type=float,
         default=0.0,
@@ -208,6 +214,7 @@ def _tag(arguments: argparse.Namespace) -> Mapping[str, object]:
         by_day=arguments.by_day,
         drop_gone=arguments.drop_gone,
         max_gone=arguments.max_gone,
+        keep_tagged=arguments.keep_tagged,
         keep_history_h=arguments.keep_history,
     )
     plan = plan_tagging(request)

@@ -33,6 +33,8 @@ class FaultyS3:
     ) -> None:
         self.share, self.ways, self.conditions = share, ways, conditions
         self.requests = 0
+        self.denied = ""
+        """What the path of an object ends with that nobody may read."""
         self.failed: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()
         host, port = urlsplit(server).hostname, urlsplit(server).port
@@ -45,6 +47,8 @@ class FaultyS3:
                 body = self._body()
                 way = outer._next_way(self.command)
                 refusal = None if self.command in ("GET", "HEAD") else self._condition()
+                if outer.denied and urlsplit(self.path).path.endswith(outer.denied):
+                    refusal = 403, "AccessDenied"
                 if refusal is not None:
                     self._refuse(*refusal)
                 elif way in _ERRORS:

@@ -24,6 +24,13 @@ MERGE_FILES = 24
 """So many files are merged into one by the commit that would add another."""
 
 
+FOR_NEW_PARTS = frozenset(
+    ["top_k", "chunk_rows", "min_score", "deny", "thresholds", "diversity", "image_prefixes", "max_image_bytes", "image_hosts"]
+)
+"""Settings that may be other ones for parts that are new or changed, while the rows of the others stay as they are: they
+choose among scores, and say which pictures are fetched."""
+
+
 class TagSettings(Section):
     """What the scores depend on besides the archive's content; pinned by the first run of a model version into an output."""
 
@@ -60,6 +67,11 @@ class TagSettings(Section):
         """What was set otherwise before, each as `name was .., now ..`."""
         was = before.model_dump()
         return [f"{name} was {was[name]!r}, now {now!r}" for name, now in self.model_dump().items() if was[name] != now]
+
+    def fits_tagged(self, before: "TagSettings") -> bool:
+        """Whether rows tagged with those may stand beside new ones: nothing but FOR_NEW_PARTS differs."""
+        others = set(type(self).model_fields) - FOR_NEW_PARTS
+        return self.model_dump(include=others) == before.model_dump(include=others)
 
 
 class PartRecord(Section):

@@ -20,6 +20,7 @@ from hashtag_core.data.list_parts import is_utf8
 from hashtag_core.data.parquet_rows import PartBatch, PartFooter, is_undated
 from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import MachineError, StorageError
+from hashtag_core.faults import is_machine
 from hashtag_core.output.forget_users.forget_list import FORGOTTEN, ForgetList
 from hashtag_core.output.ids import Entries, Keys, keys_of
 from hashtag_core.recommend.read_posts import READ
@@ -58,6 +59,8 @@ class Scan:
     entries: Entries
     at: np.ndarray
     doubles: np.ndarray
+    refused: str = ""
+    """What the storage says that will not give the part, today or tomorrow (denied, in cold storage)."""
 
     @property
     def rows(self) -> int:
@@ -66,9 +69,10 @@ class Scan:
 
 
 def scan_parts(source: Source, files: Sequence[FileInfo], forgotten: ForgetList | None = None) -> list[Scan]:
-    """Look through the ids of parts, several at once; in their order. Posts on the list are left out.
+    """Look through the ids of parts, several at once; in their order. Posts on the list are left out. The scan of a part that
+    the storage refuses to give has nothing but `refused`.
 
-    MachineError where a process that looks through parts was killed.
+    MachineError where a process that looks through parts was killed, StorageError where the storage does not answer.
     """
     processes = min(MAX_PROCESSES, len(os.sched_getaffinity(0)))
     if len(files) < MANY_PARTS or processes < 2 or not source.is_parquet:
@@ -87,9 +91,19 @@ def _scan_some(source: Source, forgotten: ForgetList | None, files: Sequence[Fil
     if not storage.is_remote(
         source.uri
     ):  # nothing is waited for: threads would only take the interpreter from each other
-        return [scan_part(source, file, forgotten) for file in files]
+        return [_scan_or_refusal(source, file, forgotten) for file in files]
     with ThreadPoolExecutor(min(PARTS_AT_ONCE, max(1, len(files)))) as pool:
-        return list(pool.map(lambda file: scan_part(source, file, forgotten), files))
+        return list(pool.map(lambda file: _scan_or_refusal(source, file, forgotten), files))
+
+
+def _scan_or_refusal(source: Source, file: FileInfo, forgotten: ForgetList | None) -> Scan:
+    """One object in cold storage, or under another owner's key, is no reason to leave all other parts untagged."""
+    try:
+        return scan_part(source, file, forgotten)
+    except StorageError as error:
+        if is_machine(error):
+            raise
+        return replace(_no_part(file, ""), left_out=[], refused=str(error))
 
 
 def scan_part(source: Source, file: FileInfo, forgotten: ForgetList | None = None) -> Scan:

@@ -11,16 +11,14 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 
 from hashtag_core import storage
-from hashtag_core.config import ArchiveSection, ReadingOptions, TaggingSection
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.model_files import check_model_files, read_description
 from hashtag_core.data.tagged_archive import Source
-from hashtag_core.data.vocabulary import Vocabulary, read_tags
+from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import ArchiveError, ConfigError, GateRefused, NotFoundError, StorageError
 from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
 from hashtag_core.output.claimed_output import Output
@@ -29,13 +27,14 @@ from hashtag_core.output.ids import Keys, load_index
 from hashtag_core.output.layout import Layout
 from hashtag_core.output.migrate import refuse_old_output
 from hashtag_core.output.moved_rows import LATER_ROW, REPEATED
-from hashtag_core.output.records import PartRecord, TagSettings
+from hashtag_core.output.records import PartRecord
 from hashtag_core.output.sweep import Astray
-from hashtag_core.recommend.policy import Policy, read_thresholds, tell_tags
+from hashtag_core.storage import FileInfo
 from hashtag_core.tagging.archive_columns import load_digests, save_digests
 from hashtag_core.tagging.choose_rows import Decision, decide, match
 from hashtag_core.tagging.histories import HistoryFinder
 from hashtag_core.tagging.part_ids import LeftOut, Scan, ids_of_rows, scan_parts
+from hashtag_core.tagging.pinned_settings import allowed_tags, check_settings, settings_of, unknown_extra_tags
 from hashtag_core.tagging.planned_work import PartWork, TagPlan, TagRequest, part_key_prefix
 from hashtag_core.tagging.reject_limit import check_planned
 from hashtag_core.tagging.report import last_run
@@ -59,10 +58,10 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
     layout = Layout.at(request.out, model.name, model.version)
     version = check_model_files(model.folder).version
     vocabulary = Vocabulary.load(str(model.folder / "vocabulary.json"))
-    extra = _extra_tags(recipe.tagging, model, vocabulary)
+    extra = unknown_extra_tags(recipe.tagging, model, vocabulary)
     vocabulary = vocabulary.with_tags(extra)
-    policy = _policy(recipe.tagging, model, vocabulary)
-    settings = _settings(request, archive, version, policy, extra)
+    policy = allowed_tags(recipe.tagging, model, vocabulary)
+    settings = settings_of(request, archive, version, policy, extra)
     refuse_old_output(layout)
     is_first_look, output = output is None, output or Output.open(layout)
     if is_first_look:
@@ -82,10 +81,7 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
         retag = ordered_again(records.retag, selected, anew=bool(differing))
         anew = request.selection.is_whole and (bool(differing) or not records.retag.open)
     if differing and not anew:
-        raise ConfigError(
-            f"{layout.tagged} was tagged with other settings ({'; '.join(differing)}): use the same, or another --out, or "
-            "tag all of it again with --retag"
-        )
+        check_settings(request, layout, settings, records.settings, differing)
     forgotten = ForgetList.load(layout.out)
     astray = output.find_astray(request.keep_history_h) if is_first_look else Astray([], [])
     is_tidy = not is_first_look or (output.is_counted and not any(astray))
@@ -140,9 +136,9 @@ def _with_works(plan: TagPlan, selected: set[str], *, is_first_look: bool) -> Ta
     yielding = any(record.barred or record.untried for record in records.values())
     if not news and not dropped and not yielding and not plan.needs_histories:
         return plan
+    plan, scans, news = _without_refused(plan, scan_parts(plan.source, news, plan.forgotten), present)
     if is_first_look:
         plan.source.tell_types(news)
-    scans = scan_parts(plan.source, news, plan.forgotten)
     if news and len(news) == len(plan.files) and not any(_may_hold_posts(plan, scan) for scan in scans):
         reasons = sorted({left.reason for scan in scans for left in scan.left_out})
         raise ArchiveError(
@@ -173,6 +169,22 @@ def _with_works(plan: TagPlan, selected: set[str], *, is_first_look: bool) -> Ta
         again = [work for work in works if work.path in records]
         logger.info("tagging again costs %d post(s) of %d part(s)", sum(len(work.wanted) for work in again), len(again))
     return replace(plan, works=works, skipped=plan.skipped - sum(not work.whole for work in works))
+
+
+def _without_refused(
+    plan: TagPlan, scans: Sequence[Scan], present: set[str]
+) -> tuple[TagPlan, list[Scan], list[FileInfo]]:
+    """Leave parts that the storage will not give for another run: the others' scans and files. What was tagged of them stays
+    (`present`). StorageError where it gives none, and of a model that reads the history, which needs all of it."""
+    refused = {scan.file.path: scan.refused for scan in scans if scan.refused}
+    for path, reason in refused.items():
+        if plan.finder is not None or len(refused) == len(scans):
+            raise StorageError(f"{reason}: {len(refused)} of {len(scans)} new part(s) cannot be read")
+        logger.error("%s: left as it is, for the storage will not give it: %s", path, reason)
+    present |= refused.keys() & plan.output.records.parts.keys()
+    given = [scan for scan in scans if not scan.refused]
+    plan = replace(plan, refused=refused, unselected=[*plan.unselected, *refused])
+    return plan, given, [scan.file for scan in given]
 
 
 def _may_hold_posts(plan: TagPlan, scan: Scan) -> bool:
@@ -324,58 +336,6 @@ def _check_gone(plan: TagPlan, dropped: Sequence[str]) -> None:
         )
 
 
-def _settings(request: TagRequest, archive: str, model_hash: str, policy: Policy, extra: Sequence[str]) -> TagSettings:
-    section, encoders, model = request.recipe.tagging, request.recipe.encoders, request.model
-    return TagSettings(
-        archive=archive,
-        model_name=model.name,
-        model_version=model.version,
-        model_hash=model_hash,
-        top_k=section.top_k,
-        chunk_rows=section.chunk_rows,
-        batch_size=section.batch_size,
-        backend=encoders.backend,
-        precision=encoders.precision,
-        min_score=policy.min_score,
-        diversity=request.recipe.recommend.diversity,
-        **policy.as_settings,
-        extra_tags=tell_tags(dict.fromkeys(extra, 0.0)),
-        image_prefixes=section.image_prefixes,
-        max_image_bytes=request.recipe.archive.max_image_bytes,
-        image_hosts=request.recipe.archive.image_hosts,
-        reading=_reading(request.recipe.archive),
-    )
-
-
-def _reading(section: ArchiveSection) -> ReadingOptions:
-    """What decides how rows are read, where it is not the default."""
-    dumped = section.model_dump(include=set(ReadingOptions.__annotations__), exclude_defaults=True)
-    return cast(ReadingOptions, dumped)
-
-
 def _finder(model: ResolvedModel, vocabulary: Vocabulary, extra_tags: str) -> HistoryFinder | None:
     rule = HistoryRule.from_json(read_description(model.folder).get("history"))
     return None if rule is None else HistoryFinder(rule, vocabulary, extra_tags)
-
-
-def _extra_tags(section: TaggingSection, model: ResolvedModel, vocabulary: Vocabulary) -> list[str]:
-    """The tags by name alone, in an order that does not depend on that of the list; those that the model knows are left out.
-
-    ConfigError for a model of a family that cannot give them.
-    """
-    wanted = read_tags(section.extra_tags, section.extra_tags_file, "tagging.extra_tags")
-    if not wanted:
-        return []
-    from hashtag_core.models import parse_options  # brings torch, for these runs alone
-    from hashtag_core.recommend.extra_tags import check_reads_names, unknown_tags
-
-    described = read_description(model.folder)
-    check_reads_names(described["family"], parse_options(described["family"], described["options"]))
-    return unknown_tags(sorted(wanted), vocabulary)
-
-
-def _policy(section: TaggingSection, model: ResolvedModel, vocabulary: Vocabulary) -> Policy:
-    """What is allowed of the tags: names that none of them has are left out, for rows do not depend on them."""
-    deny, thresholds = read_tags(section.deny, section.deny_file, "tagging.deny"), read_thresholds(model.folder)
-    known = vocabulary.index.keys()
-    return Policy(section.min_score, deny & known, {tag: least for tag, least in thresholds.items() if tag in known})

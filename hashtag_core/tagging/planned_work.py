@@ -37,6 +37,8 @@ class TagRequest:
     """Remove the rows of parts that are no longer in the archive."""
     max_gone: float = 0.5
     """Share of the tagged rows beyond which `drop_gone` is refused."""
+    keep_tagged: bool = False
+    """Where settings of `FOR_NEW_PARTS` are other ones than before: use them for new and changed parts, and let rows stand."""
     keep_history_h: float = 0.0
     """Hours that removed data files stay, for time travel; a glob sees them then."""
 
@@ -133,6 +135,8 @@ class TagPlan:
     """As the run is to write it."""
     anew: bool
     """Whether all parts are tagged again, and the settings may be other ones."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """Part that the storage will not give -> what it says; `unselected` names it too."""
     index: IdIndex = field(default_factory=IdIndex)
     scans: list[Scan] = field(default_factory=list)
     is_tidy: bool = True
@@ -161,7 +165,7 @@ class TagPlan:
     def is_done(self) -> bool:
         """Whether there is nothing to do."""
         return (
-            not (self.works or self.dropped or self.unfinished)
+            not (self.works or self.dropped or self.unfinished or self.refused)
             and self.is_tidy
             and self.closed_retag == self.output.records.retag
         )

@@ -316,6 +316,7 @@ class TagRun:
         left = [work for work in plan.works if self.progress.waiting[work.key]]
         if self.stop.reason is not None and left:
             raise StoppedError(self._stopped(left))
+        self.failures += [f"{path}: {reason}" for path, reason in plan.refused.items()]
         if self.failures:
             message = f"{len(self.failures)} part(s) could not be tagged whole, run again: {self.failures[0]}"
             raise HashtagError(message)
