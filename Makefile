@@ -86,18 +86,21 @@ ablations: setup
 	$(call BOARD,openclipart,$(SHARED)/openclipart,--split by_user --set split.test=0.25 --recipes $(wildcard $(ABLATIONS)/*.toml))
 	$(call BOARD,mvsa,$(SHARED)/mvsa,--split by_user --set split.test=0.25 --recipes $(MODALITIES) $(ABLATIONS)/amnn_caption.toml $(ABLATIONS)/amnn_image.toml)
 
-# What runs on Ray waits most of the time for one process to start: lint, what needs no Ray, and the kills and the tutorial, which
-# start a Ray of their own, run beside it and yield to it.
+# What runs on Ray waits most of the time for one process to start, and what ends at another machine's word for the other machine.
+# So three run side by side: the tests on a Ray that they share; those that start what they need, beside them; and lint and what
+# needs no Ray, which yields to both.
 KILLS := tests/distributed/test_tag_kills.py
-OWN_RAY := $(KILLS) tests/end_to_end/test_docs.py
+OF_THEIR_OWN := $(KILLS) tests/end_to_end $(foreach name,extreme_posts leaderboard mlflow_away tune,tests/distributed/test_$(name).py)
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:cacheprovider tests/models tests/unit tests/tagging tests/browser $(OWN_RAY)
+PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
+QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(PYTEST) tests/models tests/unit tests/tagging tests/browser
 
 test: setup
-	@echo "Side by side: lint, tests/models, tests/unit, tests/tagging, tests/browser, $(OWN_RAY), which are shown at the end, and the tests on Ray:"
-	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; trap 'kill $$quick' INT TERM; \
-	  $(BIN)/python -m pytest tests/distributed tests/end_to_end $(OWN_RAY:%=--ignore=%); ray=$$?; \
-	  wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || quick))
+	@echo "Side by side: lint, tests/models, tests/unit, tests/tagging, tests/browser; $(OF_THEIR_OWN); both are shown at the end; and the other tests on Ray:"
+	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; \
+	  nice -n 5 $(PYTEST) $(OF_THEIR_OWN) > $(VENV)/own.log 2>&1 & own=$$!; trap 'kill $$quick $$own' INT TERM; \
+	  $(BIN)/python -m pytest tests/distributed $(OF_THEIR_OWN:%=--ignore=%); ray=$$?; \
+	  wait $$own; own=$$?; cat $(VENV)/own.log; wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || own || quick))
 
 SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts test_hosts test_image test_train_nodes test_tune,tests/distributed/$(name).py)
 

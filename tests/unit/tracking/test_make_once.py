@@ -4,7 +4,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from mlflow.exceptions import RestException
 
 from hashtag_core.tracking.make_once import REQUEST, create_run, delete
 
@@ -40,6 +39,8 @@ def test_the_run_that_nobody_was_told_of_goes(uri: str, deleted: list[str]) -> N
 
 
 def test_gone_already_is_as_good_and_another_error_is_not() -> None:
+    from mlflow.exceptions import RestException
+
     def fail(code: str) -> None:
         raise RestException({"error_code": code, "message": code})
 

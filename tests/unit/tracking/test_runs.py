@@ -227,10 +227,10 @@ def test_a_maker_that_died_leaves_nothing_in_the_way(tmp_path, monkeypatch):
 
 def test_telemetry_is_off(mlflow_store):
     connect()
-    from mlflow.telemetry.client import get_telemetry_client
+    from mlflow.telemetry.utils import is_telemetry_disabled
 
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    assert get_telemetry_client() is None
+    assert is_telemetry_disabled()
 
 
 def test_an_experiment_is_shown_as_one_of_models_and_not_of_traces(mlflow_store: Path) -> None:
