@@ -3,9 +3,11 @@
 hashtags recommend photo.jpg --caption "harbour at dawn"
 hashtags train --recipe recipe.toml --dataset dataset
 hashtags COMMAND --help
+hashtags --version
 """
 
 import importlib
+import platform
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +29,7 @@ COMMANDS = {
 """Name of a module in `jobs` -> what it does, in the order of the help."""
 
 DONE, USAGE = 0, 2
+VERSIONS = ("ray", "torch", "mlflow", "deltalake")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,17 +38,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         print(usage(), file=sys.stdout if given else sys.stderr)
         return DONE if given else USAGE
+    if given[0] in ("-V", "--version"):
+        print(version())
+        return DONE
     if given[0] not in COMMANDS:
         print(f"hashtags: no command {given[0]!r}{nearest(given[0], COMMANDS)} (see hashtags --help)", file=sys.stderr)
         return USAGE
     return int(importlib.import_module(f"jobs.{given[0]}").main(given[1:]))
 
 
+def version() -> str:
+    """What a report of a fault begins with: our version, Python's, and those of what decides most."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as of
+
+    def told(name: str) -> str:
+        try:
+            return of(name)
+        except PackageNotFoundError:
+            return "not installed"
+
+    ours = told("hashtag-recommender")
+    rest = ", ".join(f"{name} {told(name)}" for name in VERSIONS)
+    return f"hashtags {ours if ours != 'not installed' else 'of a clone'} (Python {platform.python_version()}, {rest})"
+
+
 def usage() -> str:
     """The help: a line a command."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name.ljust(width)}  {description}" for name, description in COMMANDS.items()]
-    return "\n".join(["usage: hashtags COMMAND [ARGUMENTS]", "", *lines, "", "hashtags COMMAND --help tells the rest."])
+    return "\n".join(
+        [
+            "usage: hashtags COMMAND [ARGUMENTS]",
+            "",
+            *lines,
+            "",
+            "hashtags COMMAND --help tells the rest, hashtags --version what is installed.",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,17 @@ MERGE_FILES = 24
 
 
 FOR_NEW_PARTS = frozenset(
-    ["top_k", "chunk_rows", "min_score", "deny", "thresholds", "diversity", "image_prefixes", "max_image_bytes", "image_hosts"]
+    [
+        "top_k",
+        "chunk_rows",
+        "min_score",
+        "deny",
+        "thresholds",
+        "diversity",
+        "image_prefixes",
+        "max_image_bytes",
+        "image_hosts",
+    ]
 )
 """Settings that may be other ones for parts that are new or changed, while the rows of the others stay as they are: they
 choose among scores, and say which pictures are fetched."""

@@ -32,6 +32,11 @@ def guard(uri: str, operation: str) -> Iterator[None]:
         raise NotFoundError(f"{uri}: not found") from None
     except OSError as error:
         raise StorageError(f"{uri}: {operation} failed: {_cause(error)}") from error
+    except RecursionError:  # of the SDK, which asks for the bucket's region, is sent elsewhere, and asks again
+        raise StorageError(
+            f"{uri}: {operation} failed: what answers sends every request elsewhere (301): is AWS_ENDPOINT_URL the address of the "
+            "store itself, and AWS_REGION its region?"
+        ) from None
     except Exception as error:
         module = type(error).__module__.partition(".")[0]
         if module not in ("botocore", "boto3", "s3transfer", "urllib3"):

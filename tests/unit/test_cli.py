@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ def test_without_a_command_the_help_goes_to_stderr(capsys: pytest.CaptureFixture
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("usage: hashtags")
+
+
+def test_the_version_is_told_with_those_that_decide_most(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("hashtags ")
+    assert f"ray {metadata.version('ray')}" in line
+    assert f"deltalake {metadata.version('deltalake')}" in line
 
 
 def test_an_unknown_command_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -424,6 +424,12 @@ def test_denied(faults: Faults) -> None:
         storage.open_input(uri)
 
 
+def test_a_server_that_sends_every_request_elsewhere(faults: Faults) -> None:
+    faults.answer = lambda n: (301, error("PermanentRedirect"))
+    with pytest.raises(StorageError, match=r"s3://bucket/key: look-up failed: .*\(301\): is AWS_ENDPOINT_URL"):
+        storage.exists("s3://bucket/key")
+
+
 def test_busy_servers_are_asked_again_and_not_forever(faults: Faults) -> None:
     faults.answer = lambda n: (503, error("SlowDown")) if n < 3 else (200, b"data")
     assert storage.read_bytes("s3://bucket/key") == b"data"
