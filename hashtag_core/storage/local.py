@@ -3,10 +3,13 @@
 import errno
 import fcntl
 import functools
+import hashlib
 import logging
 import os
+import random
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +25,9 @@ from hashtag_core.redaction import one_line
 from hashtag_core.storage.base import FileInfo, check_size, guard, writing
 
 logger = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 5.0
+MARK_DIGITS = 16
 
 
 def local_path(uri: str) -> str:
@@ -158,27 +164,83 @@ def create_bytes(uri: str, data: bytes) -> None:
 
 
 def replace_bytes(uri: str, expected: bytes, data: bytes | None) -> None:
-    """Under a lock on the file's folder, which is held for no more than a look and a rename: a process that is paused while it has the
-    lock holds up every other one."""
+    """A file system has no conditional rename. So each who wants to replace a file first stages what is to be there, then removes what
+    all others have staged for it, then looks, and renames last: of two that saw the same content one finds its own staged file
+    gone and begins anew, whatever order they run in and wherever one of them is paused.
+
+    A lock makes them take turns, and no more: it is waited for `LOCK_WAIT_S`, since a process that is stopped keeps its own.
+    """
     target = Path(local_path(uri))
-    staged = _staged(target)
     with guard(uri, "replace"):
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            if data is not None:
-                _write_through(staged, data)
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            if read_bytes(uri) != expected:
-                raise AlreadyExistsError(f"{uri}: holds something else by now")
-            if data is None:
-                os.unlink(target)
-            else:
-                os.replace(staged, target)
-        finally:
-            os.close(folder)
-            staged.unlink(missing_ok=True)
+        while not _replaced(target, uri, expected, data):
+            time.sleep(random.uniform(0, 0.05))
         if data is not None:
             _sync_folder(target.parent)
+
+
+def _replaced(target: Path, uri: str, expected: bytes, data: bytes | None) -> bool:
+    """Whether it was done; False where another one removed what was staged. AlreadyExistsError for other content."""
+    mark = hashlib.sha256(target.name.encode("utf-8", "surrogateescape")).hexdigest()[:MARK_DIGITS]
+    staged = target.with_name(f".{mark}{uuid.uuid4().hex[MARK_DIGITS:]}.tmp")
+    lock = target.with_name(f".{mark}{'0' * (32 - MARK_DIGITS)}.tmp")
+    try:
+        _write_through(staged, data or b"")
+        with _turn(lock):
+            for other in target.parent.glob(f".{mark}*.tmp"):
+                if other not in (staged, lock):
+                    other.unlink(missing_ok=True)
+            if read_bytes(uri) != expected:
+                raise AlreadyExistsError(f"{uri}: holds something else by now")
+            try:
+                if data is None:
+                    os.unlink(staged)
+                    os.unlink(target)
+                else:
+                    os.replace(staged, target)
+            except FileNotFoundError:
+                return False
+            return True
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+@contextmanager
+def _turn(lock: Path) -> Iterator[None]:
+    """The lock, or, where whoever has it does not give it back, a new one in its place."""
+    while True:
+        handle = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)
+        if _is_locked(handle) and _is_at(handle, lock):
+            break
+        if _is_at(handle, lock):
+            lock.unlink(missing_ok=True)
+        os.close(handle)
+    try:
+        yield
+    finally:
+        if _is_at(handle, lock):
+            lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _is_locked(handle: int) -> bool:
+    """Whether it could be locked within `LOCK_WAIT_S`."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+        time.sleep(random.uniform(0.005, 0.02))
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether it is this file that the path names."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def move(source: str, target: str) -> None:
