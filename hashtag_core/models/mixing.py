@@ -38,23 +38,25 @@ class MixtureData:
     weight_N: Tensor
 
 
-def fit_mixture(data: MixtureData, *, penalty: float, tag_penalty: float, prior_kind: int) -> Mixture:
+def fit_mixture(data: MixtureData, *, penalty: float, tag_penalty: float | None, prior_kind: int) -> Mixture:
     """The penalised maximum of the likelihood, by L-BFGS.
 
-    `penalty` is of W and o, for evidence scaled to a standard deviation of 1, `tag_penalty` of t, both in units of a post.
-    `prior_kind` is the kind that is the logit of the tags' popularity: the search begins at it alone.
+    `penalty` is of W and o, for evidence scaled to a standard deviation of 1, `tag_penalty` of t, both in units of a post; without
+    one, t stays 0. `prior_kind` is the kind that is the logit of the tags' popularity: the search begins at it alone.
     """
     scale_C = torch.stack([part.std(correction=0) for part in data.evidence]).clamp(min=1e-6)
     weights_CJ = torch.zeros(len(data.evidence), data.facts_NJ.shape[1])
     weights_CJ[prior_kind, 0] = scale_C[prior_kind]
     parameters = [weights_CJ, torch.zeros(data.facts_NJ.shape[1]), torch.zeros(data.labels_NV.shape[1])]
     parameters = [parameter.requires_grad_() for parameter in parameters]
-    penalties = [penalty, penalty, tag_penalty]
+    penalties = [penalty, penalty, tag_penalty or 0.0]
     optimizer = torch.optim.LBFGS(parameters, max_iter=ITERATIONS, history_size=20, line_search_fn="strong_wolfe")
 
     @torch.no_grad()
     def closure() -> Tensor:
         loss, gradients = _loss_and_gradients(data, scale_C, parameters)
+        if tag_penalty is None:
+            gradients[2].zero_()
         for parameter, gradient, strength in zip(parameters, gradients, penalties, strict=True):
             loss = loss + strength / 2 * parameter.square().sum()
             parameter.grad = (gradient + strength * parameter) / len(data.facts_NJ)
@@ -112,11 +114,11 @@ SHOWN = 10
 SURENESS_PENALTY = 10.0
 
 
-def fit_sureness(logits_NK: Tensor, right_NK: Tensor) -> tuple[float, float]:
+def fit_sureness(logits_NK: Tensor, right_NK: Tensor, weight_N: Tensor) -> tuple[float, float]:
     """Platt's slope and offset for the logits of the tags that posts were given first: what makes their sigmoid the share that
     is right. The best of many chances look better than they are, and times change; the ranking stays as it is.
 
-    A quadratic penalty holds them to (1, 0): few posts change little. The slope is at least 0.1.
+    `weight_N`: how much each post counts. A quadratic penalty holds them to (1, 0): few posts change little. The slope is at least 0.1.
     """
     slope_offset = torch.tensor([1.0, 0.0]).requires_grad_()
     optimizer = torch.optim.LBFGS([slope_offset], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
@@ -124,7 +126,8 @@ def fit_sureness(logits_NK: Tensor, right_NK: Tensor) -> tuple[float, float]:
     def closure() -> Tensor:
         optimizer.zero_grad()
         given_NK = logits_NK * slope_offset[0] + slope_offset[1]
-        loss = nn.functional.binary_cross_entropy_with_logits(given_NK, right_NK, reduction="sum")
+        losses_NK = nn.functional.binary_cross_entropy_with_logits(given_NK, right_NK, reduction="none")
+        loss = (losses_NK.sum(1) * weight_N).sum()
         loss = loss + SURENESS_PENALTY / 2 * ((slope_offset[0] - 1).square() + slope_offset[1].square())
         loss.backward()  # type: ignore[no-untyped-call]
         return loss

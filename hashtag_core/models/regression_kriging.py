@@ -15,6 +15,9 @@ modalities are there: the gate that article 002 leaves as future work; articles 
 convex logistic regression, learned from out-of-fold evidence (folds by user) on every pair of post and tag. The score is
 its probability; as its logit is a sum, `explain` says exactly how much came from where.
 
+A tag that is known by its words alone (`add_tags`) takes the regression and the neighbours of the tags that say something
+like it, and is mixed by weights of its own: learned from the train tags, each as if it alone were not among them.
+
 As every kind is linear in the tags of posts, a post is scored by one product with the regression's weights: f of the
 kriged residuals is f of the kriged inputs, sum_h w_h f(x_h) = f(sum_h w_h x_h).
 """
@@ -33,15 +36,14 @@ from hashtag_core.models.explanation import Explanation, carried
 from hashtag_core.models.kriging import Covariance, joint_cosines, joint_unit, kriging_weights
 from hashtag_core.models.layers import masked_softmax
 from hashtag_core.models.registry import register
-from hashtag_core.models.regression_kriging_fit import Fitting, calibrate
+from hashtag_core.models.regression_kriging_fit import Fitting, Shown, calibrate
 from hashtag_core.models.ridge import BLOCKS, Block, Columns
 from hashtag_core.models.similar_posts import Neighbours, owners
+from hashtag_core.models.tag_words import shares_of_new
 
 Part = Literal["kriging", "attention", "habit", "neighbours", "tag_text"]
 KINDS = (*BLOCKS, "kriging", "attention", "habit", "neighbours", "tag_text", "popularity")
 """Kinds of evidence, in the order of the mixture."""
-TAG_LENGTH, TAG_NOISE = 0.4, 1.0
-"""Of the covariance between tags by their words (`add_tags`)."""
 FACTS = 8
 """J: 1, whether there is a history, its length, its nearest post, what it explains, caption, image, nearest neighbour."""
 
@@ -128,6 +130,12 @@ class RegressionKriging(FittedModel):
     mixture_CJ: Tensor
     offset_J: Tensor
     tag_offset_V: Tensor
+    """Of the tags that were taught: V less those that `add_tags` added."""
+    new_mixture_CJ: Tensor
+    new_offset_J: Tensor
+    """The mixture of tags that are known by their words alone."""
+    tag_shares_VU: Tensor
+    """What each tag taught counts for each of those, by their words."""
     sureness: Tensor
     """Slope and offset of the logits, by the validation split."""
 
@@ -136,6 +144,8 @@ class RegressionKriging(FittedModel):
         self.settings = options
         sizes = {"caption": spec.text_dim, "image": spec.image_dim}
         self.columns = Columns({BLOCKS[name]: sizes[name] for name in BLOCKS if name in options.inputs})
+        self.out_of_fold: Shown | None = None
+        """From `fit` to `calibrate`."""
         self.neighbours = Neighbours(sum(self.columns.sizes.values()))
         width, tags = len(self.columns.mean_D), spec.vocabulary_size
         self.register_buffer("weight_DV", torch.zeros(width, tags))
@@ -145,6 +155,9 @@ class RegressionKriging(FittedModel):
         self.register_buffer("mixture_CJ", torch.zeros(len(KINDS), FACTS))
         self.register_buffer("offset_J", torch.zeros(FACTS))
         self.register_buffer("tag_offset_V", torch.zeros(tags))
+        self.register_buffer("new_mixture_CJ", torch.zeros(len(KINDS), FACTS))
+        self.register_buffer("new_offset_J", torch.zeros(FACTS))
+        self.register_buffer("tag_shares_VU", torch.zeros(tags, 0), persistent=False)
         self.register_buffer("sureness", torch.tensor([1.0, 0.0]))
 
     @classmethod
@@ -162,20 +175,16 @@ class RegressionKriging(FittedModel):
         self.tag_text_TV = torch.nn.functional.normalize(vectors_VD.float(), dim=1).t().contiguous()
 
     def add_tags(self, vectors_UD: Tensor) -> None:
-        """A new tag takes the regression of the tags that say something like it (kriging once more, of weights over the tags'
-        words), the popularity of a tag that no train post has, and its own words; histories speak for it as for any tag."""
+        """A new tag takes the regression and the neighbours of the tags that say something like it (kriging once more, over the
+        tags' words) and its own words; histories speak for it as for any tag."""
         words_UT = torch.nn.functional.normalize(vectors_UD.float(), dim=1).to(self.tag_text_TV.device)
-        known_VT = self.tag_text_TV.t()
-        covariance = Covariance(0.0, TAG_LENGTH, TAG_NOISE)
-        k_VV = covariance.between(known_VT @ known_VT.t()) + TAG_NOISE * torch.eye(
-            len(known_VT), device=known_VT.device
-        )
-        shares_VU = torch.linalg.solve(k_VV, covariance.between(known_VT @ words_UT.t()))
+        taught = len(self.tag_offset_V)
+        shares_VU = shares_of_new(self.tag_text_TV[:, :taught].t(), words_UT)
         unseen = self.share_V.min() * self.share_V.new_ones(len(words_UT))
-        self.weight_DV = torch.cat([self.weight_DV, self.weight_DV @ shares_VU], dim=1)
+        self.weight_DV = torch.cat([self.weight_DV, self.weight_DV[:, :taught] @ shares_VU], dim=1)
         self.share_V = torch.cat([self.share_V, unseen])
         self.tag_text_TV = torch.cat([self.tag_text_TV, words_UT.t()], dim=1)
-        self.tag_offset_V = torch.cat([self.tag_offset_V, torch.zeros_like(unseen)])
+        self.tag_shares_VU = torch.cat([self.tag_shares_VU, shares_VU], dim=1)
         self.spec = replace(self.spec, vocabulary_size=len(self.share_V))
 
     def read(self, batch: PostBatch) -> Reading:
@@ -239,14 +248,22 @@ class RegressionKriging(FittedModel):
         """logits_BV: `evidence` and the mixture in one product, since all of it is linear in inputs and tags."""
         reading = self.read(batch)
         shares = self.shares(reading)
-        weights_BC = shares.facts_BJ @ self.mixture_CJ.t()
+        taught = len(self.tag_offset_V)
+        logits_BV = self._mixed(reading, shares, self.mixture_CJ, self.offset_J)
+        logits_BV[:, :taught] += self.tag_offset_V
+        if self.tag_shares_VU.shape[1]:
+            logits_BV[:, taught:] = self._mixed(reading, shares, self.new_mixture_CJ, self.new_offset_J)[:, taught:]
+        return logits_BV
+
+    def _mixed(self, reading: Reading, shares: Shares, mixture_CJ: Tensor, offset_J: Tensor) -> Tensor:
+        """The logits of all tags by one mixture, without the tags' own offsets."""
+        weights_BC = shares.facts_BJ @ mixture_CJ.t()
         weight = {kind: weights_BC[:, index : index + 1] for index, kind in enumerate(KINDS)}
         spans = self.columns.spans()
         parts = [weight[kind] * reading.input_BD[:, spans[name]] for kind, name in BLOCKS.items() if name in spans]
         kriging_BH = weight["kriging"] * shares.kriging_BH
         past_BH = kriging_BH + weight["attention"] * shares.attention_BH + weight["habit"] * shares.habit_BH
-        logits_BV: Tensor = (shares.facts_BJ @ self.offset_J)[:, None] + self.tag_offset_V
-        logits_BV = logits_BV + weight["popularity"] * torch.logit(self.share_V)
+        logits_BV: Tensor = (shares.facts_BJ @ offset_J)[:, None] + weight["popularity"] * torch.logit(self.share_V)
         if parts:
             input_BD = torch.cat(parts, dim=1) - self.columns.weighted(reading.past, kriging_BH)
             logits_BV = (
@@ -254,7 +271,12 @@ class RegressionKriging(FittedModel):
             )
         logits_BV = logits_BV - kriging_BH.sum(1, keepdim=True) * self.share_V
         add_to_tags(logits_BV, past_BH, reading.tags_BHL)
-        add_to_tags(logits_BV, weight["neighbours"] * shares.neighbours_BK, self.neighbours.tags_of(reading.rows_BK))
+        votes_BV = logits_BV
+        if self.tag_shares_VU.shape[1]:
+            votes_BV = torch.zeros(len(logits_BV), len(self.tag_shares_VU), device=logits_BV.device)
+        add_to_tags(votes_BV, weight["neighbours"] * shares.neighbours_BK, self.neighbours.tags_of(reading.rows_BK))
+        if votes_BV is not logits_BV:
+            logits_BV = logits_BV + torch.cat([votes_BV, votes_BV @ self.tag_shares_VU], dim=1)
         return logits_BV
 
     def explain(self, batch: PostBatch, tags_BT: Tensor) -> Explanation:
@@ -262,10 +284,15 @@ class RegressionKriging(FittedModel):
         reading = self.read(batch)
         shares = self.shares(reading)
         slope, offset = self.sureness
-        weights_BC = slope * (shares.facts_BJ @ self.mixture_CJ.t())
-        weight = {kind: weights_BC[:, index : index + 1] for index, kind in enumerate(KINDS)}
+        new_BT = tags_BT >= len(self.tag_offset_V)
+        mixtures = ((self.mixture_CJ, self.offset_J), (self.new_mixture_CJ, self.new_offset_J))
+        old_B1C, new_B1C = ((slope * (shares.facts_BJ @ mixture_CJ.t()))[:, None] for mixture_CJ, _ in mixtures)
+        weights_BTC = torch.where(new_BT[:, :, None], new_B1C, old_B1C)
+        weight = {kind: weights_BTC[:, :, index] for index, kind in enumerate(KINDS)}
+        old_B1, new_B1 = ((shares.facts_BJ @ offset_J)[:, None] for _, offset_J in mixtures)
         weight_BTD, share_BT = self.weight_DV.t()[tags_BT], self.share_V[tags_BT]
-        base_BT = slope * ((shares.facts_BJ @ self.offset_J)[:, None] + self.tag_offset_V[tags_BT]) + offset
+        own_V = torch.cat([self.tag_offset_V, self.share_V.new_zeros(self.tag_shares_VU.shape[1])])
+        base_BT = slope * (torch.where(new_BT, new_B1, old_B1) + own_V[tags_BT]) + offset
         parts = {
             kind: weight[kind] * torch.einsum("bd,btd->bt", reading.input_BD[:, span], weight_BTD[:, :, span])
             for kind, name in BLOCKS.items()
@@ -278,21 +305,37 @@ class RegressionKriging(FittedModel):
         past_BHD = self.columns.centred(reading.past, reading.mask_BH.shape)
         expected_BTH = share_BT[:, :, None] + torch.einsum("bhd,btd->bth", past_BHD, weight_BTD)
         carried_BTH = carried(reading.tags_BHL, tags_BT)
-        by_tag_BH = weight["attention"] * shares.attention_BH + weight["habit"] * shares.habit_BH
-        kriging_BH = weight["kriging"] * shares.kriging_BH
-        neighbours_BK = weight["neighbours"] * shares.neighbours_BK
+        by_tag_BTH = weight["attention"][:, :, None] * shares.attention_BH[:, None]
+        by_tag_BTH = by_tag_BTH + weight["habit"][:, :, None] * shares.habit_BH[:, None]
+        kriging_BTH = weight["kriging"][:, :, None] * shares.kriging_BH[:, None]
         ids, rows = self.neighbours.post_ids, reading.rows_BK.tolist()
         return Explanation(
             base_BT + weight["popularity"] * torch.logit(share_BT),
             parts,
-            by_tag_BH[:, None] * carried_BTH + kriging_BH[:, None] * (carried_BTH - expected_BTH),
-            neighbours_BK[:, None] * carried(self.neighbours.tags_of(reading.rows_BK), tags_BT),
+            by_tag_BTH * carried_BTH + kriging_BTH * (carried_BTH - expected_BTH),
+            weight["neighbours"][:, :, None] * shares.neighbours_BK[:, None] * self._votes(reading.rows_BK, tags_BT),
             [[ids[row] for row in held if row >= 0] for held in rows],
         )
 
+    def _votes(self, rows_BK: Tensor, tags_BT: Tensor) -> Tensor:
+        """[B, T, K]: how much each neighbour speaks for each tag: 1 where it carries it; for a new tag, by the tags it carries."""
+        tags_BKL, taught = self.neighbours.tags_of(rows_BK), len(self.tag_shares_VU)
+        votes_BTK = carried(tags_BKL, tags_BT)
+        if not self.tag_shares_VU.shape[1]:
+            return votes_BTK
+        column_BT = (tags_BT - taught).clamp(min=0)
+        found_BTKL = torch.stack(
+            [
+                shares_TV[:, tags_KL.clamp(min=0)]
+                for shares_TV, tags_KL in zip(self.tag_shares_VU.t()[column_BT], tags_BKL, strict=True)
+            ]
+        )
+        new_BTK = (found_BTKL * (tags_BKL >= 0)[:, None]).sum(3)
+        return torch.where((tags_BT >= taught)[:, :, None], new_BTK, votes_BTK)
+
     def evidence(self, reading: Reading, shares: Shares, weight_DV: Tensor) -> list[Tensor]:
-        """Each of KINDS as [B, V]; zeros for one that is left out."""
-        empty_BV = torch.zeros(len(reading.input_BD), self.spec.vocabulary_size)
+        """Each of KINDS as [B, V], of the tags taught; zeros for one that is left out."""
+        empty_BV = torch.zeros(len(reading.input_BD), len(self.tag_offset_V))
         spans, asked = self.columns.spans(), self.settings.parts
         found = {
             kind: reading.input_BD[:, spans[name]] @ weight_DV[spans[name]]

@@ -7,7 +7,7 @@ sides; what the mixture learns of a post comes from the regression that has not 
 import dataclasses
 import itertools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from hashtag_core.models.kriging import Covariance, joint_unit, kriging_weights
 from hashtag_core.models.mixing import SHOWN, MixtureData, fit_mixture, fit_sureness, fit_trust
 from hashtag_core.models.ridge import Moments
 from hashtag_core.models.similar_posts import owners
+from hashtag_core.models.tag_words import shares_without_itself
 
 if TYPE_CHECKING:
     from hashtag_core.models.regression_kriging import Reading, RegressionKriging
@@ -30,6 +31,11 @@ BATCH = 256
 SEARCH_K = 5
 MIXTURE_PAIRS = 8_000_000
 """Pairs of a post and a tag that the mixture is learned from, at most."""
+
+TRAIN_POSTS = 1_000
+"""As how many posts those of the train split count at most, where it is asked how sure the model may be: times change."""
+OTHER_OF_NEW = ("caption", "image", "kriging", "neighbours")
+"""Kinds of evidence that a tag known by its words alone has from the tags that say something like it."""
 
 
 class Fitting:
@@ -122,33 +128,52 @@ class Fitting:
         return {**vars(best), f"kriged_f1_at_{SEARCH_K}": _f1(totals[best])}
 
     def learn_mixture(self) -> None:
-        """The mixture, of evidence that is out of fold. A user counts as much as the root of the user's posts."""
+        """The mixture, of evidence that is out of fold, and that of tags known by their words alone, of evidence in which every
+        tag is such a one. A user counts as much as the root of the user's posts."""
+        model, settings = self.model, self.settings
+        kept = self._evidence()
+        if kept is None:
+            return
+        data, as_new = kept
+        prior_kind = len(data.evidence) - 1
+        found = fit_mixture(data, penalty=settings.penalty, tag_penalty=settings.tag_penalty, prior_kind=prior_kind)
+        model.mixture_CJ, model.offset_J, model.tag_offset_V = found.weights_CJ, found.offset_J, found.tag_offset_V
+        model.out_of_fold = Shown.of(_weighted(model, data.evidence, data.facts_NJ), data.labels_NV)
+        if as_new:
+            nothing_NV = torch.zeros(1, 1).expand_as(data.labels_NV)
+            of_new = [as_new.get(kind, part) for kind, part in zip(model.kinds, data.evidence, strict=True)]
+            of_new[prior_kind] = nothing_NV
+            data = dataclasses.replace(data, evidence=of_new)
+            found = fit_mixture(data, penalty=settings.penalty, tag_penalty=None, prior_kind=prior_kind)
+            found.weights_CJ[prior_kind] = 0
+            model.new_mixture_CJ, model.new_offset_J = found.weights_CJ, found.offset_J
+
+    def _evidence(self) -> tuple[MixtureData, dict[str, Tensor]] | None:
+        """What the mixture is learned from; None without a post. Beside it the kinds of evidence that are others for a tag
+        known by its words alone, with every tag taken for one."""
         model = self.model
         evidence: list[list[Tensor]] = []
+        as_new: dict[str, list[Tensor]] = {}
         facts, labels, users = [], [], []
+        shares_VV = shares_without_itself(model.tag_text_TV.t()) if model.reads_tag_text(model.options) else None
         for reading, labels_NV, weight_DV, owned in self._readings():
             shares = model.shares(reading)
             evidence.append(model.evidence(reading, shares, weight_DV))
             facts.append(shares.facts_BJ)
             labels.append(torch.from_numpy(labels_NV))
             users += owned
+            if shares_VV is not None:
+                found = dict(zip(model.kinds, model.evidence(reading, shares, weight_DV @ shares_VV), strict=True))
+                found["neighbours"] = found["neighbours"] @ shares_VV
+                for kind in OTHER_OF_NEW:
+                    as_new.setdefault(kind, []).append(found[kind])
         if not users:
-            return
+            return None
         _, user_N, posts_U = np.unique(users, return_inverse=True, return_counts=True)
         weight_N = torch.from_numpy(posts_U[user_N] ** -0.5).float()
-        data = MixtureData(
-            [torch.cat(parts) for parts in zip(*evidence, strict=True)],
-            torch.cat(facts),
-            torch.cat(labels),
-            weight_N / weight_N.mean(),
-        )
-        found = fit_mixture(
-            data,
-            penalty=self.settings.penalty,
-            tag_penalty=self.settings.tag_penalty,
-            prior_kind=len(data.evidence) - 1,
-        )
-        model.mixture_CJ, model.offset_J, model.tag_offset_V = found.weights_CJ, found.offset_J, found.tag_offset_V
+        together = [torch.cat(parts) for parts in zip(*evidence, strict=True)]
+        data = MixtureData(together, torch.cat(facts), torch.cat(labels), weight_N / weight_N.mean())
+        return data, {kind: torch.cat(parts) for kind, parts in as_new.items()}
 
     def _batches(self) -> Iterator[tuple[PostBatch, np.ndarray, np.ndarray, np.ndarray]]:
         """Posts, labels_BV, each post's fold, and whether it is drawn for choices."""
@@ -174,10 +199,41 @@ class Fitting:
         return zlib.crc32(f"{self.seed}:{name}".encode())
 
 
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """The tags that posts are given first: the parts of their logits [N, K, C + 1], and which are right [N, K]."""
+
+    parts_NKC: Tensor
+    right_NK: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor], labels_NV: Tensor) -> "Shown":
+        """Of logits that are the sum of `parts` [N, V]; twice as many tags as are shown, as the order may change yet."""
+        logits_NV = torch.zeros_like(labels_NV)
+        for part in parts:
+            logits_NV += part
+        tags_NK = logits_NV.topk(min(2 * SHOWN, logits_NV.shape[1]), dim=1).indices
+        parts_NKC = torch.stack([part.gather(1, tags_NK) for part in parts], dim=2)
+        return cls(parts_NKC, labels_NV.gather(1, tags_NK))
+
+    def first(self, trust_C: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of the tags shown, where each part counts `trust_C` times, and which are right."""
+        best_NK = (self.parts_NKC @ trust_C).topk(min(SHOWN, self.right_NK.shape[1]), dim=1)
+        return best_NK.values, self.right_NK.gather(1, best_NK.indices)
+
+
+def _weighted(model: "RegressionKriging", evidence: Sequence[Tensor], facts_NJ: Tensor) -> list[Tensor]:
+    """The parts of the logits [N, V]: of each kind of evidence, and what is of none."""
+    weights_NC = facts_NJ @ model.mixture_CJ.t()
+    found = [weights_NC[:, index : index + 1] * part for index, part in enumerate(evidence)]
+    return [*found, (facts_NJ @ model.offset_J)[:, None] + model.tag_offset_V]
+
+
 @torch.no_grad()
 def calibrate(model: "RegressionKriging", source: FitSource) -> dict[str, float]:
-    """What the train posts cannot tell, by those of the validation split: how far each kind of evidence is to be trusted,
-    then how sure the model may be of the tags that a post is given first."""
+    """What the train posts alone cannot tell, by those of the validation split: how far each kind of evidence is to be trusted,
+    then how sure the model may be of the tags that a post is given first. For that the train posts speak too, where it was
+    just fitted, as they were out of fold: a validation split may have few users."""
     device = model.share_V.device
     most = max(1, MIXTURE_PAIRS // model.spec.vocabulary_size)
     every = -(-source.posts // most)
@@ -188,21 +244,26 @@ def calibrate(model: "RegressionKriging", source: FitSource) -> dict[str, float]
         rows = torch.arange(0, len(batch), every)
         reading = _picked(model.read(batch), rows)
         shares = model.shares(reading)
-        weights_BC = shares.facts_BJ @ model.mixture_CJ.t()
-        evidence = model.evidence(reading, shares, model.weight_DV)
-        found = [weights_BC[:, index : index + 1] * part for index, part in enumerate(evidence)]
-        parts.append([*found, (shares.facts_BJ @ model.offset_J)[:, None] + model.tag_offset_V])
+        parts.append(_weighted(model, model.evidence(reading, shares, model.weight_DV), shares.facts_BJ))
         labels.append(make_targets(tags, model.spec.vocabulary_size).labels_BV[rows])
     if not parts:
         return {}
     together = [torch.cat(part) for part in zip(*parts, strict=True)]
     labels_NV = torch.cat(labels)
     trust_C = fit_trust(together, labels_NV)
+    ones_C = torch.ones_like(trust_C)
     model.mixture_CJ = model.mixture_CJ * trust_C[:-1, None]
     model.offset_J, model.tag_offset_V = model.offset_J * trust_C[-1], model.tag_offset_V * trust_C[-1]
-    logits_NV = torch.stack([trust * part for trust, part in zip(trust_C, together, strict=True)]).sum(0)
-    best_NK = logits_NV.topk(min(SHOWN, logits_NV.shape[1]), dim=1)
-    slope, offset = fit_sureness(best_NK.values, labels_NV.gather(1, best_NK.indices))
+    model.new_mixture_CJ = model.new_mixture_CJ * trust_C[:-1, None]
+    model.new_offset_J = model.new_offset_J * trust_C[-1]
+    shown = [Shown.of([trust * part for trust, part in zip(trust_C, together, strict=True)], labels_NV).first(ones_C)]
+    weights = [torch.ones(len(labels_NV))]
+    if model.out_of_fold is not None:
+        shown.append(model.out_of_fold.first(trust_C))
+        weights.append(torch.full((len(shown[1][0]),), min(1.0, TRAIN_POSTS / max(len(shown[1][0]), 1))))
+        model.out_of_fold = None
+    logits_NK, right_NK = (torch.cat(each) for each in zip(*shown, strict=True))
+    slope, offset = fit_sureness(logits_NK, right_NK, torch.cat(weights))
     model.sureness = torch.tensor([slope, offset])
     model.to(device)
     trusts = {f"trust_{kind}": float(trust) for kind, trust in zip(model.kinds, trust_C[:-1], strict=True)}

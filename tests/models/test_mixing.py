@@ -35,6 +35,12 @@ def test_the_mixture_is_logistic_regression() -> None:
     assert found.tag_offset_V.abs().max() < 0.02
 
 
+def test_without_a_penalty_of_theirs_tags_have_no_offsets() -> None:
+    found = fit_mixture(mixture_data(40, 5, 2, 1), penalty=1.0, tag_penalty=None, prior_kind=1)
+    assert not found.tag_offset_V.any()
+    assert found.weights_CJ.abs().sum() > 0
+
+
 def test_gradients_of_the_mixture_are_those_of_autograd() -> None:
     data = mixture_data(7, 4, 3, 2)
     scale_C = torch.tensor([1.0, 2.0, 0.5])
@@ -66,7 +72,12 @@ def test_sureness_finds_by_how_much_logits_are_too_sure() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4000, 10, generator=generator)
     right = (torch.rand(4000, 10, generator=generator) < torch.sigmoid(0.5 * logits - 1)).float()
-    slope, offset = fit_sureness(logits, right)
+    slope, offset = fit_sureness(logits, right, torch.ones(4000))
     assert slope == pytest.approx(0.5, abs=0.05)
     assert offset == pytest.approx(-1, abs=0.05)
-    assert fit_sureness(torch.zeros(0, 10), torch.zeros(0, 10)) == (1.0, 0.0)
+    assert fit_sureness(torch.zeros(0, 10), torch.zeros(0, 10), torch.zeros(0)) == (1.0, 0.0)
+    others = (torch.rand(4000, 10, generator=generator) < torch.sigmoid(2 * logits)).float()
+    both = torch.cat([logits, logits]), torch.cat([right, others])
+    assert fit_sureness(*both, torch.tensor([1.0, 0.0]).repeat_interleave(4000)) == pytest.approx(
+        (slope, offset), abs=1e-3
+    )

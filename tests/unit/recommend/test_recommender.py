@@ -326,15 +326,17 @@ def test_tags_that_are_known_by_name_alone(
     assert adding.add_tags(["#Sailing-Boat"[:8], "spreadsheet", "tag001", "sailing"]) == ["sailing", "spreadsheet"]
     assert adding.tags[-3:] == ["tag039", "sailing", "spreadsheet"]
     model = adding.loaded.model
-    model.mixture_CJ.zero_()
-    model.mixture_CJ[-2, 0] = 5.0  # the tags' words alone
+    for mixture_CJ in (model.mixture_CJ, model.new_mixture_CJ):
+        mixture_CJ.zero_()
+        mixture_CJ[-2, 0] = 5.0  # the tags' words alone
     model.tag_text_TV[:, :40] = 0
     model.tag_offset_V.zero_()
     [row] = adding.recommend([{"post_id": "1", "caption": "a yacht with white sails on the sea"}], top_k=42).to_pylist()
     assert row["hashtags"][0] == "sailing"
     assert set(row["hashtags"]) == set(adding.tags)
-    model.mixture_CJ.zero_()
-    model.mixture_CJ[4, 0] = 5.0  # what the user tagged before
+    for mixture_CJ in (model.mixture_CJ, model.new_mixture_CJ):
+        mixture_CJ.zero_()
+        mixture_CJ[4, 0] = 5.0  # what the user tagged before
     past = {"user_id": "u", "created_at": datetime(2020, 1, 1, tzinfo=UTC), "caption": "x", "hashtags": ["spreadsheet"]}
     now = {"post_id": "2", "user_id": "u", "created_at": datetime(2021, 1, 1, tzinfo=UTC), "caption": "figures"}
     [row] = adding.recommend([now], top_k=1, history=[{"post_id": "1", **past}]).to_pylist()
