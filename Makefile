@@ -90,7 +90,7 @@ ablations: setup
 # So three run side by side: the tests on a Ray that they share; those that start what they need, beside them; and lint and what
 # needs no Ray, which yields to both.
 KILLS := tests/distributed/test_tag_kills.py
-OF_THEIR_OWN := $(KILLS) tests/end_to_end $(foreach name,extreme_posts leaderboard mlflow_away tune,tests/distributed/test_$(name).py)
+OF_THEIR_OWN := $(KILLS) tests/end_to_end $(foreach name,extreme_posts leaderboard mlflow_away paper_recipes tune,tests/distributed/test_$(name).py)
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(PYTEST) tests/models tests/unit tests/tagging tests/browser
@@ -102,7 +102,7 @@ test: setup
 	  $(BIN)/python -m pytest tests/distributed $(OF_THEIR_OWN:%=--ignore=%); ray=$$?; \
 	  wait $$own; own=$$?; cat $(VENV)/own.log; wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || own || quick))
 
-SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts test_hosts test_image test_train_nodes test_tune,tests/distributed/$(name).py)
+SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_killers test_extreme_posts test_paper_recipes test_hosts test_image test_train_nodes test_tune,tests/distributed/$(name).py)
 
 # A Ceph gateway of one's own, where Debian's packages and the script that starts it are there: SOAK_CEPH=1 and a gateway at
 # SOAK_CEPH_URL do the same.

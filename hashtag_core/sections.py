@@ -149,7 +149,8 @@ class EncodersSection(Section):
     layer_decay: float = Field(1.0, gt=0.0, le=1.0)
     """The rate of a block is that of the block above it times this."""
     augment: bool = False
-    """Flip and crop pictures at random while an image encoder is trained on pixels (`finetune = "all"`)."""
+    """Flip and crop pictures at random before an image encoder that reads pixels in training (`finetune = "all"`); with
+    `training.encoder_learning_rate = 0` the encoder itself stays as it came."""
     checkpoint_gradients: bool = False
     """Compute the blocks that are trained once more for their gradients, in place of keeping what they gave: less memory."""
 
@@ -196,8 +197,8 @@ class TrainingSection(Section):
     accumulate: int = Field(1, ge=1)
     """Steps whose gradients make one optimizer step, of `accumulate * batch_size` posts."""
     learning_rate: float = Field(1e-3, gt=0)
-    encoder_learning_rate: float | None = Field(None, gt=0)
-    """For parameters that came pretrained; null: the same rate."""
+    encoder_learning_rate: float | None = Field(None, ge=0)
+    """For parameters that came pretrained; null: the same rate; 0: they stay as they are."""
     weight_decay: float = Field(0.01, ge=0)
     weight_decay_of: Literal["matrices", "all"] = "matrices"
     """`matrices`: biases, norms, other vectors and the embeddings of absence are spared (BERT's practice); `all`: what an

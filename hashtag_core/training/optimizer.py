@@ -19,7 +19,7 @@ Schedule = Callable[[int], float]
 def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim.Optimizer:
     """AdamW (or BertAdam, or Adam, whose decay is an L2 term) over up to four groups: pretrained or new, decayed or not.
 
-    `pretrained_parameters()` take `encoder_learning_rate`. Biases, norms, other vectors and the embeddings of absence
+    `pretrained_parameters()` take `encoder_learning_rate`; at 0 no gradient is asked of them. Biases, norms, other vectors and the embeddings of absence
     are not decayed unless `weight_decay_of` says so: a decayed embedding of absence shrinks wherever its modality is seldom absent. Each group has the
     key `peak`, its rate before the schedule.
     """
@@ -31,13 +31,16 @@ def make_optimizer(model: NeuralModel, settings: TrainingSection) -> torch.optim
         for leaf, _ in module.named_parameters(recurse=False)
     }
     scales = model.rate_scales()
+    encoder_rate = settings.learning_rate if settings.encoder_learning_rate is None else settings.encoder_learning_rate
     groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if name in pretrained and not encoder_rate:
+            parameter.requires_grad_(False)
         if parameter.requires_grad:
             matrix = parameter.ndim > 1 and name not in normed and "absent" not in name
             decayed = matrix or settings.weight_decay_of == "all"
             groups.setdefault((name in pretrained, decayed, scales.get(name, 1.0)), []).append(parameter)
-    rates = {True: settings.encoder_learning_rate or settings.learning_rate, False: settings.learning_rate}
+    rates = {True: encoder_rate, False: settings.learning_rate}
     optimizers: dict[str, type[torch.optim.Optimizer]] = {
         "adamw": torch.optim.AdamW,
         "adam": torch.optim.Adam,

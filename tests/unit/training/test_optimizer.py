@@ -28,6 +28,15 @@ def test_groups_split_pretrained_from_new_and_decayed_from_not():
     }
 
 
+def test_a_rate_of_nothing_leaves_what_came_pretrained_as_it_is():
+    model = ToyModel()
+    optimizer = make_optimizer(model, settings(learning_rate=0.1, encoder_learning_rate=0.0))
+    taught = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if parameter in taught}
+    assert names == {"head.weight", "head.bias", "norm.weight", "norm.bias", "image_absent_D"}
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == names
+
+
 def test_frozen_parameters_are_left_out_and_adam_is_adam():
     model = ToyModel()
     model.hidden.requires_grad_(False)
