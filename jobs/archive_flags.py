@@ -25,7 +25,7 @@ def add_reading_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=COLUMN",
-        help="a field of a post and the column or key that holds it (caption=text, image_uri=filename)",
+        help="a field of a post and the column or key that holds it (caption=text, image=filename)",
     )
     for flag, description in {
         "--encoding": "of tables and lines (cp1252, shift_jis, ...); by default each file's own",

@@ -36,7 +36,13 @@ class JobParser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
-            self.error(f"unknown argument {unknown[0]!r}{_meant(unknown[0].partition('=')[0], known)}")
+            word = unknown[0]
+            quote = (
+                ""
+                if word.startswith("-")
+                else ": a value with a blank in it stands in quotes, as in --map 'caption=Post text'"
+            )
+            self.error(f"unknown argument {word!r}{quote or _meant(word.partition('=')[0], known)}")
         return parsed
 
     def format_help(self) -> str:
@@ -44,6 +50,7 @@ class JobParser(argparse.ArgumentParser):
         told = super().format_help()
         if _by_console_command():
             told = told.replace(f"usage: {self.prog}", f"usage: hashtags {self.prog}", 1)
+            told = told.replace(f"usage: hashtags {self.prog}.py", f"usage: hashtags {self.prog}", 1)
         return as_called(told)
 
     def error(self, message: str) -> Any:

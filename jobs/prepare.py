@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hashtag_core.config import Recipe
+from hashtag_core.preparation.first_look import look_at_first
 from hashtag_core.preparation.plan import PreparePlan, plan_prepare
 from hashtag_core.preparation.report import files_of
 from jobs.archive_flags import add_archive_flags, add_missing_images_flag, recipe_with_archive
@@ -113,6 +114,9 @@ def _dry_run(plan: PreparePlan, recipe: Recipe) -> Mapping[str, object]:
     state = "is there already" if plan.is_done else f"would be written, split {recipe.split.kind}"
     for opened in plan.archives:
         opened.tell()
+        look = look_at_first(opened)
+        if look is not None:
+            look.tell(opened.uri)
     logger.info("%d part(s) of %.1f MB; %s %s", len(plan.parts), megabytes, plan.dataset, state)
     return {
         "dataset": plan.dataset,

@@ -36,10 +36,13 @@ class Reading:
     def of(cls, section: ArchiveSection) -> "Reading":
         """What `[archive]` of a recipe says. ConfigError for a field that POST does not have and a
         host that is none."""
-        for name in section.map:
+        for name, column in section.map.items():
             if name not in POST.names:
                 known = ", ".join(POST.names)
-                raise ConfigError(f"archive.map: no field {name!r}{nearest(name, POST.names)}; there are {known}")
+                meant = f" (did you mean '{column}={name}'?)" if column in POST.names else nearest(name, POST.names)
+                if name.lower() in _MEANT:
+                    meant = f" (did you mean {_MEANT[name.lower()]!r}?)"
+                raise ConfigError(f"archive.map: no field {name!r}{meant}; there are {known}")
         for entry in section.image_hosts:
             web.Host.of(entry)
         delimiter = _SPOKEN.get(section.delimiter or "", section.delimiter)
@@ -59,8 +62,11 @@ class Reading:
     def absent(self, names: Iterable[str]) -> str | None:
         """Why a table with these columns is not the one that was spoken of; None if it is."""
         present = list(names)
-        gone = [f"{name}={column}" for name, column in self.columns.items() if column not in present]
-        return f"--map {gone[0]}: no such column, found {listed(present)}" if gone else None
+        gone = [(name, column) for name, column in self.columns.items() if column not in present]
+        if not gone:
+            return None
+        name, column = gone[0]
+        return f"--map {name}={column}: no such column{nearest(column, present)}, found {listed(present)}"
 
     def to_json(self) -> ReadingRecord:
         """What `Reading(**value)` takes."""
@@ -71,6 +77,17 @@ class Reading:
             "delimiter": self.delimiter,
         }
 
+
+_MEANT = {
+    **dict.fromkeys(("text", "body", "message", "title", "description"), "caption"),
+    **dict.fromkeys(("file", "filename", "picture", "photo", "path", "img"), "image"),
+    **dict.fromkeys(("url", "uri", "link"), "image_uri"),
+    **dict.fromkeys(("user", "author", "username", "owner"), "user_id"),
+    **dict.fromkeys(("date", "time", "timestamp", "created"), "created_at"),
+    **dict.fromkeys(("tags", "tag", "labels"), "hashtags"),
+    "id": "post_id",
+}
+"""What people call a field of POST."""
 
 _SPOKEN = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "space": " ", "pipe": "|"}
 

@@ -24,6 +24,9 @@ EXACT_IN_FLOAT = 1 << 53
 
 UNIX_UNITS = {"unix": "seconds", "unix_ms": "milliseconds", "unix_us": "microseconds"}
 DATE_FLAG = "(--date-format says how dates are written: %d.%m.%Y, or unix for seconds since 1970)"
+FORMAT_SIGNS = (
+    "(in --date-format %d is a day, %m a month, %Y a year, %H:%M a time: 31.12.2026 23:59 is '%d.%m.%Y %H:%M')"
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ZONE_WORD = regex.compile(r"\s*(?:UTC|GMT|Z)$")
@@ -179,7 +182,7 @@ def read_time(name: str, value: Any, date_format: str | None = None) -> datetime
     except (TypeError, ValueError, OverflowError, AttributeError):
         expected = "an ISO 8601 time" if date_format is None else f"a time as {date_format!r} has it"
         fault = unexpected(name, expected, value)
-        raise fault if date_format else ValueError(f"{fault} {_date_flag(value)}") from None
+        raise ValueError(f"{fault} {_date_flag(value) if date_format is None else FORMAT_SIGNS}") from None
 
 
 def _date_flag(value: Any) -> str:

@@ -59,7 +59,9 @@ def plan_conversion(archive: str, out: str, recipe: Recipe) -> Conversion:
     archive (or it in the folder) or holds something else than parts of this very archive."""
     archive, out = storage.absolute(archive), storage.absolute(out)
     if f"{out}/".startswith(f"{archive}/") or f"{archive}/".startswith(f"{out}/"):
-        raise ConfigError(f"--convert {out} and the archive {archive} lie in one another")
+        raise ConfigError(
+            f"--convert {out} and the archive {archive} lie in one another: name a folder beside the archive"
+        )
     opened = open_archive(archive, recipe.archive)
     opened.first_readable()
     settings = recipe.archive.model_dump(

@@ -88,7 +88,10 @@ def plan_prepare(recipe: Recipe, archive: str, dataset: str, test_archive: str |
     test_archive = test_archive and storage.absolute(test_archive)
     for read in filter(None, (archive, test_archive)):
         if f"{dataset}/".startswith(f"{read}/") or f"{read}/".startswith(f"{dataset}/"):
-            raise ConfigError(f"the dataset {dataset} and the archive {read} lie in one another")
+            inner, outer = ("dataset", "archive") if dataset.startswith(read) else ("archive", "dataset")
+            raise ConfigError(
+                f"the {inner} lies in the {outer} (dataset {dataset}, archive {read}): name a folder beside the archive"
+            )
     if test_archive == archive:
         raise ConfigError(f"the test archive is the archive itself: {archive}")
     rules = PostRules(recipe.captions, read_tag_rules(recipe.vocabulary), recipe.archive)

@@ -147,7 +147,7 @@ def problem_in(found: Iterator[PartBatch]) -> str | None:
         rows += len(batch.rejected)
         if rows >= LOOKED_AT_ROWS:
             break
-    return first or "nothing in it"
+    return first or "no rows in it"
 
 
 def in_threads(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
