@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> Mapping[str, object]:
     recipe = recipe_of(arguments)
-    from hashtag_core.distributed.evaluate import check_evaluation, evaluate  # torch and Ray: seconds to import
+    from hashtag_core.distributed.evaluate import evaluate  # torch and Ray: seconds to import
+    from hashtag_core.judging.check import check_evaluation
 
     if not arguments.dry_run:
         return _told(evaluate(arguments.dataset, arguments.models, arguments.report, recipe), recipe.evaluation.ks)

@@ -1,8 +1,9 @@
 """A dataset that `prepare` wrote: what is in it, and its rows in their one order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal, Self
 
 import pyarrow as pa
@@ -114,6 +115,10 @@ class Dataset:
             raise ConfigError(f"no split {split!r}; there are {', '.join(SPLITS)}")
         return [storage.join(self.uri, file.path) for file in self.info.files if file.path.startswith(f"{split}/")]
 
+    def file_rows(self, split: Split) -> list[int]:
+        """Rows of each of `files(split)`."""
+        return [file.rows for file in self.info.files if file.path.startswith(f"{split}/")]
+
     def read(
         self, split: Split, columns: Sequence[str] | None = None, batch_rows: int = ROW_GROUP_ROWS
     ) -> Iterator[pa.Table]:
@@ -126,3 +131,41 @@ class Dataset:
                 ):
                     table = pa.Table.from_batches([batch])
                     yield table if columns is None else table.select(list(columns))
+
+    def read_rows(
+        self, uri: str, begin: int, end: int, columns: Sequence[str], batch_rows: int = ROW_GROUP_ROWS
+    ) -> Iterator[pa.Table]:
+        """Rows `begin` to `end` of one of the dataset's files, in order, as tables of `batch_rows` (the last one shorter). Of the
+        file no more is read than the row groups that hold them, and no more is in memory than a table and what was read ahead."""
+        with storage.open_input(uri) as source:
+            file = pq.ParquetFile(source, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
+            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            ends = list(accumulate(sizes))
+            groups = [n for n, last in enumerate(ends) if last > begin and last - sizes[n] < end]
+            at = ends[groups[0]] - sizes[groups[0]] if groups else 0
+            batches = file.iter_batches(batch_size=batch_rows, row_groups=groups, columns=list(columns))
+            yield from rebatch(_cut(batches, begin - at, end - at), batch_rows)
+
+
+def _cut(batches: Iterable[pa.RecordBatch], begin: int, end: int) -> Iterator[pa.Table]:
+    """Rows `begin` to `end` of what comes."""
+    at = 0
+    for batch in batches:
+        first, last = max(begin - at, 0), min(end - at, batch.num_rows)
+        if first < last:
+            yield pa.Table.from_batches([batch.slice(first, last - first)])
+        at += batch.num_rows
+        if at >= end:
+            return
+
+
+def rebatch(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows`, the last one shorter."""
+    rest: pa.Table | None = None
+    for table in tables:
+        rest = table if rest is None else pa.concat_tables([rest, table])
+        while rest.num_rows >= rows:
+            yield rest.slice(0, rows)
+            rest = rest.slice(rows)
+    if rest is not None and rest.num_rows:
+        yield rest

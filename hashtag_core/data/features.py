@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict, overload
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from hashtag_core import storage
 from hashtag_core.data.batches import FeaturizedPosts, HistoryBatch
-from hashtag_core.data.dataset import Dataset, Split
+from hashtag_core.data.dataset import Dataset, Split, rebatch
 from hashtag_core.data.feature_cache import Digests, FeatureCache, FeatureKind, digests_of
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
@@ -327,7 +327,7 @@ def _write_posts(
     writer.append("tag_indices", np.zeros(0, np.int32))
     tags = 0
     with pa.OSFile(str(writer.folder / "posts.arrow"), "wb") as sink, pa.ipc.new_file(sink, POSTS) as posts:
-        for batch in _rebatch(dataset.read(split, columns=columns), POSTS_BATCH):
+        for batch in rebatch(dataset.read(split, columns=columns), POSTS_BATCH):
             posts.write_batch(batch.select(POSTS.names).cast(POSTS).combine_chunks().to_batches()[0])
             encoded = [vocabulary.encode(row or []) for row in batch["hashtags"].to_pylist()]
             ends = tags + np.cumsum([len(row) for row in encoded])
@@ -374,18 +374,6 @@ def _write_features(
         of_row[given] = lengths[inverse]
         writer.append(f"{name}_lengths", of_row)
     return rows >= 0
-
-
-def _rebatch(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `rows`, the last one shorter."""
-    rest: pa.Table | None = None
-    for table in tables:
-        rest = table if rest is None else pa.concat_tables([rest, table])
-        while rest.num_rows >= rows:
-            yield rest.slice(0, rows)
-            rest = rest.slice(rows)
-    if rest is not None and rest.num_rows:
-        yield rest
 
 
 def _sweep(folder: Path) -> None:

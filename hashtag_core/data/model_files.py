@@ -19,6 +19,7 @@ from typing import cast
 from hashtag_core.data.model_record import ModelDescription
 from hashtag_core.errors import IntegrityError, NotFoundError
 from hashtag_core.json_values import JsonObject
+from hashtag_core.storage.node_local import LOCK, SOURCE, node_folder
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ CHECKSUM = "files_hash"
 """Key of `model.json`: `content_hash` of the list, so that a list that was written anew is noticed."""
 UNLISTED = frozenset({DESCRIPTION, "README.md", "thresholds.json", "config.json"})
 """Files that are no part of the version: the card, the policy of tags, and what the Hugging Face hub wants to see."""
-LEFTOVERS = frozenset({".DS_Store", ".cache", ".git", ".gitattributes", ".gitignore"})
-"""What file managers and the clients of git and the hub leave in a folder. Nothing reads them."""
+LEFTOVERS = frozenset({".DS_Store", ".cache", ".git", ".gitattributes", ".gitignore", SOURCE, LOCK})
+"""What file managers and the clients of git and the hub leave in a folder, and what a node's copy has beside its content. No
+model reads them."""
 EXECUTABLE = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt", ".joblib", ".npy", ".npz", ".py", ".so"})
 _DECIDING = ("format", "family", "options", "spec", "history")
 """Keys of `model.json` that are part of the version; so are its encoders and caption rules, which decide what the model sees."""
@@ -129,3 +131,26 @@ def check_model_files(folder: str | Path) -> ModelFiles:
     if version != stated:
         logger.warning("%s says version %s and was changed since: it is %s", folder / DESCRIPTION, stated, version)
     return ModelFiles(described, found, content_hash(found), version)
+
+
+def has_model(folder: str | Path, version: str) -> bool:
+    """Whether the folder is there on this node and says it is that version (its files are checked when it is loaded)."""
+    try:
+        return bool(json.loads(Path(folder, "model.json").read_bytes())["version"] == version)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def local_model(folder: str, version: str, files: dict[str, bytes] | None) -> Path:
+    """The model folder on this node: where the driver has it, or a copy made once from `files`."""
+    if files is None or has_model(folder, version):
+        return Path(folder)
+    given = files
+
+    def build(made: Path) -> None:
+        for name, content in given.items():
+            target = made / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+    return node_folder("models", version, build, folder)

@@ -21,6 +21,7 @@ from hashtag_core.config import EncodersSection
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.data.feature_cache import DIED, FeatureCache, cache_root
 from hashtag_core.data.features import build_feature_table
+from hashtag_core.distributed.place import ACTOR_CPUS, AT_REST_ACTORS
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.distributed.train_resources import grows
@@ -39,12 +40,6 @@ CHUNK_POSTS = (64, 1024)
 
 RETRY_CHUNK_POSTS = (16, 1)
 """Chunk sizes of the rounds after a process died: the last one singles out the content that kills it."""
-
-ACTOR_CPUS = 0.5
-"""What an actor reserves: it uses a whole CPU, and leaves room for the tasks that feed it."""
-
-AT_REST_ACTORS = 8
-"""Asked of a cluster of which little or nothing is up: it starts machines for them."""
 
 NO_PROGRESS_TIMEOUT_S = 1800
 """A chunk of a large encoder takes minutes on a CPU."""

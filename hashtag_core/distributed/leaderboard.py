@@ -23,7 +23,7 @@ from rich.console import Console
 from hashtag_core import storage
 from hashtag_core.config import EncodersSection, Recipe
 from hashtag_core.data.dataset import Dataset
-from hashtag_core.distributed.evaluate import evaluate_model, log_evaluation
+from hashtag_core.distributed.evaluate import evaluate_model
 from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.session import connect
@@ -33,6 +33,7 @@ from hashtag_core.evaluation.board_page import side_by_side_table
 from hashtag_core.evaluation.board_record import Status
 from hashtag_core.evaluation.ground_truth import Ranked, Truth
 from hashtag_core.evaluation.report_record import ModelRecord
+from hashtag_core.judging.log_evaluation import log_evaluation
 from hashtag_core.leaderboard.plan import LeaderboardPlan
 from hashtag_core.leaderboard.report import write_report
 from hashtag_core.leaderboard.systems import Systems

@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 
 from hashtag_core.config import Recipe
 from hashtag_core.data.dataset import Dataset
-from hashtag_core.distributed.evaluate import check_evaluation, evaluate_model
-from hashtag_core.distributed.promote_figures import contender, duel, golden_of, judged_floors, measure_speeds
+from hashtag_core.distributed.evaluate import evaluate_model
+from hashtag_core.distributed.promote_figures import contender, duel, judged_floors, measure
+from hashtag_core.distributed.session import joined
 from hashtag_core.errors import ConfigError, GateRefused, IntegrityError
 from hashtag_core.evaluation.ground_truth import read_truths
 from hashtag_core.evaluation.report import main_k
+from hashtag_core.judging.check import check_evaluation
 from hashtag_core.promotion.gates import Contender, Duel, Gate, check_gates, judge_challenger
 from hashtag_core.promotion.report import (
     PromoteSummary,
@@ -21,7 +23,6 @@ from hashtag_core.promotion.report import (
     promotion_html,
     promotion_markdown,
 )
-from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.tracking.registry import (
     champion,
     find_version,
@@ -97,7 +98,8 @@ def promote(plan: PromotePlan, force: str | None = None) -> PromoteSummary:
         logger.info("%s is the champion already: nothing to do", model_uri(plan.name, plan.challenger))
         return plan.summary(promoted=False, gates=[])
     set_challenger(plan.name, plan.challenger)
-    verdict = _judge(plan, force)
+    with joined():
+        verdict = _judge(plan, force)
     if not verdict.may_pass:
         reasons = "; ".join(f"{gate.name}: {gate.detail}" for gate in verdict.gates if not gate.passed)
         refusal = GateRefused(f"{model_uri(plan.name, plan.challenger)} is not promoted: {reasons}")
@@ -171,36 +173,28 @@ def _measure(plan: PromotePlan, uses: int) -> _Measured:
     except IntegrityError as error:
         return _Measured([Gate("folder", False, str(error))])
     folder = Gate("folder", True, f"every file is what was registered ({challenger.model.content_hash[:12]})")
-    recommender = Recommender.load(str(challenger.model.folder))
-    golden = golden_of(challenger, recommender)
     if plan.champion is None:
-        speed = measure_speeds([recommender], truth, recipe.gates)
+        found = measure([challenger], truth, recipe.gates)
         with judged_floors(challenger, truth, recipe) as floors:
-            ours = contender(challenger, recipe, speed[0], golden, _encodes(recommender))
+            ours = contender(challenger, recipe, found.speeds[0], found.golden)
             others = [contender(floor, recipe) for floor in floors]
             duels = [duel(challenger, floor, truth, recipe) for floor in floors]
-            duels = [replace(found, against=floor.row["model"]) for found, floor in zip(duels, floors, strict=True)]
+            duels = [replace(one, against=floor.row["model"]) for one, floor in zip(duels, floors, strict=True)]
         champion = None
     else:
         try:
             holder = evaluate_model(plan.uris[1], truth, None, recipe)
         except IntegrityError as error:
             return _Measured([folder, Gate("champion", False, f"the champion cannot be judged: {error}")])
-        other = Recommender.load(str(holder.model.folder))
-        speed = measure_speeds([recommender, other], truth, recipe.gates)
-        ours = contender(challenger, recipe, speed[0], golden, _encodes(recommender))
-        champion = contender(holder, recipe, speed[1], encodes=_encodes(other))
+        found = measure([challenger, holder], truth, recipe.gates)
+        ours = contender(challenger, recipe, found.speeds[0], found.golden)
+        champion = contender(holder, recipe, found.speeds[1])
         duels, others = [duel(challenger, holder, truth, recipe)], [champion]
     protocol = recipe.gates.protocol
     posts = ours.figures[protocol]["posts"]
     gates = judge_challenger(ours, champion, duels, dataset.info.content_hash, posts, uses, recipe.gates)
     figures = {one.uri: _shown_figures(one, recipe) for one in (ours, *others)}
     return _Measured([folder, *gates], duels, figures)
-
-
-def _encodes(recommender: Recommender) -> bool:
-    """Whether a model looks into pictures or captions, which is what takes time."""
-    return bool(recommender.encoders.kinds)
 
 
 def _shown_figures(one: Contender, recipe: Recipe) -> dict[str, float]:

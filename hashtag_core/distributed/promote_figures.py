@@ -3,18 +3,21 @@
 import json
 import logging
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hashtag_core.config import EncodersSection, GatesSection, ModelSection, Recipe
 from hashtag_core.data.dataset import Dataset, Split
 from hashtag_core.data.feature_cache import FeatureCache, cache_root
+from hashtag_core.data.model_files import check_model_files
 from hashtag_core.distributed.evaluate import evaluate_model
 from hashtag_core.distributed.features import ensure_features
+from hashtag_core.distributed.place import build_folder, received_model, results_of, sent_model, workers
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import make_job
 from hashtag_core.encoders import load_encoders
@@ -24,26 +27,18 @@ from hashtag_core.evaluation.metrics import post_scores, with_f1
 from hashtag_core.evaluation.report import main_k
 from hashtag_core.evaluation.significance import Difference, paired_difference
 from hashtag_core.evaluation.slices import tail_recall
-from hashtag_core.judging.finish_training import model_info
+from hashtag_core.judging.finish_training import FitFloor, model_info
+from hashtag_core.judging.measure import Measured, MeasureTask, measured
 from hashtag_core.judging.report import Evaluation
-from hashtag_core.models.base import FittedModel
-from hashtag_core.models.folder import save_model_folder
-from hashtag_core.models.registry import create_model
 from hashtag_core.promotion.gates import FLOORS, Contender, Duel
-from hashtag_core.recommend.read_posts import READ
-from hashtag_core.recommend.recommender import Recommender
-from hashtag_core.recommend.served import golden_difference
 from hashtag_core.tracking.mlflow_model import GOLDEN
 from hashtag_core.tracking.registry import download_version_file, version_signature
-from hashtag_core.training.loader import TableFitSource
 from hashtag_core.training.plan import plan_training
 
 logger = logging.getLogger(__name__)
 
 JUDGED_SLICES = ("caption absent", "caption of 1-4 words", "without image", "history of 0 posts")
 TAIL = "tail tags"
-WARM_UP_POSTS = 8
-ROUNDS = 2
 
 
 def duel(first: Evaluation, second: Evaluation, truth: Truth, recipe: Recipe) -> Duel:
@@ -76,9 +71,7 @@ def duel(first: Evaluation, second: Evaluation, truth: Truth, recipe: Recipe) ->
     return Duel(second.row["model"], whole, slices)
 
 
-def contender(
-    evaluation: Evaluation, recipe: Recipe, speed: float = 0.0, golden: float | None = None, encodes: bool = False
-) -> Contender:
+def contender(evaluation: Evaluation, recipe: Recipe, speed: float = 0.0, golden: float | None = None) -> Contender:
     """One side, from its evaluation."""
     row, gates = evaluation.row, recipe.gates
     k = main_k(recipe.evaluation.ks)
@@ -89,37 +82,32 @@ def contender(
         family=row["family"],
         calibration=calibration_error(evaluation.ranked.judged, evaluation.ranked.scores_NK, gates.protocol, k),
         posts_per_second=speed,
-        encodes=encodes,
+        encodes=bool(evaluation.encoders),
         signature=version_signature(row["model"]) if evaluation.model.tags is not None else None,
         golden=golden,
     )
 
 
-def golden_of(evaluation: Evaluation, recommender: Recommender) -> float | None:
-    """How far a version is from the golden outputs that were recorded with it; None where none were."""
-    text = download_version_file(evaluation.model.uri, GOLDEN) if evaluation.model.tags is not None else None
-    return None if text is None else golden_difference(recommender, json.loads(text))
+def measure(evaluations: Sequence[Evaluation], truth: Truth, gates: GatesSection) -> Measured:
+    """How fast the models are, side by side in one process, and how far the first one is from its golden outputs."""
+    first = evaluations[0].model
+    text = download_version_file(first.uri, GOLDEN) if first.tags is not None else None
+    models = tuple((str(one.model.folder), check_model_files(one.model.folder).version) for one in evaluations)
+    task = MeasureTask(
+        models, truth.dataset, truth.split, gates.speed_posts, None if text is None else json.loads(text)
+    )
+    with workers(1, few=True) as (pool, _):
+        sent = [sent_model(folder) if pool else [] for folder, _ in models]
+        return next(found for _, found in results_of("measuring", [task], partial(_measurer, sent), pool))
 
 
-def measure_speeds(recommenders: Sequence[Recommender], truth: Truth, gates: GatesSection) -> list[float]:
-    """Posts a second from bytes and captions on, in this process: each model in turn, the best of `ROUNDS`.
+def _measurer(sent: list[list[Any]]) -> Callable[[MeasureTask], Iterator[Measured]]:
+    """Where it is measured."""
 
-    On a CPU, seconds are the process's own, so that what else the machine does counts for neither.
-    """
-    tables = truth.dataset.read(truth.split, READ.names, gates.speed_posts)
-    posts = next(iter(tables), None)
-    if posts is None or not len(posts):
-        return [0.0 for _ in recommenders]
-    best = [0.0 for _ in recommenders]
-    for recommender in recommenders:
-        recommender.tag(recommender.open_posts(posts.slice(0, WARM_UP_POSTS)), 5)
-    for _ in range(ROUNDS):
-        for index, recommender in enumerate(recommenders):
-            clock = time.process_time if recommender.device.type == "cpu" else time.perf_counter
-            started = clock()
-            recommender.tag(recommender.open_posts(posts), 5)
-            best[index] = max(best[index], len(posts) / max(clock() - started, 1e-9))
-    return best
+    def work(task: MeasureTask) -> Iterator[Measured]:
+        yield measured(task, [received_model(one, *model) for one, model in zip(sent, task.models, strict=True)])
+
+    return work
 
 
 @contextmanager
@@ -154,12 +142,9 @@ def fit_floor(family: str, dataset: Dataset, challenger: Evaluation, folder: Pat
     with connect() if _lacks_features(dataset, cache, splits) else nullcontext():
         cache = ensure_features(dataset, recipe.encoders, plan.needs, splits)
     job = make_job(plan, encoders, cache)
-    model = create_model(job.family, job.spec, job.options)
-    if not isinstance(model, FittedModel):
-        raise TypeError(f"{family} is not fitted once")
-    model.fit(TableFitSource(job.train_table(), job.reading()), seed=recipe.training.seed)
     info = model_info(plan, encoders.identity, "")
-    save_model_folder(folder, model, job.options, dataset.vocabulary, job.tokenizer(), {**info, "name": family})
+    with workers(1, few=True) as (pool, _):
+        build_folder(f"fitting {family}", FitFloor(job, {**info, "name": family}), folder, pool)
 
 
 def _lacks_features(dataset: Dataset, cache: FeatureCache, splits: Sequence[Split]) -> bool:

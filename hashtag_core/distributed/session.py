@@ -79,6 +79,13 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
+@contextmanager
+def joined() -> Iterator[None]:
+    """The cluster of `RAY_ADDRESS` for the time of the block, where one is named; no Ray is started."""
+    with connect() if os.environ.get("RAY_ADDRESS") else nullcontext():
+        yield
+
+
 def _start(address: str | None, runtime: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     for attempt in range(1, START_ATTEMPTS + 1):
         try:

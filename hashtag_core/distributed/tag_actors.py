@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
@@ -17,11 +16,12 @@ from ray.exceptions import WorkerCrashedError
 
 from hashtag_core.config import CaptionsSection
 from hashtag_core.distributed import tasks as tasks_on_ray
+from hashtag_core.distributed.place import received_model, sent_model
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool
 from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.read_posts import OpenedPosts, open_posts
-from hashtag_core.tagging.task import ChunkOutcome, Task, Work, has_model
+from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkO
     cannot load the model, or nothing came back for `STALL_TIMEOUT_S`.
     """
     pool = Pool(min(actors, len(tasks)), ACTOR_CPUS, 1.0 if work.device == "cuda" else None, retries=TASK_RETRIES)
-    make = partial(_make_tagger, work, _model_for_other_nodes(work))
+    make = partial(_make_tagger, work, sent_model(work.model_folder))
     outcomes = tasks_on_ray.run_tasks("tagging", tasks, make, pool, end_s=STALL_TIMEOUT_S, warn_s=STALL_WARNING_S)
     with closing(outcomes):
         for outcome in outcomes:
@@ -69,11 +69,10 @@ def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkO
 
 
 def _make_tagger(work: Work, model_files: list[Any]) -> Callable[[Task], Iterator[ChunkOutcome]]:
-    """In an actor. `model_files`: at most one reference to the folder's content, got only on a node that lacks it."""
+    """In an actor. `model_files`: of `sent_model`."""
     from hashtag_core.tagging.tag_chunks import ChunkTagger  # brings torch, which the driver does without
 
-    lacking = model_files and not has_model(work.model_folder, work.model_hash)
-    files = ray.get(model_files[0]) if lacking else None
+    files = received_model(model_files, work.model_folder, work.model_hash)
     return ChunkTagger(work, files, _open_elsewhere if work.decode_ahead else None).run
 
 
@@ -95,11 +94,3 @@ def _open_elsewhere(
 @cache
 def _opening_task() -> Any:
     return ray.remote(num_cpus=1, max_retries=1)(open_posts)
-
-
-def _model_for_other_nodes(work: Work) -> list[Any]:
-    """The model folder in the object store, once, where there are nodes that do not share this one's disk."""
-    if len([node for node in ray.nodes() if node["Alive"]]) < 2:
-        return []
-    root = Path(work.model_folder)
-    return [ray.put({str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()})]

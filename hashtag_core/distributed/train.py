@@ -7,50 +7,49 @@ All that can be wrong with recipe, dataset, storage and MLflow is found before t
 
 import logging
 import os
-import shutil
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ray.train.torch import TorchTrainer
-from safetensors.torch import load_model
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.data.features import FeatureCache
-from hashtag_core.data.model_record import EncodersIdentity
 from hashtag_core.distributed.features import ensure_features, tables_folder
+from hashtag_core.distributed.place import build_folder, is_alone
+from hashtag_core.distributed.tasks import Pool
 from hashtag_core.distributed.train_monitor import Watch, start_run_log
-from hashtag_core.distributed.train_resources import grows, set_start_timeout, worker_resources
+from hashtag_core.distributed.train_resources import (
+    CPU_WORKER_CPUS,
+    grows,
+    set_start_timeout,
+    worker_resources,
+)
 from hashtag_core.distributed.train_worker import BEST, WorkerOutcome, train_worker
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.encoders.tops import tuned_needs
-from hashtag_core.errors import ConfigError, HashtagError, StorageError, TrainingError
-from hashtag_core.evaluation.metrics import Protocol
-from hashtag_core.judging.finish_training import curves, model_info, register_model, save_and_evaluate
-from hashtag_core.models.base import NeuralModel, TagModel
+from hashtag_core.errors import HashtagError, StorageError, TrainingError
+from hashtag_core.judging.finish_training import FinishModel, curves, model_info, register_model
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.provenance import source_tags, system_metrics
 from hashtag_core.tracking.splits import log_split
 from hashtag_core.training.check import check_model, input_spec, tokenizer_of
-from hashtag_core.training.checkpoint import WEIGHTS, Progress
-from hashtag_core.training.job import VALIDATED, TrainJob, fit_model
-from hashtag_core.training.loader import TableFitSource
+from hashtag_core.training.checkpoint import Progress
+from hashtag_core.training.job import VALIDATED, TrainJob, check_disk
 from hashtag_core.training.plan import TrainPlan, check_base, plan_training
 from hashtag_core.training.record import RunRecord, TrainSummary, new_run_name
 
 logger = logging.getLogger(__name__)
 
 GROUP_START_FAILURES = 3
-SPARE_DISK_BYTES = 1 << 30
 
 
 def train(
@@ -103,46 +102,38 @@ def run_training(plan: TrainPlan, parent: str | None = None) -> TrainSummary:
         gpus = recipe.training.workers if resources and "GPU" in resources else None
         cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"), gpus)
         job = make_job(plan, encoders, cache)
-        identity = encoders.identity
-        tag_text = tag_text_of(plan, encoders)
+        info = model_info(plan, encoders.identity, run.run_id)
         del encoders
-        if resources is None:
-            model: TagModel
-            model, figures = fit_model(job, tag_text, plan.base.model if plan.base is not None else None)
-            run.log_metrics(figures)
-            progress = None
-        else:
-            model, progress = _train_on_ray(plan, job, run, record, resources)
-        parameters = sum(value.numel() for value in model.state_dict().values())
-        run.log_params({"parameters": parameters})
-        version, metrics = _register(plan, job, model, run, identity, {**labels, "run_name": name})
+        progress = None
+        finish = FinishModel(job, info, base=plan.base.model if plan.base is not None else None)
+        if resources is not None:
+            progress, checkpoint = _train_on_ray(plan, job, run, record, resources)
+            finish = FinishModel(job, info, checkpoint)
+        with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
+            finished = build_folder(f"{name}, its last step", finish, Path(folder), _pool(plan, resources))
+            run.log_metrics(finished.figures)
+            run.log_params({"parameters": finished.parameters})
+            version = register_model(plan, run, Path(folder), finished, {**labels, "run_name": name, "k": finished.k})
         summary = TrainSummary(
             run_id=run.run_id,
             run_name=name,
             model=version,
-            metrics=metrics["headline"],
+            metrics=finished.metrics["headline"],
             seconds=round(time.monotonic() - started, 1),
             epochs=progress.epoch if progress else None,
             best_epoch=None if progress is None or progress.best_epoch is None else progress.best_epoch + 1,
-            parameters=parameters,
+            parameters=finished.parameters,
         )
         replace(record, summary=summary).save()
     return summary
 
 
-def _register(
-    plan: TrainPlan,
-    job: TrainJob,
-    model: TagModel,
-    run: runs.Run,
-    identity: EncodersIdentity,
-    labels: Mapping[str, str],
-) -> tuple[str, dict[Protocol, dict[str, float]]]:
-    """The version's URI, and the figures of the validation split by protocol."""
-    with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
-        info = model_info(plan, identity, run.run_id)
-        metrics = save_and_evaluate(plan, job, model, Path(folder), info)
-        return register_model(plan, run, Path(folder), metrics, {**labels, "k": info["k"]}), metrics
+def _pool(plan: TrainPlan, resources: dict[str, float] | None) -> Pool | None:
+    """What the last step runs on: one worker as those of the training are, or this process where its machine is all there is."""
+    if is_alone():
+        return None
+    asked = resources or {"CPU": plan.recipe.training.worker_cpus or CPU_WORKER_CPUS}
+    return Pool(1, asked["CPU"], asked.get("GPU"))
 
 
 @contextmanager
@@ -163,7 +154,7 @@ def _resumable(name: str, folder: str, recipe: Recipe) -> Iterator[None]:
 
 
 def make_job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJob:
-    """What a worker needs to train or fit; the tables that it reads are marked as used."""
+    """What a worker needs to train or fit. Where the driver's machine is all there is, the tables are built, and marked as used."""
     recipe, dataset = plan.recipe, plan.dataset
     tokenizer = tokenizer_of(plan, encoders, build=True)
     text = None
@@ -190,36 +181,17 @@ def make_job(plan: TrainPlan, encoders: Encoders, cache: FeatureCache) -> TrainJ
         tables=str(tables_folder()),
         outside=np.array(outside, dtype=np.int64),
     )
-    _check_disk(job)
-    for split in ("train", "validation"):
-        os.utime(job.table(split).folder)
+    if is_alone():  # else the workers do, each node for itself
+        check_disk(job)
+        for split in ("train", "validation"):
+            os.utime(job.table(split).folder)
     return job
-
-
-def _check_disk(job: TrainJob) -> None:
-    """ConfigError where the tables would not fit the disk; counted as if no content were shared."""
-    posts = sum(job.dataset.info.posts[split] for split in ("train", "validation"))
-    tokens = job.recipe.encoders.max_tokens
-    numbers = sum(int(np.prod(kind.shape)) * (tokens if kind.ragged else 1) for kind in job.cache.kinds.values())
-    need, free = 2 * posts * numbers, shutil.disk_usage(job.tables).free
-    if need + SPARE_DISK_BYTES > free and not list(Path(job.tables).glob("train-*")):
-        raise ConfigError(
-            f"{job.tables}: features of {posts} posts take up to {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
-            "TMPDIR names another disk"
-        )
-
-
-def tag_text_of(plan: TrainPlan, encoders: Encoders) -> np.ndarray | None:
-    """The tags' own words through the text encoder [V, D_t], for a family that reads them."""
-    if not plan.fitted or not plan.family.reads_tag_text(plan.options):
-        return None
-    return encoders.encode_tags(plan.dataset.vocabulary.tags)
 
 
 def _train_on_ray(
     plan: TrainPlan, job: TrainJob, run: runs.Run, record: RunRecord, resources: dict[str, float]
-) -> tuple[TagModel, Progress]:
-    """Ray Train until the last epoch; the model with the weights of the best one, calibrated on the validation split."""
+) -> tuple[Progress, str]:
+    """Ray Train until the last epoch; and the URI of the best one's checkpoint."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.config import LoggingConfig
 
@@ -259,14 +231,7 @@ def _train_on_ray(
     run.log_figure(curves(progress, select), "curves.png")
     run.set_tags({"precision": progress.precision, "best_epoch": (progress.best_epoch or 0) + 1})
     best, _ = max(result.best_checkpoints, key=lambda pair: pair[1][BEST])
-    model = job.model()
-    with best.as_directory() as folder:
-        load_model(model, str(Path(folder, WEIGHTS)))
-    if isinstance(model, NeuralModel):
-        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        with torch.no_grad():
-            run.log_metrics(model.calibrate(TableFitSource(job.table("validation"), job.reading())))
-    return model, progress
+    return progress, storage.join(record.folder, Path(best.path).name)
 
 
 class _Trainer(TorchTrainer):

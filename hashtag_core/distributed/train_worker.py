@@ -14,7 +14,7 @@ from hashtag_core.distributed.train_resources import check_storage
 from hashtag_core.errors import HashtagError, StorageError, TrainingError
 from hashtag_core.judging.validation import Validation
 from hashtag_core.training.checkpoint import Progress
-from hashtag_core.training.job import TrainJob, make_loop
+from hashtag_core.training.job import TrainJob, check_disk, make_loop
 from hashtag_core.training.loop import TrainingLoop, gather, rank
 
 STEP_REPORT_S = 0.5
@@ -55,6 +55,7 @@ def _make_loop(job: TrainJob) -> TrainingLoop:
     """Tables, model and optimizer of this worker of Ray Train, at the position of the last checkpoint."""
     context = ray.train.get_context()
     check_storage(job.record_file, job.run_id)
+    check_disk(job)
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     checkpoint = ray.train.get_checkpoint()
     loop = make_loop(

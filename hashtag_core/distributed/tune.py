@@ -27,7 +27,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from hashtag_core import storage
 from hashtag_core.distributed.features import ensure_features
-from hashtag_core.distributed.train import make_job, tag_text_of
+from hashtag_core.distributed.train import make_job
 from hashtag_core.distributed.train_resources import worker_resources
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import TrainingError
@@ -84,10 +84,10 @@ def tune(plan: TrainPlan, trials: int, out: str, at_once: int | None = None) -> 
         run.log_params(plan.recipe.model_dump(mode="json", exclude={"search"}))
         run.log_json(plan.recipe.model_dump(mode="json")["search"], "search.json")
         cache = ensure_features(plan.dataset, plan.recipe.encoders, plan.needs, ("train", "validation"), None)
-        job, tag_text = make_job(plan, encoders, cache), tag_text_of(plan, encoders)
+        job = make_job(plan, encoders, cache)
         with tempfile.TemporaryDirectory(prefix="hashtag-tune-") as folder:
             trial_runs = _TrialRuns(plan, run.run_id, labels, metric)
-            results = _run_trials(plan, job, tag_text, trials, at_once, folder, trial_runs)
+            results = _run_trials(plan, job, trials, at_once, folder, trial_runs)
         found = [one for one in results if one.metrics and FIGURE in one.metrics and not one.error]
         if not found:
             raise TrainingError(f"every one of {len(results)} trials failed; the first: {results[0].error}")
@@ -121,7 +121,6 @@ def tune(plan: TrainPlan, trials: int, out: str, at_once: int | None = None) -> 
 def _run_trials(
     plan: TrainPlan,
     job: TrainJob,
-    tag_text: np.ndarray | None,
     trials: int,
     at_once: int | None,
     folder: str,
@@ -137,7 +136,7 @@ def _run_trials(
     )  # fmt: skip
     asked = {name.lower(): amount for name, amount in worker_resources(alone).items()}
     tuner = ray_tune.Tuner(
-        ray_tune.with_resources(ray_tune.with_parameters(_trial, job=job, tag_text=tag_text), asked),
+        ray_tune.with_resources(ray_tune.with_parameters(_trial, job=job), asked),
         tune_config=ray_tune.TuneConfig(
             metric=FIGURE,
             mode="max",
@@ -169,7 +168,7 @@ def _trial(config: Mapping[str, Any], job: TrainJob, tag_text: np.ndarray | None
     job = replace(job, recipe=recipe, options=parse_options(recipe.model.family, recipe.model.options))
     metric = VALIDATED + recipe.training.select_metric
     if issubclass(family(job.family), FittedModel):
-        ray_tune.report({FIGURE: fitted_figure(job, tag_text), EPOCH: 1, "whole": True})
+        ray_tune.report({FIGURE: fitted_figure(job), EPOCH: 1, "whole": True})
         return
 
     def tell(loop: Any) -> None:

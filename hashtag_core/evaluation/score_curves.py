@@ -82,6 +82,13 @@ class PairCalibration:
         self._scores += np.bincount(at, weights=scores, minlength=self.bins)
         self._hits += np.bincount(at, weights=hits, minlength=self.bins)
 
+    def merge(self, other: "PairCalibration") -> None:
+        """Take the pairs of another one, of as many bins."""
+        self._places += other._places
+        self._scores += other._scores
+        self._hits += other._hits
+        self.seconds += other.seconds
+
     @property
     def error(self) -> float:
         """0 without a pair."""

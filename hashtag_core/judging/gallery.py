@@ -1,8 +1,7 @@
 """The posts of the split for the report's gallery: captions and pictures read once, each model's lists beside them."""
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,6 @@ from hashtag_core.errors import HashtagError
 from hashtag_core.evaluation.gallery import MOST_TAGS, Gallery, ShownPost, shown_rows, thumbnail_side_px
 from hashtag_core.evaluation.ground_truth import Ranked, Truth
 from hashtag_core.evaluation.metrics import Booleans
-from hashtag_core.judging.attention import looks
 from hashtag_core.progress_bar import ProgressBar
 from hashtag_core.recommend.image_uris import ImagePlaces, fetch_images
 
@@ -26,11 +24,12 @@ def read_gallery(
     k: int,
     most: int,
     places: ImagePlaces,
-    folders: Sequence[Path | None] = (),
+    looked: Sequence[Mapping[int, str]] = (),
 ) -> Gallery:
     """At most `most` posts, evenly spaced over the split, as every model (its label, its lists) ranked them.
 
-    `folders` are the models' own, in the same order, where it is to be shown where on a picture they look. A picture that cannot be read leaves its post without one; the report is made all the same.
+    `looked`: row -> where on its picture a model looked (`attention.look_at`), in the order of the models. A picture that cannot
+    be read leaves its post without one; the report is made all the same.
     """
     rows = shown_rows(len(truth.tags), most)
     wanted = np.zeros(len(truth.tags), bool)
@@ -43,7 +42,6 @@ def read_gallery(
         k=min(k, MOST_TAGS),
         posts_in_all=len(truth.tags),
     )
-    looked = [looks(folder, truth, rows) if folder else {} for folder in folders]
     bits = sum(
         (mask.astype(np.int64) << index for index, mask in enumerate(slices.values())), np.zeros(len(wanted), int)
     )

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from hashtag_core.config import Recipe
 from hashtag_core.errors import HashtagError
@@ -20,23 +19,25 @@ from hashtag_core.tracking.runs import metric_history
 
 logger = logging.getLogger(__name__)
 
+Looks = Mapping[int, str]
+"""Row -> where on its picture a model looked (`attention.look_at`)."""
+
 
 def evaluation_page(
-    report: EvaluationReport, by_uri: Mapping[str, tuple[Ranked, Path]], truth: Truth, recipe: Recipe
+    report: EvaluationReport, by_uri: Mapping[str, tuple[Ranked, Looks]], truth: Truth, recipe: Recipe
 ) -> str:
-    """`report.html`, the models in the order of the leaderboard; `by_uri`: the lists and the folder of each model of the
-    report."""
+    """`report.html`, the models in the order of the leaderboard; `by_uri`: lists and looks of each model of the report."""
     shown = [(name, *by_uri[uri]) for uri, name in labels(report).items()]
     return report_page(report, gallery_of(shown, truth, recipe) if recipe.evaluation.gallery_posts else None)
 
 
-def gallery_of(models: Sequence[tuple[str, Ranked, Path | None]], truth: Truth, recipe: Recipe) -> Gallery:
-    """The posts as the models (label, lists, folder if it is there) ranked them; as many as the recipe says."""
+def gallery_of(models: Sequence[tuple[str, Ranked, Looks]], truth: Truth, recipe: Recipe) -> Gallery:
+    """The posts as the models (label, lists, looks) ranked them; as many as the recipe says."""
     places = ImagePlaces.of(truth.dataset.info.archive, recipe)
     ranked = [(name, lists) for name, lists, _ in models]
     slices = slices_of(truth, ranked[0][1].has_image, recipe.history.order)
     k, most = main_k(recipe.evaluation.ks), recipe.evaluation.gallery_posts
-    return read_gallery(truth, ranked, slices, k, most, places, [folder for _, _, folder in models])
+    return read_gallery(truth, ranked, slices, k, most, places, [looked for _, _, looked in models])
 
 
 def score_figures(ranked: Ranked, truth: Truth, k: int) -> ScoreFigures:

@@ -1,7 +1,7 @@
 """The models that were judged on one split, side by side: what `leaderboard.json` holds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 from hashtag_core.config import Recipe
@@ -24,6 +24,8 @@ class Evaluation:
     ranked: Ranked
     trained_on: str | None
     encoders: EncodersIdentity
+    looks: dict[int, str] = field(default_factory=dict)
+    """Row -> where on its picture the model looked (`attention.look_at`), of the posts that the report shows."""
 
 
 class ModelSummary(TypedDict):

@@ -2,16 +2,16 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
 from hashtag_core.errors import HashtagError
-from hashtag_core.evaluation.gallery import Gallery
+from hashtag_core.evaluation.gallery import Gallery, shown_rows
 from hashtag_core.evaluation.ground_truth import Ranked, Truth, image_mask
 from hashtag_core.evaluation.metrics import judge_tags
+from hashtag_core.judging.attention import looks
 from hashtag_core.judging.page import gallery_of
 from hashtag_core.leaderboard.compare import Part
 from hashtag_core.tracking.registry import resolve_model
@@ -31,7 +31,11 @@ def systems_gallery(part: Part, order: Sequence[str]) -> Gallery | None:
     by_name = {entry.name: entry for entry in plan.entries}
     seen = image_mask(truth)
     shown = [
-        (name, _ranked(plan.ranked(by_name[name]), truth, seen), _folder(part.states[name].get("model")))
+        (
+            name,
+            _ranked(plan.ranked(by_name[name]), truth, seen),
+            _looks(part.states[name].get("model"), truth, plan.recipe.evaluation.gallery_posts),
+        )
         for name in order[:MOST_SYSTEMS]
     ]
     return gallery_of(shown, truth, plan.recipe)
@@ -52,10 +56,10 @@ def _ranked(uri: str, truth: Truth, has_image: np.ndarray) -> Ranked:
     return Ranked(judged, scores_NK, has_image, table["status"].to_pylist())
 
 
-def _folder(model: str | None) -> Path | None:
-    """The system's model, to ask where it looks; None where it is no longer there."""
+def _looks(model: str | None, truth: Truth, most: int) -> dict[int, str]:
+    """Where the system's model looks, of the posts that are shown; nothing where the model is no longer there."""
     try:
-        return None if model is None else resolve_model(model).folder
+        return {} if model is None else looks(resolve_model(model).folder, truth, shown_rows(len(truth.tags), most))
     except HashtagError as error:
         logger.debug("the model is not asked where it looks: %s", error)
-        return None
+        return {}

@@ -5,11 +5,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from hashtag_core.config import Recipe
 from hashtag_core.errors import ConfigError
 from hashtag_core.evaluation.metrics import index_metrics, judge
+from hashtag_core.judging.finish_training import tag_text_of
 from hashtag_core.judging.validation import rank_table
 from hashtag_core.leaderboard.trials import check_search, with_settings
 from hashtag_core.models.registry import parse_options
@@ -59,10 +58,10 @@ def _toml(value: Any) -> str:
     return json.dumps("null" if value is None else value, ensure_ascii=False)
 
 
-def fitted_figure(job: TrainJob, tag_text: np.ndarray | None) -> float:
+def fitted_figure(job: TrainJob) -> float:
     """The selecting metric of a family that is fitted once."""
     settings, table, reading = job.recipe.training, job.table("validation"), job.reading()
-    model, _ = fit_model(job, tag_text)
+    model, _ = fit_model(job, tag_text_of(job))
     ks = epoch_ks(job.recipe)
     ranked = rank_table(model, table, reading, max(ks))
     figures = index_metrics(

@@ -8,10 +8,10 @@ Scores depend on the other posts of a batch only in the last digits, as far as t
 them the same to the last digit calls with the same posts.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import compress
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +24,12 @@ from hashtag_core.data.feature_cache import FeatureCache
 from hashtag_core.data.history import HistoryRule, find_history
 from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.images import image_key
-from hashtag_core.data.model_record import EncodersIdentity
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.encoders.trained import trained_tops
-from hashtag_core.errors import ConfigError, IntegrityError, ScoreError
+from hashtag_core.errors import ConfigError, ScoreError
 from hashtag_core.models import family, list_models
 from hashtag_core.models.folder import LoadedModel, load_model_folder
+from hashtag_core.recommend.described import check_identity
 from hashtag_core.recommend.explanations import EXPLAINED, explained
 from hashtag_core.recommend.extra_tags import with_tags
 from hashtag_core.recommend.feature_rows import history_vectors, put_rows, slice_of
@@ -101,7 +101,7 @@ class Recommender:
         section = EncodersSection(**{**loaded.info.get("recipe", {}).get("encoders", {}), **encoding})
         needs = family(loaded.family).needs(loaded.options)
         encoders = load_encoders(section, needs, str(where), threads=threads)
-        _check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
+        check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
         named = name or resolved.name, version or resolved.version
         return cls(loaded, encoders, *named, where, places, policy, diversity)
 
@@ -362,16 +362,3 @@ class Recommender:
         if {"image_grid", "image_trunk"} & self.needs and self.encoders.boxes is not None:
             arrays["boxes"] = self.encoders.boxes
         return arrays
-
-
-def _check_identity(model: str, trained: EncodersIdentity, here: EncodersIdentity) -> None:
-    """IntegrityError if the encoders are not those whose features the model learned from."""
-    before = cast(Mapping[str, Mapping[str, object]], trained)
-    for modality, found in cast(Mapping[str, Mapping[str, object]], here).items():
-        expected = before.get(modality)
-        if expected != found:
-            differing = [key for key in found if not isinstance(expected, Mapping) or expected.get(key) != found[key]]
-            differences = "; ".join(f"{key}: {(expected or {}).get(key)!r}, here {found[key]!r}" for key in differing)
-            raise IntegrityError(
-                f"model {model} was trained on another {modality} encoder than is here ({differences})"
-            )

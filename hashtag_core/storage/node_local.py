@@ -20,7 +20,7 @@ LIMIT_VARIABLE = "HASHTAG_NODE_CACHE_BYTES"
 LIMIT_SHARE = 0.5
 """Of the disk, if `HASHTAG_NODE_CACHE_BYTES` does not say otherwise."""
 SOURCE = ".source"
-_LOCK = ".in-use"
+LOCK = ".in-use"
 _held: dict[str, int] = {}
 """Locks of this process, a file descriptor a copy: they end with the process, whatever ends it."""
 
@@ -48,7 +48,7 @@ def node_folder(kind: str, name: str, build: Callable[[Path], None], source: str
             building.mkdir()
             try:
                 build(building)
-                (building / _LOCK).touch()
+                (building / LOCK).touch()
                 (building / SOURCE).write_text(source, encoding="utf-8")
                 building.rename(folder)
             except BaseException:
@@ -81,7 +81,7 @@ def drop_copies(kind: str, below: str) -> None:
 def hold(folder: Path) -> None:
     """Keep a copy from being removed for as long as this process lives. FileNotFoundError where it is gone."""
     if str(folder) not in _held:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         _held[str(folder)] = descriptor
 
@@ -108,7 +108,7 @@ def _copies(root: Path) -> Iterator[Path]:
 
 def _is_free(folder: Path) -> bool:
     try:
-        descriptor = os.open(folder / _LOCK, os.O_RDONLY)
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
     except OSError:
         return True
     try:

@@ -20,6 +20,7 @@ from hashtag_core import storage
 from hashtag_core.config import ArchiveSection, CaptionsSection
 from hashtag_core.data.batches import FeaturizedPosts
 from hashtag_core.data.history_batch import ArrayPosts, History
+from hashtag_core.data.model_files import local_model
 from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, ImageError, IntegrityError, ScoreError
@@ -34,7 +35,7 @@ from hashtag_core.tagging.histories import Sidecar, open_vectors, vector_table
 from hashtag_core.tagging.isolate_killers import find_killers
 from hashtag_core.tagging.planned_work import Chunk
 from hashtag_core.tagging.reject_limit import tell
-from hashtag_core.tagging.task import ChunkOutcome, Task, Work, local_model
+from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 
 logger = logging.getLogger(__name__)
 

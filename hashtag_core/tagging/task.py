@@ -3,12 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TypedDict
 
 from hashtag_core.config import ArchiveSection, ReadingOptions
 from hashtag_core.recommend.policy import Policy
-from hashtag_core.storage.node_local import node_folder
 from hashtag_core.tagging.histories import HistoryWork
 from hashtag_core.tagging.planned_work import Chunk
 
@@ -109,26 +107,3 @@ class Work:
     image_hosts: list[str] = field(default_factory=list)
     decode_ahead: int = 0
     """Batches of posts that tasks on CPUs open for each actor ahead of what it scores; 0: it opens them itself."""
-
-
-def has_model(folder: str | Path, version: str) -> bool:
-    """Whether the folder is there on this node and says it is that version (its files are checked when it is loaded)."""
-    try:
-        return bool(json.loads(Path(folder, "model.json").read_bytes())["version"] == version)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def local_model(folder: str, version: str, files: dict[str, bytes] | None) -> Path:
-    """The model folder on this node: where the driver has it, or a copy made once from `files`."""
-    if files is None or has_model(folder, version):
-        return Path(folder)
-    given = files
-
-    def build(made: Path) -> None:
-        for name, content in given.items():
-            target = made / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-
-    return node_folder("models", version, build, folder)

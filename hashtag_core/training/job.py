@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.history_batch import open_history
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.encoders import load_encoders
+from hashtag_core.errors import ConfigError
 from hashtag_core.models.base import BuiltOnModel, FittedModel, InputSpec, ModelOptions, NeuralModel, TagModel
 from hashtag_core.models.registry import create_model
 from hashtag_core.models.tuned import with_encoder
@@ -29,6 +31,8 @@ from hashtag_core.training.loop import TrainingLoop, Validate
 
 logger = logging.getLogger(__name__)
 
+SPARE_DISK_BYTES = 1 << 30
+"""Left free on a node's disk beside its tables."""
 VALIDATED = "validation_"
 """What figures of the validation split begin with."""
 
@@ -82,7 +86,7 @@ class TrainJob:
         the posts' histories for a family that reads them."""
         vocabulary = self.dataset.vocabulary
         rule = HistoryRule.of(self.needs, self.options, self.recipe.history)
-        with _node_lock(Path(self.tables)):
+        with node_lock(Path(self.tables)):
             table = build_feature_table(self.dataset, split, self.cache, self.needs, vocabulary, self.tables)
             if rule is not None:
                 table.history = open_history(self.dataset, split, rule, self.cache, vocabulary, self.tables)
@@ -158,6 +162,20 @@ def fit_model(
     return model, {**figures, **calibrated}
 
 
+def check_disk(job: TrainJob) -> None:
+    """ConfigError where the tables would not fit the disk of this node; counted as if no content were shared."""
+    Path(job.tables).mkdir(parents=True, exist_ok=True)
+    posts = sum(job.dataset.info.posts[split] for split in ("train", "validation"))
+    tokens = job.recipe.encoders.max_tokens
+    numbers = sum(int(np.prod(kind.shape)) * (tokens if kind.ragged else 1) for kind in job.cache.kinds.values())
+    need, free = 2 * posts * numbers, shutil.disk_usage(job.tables).free
+    if need + SPARE_DISK_BYTES > free and not list(Path(job.tables).glob("train-*")):
+        raise ConfigError(
+            f"{job.tables}: features of {posts} posts take up to {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "TMPDIR names another disk"
+        )
+
+
 def tag_counts(tags: Sequence[Sequence[int]], vocabulary_size: int) -> torch.Tensor:
     """counts_V: posts that have each tag."""
     found = np.fromiter((tag for row in tags for tag in set(row)), np.int64)
@@ -165,7 +183,7 @@ def tag_counts(tags: Sequence[Sequence[int]], vocabulary_size: int) -> torch.Ten
 
 
 @contextmanager
-def _node_lock(folder: Path) -> Iterator[None]:
+def node_lock(folder: Path) -> Iterator[None]:
     """One process of this node at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w", encoding="utf-8") as lock:

@@ -64,11 +64,11 @@ def run(archive: Path, out: Path, model: Path, repository: Path) -> Measured:
     return run_job(["tag", "--archive", str(archive), "--out", str(out), "--model", str(model)], out, repository)
 
 
-def run_job(arguments: list[str], out: Path, repository: Path) -> Measured:
-    """A job as a user starts it, its log beside `out`."""
+def run_job(arguments: list[str], out: Path, repository: Path, **variables: str) -> Measured:
+    """A job as a user starts it, its log beside `out`; `variables` of the environment beside."""
     command = [sys.executable, f"jobs/{arguments[0]}.py", *arguments[1:]]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{out.parent}/mlflow.db"
+    environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{out.parent}/mlflow.db", **variables}
     began, peak = time.monotonic(), 0
     with (out.parent / f"{out.name}.log").open("wb") as log:
         job = subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=log)

@@ -6,7 +6,9 @@
 Each is answered by a line. At the end of stdin all is ended.
 """
 
+import os
 import sys
+import tempfile
 
 from ray.cluster_utils import Cluster
 
@@ -14,6 +16,9 @@ OBJECT_STORE = 80_000_000
 
 
 def main(folder: str) -> None:
+    os.makedirs(
+        os.path.join(tempfile.gettempdir(), "ray"), exist_ok=True
+    )  # Ray writes the address there, and makes no folder
     head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": folder, "object_store_memory": OBJECT_STORE}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     print(cluster.address, flush=True)

@@ -16,9 +16,10 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed import evaluate as module
-from hashtag_core.distributed.evaluate import check_evaluation, evaluate
+from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.judging.check import check_evaluation
 from hashtag_core.judging.predictions import TABLE
 from hashtag_core.models import InputSpec, create_model, parse_options
 from hashtag_core.models.folder import save_model_folder

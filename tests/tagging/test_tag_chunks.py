@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core import storage
+from hashtag_core.data.model_files import local_model
 from hashtag_core.errors import IntegrityError, StorageError
 from hashtag_core.output.chunk_files import read_chunk
 from hashtag_core.recommend.read_posts import OpenedPosts
@@ -19,7 +20,7 @@ from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import TABLE
 from hashtag_core.tagging.planned_work import Chunk
 from hashtag_core.tagging.tag_chunks import ChunkTagger
-from hashtag_core.tagging.task import Task, Work, local_model
+from hashtag_core.tagging.task import Task, Work
 
 
 class Poisoned:
@@ -179,6 +180,7 @@ def test_the_model_is_copied_to_a_node_that_lacks_it(
     copy = local_model("/nowhere", version, files)
     assert {path.name: path.read_bytes() for path in copy.iterdir() if not path.name.startswith(".")} == files
     assert local_model("/nowhere", version, {}) == copy
+    assert Recommender.load(str(copy)).loaded.version == version  # with what the node keeps beside it
     assert [path.name for path in copy.parent.iterdir() if not path.name.startswith(".")] == [version]
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from hashtag_core.data.model_files import has_model, local_model
 from hashtag_core.tagging.planned_work import Chunk
-from hashtag_core.tagging.task import Task, has_model, local_model
+from hashtag_core.tagging.task import Task
 
 
 def test_a_task_goes_through_json() -> None:

@@ -37,7 +37,9 @@ TESTED_TOGETHER = {
     # Judging as a whole, on a real dataset.
     "distributed/test_evaluate.py": (
         *("evaluation/ground_truth", "judging/report", "judging/page", "judging/validation"),
+        *("judging/check", "judging/log_evaluation"),
     ),
+    "unit/judging/test_rank_split.py": ("judging/ranked_split",),
     "distributed/test_leaderboard.py": ("leaderboard/gallery", "leaderboard/report"),
     # A page is looked at in a browser.
     "browser/test_report_page.py": ("evaluation/report_page",),

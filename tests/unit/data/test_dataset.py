@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hashtag_core.config import ArchiveSection, CaptionsSection, VocabularySection
@@ -112,3 +113,16 @@ def test_no_dataset_and_a_broken_one(tmp_path: Path) -> None:
         (tmp_path / "dataset.json").write_text(json.dumps({**info, **change}))
         with pytest.raises(IntegrityError, match=rf"dataset\.json: {next(iter(change))}"):
             Dataset.open(str(tmp_path))
+
+
+def test_rows_of_a_file_come_in_the_batches_that_all_of_it_comes_in(tmp_path: Path) -> None:
+    table = pa.table({"post_id": [f"p{n}" for n in range(23)], "caption": [str(n) for n in range(23)]})
+    pq.write_table(table, tmp_path / "some.parquet", row_group_size=5)
+    uri = str(tmp_path / "some.parquet")
+    dataset = Dataset("", None)  # type: ignore[arg-type]  # only its files are read
+    for begin, end in ((0, 23), (0, 4), (4, 12), (8, 23), (20, 21), (22, 40), (12, 12)):
+        found = list(dataset.read_rows(uri, begin, end, ["caption"], batch_rows=4))
+        rows = [value for each in found for value in each["caption"].to_pylist()]
+        assert rows == [str(n) for n in range(begin, min(end, 23))]
+        assert all(len(each) == 4 for each in found[:-1])
+        assert all(each.column_names == ["caption"] for each in found)
