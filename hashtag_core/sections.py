@@ -148,6 +148,9 @@ class EncodersSection(Section):
     """Which encoders `finetune` is of."""
     layer_decay: float = Field(1.0, gt=0.0, le=1.0)
     """The rate of a block is that of the block above it times this."""
+    unfreeze_epochs: int = Field(0, ge=0)
+    """Gradual unfreezing: at first only the top block of each encoder is trained, and every so many epochs the next one below it
+    too; 0: all that `finetune` names are trained from the first epoch on."""
     augment: bool = False
     """Flip and crop pictures at random before an image encoder that reads pixels in training (`finetune = "all"`); with
     `training.encoder_learning_rate = 0` the encoder itself stays as it came."""
@@ -233,6 +236,12 @@ class TrainingSection(Section):
     """Epochs without a better validation figure after which training stops; null: never."""
     seed: int = 0
     workers: int = Field(1, ge=1)
+    min_workers: int | None = Field(None, ge=1)
+    """Elastic: how many workers a cluster must have for training to begin, and to go on where one is lost; it grows to `workers` again
+    when machines come. Null: always `workers`. A single machine has as many as `workers` says."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How workers share the model. `ddp`: each holds it whole. `fsdp`: parameters, gradients and the optimizer's state are spread
+    over them, for a model that a card does not hold with these (`training.sharded`)."""
     worker_cpus: float | None = Field(None, gt=0)
     """CPUs a worker reserves, asked of a cluster as they are. Null: on a cluster 4 beside a GPU, else 2; on a single machine
     what it has, shared."""

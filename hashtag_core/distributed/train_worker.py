@@ -15,7 +15,8 @@ from hashtag_core.errors import HashtagError, StorageError, TrainingError
 from hashtag_core.judging.validation import Validation
 from hashtag_core.training.checkpoint import Progress
 from hashtag_core.training.job import TrainJob, check_disk, make_loop
-from hashtag_core.training.loop import TrainingLoop, gather, rank
+from hashtag_core.training.loop import TrainingLoop
+from hashtag_core.training.ranks import gather, rank
 
 STEP_REPORT_S = 0.5
 BEST = "best_epoch_or_minus_one"
@@ -83,6 +84,7 @@ def _report(job: TrainJob, loop: TrainingLoop) -> None:
         BEST: progress.best_epoch if loop.improved else -1,
     }
     if rank() != 0:
+        loop.save(None)
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory(prefix="hashtag-checkpoint-") as folder:

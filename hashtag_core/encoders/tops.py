@@ -179,9 +179,11 @@ class ImageTop(nn.Module):
         return self
 
     def depths(self) -> dict[str, int]:
-        """Of each parameter that learns, how many blocks lie above it."""
-        above = {f"blocks.{n}.": len(self.blocks) - n for n in range(len(self.blocks))}
-        return _depths(self, above)
+        """Of each parameter that learns, how many blocks lie above it; what comes after the last block counts as one."""
+        name, stack = ("blocks", self.blocks)
+        if self.from_pixels and (largest := _largest_stack(self.network)):
+            name, stack = f"network.{largest[0]}", largest[1]
+        return _depths(self, {f"{name}.{n}.": len(stack) - n for n in range(len(stack))})
 
 
 class TextTop(nn.Module):
@@ -247,6 +249,15 @@ class EncoderTops(nn.Module):
             depths = {} if top is None else top.depths()
             found |= {f"{name}.{parameter}": self.decay**depth for parameter, depth in depths.items()}
         return found
+
+    def levels(self) -> dict[str, int]:
+        """Parameter -> how many steps of gradual unfreezing come before it learns: the blocks above it. What comes after the last
+        block learns with it."""
+        image = {} if self.image is None else {name: max(0, depth - 1) for name, depth in self.image.depths().items()}
+        text = {} if self.text is None else self.text.depths()
+        return {
+            f"{top}.{name}": level for top, found in (("image", image), ("text", text)) for name, level in found.items()
+        }
 
 
 def augmented(pixels_BCHW: Tensor) -> Tensor:
@@ -327,10 +338,10 @@ def _train_last(backbone: Backbone, section: EncodersSection) -> None:
         add_lora(backbone, section.lora_rank)
     if through_all(section):
         return
-    stacks = [module for module in backbone.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    if not stacks:
+    largest = _largest_stack(backbone)
+    if largest is None:
         raise ConfigError(f'encoders.finetune: the blocks of {section.image} are not known; there is "all"')
-    stack = max(stacks, key=lambda found: sum(value.numel() for value in found.parameters()))
+    _, stack = largest
     below = len(stack) - blocks_to_train(section, len(stack), "image")
     learning, seen = set(), False
     for name, parameter in backbone.named_parameters():
@@ -342,9 +353,19 @@ def _train_last(backbone: Backbone, section: EncodersSection) -> None:
         parameter.requires_grad_(name in learning)
 
 
+def _largest_stack(network: nn.Module) -> tuple[str, nn.ModuleList] | None:
+    """The blocks of a network, with their name in it: of its lists of two modules or more, the one with most parameters."""
+    stacks = [(name, one) for name, one in network.named_modules() if isinstance(one, nn.ModuleList) and len(one) > 1]
+    return max(stacks, key=lambda found: sum(value.numel() for value in found[1].parameters()), default=None)
+
+
 def _depths(top: nn.Module, above: dict[str, int]) -> dict[str, int]:
-    found = {}
+    """`above`: what the names of a block's parameters begin with -> the blocks above it. What comes after the blocks has none above
+    it, what comes before them has all."""
+    found, seen = {}, not above
     for name, parameter in top.named_parameters():
+        depth = next((depth for prefix, depth in above.items() if name.startswith(prefix)), None)
+        seen = seen or depth is not None
         if parameter.requires_grad:
-            found[name] = next((depth for prefix, depth in above.items() if name.startswith(prefix)), 0)
+            found[name] = depth if depth is not None else 0 if seen else max(above.values()) + 1
     return found

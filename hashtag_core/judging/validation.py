@@ -15,7 +15,8 @@ from hashtag_core.models.base import NeuralModel, TagModel
 from hashtag_core.recommend.ranking import top_tags
 from hashtag_core.training.job import VALIDATED, TrainJob
 from hashtag_core.training.loader import Reading, in_order
-from hashtag_core.training.loop import TrainingLoop, gather, rank, sum_over_ranks, world_size
+from hashtag_core.training.loop import TrainingLoop
+from hashtag_core.training.ranks import gather, rank, sum_over_ranks, world_size
 from hashtag_core.training.selection import BEST_F1, epoch_ks
 
 SCORE_POSTS = 64

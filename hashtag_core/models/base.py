@@ -175,6 +175,11 @@ class NeuralModel(TagModel):
         """Share of their learning rate that parameters take, by name; all of it for those that are not told."""
         return {}
 
+    def freed_after(self, unfreeze_epochs: int) -> dict[str, int]:
+        """Of parameters that do not learn from the first epoch on, by name, the epoch (from 0) from which they do, where one block
+        more of an encoder is freed every so many epochs."""
+        return {}
+
     def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Refuse now whatever `initialise`, with the same arguments, would refuse in a worker.
 

@@ -57,6 +57,13 @@ class TunedModel(NeuralModel):
         scales = cast(dict[str, float], cast(Any, self.encoder).rate_scales())
         return {f"encoder.{name}": scale for name, scale in scales.items()}
 
+    def freed_after(self, unfreeze_epochs: int) -> dict[str, int]:
+        """Of the encoder, its top blocks first (Howard & Ruder 2018, ULMFiT)."""
+        levels = cast(dict[str, int], cast(Any, self.encoder).levels())
+        return {
+            f"encoder.{name}": level * unfreeze_epochs for name, level in levels.items() if level and unfreeze_epochs
+        }
+
     def check_start(self, encoder_folder: str | None, tokenizer: CaptionTokenizer | None = None) -> None:
         """Of the family."""
         self.model.check_start(encoder_folder, tokenizer)

@@ -9,6 +9,7 @@ import torch
 
 from hashtag_core.data.tokens import CaptionTokenizer
 from hashtag_core.encoders import Encoders
+from hashtag_core.errors import ConfigError
 from hashtag_core.models.base import InputSpec, NeuralModel
 from hashtag_core.models.registry import create_model
 from hashtag_core.models.tuned import with_encoder
@@ -56,13 +57,26 @@ def check_model(plan: "TrainPlan", encoders: Encoders) -> int:
     """Build the model on the meta device and open every file that it starts from; returns its number of parameters, the
     embeddings of words that are not counted yet left out.
 
-    ConfigError, NotFoundError or IntegrityError where a worker would meet it, hours later.
+    ConfigError, NotFoundError or IntegrityError where a worker would meet it, hours later; ConfigError too for a block that would
+    be freed after the last epoch.
     """
     tokenizer = tokenizer_of(plan, encoders, build=False)
     spec = input_spec(plan, encoders, tokenizer)
     with torch.device("meta"):
         model = create_model(plan.recipe.model.family, spec, plan.options, plan.dataset.vocabulary.tags)
     model = with_encoder(model, encoders.tops())
-    if isinstance(model, NeuralModel) and plan.resumed is None:
-        model.check_start(encoders.text_folder, tokenizer)
+    if isinstance(model, NeuralModel):
+        _check_unfreezing(plan, model)
+        if plan.resumed is None:
+            model.check_start(encoders.text_folder, tokenizer)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _check_unfreezing(plan: "TrainPlan", model: NeuralModel) -> None:
+    every, epochs = plan.recipe.encoders.unfreeze_epochs, plan.recipe.training.epochs
+    last = max(model.freed_after(every).values(), default=0)
+    if last >= epochs:
+        raise ConfigError(
+            f"encoders.unfreeze_epochs: {every} epochs a block free the lowest of encoders.finetune = "
+            f'"{plan.recipe.encoders.finetune}" after {last}, and training.epochs is {epochs}'
+        )

@@ -14,6 +14,8 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,23 +52,18 @@ class Progress:
 def save_checkpoint(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    moments: dict[str, torch.Tensor],
     scaler: torch.amp.GradScaler,
     progress: Progress,
     average: AveragedModel | None = None,
 ) -> None:
-    """Write the folder; it appears whole or not at all, and replaces one of that name."""
+    """Write the folder; it appears whole or not at all, and replaces one of that name. `moments`: as of `moments_of`."""
     staged = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     save_model(average.module if average else model, str(staged / WEIGHTS))
     if average:
         save_model(model, str(staged / STEPPED))
-    moments = {
-        f"{name}/{key}": value.contiguous()
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
     save_file(moments, str(staged / OPTIMIZER))
     state = {
         "format": FORMAT,
@@ -79,6 +76,15 @@ def save_checkpoint(
     os.replace(staged, folder)
 
 
+def moments_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """`<parameter>/<moment>` of every parameter that has been stepped."""
+    return {
+        f"{name}/{key}": value.contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
 def load_checkpoint(
     folder: Path,
     model: nn.Module,
@@ -87,27 +93,44 @@ def load_checkpoint(
     average: AveragedModel | None = None,
 ) -> Progress:
     """Put the folder's state into the objects; IntegrityError names the file that is missing, broken or of another model."""
-    try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        if state.get("format") != FORMAT:
-            raise IntegrityError(
-                f"{folder / STATE}: expected checkpoint format {FORMAT}, found {state.get('format')!r}"
-            )
-        progress = Progress(**state["progress"])
+    progress, faults = Progress(), list[IntegrityError]()
+    with collected_faults(folder, faults):
+        progress, averaged = read_state(folder, scaler)
         load_model(model, str(folder / (STEPPED if average else WEIGHTS)))
         if average:
             load_model(average.module, str(folder / WEIGHTS))
-            average.n_averaged.fill_(state["averaged"])
-        _load_moments(load_file(str(folder / OPTIMIZER)), model, optimizer)
-        if state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        cause = " ".join(str(error).split())
-        raise IntegrityError(f"{folder}: not a checkpoint of this model: {type(error).__name__}: {cause}") from None
+            average.n_averaged.fill_(averaged)
+        put_moments(load_file(str(folder / OPTIMIZER)), model, optimizer)
+    if faults:
+        raise faults[0]
     return progress
 
 
-def _load_moments(moments: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+@contextmanager
+def collected_faults(folder: Path, faults: list[IntegrityError]) -> Iterator[None]:
+    """Whatever a broken checkpoint makes go wrong in the block becomes an IntegrityError in `faults`, so that all ranks can say the
+    same before one of them ends."""
+    try:
+        yield
+    except IntegrityError as error:
+        faults.append(error)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        cause = " ".join(str(error).split())
+        faults.append(IntegrityError(f"{folder}: not a checkpoint of this model: {type(error).__name__}: {cause}"))
+
+
+def read_state(folder: Path, scaler: torch.amp.GradScaler) -> tuple[Progress, Any]:
+    """Position and history, the scaler's state put into it, and how many steps the average is of (None without one)."""
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    if state.get("format") != FORMAT:
+        raise IntegrityError(f"{folder / STATE}: expected checkpoint format {FORMAT}, found {state.get('format')!r}")
+    if state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    return Progress(**state["progress"]), state["averaged"]
+
+
+def put_moments(moments: dict[str, torch.Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Take what `moments_of` gave; KeyError for a parameter that is not trained."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in moments.items():

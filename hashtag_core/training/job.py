@@ -135,6 +135,7 @@ def make_loop(
         device=device,
         on_checkpoint=on_checkpoint,
         on_step=on_step,
+        unfreeze_epochs=job.recipe.encoders.unfreeze_epochs,
     )
 
 

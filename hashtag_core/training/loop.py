@@ -18,17 +18,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from hashtag_core.config import TrainingSection
 from hashtag_core.errors import TrainingError
 from hashtag_core.models.base import NeuralModel
-from hashtag_core.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from hashtag_core.training.checkpoint import Progress, load_checkpoint, moments_of, save_checkpoint
 from hashtag_core.training.clock import PARTS, StepClock, mark_last_gradient
 from hashtag_core.training.loader import BatchLoader, TrainBatch
 from hashtag_core.training.optimizer import make_optimizer, make_schedule
+from hashtag_core.training.ranks import gather, rank, sum_over_ranks, world_size
 from hashtag_core.training.readout import Readout, StepNumbers
+from hashtag_core.training.sharded import ShardedModel
 from hashtag_core.training.utilisation import count_flops, peak_flops
 
 T = TypeVar("T")
@@ -47,7 +50,7 @@ class TrainingLoop:
     figures on all of them, `select` among them: higher is better, the first best epoch wins.
     `on_checkpoint(loop)` is called on every rank after each epoch and after every `checkpoint_steps` optimizer steps;
     `on_step(progress, steps)` on every rank after each optimizer step. `read_lag`: steps after which loss and norm are looked at
-    (None: at once on a CPU, a few steps later on a GPU).
+    (None: at once on a CPU, a few steps later on a GPU). `unfreeze_epochs`: see `NeuralModel.freed_after`.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class TrainingLoop:
         on_checkpoint: Callable[["TrainingLoop"], None] | None = None,
         on_step: Callable[[Progress, int], None] | None = None,
         read_lag: int | None = None,
+        unfreeze_epochs: int = 0,
     ) -> None:
         self.device = torch.device(device)
+        self.sharded = ShardedModel(model, self.device) if settings.parallel == "fsdp" and world_size() > 1 else None
         self.model = model.to(self.device)
         self.settings, self.loader, self.select = settings, loader, select
         self.validate, self.on_checkpoint, self.on_step = validate, on_checkpoint, on_step
@@ -71,19 +76,31 @@ class TrainingLoop:
         self.progress = Progress(precision=choose_precision(settings.precision, self.device))
         decay = settings.weight_average
         self.average = None if decay is None else _MovingAverage(self.model, decay)
+        if self.sharded is not None and self.progress.precision == "float16":
+            raise TrainingError(
+                'training.parallel: "fsdp" needs training.precision = "bfloat16" or "float32" on this device'
+            )
         self.optimizer = make_optimizer(model, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.progress.precision == "float16")
         self.factor = make_schedule(settings, loader.updates)
+        self._freed_after = self.model.freed_after(unfreeze_epochs)
         self.clock = StepClock(self.device)
         self._readout = Readout(self.device, read_lag)
         self._flops_per_post: float | None = None
 
-    def save(self, folder: Path) -> None:
-        """Write a checkpoint (one rank is enough: all hold the same)."""
-        save_checkpoint(folder, self.model, self.optimizer, self.scaler, self.progress, self.average)
+    def save(self, folder: Path | None) -> None:
+        """Write a checkpoint on one rank; called on all of them, the others have no `folder`."""
+        if self.sharded is not None:
+            self.sharded.save(folder, self.optimizer, self.scaler, self.progress)
+        elif folder is not None:
+            moments = moments_of(self.model, self.optimizer)
+            save_checkpoint(folder, self.model, moments, self.scaler, self.progress, self.average)
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; called on all ranks."""
+        if self.sharded is not None:
+            self.progress = self.sharded.restore(folder, self.optimizer, self.scaler)
+            return
         self.progress = load_checkpoint(folder, self.model, self.optimizer, self.scaler, self.average)
 
     @property
@@ -99,17 +116,30 @@ class TrainingLoop:
 
     def run(self) -> Progress:
         """Train until the last epoch or until nothing improves; raises TrainingError for a loss that is not finite."""
-        wrapped = self._wrap()
-        self._flops_per_post = self._count_flops()
+        wrapped: torch.nn.Module | None = None
         while self.progress.epoch < self.settings.epochs and not self.progress.stopped_early:
+            if self._free_blocks() or wrapped is None:  # DistributedDataParallel knows what learned when it was made
+                wrapped = self._wrap()
+                self._flops_per_post = self._count_flops()
             self._train_epoch(wrapped)
             self._close_epoch()
             if self.on_checkpoint:
                 self.on_checkpoint(self)
         return self.progress
 
+    def _free_blocks(self) -> bool:
+        """Let learn what is to learn in this epoch, and nothing else; whether that is not what it was. The epoch alone says which, so
+        that a run that goes on from a checkpoint does as one that was not stopped."""
+        changed = False
+        for name, parameter in self.model.named_parameters():
+            if name in self._freed_after:
+                learns = self.progress.epoch >= self._freed_after[name]
+                changed |= parameter.requires_grad != learns
+                parameter.requires_grad_(learns)
+        return changed
+
     def _wrap(self) -> torch.nn.Module:
-        if self.world == 1:
+        if self.world == 1 or self.sharded is not None:
             return self.model
         devices = [self.device] if self.device.type == "cuda" else None
         wrapped = DistributedDataParallel(
@@ -137,8 +167,10 @@ class TrainingLoop:
 
     def _count_flops(self) -> float | None:
         """FLOPs of a post, where the device's own FLOPs/s are known and the model's can be counted."""
-        if self.device.type != "cuda" or not peak_flops(
-            torch.cuda.get_device_name(self.device), self.progress.precision
+        if (
+            self.sharded is not None
+            or self.device.type != "cuda"
+            or not peak_flops(torch.cuda.get_device_name(self.device), self.progress.precision)
         ):
             return None
         first = next(iter(self.loader.epoch(0)))
@@ -209,6 +241,8 @@ class TrainingLoop:
         targets = batch.targets.to(self.device, non_blocking=True)
         self.clock.mark("data")
         exchanged = batch.last_of_group and isinstance(wrapped, DistributedDataParallel)
+        if self.sharded is not None:
+            self.sharded.sync_gradients(batch.last_of_group)
         kept_back = not batch.last_of_group and isinstance(wrapped, DistributedDataParallel)
         with wrapped.no_sync() if kept_back else nullcontext():  # type: ignore[operator]
             with self.autocast():
@@ -232,6 +266,7 @@ class TrainingLoop:
             options["lr"] = options["peak"] * self.factor(update)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip_norm or math.inf)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self._readout.push(progress.epoch, progress.step, group, torch.stack([own_loss, loss, norm.float()]))
         self._take(self._readout.due())
         self.scaler.step(self.optimizer)
@@ -270,7 +305,7 @@ class TrainingLoop:
         sums = progress.sums
         judged = self.model if self.average is None else cast(NeuralModel, self.average.module)
         judged.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.sharded.gathered() if self.sharded is not None else nullcontext():
             figures = self.validate(judged, self)
         progress.history.append(
             {
@@ -303,34 +338,6 @@ class TrainingLoop:
             posts_per_second = sums["posts"] / self.world / max(sums["seconds"], 1e-9)
             figures["mfu"] = posts_per_second * self._flops_per_post / peak
         return figures
-
-
-def world_size() -> int:
-    """Ranks of the process group, 1 without one."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """This process among them."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def sum_over_ranks(value: float, device: torch.device) -> float:
-    """The sum of every rank's value; not finite where one of them is not."""
-    if world_size() == 1:
-        return value
-    total = torch.tensor(value, dtype=torch.float32, device=device)
-    dist.all_reduce(total)
-    return float(total)
-
-
-def gather(value: T) -> list[T]:
-    """Every rank's value, on every rank, by rank."""
-    if world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def choose_precision(setting: str, device: torch.device) -> str:

@@ -184,6 +184,11 @@ def _check_settings(plan: TrainPlan) -> None:
                 'take "none", or a family that is taught by gradient'
             )
         return
+    if plan.recipe.encoders.unfreeze_epochs and plan.recipe.encoders.finetune == "none":
+        raise ConfigError(
+            'encoders.unfreeze_epochs: nothing is frozen that would be freed: encoders.finetune is "none"'
+        )
+    _check_workers(plan)
     if settings.batch_size < settings.workers:
         raise ConfigError(
             f"training.batch_size: {settings.batch_size} posts cannot be shared by {settings.workers} workers"
@@ -200,3 +205,21 @@ def _check_settings(plan: TrainPlan) -> None:
     if settings.select_metric not in known:
         shown = ", ".join(sorted(name.replace(f"_at_{epoch_ks(plan.recipe)[0]}", "_at_<k>") for name in known))
         raise ConfigError(f"training.select_metric: no metric {settings.select_metric!r}; there are {shown}")
+
+
+def _check_workers(plan: TrainPlan) -> None:
+    """ConfigError for settings of the workers that exclude each other."""
+    settings = plan.recipe.training
+    if settings.min_workers is not None and settings.min_workers > settings.workers:
+        raise ConfigError(
+            f"training.min_workers: {settings.min_workers} is more than training.workers = {settings.workers}, the most there are"
+        )
+    if settings.parallel == "ddp":
+        return
+    for key, value, found in (
+        ("training.weight_average", settings.weight_average, settings.weight_average is not None),
+        ("training.precision", settings.precision, settings.precision == "float16"),
+        ("encoders.unfreeze_epochs", plan.recipe.encoders.unfreeze_epochs, plan.recipe.encoders.unfreeze_epochs > 0),
+    ):
+        if found:
+            raise ConfigError(f'training.parallel: "fsdp" does not go with {key} = {value}')

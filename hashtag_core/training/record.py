@@ -21,7 +21,17 @@ from hashtag_core.training.paths import resolve_paths
 FREE_KEYS = frozenset(
     f"training.{key}"
     for key in (
-        *("workers", "worker_cpus", "gpus", "start_timeout_s", "max_failures", "storage", "checkpoint_steps"),
+        *(
+            "workers",
+            "min_workers",
+            "parallel",
+            "worker_cpus",
+            "gpus",
+            "start_timeout_s",
+            "max_failures",
+            "storage",
+            "checkpoint_steps",
+        ),
         *("tag_thresholds", "tag_thresholds_fbr"),
     )
 )

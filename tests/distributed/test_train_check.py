@@ -90,6 +90,34 @@ def test_weights_of_an_encoder_that_are_cut(dataset: str, resnet: Path, tmp_path
         check(dataset, {"family": "nic"}, {"image": f"hf:{tmp_path}"})
 
 
+@pytest.mark.parametrize(
+    ("encoders", "training", "message"),
+    [
+        ({"unfreeze_epochs": 1}, {}, "nothing is frozen that would be freed"),
+        (
+            {"unfreeze_epochs": 2, "finetune": "last:3"},
+            {"epochs": 4},
+            r"2 epochs a block .* after 4, and training\.epochs is 4",
+        ),
+        ({}, {"workers": 2, "min_workers": 3}, r"min_workers: 3 is more than training\.workers = 2"),
+        ({}, {"parallel": "fsdp", "weight_average": 0.9}, r'"fsdp" does not go with training\.weight_average = 0\.9'),
+        ({}, {"parallel": "fsdp", "precision": "float16"}, r"does not go with training\.precision = float16"),
+        (
+            {"unfreeze_epochs": 1, "finetune": "last:2"},
+            {"parallel": "fsdp"},
+            r"does not go with encoders\.unfreeze_epochs = 1",
+        ),
+    ],
+)
+def test_settings_that_exclude_each_other(
+    encoders: dict[str, Any], training: dict[str, Any], message: str, dataset: str, mlflow_store: Path, tmp_path: Path
+) -> None:
+    rates = {"encoder_learning_rate": 1e-4, "storage": str(tmp_path)}
+    recipe = {"model": {"family": "amnn", "inputs": ["caption"], "text_input": "encoder"}, "encoders": encoders}
+    with pytest.raises(ConfigError, match=message):
+        describe_training(plan_training(Recipe.model_validate({**recipe, "training": {**rates, **training}}), dataset))
+
+
 def test_the_dry_run_does_all_that(dataset: str, mlflow_store: Path, tmp_path: Path) -> None:
     recipe = {"model": {"family": "amnn", "word_vectors": "none.txt"}, "training": {"storage": str(tmp_path)}}
     with pytest.raises(NotFoundError, match="word_vectors"):

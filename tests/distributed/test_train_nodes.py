@@ -110,8 +110,8 @@ def _job(place: dict[str, Any], name: str, *arguments: str) -> subprocess.Popen[
     return process
 
 
-def _train(place: dict[str, Any], workers: int) -> subprocess.Popen[str]:
-    return _job(place, "train", "--dataset", f"{place['folder']}/dataset", "--workers", str(workers))
+def _train(place: dict[str, Any], workers: int, *more: str) -> subprocess.Popen[str]:
+    return _job(place, "train", "--dataset", f"{place['folder']}/dataset", "--workers", str(workers), *more)
 
 
 def _told(process: subprocess.Popen[str]) -> str:
@@ -157,6 +157,28 @@ def test_a_node_killed_in_mid_training_costs_no_figure(place: dict[str, Any], ra
     assert len(judged) > 2
     for name in judged:
         assert found[name] == pytest.approx(place["two"][name], rel=1e-6), name
+
+
+def test_weights_that_are_spread_over_the_workers_are_those_of_one(place: dict[str, Any]) -> None:
+    spread, two = _figures(place, _end(_train(place, 2, "--set", "training.parallel=fsdp"))), place["two"]
+    for name in ("train_loss", "validation_loss"):
+        assert spread[name] == pytest.approx(two[name], rel=1e-4), name
+
+
+def test_an_elastic_training_goes_on_with_the_worker_that_is_left(place: dict[str, Any], raylets: Raylets) -> None:
+    known = set((place["folder"] / "runs").iterdir())
+    training = _train(place, 2, "--set", "training.min_workers=1")
+    while not (begun := _of_run(place, known)):
+        assert training.poll() is None, _told(training)[-4000:]
+        time.sleep(0.02)
+    raylets.tell("kill")
+    done_before = len(begun)
+    found = _figures(place, _end(training))
+    raylets.tell("add 2")
+    assert done_before < EPOCHS, "the node was to be killed before the last epoch"
+    assert found["step_communication_ms"][0] > 0 == found["step_communication_ms"][-1]
+    for name in ("train_loss", "validation_loss"):
+        assert found[name] == pytest.approx(place["two"][name], rel=1e-4), name
 
 
 def _of_run(place: dict[str, Any], known: set[Path]) -> list[Path]:

@@ -40,6 +40,7 @@ TESTED_TOGETHER = {
         *("judging/check", "judging/log_evaluation"),
     ),
     "unit/judging/test_rank_split.py": ("judging/ranked_split",),
+    "unit/training/test_loop.py": ("training/ranks",),
     "distributed/test_leaderboard.py": ("leaderboard/gallery", "leaderboard/report"),
     # A page is looked at in a browser.
     "browser/test_report_page.py": ("evaluation/report_page",),

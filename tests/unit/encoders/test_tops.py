@@ -1,6 +1,7 @@
 """Encoders cut in two: trunk and top together are the whole encoder, and only the top learns."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,30 @@ def test_only_the_last_blocks_learn(tiny: dict[str, str], make_jpeg: object) -> 
     scales = two.tops().rate_scales()  # type: ignore[union-attr]
     assert {scale for name, scale in scales.items() if name.startswith("text.layers.0.")} == {0.5}
     assert {scale for name, scale in scales.items() if name.startswith("text.layers.1.")} == {1.0}
+
+
+@pytest.mark.parametrize("finetune", ["last:2", "all", "lora"])
+def test_what_lies_above_a_block_is_known_of_every_network(
+    finetune: str, tiny: dict[str, str], make_jpeg: object
+) -> None:
+    settings = section(text=tiny["bert"], image=tiny["vit"], finetune=finetune, layer_decay=0.5)
+    _, _, tops = both_ways(settings, 32, make_jpeg)
+    levels, scales = tops.levels(), tops.rate_scales()
+    assert levels.keys() == scales.keys() == {name for name, value in tops.named_parameters() if value.requires_grad}
+    found: dict[str, tuple[int, float]] = {}
+    for name in (name for name in levels if name.startswith("image.")):
+        block = re.search(r"\.layers\.(\d+)\.", name)
+        place = block[1] if block else "before" if "embeddings" in name else "after"
+        assert found.setdefault(place, (levels[name], scales[name])) == (levels[name], scales[name]), name
+    layers = max(int(place) for place in found if place.isdigit())
+    assert found[str(layers)] == (0, 0.5)
+    assert found[str(layers - 1)] == (1, 0.25)
+    if finetune != "lora":
+        assert found["after"] == (0, 1.0)
+    if finetune == "all":
+        assert found["before"] == (layers + 1, 0.5 ** (layers + 2))
+    text = {name.split(".")[2]: level for name, level in levels.items() if name.startswith("text.")}
+    assert [text[number] for number in sorted(text)] == list(range(len(text)))[::-1]
 
 
 def test_running_means_stay(tiny: dict[str, str], make_jpeg: object) -> None:

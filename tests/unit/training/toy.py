@@ -1,5 +1,6 @@
 """A table in memory and a model of one layer, small enough to follow by hand."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -73,6 +74,26 @@ class ToyModel(NeuralModel):
 
     def score(self, batch: PostBatch) -> Tensor:
         return torch.sigmoid(self.logits(batch))
+
+
+class Blocks(nn.Module):
+    """An encoder of two blocks over the captions' vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(TEXT_DIM, TEXT_DIM), nn.Tanh()) for _ in range(2))
+
+    def forward(self, batch: PostBatch) -> PostBatch:
+        vector_BD = batch.text_vector_BD
+        for layer in self.layers:
+            vector_BD = layer(vector_BD)
+        return dataclasses.replace(batch, text_vector_BD=vector_BD)
+
+    def rate_scales(self) -> dict[str, float]:
+        return {}
+
+    def levels(self) -> dict[str, int]:
+        return {name: 1 - int(name.split(".")[1]) for name, _ in self.named_parameters()}
 
 
 def settings(**values: object) -> TrainingSection:
