@@ -19,7 +19,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from ray import tune as ray_tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -161,7 +160,7 @@ def _run_trials(
         trial_runs.close()
 
 
-def _trial(config: Mapping[str, Any], job: TrainJob, tag_text: np.ndarray | None) -> None:
+def _trial(config: Mapping[str, Any], job: TrainJob) -> None:
     """One trial, in its actor; tells its best figure so far after each epoch."""
     logging.getLogger().setLevel(logging.WARNING)
     recipe = with_settings(job.recipe, drawn_settings(job.recipe, config))

@@ -18,15 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 DRIVER = """
 import json, sys
-from pathlib import Path
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.evaluate import evaluate
 from hashtag_core.distributed.train import train
-from hashtag_core.distributed import evaluate as module
 from hashtag_core.encoders import Encoders
-from hashtag_core.judging import finish_training, validation
-from hashtag_core.models.base import TagModel
+from hashtag_core.judging import finish_training
 from hashtag_core.models.registry import family, list_models
 from hashtag_core.recommend.recommender import Recommender
 
@@ -49,21 +46,21 @@ if not here:
         for method in ("score", "loss", "fit", "calibrate"):
             if hasattr(family(name), method):
                 told(family(name), method)
-summaries = []
-for values in recipes:
+models, trained = json.loads(sys.argv[5]), []
+for values in [] if here else recipes:
     with connect():
-        summaries.append(train(Recipe.model_validate(values), dataset))
-if here:
-    module.IN_PLACE_POSTS = 10**9
-figures = evaluate(dataset, [one.model for one in summaries], report, Recipe.model_validate(recipes[0]))
-print(json.dumps({"trained": [one.metrics for one in summaries], "judged": figures["models"], "worked": worked}))
+        summary = train(Recipe.model_validate(values), dataset)
+    models.append(summary.model)
+    trained.append(summary.metrics)
+judged = evaluate(dataset, models, report, Recipe.model_validate(recipes[0]))["models"]
+print(json.dumps({"models": models, "trained": trained, "judged": judged, "worked": worked}))
 """
 
 RECIPE: dict[str, Any] = {
     "model": {"family": "amnn", "inputs": ["caption"], "text_input": "encoder", "dropout": 0.0, "embedding": 16, "text_hidden": 16,
               "decoder_hidden": 16, "decoder_input_size": 16},
     "training": {"epochs": 2, "batch_size": 16, "precision": "float32", "worker_cpus": 1.0, "tag_thresholds": True},
-    "evaluation": {"ks": [1, 2, 3], "bootstrap_samples": 10},
+    "evaluation": {"ks": [1, 2, 3], "bootstrap_samples": 10, "split": "validation"},
 }  # fmt: skip
 
 
@@ -96,37 +93,30 @@ def test_the_driver_only_drives(raylets: Raylets, tmp_path: Path, write_archive:
         for n in range(120)
     ]
     archive = write_archive(tmp_path / "archive", posts)
-    found = {}
-    for where in ("cluster", "here"):
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        environment |= {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/{where}.db", "PYTHONPATH": str(ROOT)}
-        if where == "cluster":
-            environment |= {"RAY_ADDRESS": raylets.address, "RAY_AUTH_MODE": "disabled"}
-            prepare = ["jobs/prepare.py", "--archive", str(archive), "--dataset", f"{tmp_path}/dataset"]
-            run(environment, *prepare, "--set", "vocabulary.min_count=2", "--set", "split.kind=random")
-        training = {**RECIPE["training"], "storage": f"{tmp_path}/{where}"}
-        recipes = [
-            {**RECIPE, "training": training},
-            {**RECIPE, "training": training, "model": {"family": "linear", "inputs": ["caption"]}},
-        ]
-        (tmp_path / "driver.py").write_text(DRIVER)
-        script = [
-            str(tmp_path / "driver.py"),
-            where,
-            f"{tmp_path}/dataset",
-            f"{tmp_path}/report-{where}",
-            json.dumps(recipes),
-        ]
-        found[where] = run(environment, *script)
-    assert found["cluster"]["worked"] == []
-    for cluster, here in zip(found["cluster"]["trained"], found["here"]["trained"], strict=True):
-        assert cluster == pytest.approx(here, abs=1e-6)
-    for cluster, here in zip(found["cluster"]["judged"], found["here"]["judged"], strict=True):
+    training = {**RECIPE["training"], "storage": f"{tmp_path}/runs"}
+    fitted = {"family": "linear", "inputs": ["caption"]}
+    recipes = [{**RECIPE, "training": training}, {**RECIPE, "training": training, "model": fitted}]
+    (tmp_path / "driver.py").write_text(DRIVER)
+    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    alone |= {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
+    cluster = {**alone, "RAY_ADDRESS": raylets.address, "RAY_AUTH_MODE": "disabled"}
+    prepare = ["jobs/prepare.py", "--archive", str(archive), "--dataset", f"{tmp_path}/dataset"]
+    run(cluster, *prepare, "--set", "vocabulary.min_count=2", "--set", "split.kind=random")
+
+    def driver(environment: dict[str, str], where: str, models: list[str]) -> dict[str, Any]:
+        given = [where, f"{tmp_path}/dataset", f"{tmp_path}/{where}", json.dumps(recipes), json.dumps(models)]
+        return run(environment, f"{tmp_path}/driver.py", *given)
+
+    there = driver(cluster, "cluster", [])
+    here = driver(alone, "here", there["models"])
+    assert there["worked"] == []
+    for trained, one, other in zip(there["trained"], there["judged"], here["judged"], strict=True):
         for protocol in ("metrics", "papers", "floor"):
-            assert cluster[protocol] == pytest.approx(here[protocol], abs=1e-6)
-    board = [json.loads((tmp_path / f"report-{where}" / "leaderboard.json").read_text()) for where in found]
-    for first, second in zip(board[0]["models"], board[1]["models"], strict=True):
-        assert first["parameters"] == second["parameters"]
+            assert one[protocol] == pytest.approx(other[protocol], abs=1e-6)
+        assert {name: one["metrics"][name] for name in trained} == pytest.approx(trained, abs=1e-6)
+    boards = [json.loads((tmp_path / where / "leaderboard.json").read_text()) for where in ("cluster", "here")]
+    for first, second in zip(boards[0]["models"], boards[1]["models"], strict=True):
+        assert first["parameters"] == second["parameters"] > 0
         assert first["calibration_error"] == pytest.approx(second["calibration_error"], abs=1e-5)
 
 
