@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ from hashtag_core.distributed.train_worker import BEST, WorkerOutcome, train_wor
 from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.encoders.tops import tuned_needs
 from hashtag_core.errors import HashtagError, StorageError, TrainingError
-from hashtag_core.judging.finish_training import FinishModel, curves, model_info, register_model
+from hashtag_core.judging.finish_training import Finished, FinishModel, curves, model_info, register_model
 from hashtag_core.tracking import runs
 from hashtag_core.tracking.provenance import source_tags, system_metrics
 from hashtag_core.tracking.splits import log_split
@@ -91,15 +91,7 @@ def run_training(plan: TrainPlan, parent: str | None = None) -> TrainSummary:
         ) as run,
         system_metrics(run),
     ):
-        record = RunRecord(
-            name, plan.storage, run.run_id, dataset.uri, dataset.info.content_hash, recipe.model_dump(mode="json")
-        )
-        record.save()
-        logger.info("run %s (MLflow id %s), checkpoints in %s", name, run.run_id, record.folder)
-        run.log_params(record.recipe)
-        run.log_json(record.recipe, "recipe.json")
-        for split in ("train", "validation"):
-            log_split(run, dataset, split)
+        record = _begin(plan, run, name)
         gpus = recipe.training.workers if resources and "GPU" in resources else None
         cache = ensure_features(dataset, recipe.encoders, plan.needs, ("train", "validation"), gpus)
         job = make_job(plan, encoders, cache)
@@ -110,11 +102,7 @@ def run_training(plan: TrainPlan, parent: str | None = None) -> TrainSummary:
         if resources is not None:
             progress, checkpoint = _train_on_ray(plan, job, run, record, resources)
             finish = FinishModel(job, info, checkpoint)
-        with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
-            finished = build_folder(f"{name}, its last step", finish, Path(folder), _pool(plan, resources))
-            run.log_metrics(finished.figures)
-            run.log_params({"parameters": finished.parameters})
-            version = register_model(plan, run, Path(folder), finished, {**labels, "run_name": name, "k": finished.k})
+        finished, version = _finish(plan, run, finish, {**labels, "run_name": name}, _pool(plan, resources))
         summary = TrainSummary(
             run_id=run.run_id,
             run_name=name,
@@ -127,6 +115,32 @@ def run_training(plan: TrainPlan, parent: str | None = None) -> TrainSummary:
         )
         replace(record, summary=summary).save()
     return summary
+
+
+def _begin(plan: TrainPlan, run: runs.Run, name: str) -> RunRecord:
+    """Write down, beside the checkpoints and in MLflow, what is to be trained on what."""
+    recipe, dataset = plan.recipe, plan.dataset
+    record = RunRecord(
+        name, plan.storage, run.run_id, dataset.uri, dataset.info.content_hash, recipe.model_dump(mode="json")
+    )
+    record.save()
+    logger.info("run %s (MLflow id %s), checkpoints in %s", name, run.run_id, record.folder)
+    run.log_params(record.recipe)
+    run.log_json(record.recipe, "recipe.json")
+    for split in ("train", "validation"):
+        log_split(run, dataset, split)
+    return record
+
+
+def _finish(
+    plan: TrainPlan, run: runs.Run, finish: FinishModel, labels: Mapping[str, str], pool: Pool | None
+) -> tuple[Finished, str]:
+    """The last step, where it belongs; what it tells, and the URI of the version."""
+    with tempfile.TemporaryDirectory(prefix="hashtag-model-") as folder:
+        finished = build_folder(f"{labels['run_name']}, its last step", finish, Path(folder), pool)
+        run.log_metrics(finished.figures)
+        run.log_params({"parameters": finished.parameters})
+        return finished, register_model(plan, run, Path(folder), finished, {**labels, "k": finished.k})
 
 
 def _pool(plan: TrainPlan, resources: dict[str, float] | None) -> Pool | None:
