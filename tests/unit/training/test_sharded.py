@@ -93,6 +93,12 @@ def test_two_ranks_with_half_a_model_each_take_the_steps_of_one(kind: str, tmp_p
         assert {path.name for path in (tmp_path / name).iterdir()} == {
             path.name for path in (tmp_path / "alone").iterdir()
         }
+    fewer = make_loop(SECTION, MemoryTable(POSTS), model=model_of(kind))
+    fewer.restore(tmp_path / "epoch-1")
+    fewer.run()  # the one that is left goes on where two were, and holds all
+    for key, value in fewer.model.state_dict().items():
+        if "spare" not in key:
+            assert torch.allclose(value, alone.model.state_dict()[key], atol=1e-5), key
     for one in (first, second):
         assert one["spread"]
         assert 0.3 < one["held"] < 0.7
