@@ -90,7 +90,7 @@ ablations: setup
 # So three run side by side: the tests on a Ray that they share; those that start what they need, beside them; and lint and what
 # needs no Ray, which yields to both.
 KILLS := tests/distributed/test_tag_kills.py
-OF_THEIR_OWN := $(KILLS) tests/end_to_end $(foreach name,extreme_posts leaderboard mlflow_away paper_recipes tune,tests/distributed/test_$(name).py)
+OF_THEIR_OWN := $(KILLS) tests/end_to_end $(foreach name,extreme_posts leaderboard mlflow_away paper_recipes small_head tune,tests/distributed/test_$(name).py)
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(PYTEST) tests/models tests/unit tests/tagging tests/browser
