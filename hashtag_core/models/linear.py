@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hashtag_core.data.batches import PostBatch
 from hashtag_core.models.base import FitSource, FittedModel, InputSpec, Modality, ModelOptions
+from hashtag_core.models.explanation import Explanation
 from hashtag_core.models.registry import register
 
 BATCH = 1024
@@ -39,6 +40,7 @@ class LinearOptions(ModelOptions):
 @register
 class Linear(FittedModel):
     name: ClassVar[str] = "linear"
+    explains: ClassVar[bool] = True
     paper: ClassVar[str] = "Ours: ridge regression on frozen text and image vectors, in closed form."
     Options: ClassVar[type[ModelOptions]] = LinearOptions
     examples: ClassVar = {"default": {}, "image": {"inputs": ["image"]}, "caption": {"inputs": ["caption"]}}
@@ -185,6 +187,20 @@ class Linear(FittedModel):
     def score(self, batch: PostBatch) -> Tensor:
         slope, offset = self.calibration
         return torch.sigmoid(self.values(batch) * slope + offset)
+
+    def explain(self, batch: PostBatch, tags_BT: Tensor) -> Explanation:
+        """The logit is a sum over the columns: of the picture (its absence too), of the caption, and what any post is given."""
+        slope, offset = self.calibration
+        X_BD, start = self._columns(batch), 0
+        parts_BT: dict[str, Tensor] = {}
+        for _, field, size in self._blocks:
+            own = slice(start, start + size + 1)
+            part_BV = X_BD[:, own] @ self.weight_DV[own]
+            parts_BT["image" if field == "image_vector_BD" else "caption"] = slope * part_BV.gather(1, tags_BT)
+            start += size + 1
+        nothing_BT0 = torch.zeros(*tags_BT.shape, 0, device=tags_BT.device)
+        base_BT = slope * self.bias_V[tags_BT] + offset
+        return Explanation(base_BT, parts_BT, nothing_BT0, nothing_BT0, [[] for _ in range(len(tags_BT))])
 
 
 def _hits(scores_NV: np.ndarray, labels_NV: np.ndarray) -> np.ndarray:

@@ -155,7 +155,7 @@ class Recommender:
         if explain and not self.loaded.model.explains:
             able = ", ".join(name for name in list_models() if family(name).explains)
             raise ConfigError(
-                f"explain: the family {self.loaded.family} does not say where a tag comes from; {able} does"
+                f"explain: the family {self.loaded.family} does not say where a tag comes from; {able} do"
             )
         rule = self.loaded.history
         schema = READ if rule is None else READ_WITH_HISTORY

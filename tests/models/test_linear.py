@@ -95,3 +95,22 @@ def test_linear_does_not_depend_on_batches() -> None:
     linear_of(second).fit(Small(second), seed=0)
     for key, value in first.model.state_dict().items():
         torch.testing.assert_close(value, second.model.state_dict()[key], rtol=1e-4, atol=1e-5)
+
+
+def test_linear_says_exactly_where_a_score_comes_from() -> None:
+    """The parts add up to the logit, and taking the picture away takes what was the picture's."""
+    subject = make("linear", penalties=[2.0], image_weights=[1.0])
+    model = linear_of(subject)
+    model.fit(TrainPosts(subject), seed=0)
+    batch = subject.batch(range(6))
+    tags_BT = torch.tensor([[0, 2, 1]] * 6)
+    found = model.explain(batch, tags_BT)
+    assert set(found.parts_BT) == {"image", "caption"}
+    torch.testing.assert_close(torch.sigmoid(found.total()), model.score(batch).gather(1, tags_BT))
+    blind = subject.batch(range(6), np.zeros(6, bool), np.ones(6, bool))
+    without = model.explain(blind, tags_BT)
+    torch.testing.assert_close(without.parts_BT["caption"], found.parts_BT["caption"])
+    torch.testing.assert_close(
+        found.total() - found.parts_BT["image"] + without.parts_BT["image"], torch.logit(model.score(blind).gather(1, tags_BT)),
+        rtol=1e-3, atol=1e-3,
+    )  # fmt: skip

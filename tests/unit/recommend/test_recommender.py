@@ -314,8 +314,16 @@ def test_it_says_where_a_tag_comes_from(
             named += len(amounts)
     assert named
     assert table.drop_columns("explanation").equals(explaining.recommend(posts, top_k=4))
-    with pytest.raises(ConfigError, match="linear does not say where a tag comes from; regression_kriging does"):
-        recommender.recommend(posts, explain=True)
+    by_linear = recommender.recommend(posts, top_k=4, explain=True).to_pylist()[0]
+    first = by_linear["explanation"][0]
+    total = first["base"] + first["image"] + first["caption"]
+    assert 1 / (1 + np.exp(-total)) == pytest.approx(by_linear["scores"][0], abs=1e-5)
+    assert first["history"] == first["neighbours"] == []
+    popular = Recommender.load(str(make_model_folder(tmp_path / "popular", "popularity")), device="cpu")
+    with pytest.raises(
+        ConfigError, match="popularity does not say where a tag comes from; linear, regression_kriging do"
+    ):
+        popular.recommend(posts, explain=True)
 
 
 def test_tags_that_are_known_by_name_alone(
