@@ -1,6 +1,6 @@
 """Champion + archive -> a Delta table of ranked hashtags, whose Parquet files any reader can glob.
 
-    python jobs/tag.py [run] --archive URI --out URI --model MODEL [--format posts] [--top-k 10] [--chunk-rows N]
+    python jobs/tag.py [run] --archive URI --out URI --model MODEL [--model MODEL ...] [--format posts] [--top-k 10] [--chunk-rows N]
     MODEL = models:/NAME/VERSION | models:/NAME@ALIAS | a model folder
 
 With no argument the champion tags the sample archive into ./demo/tagged. Read the result with DuckDB:
@@ -37,10 +37,10 @@ from hashtag_core.errors import NotFoundError, UsageError
 from jobs.archive_flags import add_archive_flags, recipe_with_archive
 from jobs.common import JobParser, add_common_arguments, run
 from jobs.tag_commands import COMMANDS
+from jobs.tag_models import dry_run, require_distinct, tag_models, tell_run
 
 # What plans and tags is imported where it is called: it brings the table format and pandas, a second that --help need not wait for.
 if TYPE_CHECKING:
-    from hashtag_core.tagging.planned_work import TagPlan
     from hashtag_core.tracking.registry import ResolvedModel
 
 logger = logging.getLogger("hashtag_core.jobs")
@@ -59,7 +59,12 @@ def build_parser() -> JobParser:
     )
     add_archive_flags(parser)
     parser.add_argument("--out", metavar="URI", help="folder to write (default: ./demo/tagged, for the sample only)")
-    parser.add_argument("--model", metavar="MODEL", help="what tags (default: the champion)")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="what tags (default: the champion); named several times, each gets its partition, in one pass over the archive",
+    )
     parser.add_argument("--top-k", metavar="K", help="hashtags a post; the same as --set tagging.top_k=K")
     parser.add_argument("--chunk-rows", metavar="N", help="rows a chunk; the same as --set tagging.chunk_rows=N")
     parser.add_argument(
@@ -185,9 +190,8 @@ class _Refusing(JobParser):
 
 def _tag(arguments: argparse.Namespace) -> Mapping[str, object]:
     from hashtag_core.distributed.tag import tag
-    from hashtag_core.tagging.plan import plan_tagging
+    from hashtag_core.tagging.plan import plan_jointly
     from hashtag_core.tagging.planned_work import TagRequest
-    from hashtag_core.tagging.report import report
     from hashtag_core.tagging.select_parts import Selection, parse_since
     from hashtag_core.tagging.stop_signal import parse_deadline
 
@@ -203,35 +207,40 @@ def _tag(arguments: argparse.Namespace) -> Mapping[str, object]:
     recipe = recipe_with_archive(arguments)
     deadline = None if arguments.deadline is None else parse_deadline(arguments.deadline, datetime.now(UTC))
     archive, out = _places(arguments)
-    model = _model(arguments.model, recipe.tracking.model_name)
+    models = _models(arguments.model or [], recipe.tracking.model_name)
     since = None if arguments.since is None else parse_since(arguments.since)
-    request = TagRequest(
-        recipe,
-        archive,
-        out,
-        model,
-        Selection(arguments.parts, since, arguments.retag),
-        by_day=arguments.by_day,
-        drop_gone=arguments.drop_gone,
-        max_gone=arguments.max_gone,
-        keep_tagged=arguments.keep_tagged,
-        keep_history_h=arguments.keep_history,
-    )
-    plan = plan_tagging(request)
-    logger.info("%s %s tags %s into %s", model.name, model.version, archive, plan.layout.tagged)
+    requests = [
+        TagRequest(
+            recipe,
+            archive,
+            out,
+            model,
+            Selection(arguments.parts, since, arguments.retag),
+            by_day=arguments.by_day,
+            drop_gone=arguments.drop_gone,
+            max_gone=arguments.max_gone,
+            keep_tagged=arguments.keep_tagged,
+            keep_history_h=arguments.keep_history,
+        )
+        for model in models
+    ]
+    plans = plan_jointly(requests)
+    for plan in plans:
+        logger.info(
+            "%s %s tags %s into %s", plan.layout.model_name, plan.layout.model_version, archive, plan.layout.tagged
+        )
     if arguments.dry_run:
-        return _dry_run(plan)
-    if plan.is_done:
-        logger.info("nothing to do: %d part(s) are tagged already, %d not selected", plan.skipped, len(plan.unselected))
-    summary = tag(plan, deadline)
-    if summary.run is not None and summary.posts:
-        report(plan.layout.out, summary.run, recipe.tracking.experiment, patient=model.tags is not None)
-        from hashtag_core.tagging.run_page import write_run_page
-
-        page = write_run_page(plan.layout.out, summary.run)
-        if page is not None:
-            logger.info("what was tagged, as a page: %s", page)
-    return {**asdict(summary), "files": plan.source.archive.tally.to_json()}
+        return dry_run(plans)
+    for plan in plans:
+        if plan.is_done:
+            logger.info(
+                "nothing to do: %d part(s) are tagged already, %d not selected", plan.skipped, len(plan.unselected)
+            )
+    if len(plans) > 1:
+        return tag_models(plans, deadline)
+    summary = tag(plans[0], deadline)
+    tell_run(plans[0], summary)
+    return {**asdict(summary), "files": plans[0].source.archive.tally.to_json()}
 
 
 def _places(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -242,54 +251,21 @@ def _places(arguments: argparse.Namespace) -> tuple[str, str]:
     return arguments.archive or str(SAMPLE_ARCHIVE), arguments.out or str(SAMPLE_OUT)
 
 
-def _model(model: str | None, name: str) -> "ResolvedModel":
+def _models(named: Sequence[str], name: str) -> list["ResolvedModel"]:
+    """The models that were named, else the champion. UsageError for one that was named twice."""
     from hashtag_core.tracking.registry import resolve_model
 
-    if model is not None:
-        return resolve_model(model)
+    if named:
+        models = [resolve_model(model) for model in named]
+        require_distinct(named, models)
+        return models
     try:
-        return resolve_model(f"models:/{name}@champion")
+        return [resolve_model(f"models:/{name}@champion")]
     except NotFoundError as error:
         raise NotFoundError(
             f"{error}; no --model was given and there is no champion yet: run jobs/prepare.py, jobs/train.py and "
             "jobs/promote.py first (make demo runs them all), or name a --model"
         ) from None
-
-
-def _dry_run(plan: "TagPlan") -> Mapping[str, object]:
-    from hashtag_core.tagging.report import last_rate
-
-    left_out = sum(len(work.left_out) for work in plan.works)
-    logger.info(
-        "would tag %d row(s) of %d part(s), those whose content is tagged already excepted; %d row(s) or part(s) are left out",
-        plan.rows,
-        len(plan.works),
-        left_out,
-    )
-    for work in plan.works[:20]:
-        logger.info("  %s: %d row(s)", work.path, len(work.wanted))
-    if plan.dropped:
-        logger.info(
-            "would remove the rows of %d part(s) that are gone: %s", len(plan.dropped), ", ".join(plan.dropped[:3])
-        )
-    rate = last_rate(plan.layout)
-    if rate is not None:
-        logger.info("at the %g posts/s of the last run, that takes %.1f minute(s)", rate, plan.rows / rate / 60)
-    return {
-        "dry_run": True,
-        "posts": plan.rows,
-        "tagged": 0,
-        "rejected": 0,
-        "parts": len(plan.works),
-        "skipped_parts": plan.skipped,
-        "gone_parts": len(plan.gone),
-        "model_version": plan.request.model.version,
-        "seconds": 0.0,
-        "posts_per_second": 0.0,
-        "unselected_parts": len(plan.unselected),
-        "files": plan.source.archive.tally.to_json(),
-        "estimated_seconds": None if rate is None else round(plan.rows / rate, 1),
-    }
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import secrets
-import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,7 +15,7 @@ from hashtag_core import storage
 from hashtag_core.distributed.quiet import quieten_workers, quietly, terminated_as_interrupted
 from hashtag_core.errors import HashtagError, NotFoundError
 from hashtag_core.json_values import Options
-from hashtag_core.storage.home import SUBMITTED
+from hashtag_core.storage.home import SUBMITTED, folder_problem
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ def ray_folder() -> str:
     own = f"/tmp/ray-{os.getuid()}"  # noqa: S108
     problems = []
     for folder in (usual, own):
-        if problem := _folder_problem(folder):
+        if problem := folder_problem(folder, MOST_TEMP_CHARACTERS, ROOM_BYTES):
             problems.append(f"{folder}: {problem}")
             continue
         if problems:
@@ -132,28 +130,11 @@ def _ensure_token() -> None:
     home = os.path.join(os.path.expanduser("~"), ".ray")
     if os.access(os.path.join(home, "auth_token"), os.R_OK):
         return
-    if problem := _folder_problem(home, most=None, room_bytes=4096):
+    if problem := folder_problem(home, None, 4096):
         logger.warning(
             "%s cannot be written (%s): Ray gets a token for this run alone; HOME names another folder", home, problem
         )
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-def _folder_problem(folder: str, most: int | None = MOST_TEMP_CHARACTERS, room_bytes: int = ROOM_BYTES) -> str | None:
-    """Why Ray cannot keep its sessions (or, of any length with `most` None, a file of `room_bytes`) in a folder, which is made if
-    it is not there."""
-    if most is not None and len(os.fsencode(folder)) > most:
-        return f"longer than the {most} bytes that leave room for a socket's name"
-    try:
-        os.makedirs(folder, exist_ok=True)
-        probe = os.path.join(folder, f".{uuid.uuid4().hex}")
-        os.mkdir(probe)
-        os.rmdir(probe)
-        with tempfile.TemporaryFile(dir=folder) as file:  # buffered: unbuffered, a short write is no error
-            file.write(bytes(room_bytes))
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
 
 
 def _quieten_ray_data() -> None:

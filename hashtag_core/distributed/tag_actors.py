@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import cache, partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import ray
@@ -21,9 +21,12 @@ from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool
 from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.read_posts import OpenedPosts, open_posts
+from hashtag_core.tagging.joint_tasks import JointOutcome, JointTask
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 ACTOR_CPUS = 0.5
 """Reserved by an actor, though it uses a whole one: reading, writing and Ray itself need room on a small machine."""
@@ -57,8 +60,19 @@ def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkO
     A chunk whose actor died again after `TASK_RETRIES` has no row: the caller runs it again, alone. HashtagError where an actor
     cannot load the model, or nothing came back for `STALL_TIMEOUT_S`.
     """
-    pool = Pool(min(actors, len(tasks)), ACTOR_CPUS, 1.0 if work.device == "cuda" else None, retries=TASK_RETRIES)
-    make = partial(_make_tagger, work, sent_model(work.model_folder))
+    return _run(tasks, partial(_make_tagger, work, sent_model(work.model_folder)), actors, work.device)
+
+
+def run_joint_tasks(tasks: Sequence[JointTask], works: Sequence[Work], actors: int) -> Iterator[JointOutcome]:
+    """As `run_tasks`, with several models in each actor."""
+    make = partial(_make_joint_tagger, works, [sent_model(work.model_folder) for work in works])
+    return _run(tasks, make, actors, works[0].device)
+
+
+def _run(
+    tasks: Sequence[Any], make: Callable[[], Callable[[Any], Iterator[R]]], actors: int, device: str
+) -> Iterator[R]:
+    pool = Pool(min(actors, len(tasks)), ACTOR_CPUS, 1.0 if device == "cuda" else None, retries=TASK_RETRIES)
     outcomes = tasks_on_ray.run_tasks("tagging", tasks, make, pool, end_s=STALL_TIMEOUT_S, warn_s=STALL_WARNING_S)
     with closing(outcomes):
         for outcome in outcomes:
@@ -74,6 +88,13 @@ def _make_tagger(work: Work, model_files: list[Any]) -> Callable[[Task], Iterato
 
     files = received_model(model_files, work.model_folder, work.model_hash)
     return ChunkTagger(work, files, _open_elsewhere if work.decode_ahead else None).run
+
+
+def _make_joint_tagger(works: Sequence[Work], models: list[list[Any]]) -> Callable[[JointTask], Iterator[JointOutcome]]:
+    from hashtag_core.tagging.tag_jointly import JointTagger
+
+    files = [received_model(sent, work.model_folder, work.model_hash) for sent, work in zip(models, works, strict=True)]
+    return JointTagger(works, files, _open_elsewhere if works[0].decode_ahead else None).run
 
 
 def _open_elsewhere(

@@ -83,7 +83,7 @@ class Encoders:
         if not (self._outputs(text_encoders.OUTPUTS) or "text_trunk" in self.needs):
             return None
         known = text_encoders.packaged_card(self.section.text, self.section.max_tokens)
-        return known or self._text_encoder.card
+        return known or self.loaded_text.card
 
     @cached_property
     def precomputed(self) -> Precomputed | None:
@@ -288,8 +288,7 @@ class Encoders:
             made = text_onnx.OnnxTextBackend.ready(self.section.text, self.section.max_tokens, names, self.threads)
             if made is not None:
                 return self._text_encoder_of(*made)
-        loaded = text_encoders.load_text(self.section.text, self.section.max_tokens)
-        return self._text_encoder_of(loaded, self._text_backend_of(loaded, chosen, self.threads))
+        return self._text_encoder_of(self.loaded_text, self._text_backend_of(self.loaded_text, chosen, self.threads))
 
     def _text_encoder_of(self, loaded: LoadedText, backend: TextBackend) -> TextEncoder:
         return TextEncoder(loaded, backend, self._outputs(text_encoders.OUTPUTS), self.section.batch_size)
@@ -367,6 +366,7 @@ def load_encoders(
     threads: int | None = None,
     backends: Mapping[str, str] | None = None,
     as_they_are: bool = False,
+    make: Callable[..., Encoders] = Encoders,
 ) -> Encoders:
     """The encoders that `needs` (names of `batches.FEATURES`) asks for; trunks for those that `section.finetune` trains, unless
     the needs are to be taken `as_they_are`.
@@ -381,7 +381,7 @@ def load_encoders(
     description.check_section(section, where, backends or {})
     if threads is not None:
         torch.set_num_threads(threads)
-    encoders = Encoders(section, needs, where, threads, backends, as_they_are)
+    encoders = make(section, needs, where, threads, backends, as_they_are)
     first, second, _ = encoders.image, encoders.image_second, encoders.text  # what is missing or broken is said now
     _ = encoders.detector, encoders.image_dim
     if first and second and first.side_px != second.side_px:

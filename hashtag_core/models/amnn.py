@@ -177,6 +177,8 @@ class TextEncoder(nn.Module):
             assert batch.text_states_BSD is not None
             assert batch.text_states_mask_BS is not None
             inputs_BTE, mask_BT = batch.text_states_BSD, batch.text_states_mask_BS
+        if not mask_BT.shape[1]:  # no caption in the batch: an LSTM reads no sequence of no steps
+            return self.absent_D.expand(len(mask_BT), -1)
         lengths_B = mask_BT.sum(dim=1)
         packed = pack_padded_sequence(
             self.dropout(inputs_BTE), lengths_B.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False

@@ -79,6 +79,7 @@ class Recommender:
         places: ImagePlaces | None = None,
         policy: Policy | None = None,
         diversity: float = 0.0,
+        encoders_by: Callable[..., Encoders] = load_encoders,
         **encoding: Any,
     ) -> Self:
         """The model of a folder (local or `s3://`) or of `models:/NAME/VERSION`, `models:/NAME@ALIAS`.
@@ -86,7 +87,7 @@ class Recommender:
         `device`: a torch device, or `auto` for the first GPU, else the CPU. `name` and `version` are stamped on every
         row in place of the folder's own. `threads`: CPU threads of this process. `places`: where images by reference may
         come from (default: the archive and its bucket). `policy`: which tags may be given (default: all). `diversity`: see
-        `ranking.less_popular`; above 0 scores are no probabilities. `encoding`:
+        `ranking.less_popular`; above 0 scores are no probabilities. `encoders_by`: what loads the encoders, as `load_encoders`. `encoding`:
         `backend`, `precision` and `batch_size` of the encoders, where they are to differ from the recipe the model was
         trained by.
 
@@ -100,7 +101,7 @@ class Recommender:
         loaded = load_model_folder(resolved.folder, str(where), trained_tops)
         section = EncodersSection(**{**loaded.info.get("recipe", {}).get("encoders", {}), **encoding})
         needs = family(loaded.family).needs(loaded.options)
-        encoders = load_encoders(section, needs, str(where), threads=threads)
+        encoders = encoders_by(section, needs, str(where), threads=threads)
         check_identity(model, loaded.info.get("encoders", {}), encoders.identity)
         named = name or resolved.name, version or resolved.version
         return cls(loaded, encoders, *named, where, places, policy, diversity)

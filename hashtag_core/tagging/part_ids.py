@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from hashtag_core import storage
+from hashtag_core.config import ArchiveSection
 from hashtag_core.data.history import UNDATED
 from hashtag_core.data.list_parts import is_utf8
 from hashtag_core.data.parquet_rows import PartBatch, PartFooter, is_undated
@@ -66,6 +67,30 @@ class Scan:
     def rows(self) -> int:
         """Rows by the footer."""
         return sum(self.groups)
+
+
+class ArchiveLook:
+    """What the plans of one command see of an archive: it is listed once, and the ids of a part are read once."""
+
+    def __init__(self, uri: str, section: ArchiveSection) -> None:
+        self.source = Source(uri, section)
+        self._is_told = False
+        self._forgotten: ForgetList | None = None
+        self._scans: dict[tuple[str, str], Scan] = {}
+
+    def tell(self) -> None:
+        """Log what the listing tells, once."""
+        if not self._is_told:
+            self.source.tell()
+        self._is_told = True
+
+    def scan(self, files: Sequence[FileInfo], forgotten: ForgetList | None) -> list[Scan]:
+        """As `scan_parts`."""
+        if forgotten != self._forgotten:
+            self._scans, self._forgotten = {}, forgotten
+        new = [file for file in files if (file.path, file.etag) not in self._scans]
+        self._scans |= {(scan.file.path, scan.file.etag): scan for scan in scan_parts(self.source, new, forgotten)}
+        return [self._scans[file.path, file.etag] for file in files]
 
 
 def scan_parts(source: Source, files: Sequence[FileInfo], forgotten: ForgetList | None = None) -> list[Scan]:

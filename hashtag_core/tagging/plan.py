@@ -17,7 +17,6 @@ import numpy as np
 from hashtag_core import storage
 from hashtag_core.data.history import HistoryRule
 from hashtag_core.data.model_files import check_model_files, read_description
-from hashtag_core.data.tagged_archive import Source
 from hashtag_core.data.vocabulary import Vocabulary
 from hashtag_core.errors import ArchiveError, ConfigError, GateRefused, NotFoundError, StorageError
 from hashtag_core.output.catalog import complete_index, contents_of, lost_rows, rows_of_part
@@ -33,7 +32,7 @@ from hashtag_core.storage import FileInfo
 from hashtag_core.tagging.archive_columns import load_digests, save_digests
 from hashtag_core.tagging.choose_rows import Decision, decide, match
 from hashtag_core.tagging.histories import HistoryFinder
-from hashtag_core.tagging.part_ids import LeftOut, Scan, ids_of_rows, scan_parts
+from hashtag_core.tagging.part_ids import ArchiveLook, LeftOut, Scan, ids_of_rows
 from hashtag_core.tagging.pinned_settings import allowed_tags, check_settings, settings_of, unknown_extra_tags
 from hashtag_core.tagging.planned_work import PartWork, TagPlan, TagRequest, part_key_prefix
 from hashtag_core.tagging.reject_limit import check_planned
@@ -46,8 +45,16 @@ logger = logging.getLogger(__name__)
 KEY_DIGITS = 16
 
 
-def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
-    """Validate everything and find out what is missing. `output`: as it is claimed; else its newest snapshot is read.
+def plan_jointly(requests: Sequence[TagRequest]) -> list[TagPlan]:
+    """Plans of several models over one archive, which is listed and whose ids are read once; errors as `plan_tagging`."""
+    first = requests[0]
+    look = ArchiveLook(resolve_archive(first.archive, first.out), first.recipe.archive)
+    return [plan_tagging(request, look=look) for request in requests]
+
+
+def plan_tagging(request: TagRequest, output: Output | None = None, look: ArchiveLook | None = None) -> TagPlan:
+    """Validate everything and find out what is missing. `output`: as it is claimed; else its newest snapshot is read. `look`: at the
+    same archive, that other plans share.
 
     Raises ConfigError for an output inside the archive, one that was tagged with other settings or is of the old layout,
     NotFoundError or ArchiveError for an archive that is missing, empty, or has no post ids, TooManyRejectedError beyond
@@ -68,10 +75,11 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
         output.require_whole()
     if output.has_days not in (None, request.by_day) and request.by_day:
         raise ConfigError(f"{layout.out}: was begun without folders by day: take another --out, or leave --by-day away")
-    source = Source(archive, recipe.archive)
+    look = look or ArchiveLook(archive, recipe.archive)
+    source = look.source
     files = source.parts()
     if is_first_look:
-        source.tell()
+        look.tell()
     records = output.records
     selected = request.selection.paths(files)
     differing = settings.differing(records.settings) if records.settings is not None else []
@@ -93,7 +101,7 @@ def plan_tagging(request: TagRequest, output: Output | None = None) -> TagPlan:
         logger.error("%s: %d data file(s) are gone: a run begins with what was in them", layout.out, len(astray.lost))
         return base  # what there is to do is known once the log knows of it
     try:
-        return _with_works(base, selected, is_first_look=is_first_look)
+        return _with_works(base, look, selected, is_first_look=is_first_look)
     except NotFoundError as error:
         raise StorageError(f"{error}, though it was there when this began: run again") from error
 
@@ -109,7 +117,7 @@ def resolve_archive(archive: str, out: str) -> str:
     return where
 
 
-def _with_works(plan: TagPlan, selected: set[str], *, is_first_look: bool) -> TagPlan:
+def _with_works(plan: TagPlan, look: ArchiveLook, selected: set[str], *, is_first_look: bool) -> TagPlan:
     """Compare the archive with the records, and decide on what is new or changed."""
     records, tokens = plan.output.records.parts, plan.retag.tokens
     listed = {file.path for file in plan.files}
@@ -136,7 +144,7 @@ def _with_works(plan: TagPlan, selected: set[str], *, is_first_look: bool) -> Ta
     yielding = any(record.barred or record.untried for record in records.values())
     if not news and not dropped and not yielding and not plan.needs_histories:
         return plan
-    plan, scans, news = _without_refused(plan, scan_parts(plan.source, news, plan.forgotten), present)
+    plan, scans, news = _without_refused(plan, look.scan(news, plan.forgotten), present)
     if is_first_look:
         plan.source.tell_types(news)
     if news and len(news) == len(plan.files) and not any(_may_hold_posts(plan, scan) for scan in scans):

@@ -56,6 +56,8 @@ class TagRun:
     def __init__(self, plan: TagPlan, connect: Connect, monitor: Monitor) -> None:
         self.plan, self.connect, self.monitor = plan, connect, monitor
         self.run_id = new_run_id()
+        self.stop = StopSignal(plan.layout.stop)
+        self.label = ""  # how a line of the log begins that tells of a part
         self.summary = TagSummary(
             skipped_parts=plan.skipped, gone_parts=len(plan.gone), model_version=plan.request.model.version
         )
@@ -77,7 +79,8 @@ class TagRun:
             self._take_over()
             if self.plan.is_done:
                 return self.summary
-            with StopSignal(layout.stop, deadline) as self.stop:
+            self.stop.deadline = deadline
+            with self.stop:
                 try:
                     return self._rounds()
                 except FencedError:
@@ -98,7 +101,8 @@ class TagRun:
         if plan.unfinished or not plan.is_tidy or is_lost:
             reconcile(output, f"{self.run_id}-reconciled")
         forgotten = ForgetList.load(plan.layout.out)
-        if plan.is_tidy and output.records.sequence == plan.output.records.sequence and forgotten == plan.forgotten:
+        is_same = ForgetList.are_same(forgotten, plan.forgotten)
+        if plan.is_tidy and output.records.sequence == plan.output.records.sequence and is_same:
             self.plan = replace(plan, output=output)
         else:
             self.plan = plan_tagging(plan.request, output)
@@ -237,7 +241,7 @@ class TagRun:
             return 0
         if outcome["error"]:
             self.progress.errors[work.key, number] = outcome["error"]
-            logger.warning("%s, chunk %d: %s", work.path, number, outcome["error"])
+            logger.warning("%s%s, chunk %d: %s", self.label, work.path, number, outcome["error"])
             if len(self.progress.errors) >= HOPELESS_CHUNKS and not self.statuses:
                 raise HashtagError(f"no chunk could be tagged; {work.path}, chunk {number}: {outcome['error']}")
             return 0
@@ -283,7 +287,8 @@ class TagRun:
         self.summary.rejected += rejected
         self.summary.parts += 1
         path = part.record.path
-        logger.info("%s: %d tagged, %d kept, %d rejected", path, staged.tagged - staged.kept, staged.kept, rejected)
+        counts = (staged.tagged - staged.kept, staged.kept, rejected)
+        logger.info("%s%s: %d tagged, %d kept, %d rejected", self.label, path, *counts)
         work = self.progress.works[part.key]
         if self.plan.sidecar is not None and self.plan.begins:
             begin = self.plan.begins[path]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hashtag_core.config import TaggingSection
 from hashtag_core.tagging.encode_histories import task_runs
+from hashtag_core.tagging.joint_tasks import JointOutcome, JointTask
 from hashtag_core.tagging.planned_work import Chunk, PartWork, TagPlan
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 from hashtag_core.tracking.tagging import TagSummaryRecord
@@ -13,12 +14,14 @@ from hashtag_core.tracking.tagging import TagSummaryRecord
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where tasks run: `run` gives an outcome for each chunk, in any order."""
+    """Where tasks run: `run` gives an outcome for each chunk, in any order; `run_joint` those of several models, whose numbers are
+    the positions of their work."""
 
     threads: int
     device: str
     decode_ahead: int
     run: Callable[[Sequence[Task], Work], Iterator[ChunkOutcome]]
+    run_joint: Callable[[Sequence[JointTask], Sequence[Work]], Iterator[JointOutcome]]
 
 
 Connect = Callable[[TaggingSection], AbstractContextManager[Cluster]]

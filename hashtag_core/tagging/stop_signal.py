@@ -8,8 +8,9 @@ import logging
 import re
 import signal
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from hashtag_core import storage
@@ -24,6 +25,31 @@ class StoppedError(HashtagError):
     """The run was told to end; a rerun does what is left."""
 
 
+class Signals:
+    """`with Signals(hear) as signals: ...`; SIGTERM and Ctrl-C are told to `hear`. Only a block in the main thread hears any."""
+
+    def __init__(self, hear: Callable[[int], None]) -> None:
+        self._hear = hear
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+            self.listen()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Hear the signals, also after Ray, which takes SIGTERM for itself when it starts."""
+        for number in self._handlers:
+            signal.signal(number, lambda number, frame: self._hear(number))
+
+
 class StopSignal:
     """`with StopSignal(uri) as stop: ...`; `reason` says what ended the run, None while nothing did.
 
@@ -35,22 +61,19 @@ class StopSignal:
         self.uri, self.deadline = uri, deadline
         self.reason: str | None = None
         self._told, self._ended = threading.Event(), threading.Event()
-        self._handlers: dict[signal.Signals, Any] = {}
+        self._signals = Signals(self._hear)
         self._thread = threading.Thread(target=self._watch, name="stop", daemon=True)
 
     def __enter__(self) -> Self:
         storage.remove(self.uri)
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-            self.listen()
+        self._signals.__enter__()
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._signals.__exit__(kind, error, trace)
         self._ended.set()
         self._told.set()
         self._thread.join()
@@ -61,8 +84,7 @@ class StopSignal:
 
     def listen(self) -> None:
         """Hear the signals, also after Ray, which takes SIGTERM for itself when it starts."""
-        for number in self._handlers:
-            signal.signal(number, self._hear)
+        self._signals.listen()
 
     def stop(self, reason: str) -> None:
         """Begin no more chunks."""
@@ -70,7 +92,7 @@ class StopSignal:
             self.reason = reason
         self._told.set()
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _hear(self, number: int) -> None:
         if number == signal.SIGINT and self.reason is not None:
             raise KeyboardInterrupt
         self.stop(signal.Signals(number).name)

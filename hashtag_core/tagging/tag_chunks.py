@@ -23,8 +23,9 @@ from hashtag_core.data.history_batch import ArrayPosts, History
 from hashtag_core.data.model_files import local_model
 from hashtag_core.data.parquet_rows import Rejected
 from hashtag_core.data.tagged_archive import Source
+from hashtag_core.encoders import Encoders, load_encoders
 from hashtag_core.errors import AlreadyExistsError, ConfigError, HashtagError, ImageError, IntegrityError, ScoreError
-from hashtag_core.faults import Fault, classify, raise_if_machine
+from hashtag_core.faults import raise_if_machine
 from hashtag_core.output.chunk_files import read_chunk, write_chunk
 from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.read_posts import READ, OpenedPosts
@@ -35,7 +36,7 @@ from hashtag_core.tagging.histories import Sidecar, open_vectors, vector_table
 from hashtag_core.tagging.isolate_killers import find_killers
 from hashtag_core.tagging.planned_work import Chunk
 from hashtag_core.tagging.reject_limit import tell
-from hashtag_core.tagging.task import ChunkOutcome, Task, Work
+from hashtag_core.tagging.task import ChunkOutcome, Task, Work, chunk_outcome, failed_outcome
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +51,18 @@ class ChunkTagger:
     """Tags chunks with one model, which is loaded with the first task. One in each actor.
 
     With an `opener` posts are opened by it, `work.decode_ahead` batches ahead of those that are scored; else here, in turn.
+    `encoders_by`: what loads the model's encoders.
     """
 
-    def __init__(self, work: Work, model_files: dict[str, bytes] | None = None, opener: Opener | None = None) -> None:
+    def __init__(
+        self,
+        work: Work,
+        model_files: dict[str, bytes] | None = None,
+        opener: Opener | None = None,
+        encoders_by: Callable[..., Encoders] = load_encoders,
+    ) -> None:
         self.work = work
+        self._encoders_by = encoders_by
         self._opener = opener
         self._model_files = model_files
         self._recommender: Recommender | None = None
@@ -78,6 +87,7 @@ class ChunkTagger:
                 ),
                 policy=work.policy,
                 diversity=work.diversity,
+                encoders_by=self._encoders_by,
                 **work.encoding,
             )
             if loaded.loaded.version != work.model_hash:
@@ -104,52 +114,55 @@ class ChunkTagger:
                 except Exception as error:
                     logger.exception("%s", task.path)
                     fault = error
-            yield _failed(task, chunk, fault)
+            yield failed_outcome(task, chunk, fault)
 
     def _outcomes(self, task: Task) -> Iterator[ChunkOutcome]:
-        if self._stopped():
-            yield from (_outcome(task, chunk, stopped=True) for chunk in task.chunks)
+        if self.is_stopped():
+            yield from (chunk_outcome(task, chunk, stopped=True) for chunk in task.chunks)
             return
-        missing = [chunk for chunk in task.chunks if not storage.exists(self._target(task, chunk))]
+        missing = [chunk for chunk in task.chunks if not storage.exists(self.target(task, chunk))]
         if missing and not task.alone:
             self.recommender  # noqa: B018  (loaded outside of what is told as a fault of the part)
         posts = self._opened(task, [] if task.alone else missing)
         for chunk in task.chunks:
             if chunk not in missing:
-                yield self._told(task, chunk)
-            elif self._stopped():
-                yield _outcome(task, chunk, stopped=True)
+                yield self.told(task, chunk)
+            elif self.is_stopped():
+                yield chunk_outcome(task, chunk, stopped=True)
             else:
-                yield self._alone(task, chunk) if task.alone else self._do(task, chunk, next(posts)[1])
+                yield self._alone(task, chunk) if task.alone else self.tag_chunk(task, chunk, next(posts)[1])
 
-    def _stopped(self) -> bool:
+    def is_stopped(self) -> bool:
         """Whether no more chunks are to be begun; asked before each."""
         if not self._is_stopped and self.work.stop is not None:
             self._is_stopped = storage.exists(self.work.stop)
         return self._is_stopped
 
-    def _do(self, task: Task, chunk: Chunk, posts: ChunkPosts) -> ChunkOutcome:
+    def tag_chunk(self, task: Task, chunk: Chunk, posts: ChunkPosts) -> ChunkOutcome:
+        """Tag (or encode) the posts of a chunk and write its file; what fails is told in the outcome."""
         started = time.monotonic()
         try:
             if task.encode:
                 vectors = self._vectors(posts, task.path)
-                with storage.open_output(self._target(task, chunk)) as file:
+                with storage.open_output(self.target(task, chunk)) as file:
                     pq.write_table(vectors, file, compression="zstd")
-                return _outcome(task, chunk, vectors.num_rows, seconds=time.monotonic() - started)
+                return chunk_outcome(task, chunk, vectors.num_rows, seconds=time.monotonic() - started)
             tagged = self._tag(posts, task)
             ordered = sorted(posts.rejected, key=lambda item: item.row or 0)
             lines = [_line(item, task, posts) for item in ordered]
-            write_chunk(self._target(task, chunk), tagged, lines, posts.carried)
+            write_chunk(self.target(task, chunk), tagged, lines, posts.carried)
         except Exception as error:
             logger.exception("%s, chunk %d", task.path, chunk.number)
-            return _failed(task, chunk, error)
+            return failed_outcome(task, chunk, error)
         statuses = Counter(tagged["status"].to_pylist())
         seconds = time.monotonic() - started
-        return _outcome(task, chunk, tagged.num_rows, statuses, seconds, tell(posts.rejected), kept=len(posts.carried))
+        return chunk_outcome(
+            task, chunk, tagged.num_rows, statuses, seconds, tell(posts.rejected), kept=len(posts.carried)
+        )
 
     def _alone(self, task: Task, chunk: Chunk) -> ChunkOutcome:
-        """As `_do`; where the chunk was begun so before and did not end, the posts that kill a process are rejected."""
-        begun = self._target(task, chunk).removesuffix(".parquet") + ".begun"
+        """As `tag_chunk`; where the chunk was begun so before and did not end, the posts that kill a process are rejected."""
+        begun = self.target(task, chunk).removesuffix(".parquet") + ".begun"
         killers: list[Rejected] = []
         if storage.exists(begun):
             folder = str(local_model(self.work.model_folder, self.work.model_hash, self._model_files))
@@ -162,24 +175,25 @@ class ChunkTagger:
         try:
             _, posts = next(self._opened(spared, [chunk]))
             posts.rejected += killers
-            return self._do(task, chunk, posts)
+            return self.tag_chunk(task, chunk, posts)
         finally:  # this process lives: an error is no sign of a post that kills
             storage.remove(begun)
 
-    def _told(self, task: Task, chunk: Chunk) -> ChunkOutcome:
+    def told(self, task: Task, chunk: Chunk) -> ChunkOutcome:
         """The outcome of a chunk that an earlier attempt wrote; its report was perhaps lost with the actor."""
         if task.encode:
-            with storage.open_input(self._target(task, chunk)) as source:
-                return _outcome(task, chunk, pq.ParquetFile(source).metadata.num_rows)
-        content = read_chunk(self._target(task, chunk))
+            with storage.open_input(self.target(task, chunk)) as source:
+                return chunk_outcome(task, chunk, pq.ParquetFile(source).metadata.num_rows)
+        content = read_chunk(self.target(task, chunk))
         statuses = content.rows["status"].to_pylist()
         lines = content.rejected.to_pylist()
         rejected = [Rejected(line["part"], line["row"], line["post_id"], line["reason"]) for line in lines]
-        return _outcome(
+        return chunk_outcome(
             task, chunk, len(statuses), Counter(statuses), rejected=tell(rejected), kept=len(content.carried)
         )
 
-    def _target(self, task: Task, chunk: Chunk) -> str:
+    def target(self, task: Task, chunk: Chunk) -> str:
+        """The file of a chunk."""
         folder = self.work.history.vectors if task.encode and self.work.history else self.work.staging
         return storage.join(folder, task.part_key, f"{chunk.number:05d}.parquet")
 
@@ -188,7 +202,7 @@ class ChunkTagger:
         ahead: deque[tuple[Chunk, ChunkPosts]] = deque()
         for read in read_chunks(self.source, task, chunks, partial(self._open, task)):
             ahead.append(read)
-            while ahead and sum(len(posts.waiting) for _, posts in ahead) >= self._ahead:
+            while ahead and sum(len(posts.waiting) for _, posts in ahead) >= self.ahead:
                 ahead[0][1].settle()
                 yield ahead.popleft()
         for chunk, posts in ahead:
@@ -196,7 +210,8 @@ class ChunkTagger:
             yield chunk, posts
 
     @property
-    def _ahead(self) -> int:
+    def ahead(self) -> int:
+        """Batches that are opened ahead of those that are scored."""
         return self.work.decode_ahead if self._opener is not None else 0
 
     @cached_property
@@ -207,11 +222,14 @@ class ChunkTagger:
     def _open(self, task: Task, chunk_posts: ChunkPosts, read: ReadPosts) -> None:
         """Add the posts, at once or when they are waited for."""
         posts, rows = wanted_posts(read, task, chunk_posts, self.work.salt)
-        if not rows:
-            return
+        if rows:
+            self.open_rows(chunk_posts, posts, rows, task.path)
+
+    def open_rows(self, chunk_posts: ChunkPosts, posts: pa.Table, rows: list[int], path: str) -> None:
+        """Add the posts of those rows of a part, at once or when they are waited for."""
         posts = posts.select(READ.names)
-        chunk_posts.waiting.append(partial(self._take, chunk_posts, posts, rows, task.path, self._begin(posts)))
-        chunk_posts.settle(self._ahead)
+        chunk_posts.waiting.append(partial(self._take, chunk_posts, posts, rows, path, self._begin(posts)))
+        chunk_posts.settle(self.ahead)
 
     def _begin(self, posts: pa.Table) -> Opening:
         """Begin to open posts elsewhere, or wait with it until they are wanted."""
@@ -356,34 +374,4 @@ def _line(item: Rejected, task: Task, posts: ChunkPosts) -> RejectedLine:
         "part_version": task.version,
         "created_at": created,
         "user_key": user,
-    }
-
-
-def _failed(task: Task, chunk: Chunk, error: Exception) -> ChunkOutcome:
-    return _outcome(task, chunk, error=f"{type(error).__name__}: {error}", fault=classify(error))
-
-
-def _outcome(
-    task: Task,
-    chunk: Chunk,
-    tagged: int = 0,
-    statuses: dict[str, int] | None = None,
-    seconds: float = 0.0,
-    rejected: dict[str, list[int]] | None = None,
-    error: str | None = None,
-    stopped: bool = False,
-    kept: int = 0,
-    fault: Fault | None = None,
-) -> ChunkOutcome:
-    return {
-        "part_key": task.part_key,
-        "chunk": chunk.number,
-        "tagged": tagged,
-        "kept": kept,
-        "statuses": dict(statuses or {}),
-        "rejected": rejected or {},
-        "seconds": seconds,
-        "error": error,
-        "stopped": stopped,
-        "fault": None if fault is None else fault.value,
     }

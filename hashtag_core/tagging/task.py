@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TypedDict
 
 from hashtag_core.config import ArchiveSection, ReadingOptions
+from hashtag_core.faults import Fault, classify
 from hashtag_core.recommend.policy import Policy
 from hashtag_core.tagging.histories import HistoryWork
 from hashtag_core.tagging.planned_work import Chunk
@@ -107,3 +108,35 @@ class Work:
     image_hosts: list[str] = field(default_factory=list)
     decode_ahead: int = 0
     """Batches of posts that tasks on CPUs open for each actor ahead of what it scores; 0: it opens them itself."""
+
+
+def failed_outcome(task: Task, chunk: Chunk, error: Exception) -> ChunkOutcome:
+    """Of a chunk that could not be done."""
+    return chunk_outcome(task, chunk, error=f"{type(error).__name__}: {error}", fault=classify(error))
+
+
+def chunk_outcome(
+    task: Task,
+    chunk: Chunk,
+    tagged: int = 0,
+    statuses: dict[str, int] | None = None,
+    seconds: float = 0.0,
+    rejected: dict[str, list[int]] | None = None,
+    error: str | None = None,
+    stopped: bool = False,
+    kept: int = 0,
+    fault: Fault | None = None,
+) -> ChunkOutcome:
+    """Of a chunk; its fields as in `ChunkOutcome`."""
+    return {
+        "part_key": task.part_key,
+        "chunk": chunk.number,
+        "tagged": tagged,
+        "kept": kept,
+        "statuses": dict(statuses or {}),
+        "rejected": rejected or {},
+        "seconds": seconds,
+        "error": error,
+        "stopped": stopped,
+        "fault": None if fault is None else fault.value,
+    }

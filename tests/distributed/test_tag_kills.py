@@ -49,14 +49,14 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             execute(module)
-            do = module.ChunkTagger._do
+            do = module.ChunkTagger.tag_chunk
 
             def noted(self, task, chunk, posts):
                 with open(os.environ["CHUNK_LEDGER"], "a") as file:
                     file.write(f"{task.path} {chunk.number}\\n")
                 return do(self, task, chunk, posts)
 
-            module.ChunkTagger._do = noted
+            module.ChunkTagger.tag_chunk = noted
 
         spec.loader.exec_module = exec_module
         return spec

@@ -54,6 +54,12 @@ class ForgetList:
         """Where an output keeps its list."""
         return storage.join(out, "_state", "forgotten.json")
 
+    @staticmethod
+    def are_same(one: "ForgetList | None", other: "ForgetList | None") -> bool:
+        """Whether both forget the same; where there is no list, nobody is forgotten."""
+        names = [(frozenset(), frozenset()) if it is None else (it.users, it.posts) for it in (one, other)]
+        return names[0] == names[1]
+
     @classmethod
     def load(cls, out: str) -> Self | None:
         """The list of an output; None where there is none yet."""
