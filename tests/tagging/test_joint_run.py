@@ -167,12 +167,15 @@ def test_what_one_model_has_done_already_is_done_for_the_others_alone(
 ) -> None:
     out = tmp_path / "out"
     run(troubled, out, models[1])
-    run(troubled, out, models[0], selection=Selection(["a.parquet", "noid.parquet"]))
+    some = Selection(["a.parquet", "noid.parquet"])
+    for where in (out, tmp_path / "by itself"):
+        run(troubled, where, models[0], selection=some)
+    run(troubled, tmp_path / "by itself", models[0])
     before = data_files(out, models[1])
     runs = run_jointly(troubled, out, models)
     assert [(one.summary.parts, one.summary.skipped_parts) for one in runs] == [(4, 2), (0, 6), (6, 0)]
     assert data_files(out, models[1]) == before
-    assert left(out) == alone
+    assert left(out) == alone | left(tmp_path / "by itself")
 
 
 def stopping_at(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[Sequence[Work]], None]) -> None:
