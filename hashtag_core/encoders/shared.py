@@ -4,7 +4,7 @@ Each model has encoders of its own, which say what it reads and how they run; th
 are the same in what a feature depends on. Encoders that are trained with a model (`finetune`) and those that are not are never the same.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, Literal, cast
 
@@ -46,7 +46,7 @@ class SharedEncoders:
     def __init__(self) -> None:
         self._members: list[_MemberEncoders] = []
         self._runners: dict[tuple[object, ...], Encoders] = {}
-        self._found: dict[tuple[object, ...], tuple[Sequence[Any], dict[str, np.ndarray]]] = {}
+        self._found: dict[tuple[object, ...], tuple[list[Any], dict[str, np.ndarray]]] = {}
 
     def load(
         self, section: EncodersSection, needs: frozenset[str], device: str = "auto", *, threads: int | None = None
@@ -68,7 +68,7 @@ class SharedEncoders:
                 if same and name in other.__dict__:
                     encoders.__dict__.setdefault(name, other.__dict__[name])
 
-    def encoded(self, member: "_MemberEncoders", of: Modality, values: Sequence[Any]) -> dict[str, np.ndarray]:
+    def encoded(self, member: "_MemberEncoders", of: Modality, values: list[Any]) -> dict[str, np.ndarray]:
         """What `member` reads of these images (the same objects) or captions, computed for all that read something of them."""
         runner = self._runner(member, of)
         key = (runner, of, *(map(id, values) if of == "image" else values))

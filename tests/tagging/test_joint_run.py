@@ -47,25 +47,32 @@ pytestmark = pytest.mark.usefixtures("inline")
 
 
 @pytest.fixture(scope="session")
-def amnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`make_model(family, **options)`: random weights."""
+
+    def make(name: str, **options: Any) -> Path:
+        recipe, parsed = Recipe(), parse_options(name, options)
+        encoders = load_encoders(recipe.encoders, family(name).needs(parsed))
+        torch.manual_seed(0)
+        spec = InputSpec(40, image_dim=encoders.image_dim, text_dim=encoders.text_dim, regions=36)
+        vocabulary = Vocabulary([f"tag{n:03d}" for n in range(40)], np.arange(40, 0, -1), posts=40)
+        info = {
+            "name": "toy",
+            "recipe": recipe.model_dump(mode="json"),
+            "encoders": encoders.identity,
+            "captions": recipe.captions.model_dump(mode="json"),
+        }
+        folder = tmp_path_factory.mktemp("models") / name
+        save_model_folder(folder, create_model(name, spec, parsed), parsed, vocabulary, None, info)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def amnn(make_model: Callable[..., Path]) -> Path:
     """Reads regions of the picture and the states of the tokens, which the linear model does not."""
-    recipe, options = (
-        Recipe(),
-        parse_options("amnn", {"text_input": "encoder", "attention": "grid", "decoder_hidden": 16}),
-    )
-    encoders = load_encoders(recipe.encoders, family("amnn").needs(options))
-    torch.manual_seed(0)
-    spec = InputSpec(40, image_dim=encoders.image_dim, text_dim=encoders.text_dim, regions=36)
-    vocabulary = Vocabulary([f"tag{n:03d}" for n in range(40)], np.arange(40, 0, -1), posts=40)
-    info = {
-        "name": "toy",
-        "recipe": recipe.model_dump(mode="json"),
-        "encoders": encoders.identity,
-        "captions": recipe.captions.model_dump(mode="json"),
-    }
-    folder = tmp_path_factory.mktemp("models") / "amnn"
-    save_model_folder(folder, create_model("amnn", spec, options), options, vocabulary, None, info)
-    return folder
+    return make_model("amnn", text_input="encoder", attention="grid", decoder_hidden=16)
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +167,26 @@ def test_each_model_leaves_what_it_leaves_alone_and_a_post_is_opened_and_encoded
         assert plan_for(troubled, tmp_path / "out", model).is_done
     again = run_jointly(troubled, tmp_path / "out", models)
     assert [(one.summary.run, one.summary.parts, one.summary.skipped_parts) for one in again] == [(None, 0, 6)] * 3
+
+
+def test_models_that_read_histories(
+    linear: Path, make_model: Callable[..., Path], tmp_path: Path, make_posts: Callable, write_archive: Callable
+) -> None:
+    """The posts of histories are encoded first, for both models that read some, and another model waits for that."""
+    tiny = {"hidden": 16, "attention_units": 8, "inputs": ["caption", "history"]}
+    models = [linear, *(make_model("macon", **tiny, history_posts=posts) for posts in (3, 1))]
+    archive = write_archive(tmp_path / "archive", make_posts(36), parts=3)
+    for night in range(2):
+        for model in models:
+            run(archive, tmp_path / f"alone {version_of(model)}", model)
+        runs = run_jointly(archive, tmp_path / "out", models)
+        assert [one.error for one in runs] == [None] * 3
+        expected = [left(tmp_path / f"alone {version_of(model)}") for model in models]
+        assert left(tmp_path / "out") == expected[0] | expected[1] | expected[2]
+        if not night:
+            assert [one.summary.parts for one in runs] == [3, 3, 3]
+            write_archive(archive, make_posts(8, seed=1), parts=1)  # over the first part: histories change
+    assert runs[0].summary.parts == 1
 
 
 def test_what_one_model_has_done_already_is_done_for_the_others_alone(
@@ -309,6 +336,30 @@ def test_a_model_that_cannot_go_on_ends_no_other(
     assert (summary["tagged"], [one["tagged"] for one in summary["models"]]) == (40, [0, 0, 40])
     assert left(out) == alone
     assert len(list((out / "_state" / "runs").glob("*.html"))) == 3
+
+
+def test_chunks_whose_process_died_are_done_alone_by_each_model(
+    troubled: Path,
+    models: list[Path],
+    alone: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes: list[list[JointTask]] = []
+
+    def run_joint_tasks(tasks: Sequence[JointTask], works: Sequence[Work], actors: int) -> Iterator[JointOutcome]:
+        passes.append(list(tasks))
+        tagger = JointTagger(works)
+        for task in tasks:
+            if task.path != "a.parquet" or task.reading.alone:  # else nothing comes of it
+                yield from tagger.run(task)
+
+    monkeypatch.setattr(tag_actors, "run_joint_tasks", run_joint_tasks)
+    runs = run_jointly(troubled, tmp_path / "out", models)
+    assert [one.error for one in runs] == [None] * 3
+    assert [{len(task.members) for task in tasks} for tasks in passes] == [{3}, {1}]
+    assert {task.path for task in passes[1]} == {"a.parquet"}
+    assert left(tmp_path / "out") == alone
 
 
 def test_a_model_whose_output_is_held_by_another_run(
