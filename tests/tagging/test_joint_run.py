@@ -48,10 +48,10 @@ pytestmark = pytest.mark.usefixtures("inline")
 
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`make_model(family, **options)`: random weights."""
+    """`make_model(family, captions={}, **options)`: random weights."""
 
-    def make(name: str, **options: Any) -> Path:
-        recipe, parsed = Recipe(), parse_options(name, options)
+    def make(name: str, captions: dict[str, str] | None = None, **options: Any) -> Path:
+        recipe, parsed = Recipe.model_validate({"captions": captions or {}}), parse_options(name, options)
         encoders = load_encoders(recipe.encoders, family(name).needs(parsed))
         torch.manual_seed(0)
         spec = InputSpec(40, image_dim=encoders.image_dim, text_dim=encoders.text_dim, regions=36)
@@ -62,8 +62,12 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             "encoders": encoders.identity,
             "captions": recipe.captions.model_dump(mode="json"),
         }
+        model = create_model(name, spec, parsed)
+        for value in model.buffers():
+            if value.ndim > 1:
+                value.copy_(torch.rand(value.shape) - 0.5)
         folder = tmp_path_factory.mktemp("models") / name
-        save_model_folder(folder, create_model(name, spec, parsed), parsed, vocabulary, None, info)
+        save_model_folder(folder, model, parsed, vocabulary, None, info)
         return folder
 
     return make
@@ -167,6 +171,28 @@ def test_each_model_leaves_what_it_leaves_alone_and_a_post_is_opened_and_encoded
         assert plan_for(troubled, tmp_path / "out", model).is_done
     again = run_jointly(troubled, tmp_path / "out", models)
     assert [(one.summary.run, one.summary.parts, one.summary.skipped_parts) for one in again] == [(None, 0, 6)] * 3
+
+
+def test_models_that_clean_captions_in_other_ways_open_posts_for_themselves(
+    make_model: Callable[..., Path],
+    counted: dict[str, int],
+    tmp_path: Path,
+    make_posts: Callable,
+    write_archive: Callable,
+) -> None:
+    rules = [{}, {"stop_words": "remove"}, {}]
+    inputs = [["image", "caption"], ["caption"], ["caption"]]
+    models = [
+        make_model("linear", captions=captions, inputs=read) for captions, read in zip(rules, inputs, strict=True)
+    ]
+    archive = write_archive(tmp_path / "archive", make_posts(12), parts=1)
+    runs = run_jointly(archive, tmp_path / "out", models)
+    assert [one.error for one in runs] == [None] * 3
+    assert counted == {"decoded": 24, "images": 12, "captions": 24, "scanned": 1}
+    found = left(tmp_path / "out")
+    for model in models:
+        run(archive, tmp_path / f"alone {version_of(model)}", model)
+        assert found[version_of(model)] == left(tmp_path / f"alone {version_of(model)}")[version_of(model)]
 
 
 def test_models_that_read_histories(

@@ -59,8 +59,9 @@ TESTED_TOGETHER = {
     "unit/test_terminal.py": ("distributed/quiet",),
     "unit/test_surroundings.py": ("distributed/session",),
     # A run and its table as a whole: what one commit does shows in the next.
-    "tagging/test_run.py": ("tagging/chunk_posts", "tagging/plan", "tagging/planned_work"),
+    "tagging/test_run.py": ("tagging/execute", "tagging/chunk_posts", "tagging/plan", "tagging/planned_work"),
     "tagging/test_extra_tags.py": ("recommend/extra_tags",),
+    "tagging/test_joint_run.py": ("tagging/tag_jointly",),
     "tagging/test_yielding.py": ("tagging/after_commit",),
     "tagging/test_other_writers.py": ("output/sweep",),
     "tagging/test_migrate.py": ("output/migrate_part", "output/old_layout"),
