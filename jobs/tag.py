@@ -233,9 +233,9 @@ def _tag(arguments: argparse.Namespace) -> Mapping[str, object]:
         return dry_run(plans)
     for plan in plans:
         if plan.is_done:
-            logger.info(
-                "nothing to do: %d part(s) are tagged already, %d not selected", plan.skipped, len(plan.unselected)
-            )
+            of = f" for {plan.layout.model_name} {plan.layout.model_version}" if len(plans) > 1 else ""
+            done = (of, plan.skipped, len(plan.unselected))
+            logger.info("nothing to do%s: %d part(s) are tagged already, %d not selected", *done)
     if len(plans) > 1:
         return tag_models(plans, deadline)
     summary = tag(plans[0], deadline)

@@ -10,6 +10,8 @@ import pytest
 
 from hashtag_core.data.tagged_archive import Source
 from hashtag_core.errors import MachineError
+from hashtag_core.output.forget_users.forget_list import ForgetList
+from hashtag_core.storage import FileInfo
 from hashtag_core.tagging import part_ids
 from tests.tagging.test_nights import part
 
@@ -41,6 +43,27 @@ def test_processes_find_what_one_finds(archive: Source, in_processes: None) -> N
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
         np.testing.assert_array_equal(ours.entries.keys.high, theirs.entries.keys.high)
         np.testing.assert_array_equal(ours.entries.created_us, theirs.entries.created_us)
+
+
+def test_plans_of_one_look_read_ids_once_unless_someone_is_forgotten_meanwhile(
+    archive: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    scan_part = part_ids.scan_part
+
+    def noted(source: Source, file: FileInfo, forgotten: ForgetList | None) -> part_ids.Scan:
+        read.append(file.path)
+        return scan_part(source, file, forgotten)
+
+    monkeypatch.setattr(part_ids, "scan_part", noted)
+    look = part_ids.ArchiveLook(archive.uri, archive.section)
+    files = look.source.parts()
+    first, again = look.scan(files[:3], None), look.scan(files[1:5], None)
+    assert read == [file.path for file in files[:5]]
+    assert again[:2] == first[1:]
+    without = look.scan(files[1:2], ForgetList.new().grown([], ["1"]))
+    assert read[5:] == [files[1].path]
+    assert (len(first[1].at), len(without[0].at)) == (2, 1)
 
 
 @dataclass(frozen=True)
