@@ -90,6 +90,16 @@ def test_the_lstm_reads_the_pooled_vector_again_and_again() -> None:
     np.testing.assert_allclose(seen[1], array(encoder.absent_D))
 
 
+def test_a_batch_without_any_caption_has_states_of_no_token() -> None:
+    encoder = TextEncoder(AmnnOptions(text_input="encoder", text_hidden=3), InputSpec(3, text_dim=6)).eval()
+    batch = make("amnn").batch([1, 2])
+    batch = type(batch)(
+        batch.post_ids, batch.user_ids, batch.image_present_B, torch.tensor([False, False]),
+        text_states_BSD=torch.zeros(2, 0, 6), text_states_mask_BS=torch.zeros(2, 0, dtype=torch.bool),
+    )  # fmt: skip
+    np.testing.assert_allclose(array(encoder(batch)), np.tile(array(encoder.absent_D), (2, 1)))
+
+
 def test_text_attention_as_printed() -> None:
     """(9) h- = tanh(W_t h + b_t); (10) p = softmax(h-) over the tokens, for each unit; (11) T_f = sum_t p_t . h_t."""
     torch.manual_seed(2)
