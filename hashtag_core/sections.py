@@ -236,9 +236,6 @@ class TrainingSection(Section):
     """Epochs without a better validation figure after which training stops; null: never."""
     seed: int = 0
     workers: int = Field(1, ge=1)
-    min_workers: int | None = Field(None, ge=1)
-    """Elastic: how many workers a cluster must have for training to begin, and to go on where one is lost; it grows to `workers` again
-    when machines come. Null: always `workers`. A single machine has as many as `workers` says."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """How workers share the model. `ddp`: each holds it whole. `fsdp`: parameters, gradients and the optimizer's state are spread
     over them, for a model that a card does not hold with these (`training.sharded`)."""

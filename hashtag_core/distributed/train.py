@@ -31,7 +31,6 @@ from hashtag_core.distributed.train_resources import (
     CPU_WORKER_CPUS,
     grows,
     set_start_timeout,
-    worker_count,
     worker_resources,
 )
 from hashtag_core.distributed.train_worker import BEST, WorkerOutcome, train_worker
@@ -218,7 +217,7 @@ def _train_on_ray(
     trainer = _Trainer(
         lambda: train_worker(job),
         scaling_config=ScalingConfig(
-            num_workers=worker_count(settings), use_gpu="GPU" in resources, resources_per_worker=resources
+            num_workers=settings.workers, use_gpu="GPU" in resources, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=record.name,

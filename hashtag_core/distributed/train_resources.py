@@ -40,14 +40,6 @@ def worker_resources(recipe: Recipe) -> dict[str, float]:
     return _of_cluster(settings) if grows() else _of_machine(settings)
 
 
-def worker_count(settings: TrainingSection) -> int | tuple[int, int]:
-    """As Ray Train wants it: how many, or from how many to how many. It does not count fractions of a CPU, which workers of a single
-    machine have."""
-    if settings.min_workers is None or not grows():
-        return settings.workers
-    return settings.min_workers, settings.workers
-
-
 def _of_cluster(settings: TrainingSection) -> dict[str, float]:
     up = cluster_gpus()
     use_gpu = settings.gpus in ("always", "cluster") or (settings.gpus == "auto" and up >= settings.workers)

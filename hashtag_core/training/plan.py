@@ -210,10 +210,6 @@ def _check_settings(plan: TrainPlan) -> None:
 def _check_workers(plan: TrainPlan) -> None:
     """ConfigError for settings of the workers that exclude each other."""
     settings = plan.recipe.training
-    if settings.min_workers is not None and settings.min_workers > settings.workers:
-        raise ConfigError(
-            f"training.min_workers: {settings.min_workers} is more than training.workers = {settings.workers}, the most there are"
-        )
     if settings.parallel == "ddp":
         return
     for key, value, found in (

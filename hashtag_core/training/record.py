@@ -23,7 +23,6 @@ FREE_KEYS = frozenset(
     for key in (
         *(
             "workers",
-            "min_workers",
             "parallel",
             "worker_cpus",
             "gpus",

@@ -20,7 +20,7 @@ import ray
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import train_resources
-from hashtag_core.distributed.train_resources import check_storage, set_start_timeout, worker_count, worker_resources
+from hashtag_core.distributed.train_resources import check_storage, set_start_timeout, worker_resources
 from hashtag_core.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,14 +78,6 @@ def test_a_single_machine_shares_what_it_has(cluster: Any) -> None:
         worker_resources(recipe(gpus="always"))
     with pytest.raises(ConfigError, match="3 workers of 2 CPUs do not fit"):
         worker_resources(recipe(workers=3, worker_cpus=2))
-
-
-def test_only_a_cluster_is_elastic(cluster: Any) -> None:
-    cluster(0)
-    assert worker_count(recipe(workers=8).training) == 8
-    assert worker_count(recipe(workers=8, min_workers=2).training) == (2, 8)
-    cluster(2)
-    assert worker_count(recipe(workers=8, min_workers=2).training) == 8
 
 
 def test_machines_are_left_time_to_start(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,6 @@ def test_weights_of_an_encoder_that_are_cut(dataset: str, resnet: Path, tmp_path
             {"epochs": 4},
             r"2 epochs a block .* after 4, and training\.epochs is 4",
         ),
-        ({}, {"workers": 2, "min_workers": 3}, r"min_workers: 3 is more than training\.workers = 2"),
         ({}, {"parallel": "fsdp", "weight_average": 0.9}, r'"fsdp" does not go with training\.weight_average = 0\.9'),
         ({}, {"parallel": "fsdp", "precision": "float16"}, r"does not go with training\.precision = float16"),
         (

@@ -165,22 +165,6 @@ def test_weights_that_are_spread_over_the_workers_are_those_of_one(place: dict[s
         assert spread[name] == pytest.approx(two[name], rel=1e-4), name
 
 
-def test_an_elastic_training_goes_on_with_the_worker_that_is_left(place: dict[str, Any], raylets: Raylets) -> None:
-    known = set((place["folder"] / "runs").iterdir())
-    training = _train(place, 2, "--set", "training.min_workers=1")
-    while not (begun := _of_run(place, known)):
-        assert training.poll() is None, _told(training)[-4000:]
-        time.sleep(0.02)
-    raylets.tell("kill")
-    done_before = len(begun)
-    found = _figures(place, _end(training))
-    raylets.tell("add 2")
-    assert done_before < EPOCHS, "the node was to be killed before the last epoch"
-    assert found["step_communication_ms"][0] > 0 == found["step_communication_ms"][-1]
-    for name in ("train_loss", "validation_loss"):
-        assert found[name] == pytest.approx(place["two"][name], rel=1e-4), name
-
-
 def _of_run(place: dict[str, Any], known: set[Path]) -> list[Path]:
     """Checkpoints of the run that is new."""
     return [each for run in (place["folder"] / "runs").iterdir() if run not in known for each in run.glob("epoch-*")]
