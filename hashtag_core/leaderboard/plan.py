@@ -44,7 +44,10 @@ COMMON = ("archive", "captions", "vocabulary", "split", "history", "recommend", 
 NOT_OF_THE_MODEL = {"archive", "captions", "vocabulary", "split", "gates", "tagging", "tracking", "search"}
 """Sections that a state does not depend on: the dataset's hash stands for the first ones, and what is searched counts with trials."""
 
-LATER_SETTINGS: tuple[tuple[str, str, Any], ...] = (("encoders", "lora_rank", 8),)
+LATER_SETTINGS: tuple[tuple[str, str, Any], ...] = (
+    ("encoders", "lora_rank", 8),
+    ("encoders", "unfreeze_epochs", 0),
+)
 """Settings that came after boards had been made: at their default they are not counted, so that what is done there stays done."""
 
 
