@@ -40,7 +40,7 @@ RECIPE = {
     "training": {"epochs": 1, "batch_size": 1, "max_tags": 600, "precision": "float32", "select_metric": "f1_at_5"},
 }
 IS_SOAK = "SOAK_KILLS" in os.environ
-FAMILIES = list_models() if IS_SOAK else ["design"]
+FAMILIES = list_models() if IS_SOAK else ["popularity"]
 
 
 def extreme(posts: list[dict[str, Any]], user: str) -> list[dict[str, Any]]:

@@ -69,6 +69,7 @@ def test_on_ray(
     assert [one.summary.run for one in tag_jointly(plan_jointly(requests))] == [None, None]
 
 
+@pytest.mark.skipif("SOAK_KILLS" not in os.environ, reason="two minutes of runs in processes of their own: make soak")
 def test_a_driver_that_is_killed_and_called_again(
     linear: Path, popularity: Path, tmp_path: Path, repository: Path, write_archive: Callable
 ) -> None:
