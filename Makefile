@@ -88,7 +88,7 @@ ablations: setup
 
 # What runs on Ray waits most of the time for one process to start, and what ends at another machine's word for the other machine.
 # So three run side by side: the tests on a Ray that they share; those that start what they need, beside them; and lint and what
-# needs no Ray, which yields to both.
+# needs no Ray. The last two yield to the first a little: more, and they are what is waited for.
 KILLS := tests/distributed/test_tag_kills.py
 OF_THEIR_OWN := $(KILLS) tests/end_to_end $(foreach name,extreme_posts leaderboard mlflow_away paper_recipes small_head tune,tests/distributed/test_$(name).py)
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -97,7 +97,7 @@ QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(PYTEST) tests/models tests/unit
 
 test: setup
 	@echo "Side by side: lint, tests/models, tests/unit, tests/tagging, tests/browser; $(OF_THEIR_OWN); both are shown at the end; and the other tests on Ray:"
-	@nice -n 10 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; \
+	@nice -n 5 sh -c '$(QUICK)' > $(VENV)/quick.log 2>&1 & quick=$$!; \
 	  nice -n 5 $(PYTEST) $(OF_THEIR_OWN) > $(VENV)/own.log 2>&1 & own=$$!; trap 'kill $$quick $$own' INT TERM; \
 	  $(BIN)/python -m pytest tests/distributed $(OF_THEIR_OWN:%=--ignore=%); ray=$$?; \
 	  wait $$own; own=$$?; cat $(VENV)/own.log; wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || own || quick))
