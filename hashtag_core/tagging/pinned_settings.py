@@ -43,11 +43,10 @@ def settings_of(
     )
 
 
-def check_settings(
-    request: TagRequest, layout: Layout, settings: TagSettings, before: TagSettings | None, differing: Sequence[str]
-) -> None:
-    """ConfigError where rows tagged with the settings of before cannot stand beside those of now, or nobody said that they may."""
-    may_stand = before is None or settings.fits_tagged(before)
+def check_settings(request: TagRequest, layout: Layout, settings: TagSettings, before: TagSettings) -> None:
+    """ConfigError where rows tagged with the settings of before, which differ, cannot stand beside those of now, or nobody said that
+    they may."""
+    differing, may_stand = settings.differing(before), settings.fits_tagged(before)
     if not (may_stand and request.keep_tagged):
         more = ", or tag new and changed parts alone with them: --keep-tagged" if may_stand else ""
         raise ConfigError(

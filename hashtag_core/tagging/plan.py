@@ -82,14 +82,15 @@ def plan_tagging(request: TagRequest, output: Output | None = None, look: Archiv
         look.tell()
     records = output.records
     selected = request.selection.paths(files)
-    differing = settings.differing(records.settings) if records.settings is not None else []
+    before = records.settings
+    differing = settings.differing(before) if before is not None else []
     retag = records.retag
     anew = False
     if request.selection.retag:
         retag = ordered_again(records.retag, selected, anew=bool(differing))
         anew = request.selection.is_whole and (bool(differing) or not records.retag.open)
-    if differing and not anew:
-        check_settings(request, layout, settings, records.settings, differing)
+    if before is not None and differing and not anew:
+        check_settings(request, layout, settings, before)
     forgotten = ForgetList.load(layout.out)
     astray = output.find_astray(request.keep_history_h) if is_first_look else Astray([], [])
     is_tidy = not is_first_look or (output.is_counted and not any(astray))
