@@ -188,6 +188,8 @@ def _check_settings(plan: TrainPlan) -> None:
         raise ConfigError(
             'encoders.unfreeze_epochs: nothing is frozen that would be freed: encoders.finetune is "none"'
         )
+    if plan.recipe.encoders.unfreeze_epochs and settings.encoder_learning_rate == 0:
+        raise ConfigError("encoders.unfreeze_epochs: no block would learn: training.encoder_learning_rate is 0")
     _check_workers(plan)
     if settings.batch_size < settings.workers:
         raise ConfigError(

@@ -419,6 +419,10 @@ def test_an_encoder_needs_a_rate_and_a_family_that_learns(place, dataset):
     for values, message in (
         ({"encoders": {"finetune": "last:1"}}, r"training\.encoder_learning_rate: name the rate"),
         ({"encoders": {"finetune": "last:1"}, "model": {"family": "linear"}}, "linear is fitted in closed form"),
+        (
+            {"encoders": {"finetune": "last:2", "unfreeze_epochs": 1}, "training": {"encoder_learning_rate": 0.0}},
+            "no block would learn",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             plan_training(Recipe.model_validate({**recipe, **values}), dataset)
