@@ -16,7 +16,7 @@ from ray.exceptions import WorkerCrashedError
 
 from hashtag_core.config import CaptionsSection
 from hashtag_core.distributed import tasks as tasks_on_ray
-from hashtag_core.distributed.place import received_model, sent_model
+from hashtag_core.distributed.place import ACTOR_CPUS, received_model, sent_model
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool
 from hashtag_core.recommend.image_uris import ImagePlaces
@@ -27,9 +27,6 @@ from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
-
-ACTOR_CPUS = 0.5
-"""Reserved by an actor, though it uses a whole one: reading, writing and Ray itself need room on a small machine."""
 
 TASK_RETRIES = 2
 """For a task whose actor died; without a limit a post that kills its process never ends."""
