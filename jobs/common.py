@@ -37,12 +37,10 @@ class JobParser(argparse.ArgumentParser):
         if unknown:
             known = [flag for action in self._actions for flag in action.option_strings]
             word = unknown[0]
-            quote = (
-                ""
-                if word.startswith("-")
-                else ": a value with a blank in it stands in quotes, as in --map 'caption=Post text'"
-            )
-            self.error(f"unknown argument {word!r}{quote or _meant(word.partition('=')[0], known)}")
+            meant = _meant(word.partition("=")[0], known)
+            if not meant and not word.startswith("-"):
+                meant = ": a value with a blank in it stands in quotes, as in --map 'caption=Post text'"
+            self.error(f"unknown argument {word!r}{meant}")
         return parsed
 
     def format_help(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hashtag_core.errors import NotFoundError
+from hashtag_core.errors import NotFoundError, UsageError
 from jobs import cli
 from jobs.common import JobParser, as_called, run
 
@@ -58,6 +58,24 @@ def test_the_version_is_told_with_those_that_decide_most(capsys: pytest.CaptureF
     assert line.startswith("hashtags ")
     assert f"ray {metadata.version('ray')}" in line
     assert f"deltalake {metadata.version('deltalake')}" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["--date-format", "%d.%m.%Y", "%H:%M"],
+            "unknown argument '%H:%M': a value with a blank in it stands in quotes",
+        ),
+        (["--date-formt", "x"], "unknown argument '--date-formt' (did you mean '--date-format'?)"),
+    ],
+)
+def test_what_a_blank_cut_off_is_told_as_that(words: list[str], told: str) -> None:
+    parser = JobParser(prog="x")
+    parser.add_argument("--date-format")
+    with pytest.raises(UsageError) as caught:
+        parser.parse_args(words)
+    assert told in str(caught.value)
 
 
 def test_an_unknown_command_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
