@@ -48,11 +48,17 @@ class Answers(BaseHTTPRequestHandler):
             server.asked[path] += 1
             server.open += 1
             server.most_open = max(server.most_open, server.open)
+        self._is_counted = True
         try:
             self._answer(path, server.asked[path])
         finally:
-            with server.lock:
-                server.open -= 1
+            self._count_off()
+
+    def _count_off(self) -> None:
+        """Before the answer goes out: whoever has it may ask again before this thread goes on."""
+        with self.server.lock:
+            self.server.open -= self._is_counted
+        self._is_counted = False
 
     def _answer(self, path: str, times: int) -> None:
         kind, _, rest = path[1:].partition("/")
@@ -91,6 +97,7 @@ class Answers(BaseHTTPRequestHandler):
         return self._send(200, PICTURE)
 
     def _send(self, status: int, body: bytes, **headers: str) -> None:
+        self._count_off()
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
