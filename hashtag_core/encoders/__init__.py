@@ -317,8 +317,8 @@ class Encoders:
 
             return load
 
-        made_of = [loaded.card, self._outputs(text_encoders.OUTPUTS), self.section.batch_size]
-        made_of += [torch.__version__, onnx.runtime_version()]
+        # Not of the outputs: two models in one run, of which one reads more, would have the network run twice.
+        made_of = [loaded.card, self.section.batch_size, torch.__version__, onnx.runtime_version()]
         # On one thread: several wait for each other by spinning, which on a busy machine is most of what they do.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)

@@ -165,6 +165,16 @@ def test_auto_takes_what_is_faster_here_and_gives_the_same_vectors(
     torch.set_num_threads(before)
 
 
+def test_models_that_read_different_outputs_are_run_by_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a run of several models has the network run twice, as the noise of two measurements had it."""
+    seconds = iter([2.0, 2.0, 2.0, 1.0, 1.0, 1.0, *[1.0, 1.0, 1.0], *[2.0, 2.0, 2.0]])
+    monkeypatch.setattr(choice, "_timed", lambda run: next(seconds))
+    found = [
+        load_encoders(EncodersSection(), frozenset({needs}), "cpu").backends for needs in ("text_states", "text_vector")
+    ]
+    assert found == [{"text": text_onnx.OnnxTextBackend.name}] * 2
+
+
 def test_what_a_run_has_pinned_is_taken_and_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("measured")
