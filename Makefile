@@ -90,7 +90,7 @@ ablations: setup
 # So three run side by side: the tests on a Ray that they share; those that start what they need, beside them; and lint and what
 # needs no Ray. The last two yield to the first a little: more, and they are what is waited for.
 KILLS := tests/distributed/test_tag_kills.py
-OF_THEIR_OWN := $(KILLS) tests/end_to_end $(foreach name,extreme_posts leaderboard mlflow_away paper_recipes small_head tune,tests/distributed/test_$(name).py)
+OF_THEIR_OWN := $(KILLS) tests/end_to_end $(foreach name,extreme_posts leaderboard mlflow_away small_head tune,tests/distributed/test_$(name).py)
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 QUICK := $(LINT) && exec env OMP_NUM_THREADS=1 $(PYTEST) tests/models tests/unit tests/tagging tests/browser
@@ -112,9 +112,9 @@ soak: setup
 	@if [ -x $(CEPH) ] && command -v radosgw > /dev/null; then folder=$$(mktemp -d) && $(CEPH) start $$folder > /dev/null \
 	  && SOAK_CEPH=1 $(BIN)/python -m pytest -v -s tests/distributed/test_tag_ceph.py tests/unit/test_storage_ceph.py; \
 	  code=$$?; $(CEPH) stop $$folder; rm -rf $$folder; exit $$code; else echo "no Ceph here: its tests are skipped"; fi
-	SOAK_KILLS=30 $(BIN)/python -m pytest -v $(KILLS) tests/tagging/test_two_processes.py $(SOAKED)
+	SOAK_KILLS=30 SOAK_NIGHTS=30 $(BIN)/python -m pytest -v $(KILLS) tests/tagging/test_two_processes.py tests/tagging/test_any_nights.py $(SOAKED)
 	SOAK_AWAY_S=120 $(BIN)/python -m pytest -v tests/distributed/test_mlflow_away.py
-	SOAK_README=1 $(BIN)/python -m pytest -v tests/end_to_end/test_readme.py
+	SOAK_README=1 $(BIN)/python -m pytest -v tests/end_to_end/test_readme.py tests/end_to_end/test_docs.py tests/end_to_end/test_mlflow_project.py
 	SOAK_SPARK=1 $(BIN)/python -m pytest -v tests/end_to_end/test_served_model.py
 	SOAK_USERS=1 $(BIN)/python -m pytest -v tests/distributed/test_users.py
 

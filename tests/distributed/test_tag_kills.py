@@ -1,7 +1,7 @@
 """Kills, each followed by a rerun that must make the output of an undisturbed run: on a local disk, and on an S3 of which
 5 % of the requests fail.
 
-`make test` does two (the driver, on S3; an actor, on a disk), `make soak` thirty. What is killed, where and when comes from the number of the kill, so one that fails
+`make test` does one (the driver, on S3), `make soak` thirty. What is killed, where and when comes from the number of the kill, so one that fails
 can be done again alone: `SOAK_KILLS=30 pytest tests/distributed/test_tag_kills.py -k 17`.
 """
 
@@ -29,7 +29,7 @@ from tests.distributed.in_process import tag_in_process
 from tests.faulty_s3 import faulty_s3
 from tests.tagging.outputs import content, output_of, run
 
-KILLS = int(os.environ.get("SOAK_KILLS", "2"))
+KILLS = int(os.environ.get("SOAK_KILLS", "1"))
 POSTS, PARTS, CHUNK_ROWS, CPUS = 20_000, 4, 500, 2
 CHUNKS = POSTS // CHUNK_ROWS
 
@@ -139,7 +139,7 @@ def test_a_rerun_makes_the_output_of_an_undisturbed_run(
         try:
             while whole_chunks(out) < after:
                 assert driver.poll() is None, (tmp_path / "killed.log").read_text()[-3000:]
-                time.sleep(0.02)
+                time.sleep(0.2 if remote else 0.02)  # a listing costs an S3 server more than the run itself
             of_ray = psutil.Process(driver.pid).children(recursive=True)
             kill(victim, driver, of_ray)
             driver.wait(timeout=120)

@@ -106,6 +106,7 @@ def test_a_trial_gives_the_figure_of_the_training(place: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("SOAK_KILLS" not in os.environ, reason="half a minute more: make soak")
 def test_a_family_that_is_fitted_is_tuned_too(place: Path) -> None:
     values = {**RECIPE, "model": {"family": "mlknn", "neighbours": 3}, "search": {"model.neighbours": [3, 8, 20]}}
     recipe = Recipe.model_validate(values)

@@ -1,6 +1,9 @@
 """`mlflow run mlflow_project -e JOB --env-manager local -P ...`, on a cluster: from an archive to a tagged archive."""
 
+import importlib
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,9 +12,24 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
+import yaml
+
+PROJECT = yaml.safe_load((Path(__file__).parents[2] / "mlflow_project" / "MLproject").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("entry", PROJECT["entry_points"])
+def test_every_entry_point_gives_its_job_flags_that_it_knows(entry: str) -> None:
+    described = PROJECT["entry_points"][entry]
+    given = {name: f"of-{name}" for name in described["parameters"]}
+    program, script, *flags = shlex.split(described["command"].format(**given))
+    assert (program, script) == ("python", f"../jobs/{entry}.py")
+    parsed = list(vars(importlib.import_module(f"jobs.{entry}").build_parser().parse_args(flags)).values())
+    for value in given.values():
+        assert value in parsed or [value] in parsed, value
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("SOAK_README" not in os.environ, reason="minutes: make soak (SOAK_README=1)")
 def test_every_entry_point_runs(
     repository: Path,
     cluster: dict[str, str],

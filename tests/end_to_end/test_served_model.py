@@ -113,6 +113,7 @@ def test_no_pickle_and_pinned_requirements(store: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("SOAK_SPARK" not in os.environ, reason="half a minute more: make soak (SOAK_SPARK=1)")
 def test_it_predicts_on_the_command_line(
     store: dict[str, str], sample: list[dict[str, Any]], batch: dict[str, dict[str, float]], tmp_path: Path
 ) -> None:

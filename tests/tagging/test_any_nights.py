@@ -16,7 +16,7 @@ from hashtag_core.output.verify import verify_output
 from tests.tagging.outputs import rejected, rows_by_glob, rows_by_table, run
 from tests.tagging.pausing import Writes, killed_before
 
-SEEDS = int(os.environ.get("SOAK_NIGHTS", "6"))
+SEEDS = int(os.environ.get("SOAK_NIGHTS", "3"))
 NIGHTS = 7
 IDS = [f"post-{n}" for n in range(24)]
 HOPELESS = "no score"
