@@ -102,7 +102,7 @@ test: setup
 	  $(BIN)/python -m pytest tests/distributed $(OF_THEIR_OWN:%=--ignore=%); ray=$$?; \
 	  wait $$own; own=$$?; cat $(VENV)/own.log; wait $$quick; quick=$$?; cat $(VENV)/quick.log; exit $$((ray || own || quick))
 
-SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_jointly test_tag_killers test_extreme_posts test_paper_recipes test_hosts test_image test_train_nodes test_tune,tests/distributed/$(name).py)
+SOAKED := $(foreach name,test_tag_faults test_tag_ahead test_tag_jointly test_tag_killers test_extreme_posts test_paper_recipes test_autoscaling test_hosts test_image test_train_nodes test_tune,tests/distributed/$(name).py)
 
 # A Ceph gateway of one's own, where Debian's packages and the script that starts it are there: SOAK_CEPH=1 and a gateway at
 # SOAK_CEPH_URL do the same.

@@ -318,7 +318,13 @@ class TaggingSection(Section):
     chunks_per_task: int = Field(8, ge=1)
     """Consecutive chunks of one row group that one task reads through."""
     actors: int | None = Field(None, ge=1)
-    """Tagging actors; null: one a GPU, else one a CPU."""
+    """Tagging actors. Null: on a single machine one a GPU, else one a CPU; a cluster that grows is asked for as many as the work can
+    use, and starts machines for them."""
+    gpus: Literal["auto", "never", "always", "cluster"] = "auto"
+    """Whether each actor has a GPU. `auto`: where any is up. `always`: a single machine without them is refused, a cluster is
+    asked to start some. `cluster`: a cluster is asked to start some, a single machine is taken as it is."""
+    start_timeout_s: int = Field(1200, ge=10)
+    """How long a cluster may take to start machines for the actors; then the run ends."""
     batch_size: int = Field(64, ge=1)
     drift_warning: float = Field(0.25, gt=0)
     """Population stability index of the tags against those of the last finished run above which a run warns."""

@@ -27,10 +27,9 @@ def on_ray(section: TaggingSection) -> Iterator[Cluster]:
     from hashtag_core.distributed import session, tag_actors  # ray: not for a run with nothing to tag
 
     with session.connect():
-        actors, threads, device = tag_actors.cluster_shape(section.actors)
-        ahead = tag_actors.decode_ahead(actors, device)
+        pool = tag_actors.cluster_pool(section)
         yield Cluster(
-            threads, device, ahead,
-            lambda tasks, work: tag_actors.run_tasks(tasks, work, actors),
-            lambda tasks, works: tag_actors.run_joint_tasks(tasks, works, actors),
+            pool.threads, pool.device, pool.decode_ahead,
+            lambda tasks, work: tag_actors.run_tasks(tasks, work, pool),
+            lambda tasks, works: tag_actors.run_joint_tasks(tasks, works, pool),
         )  # fmt: skip

@@ -14,13 +14,15 @@ import pyarrow as pa
 import ray
 from ray.exceptions import WorkerCrashedError
 
-from hashtag_core.config import CaptionsSection
+from hashtag_core.config import CaptionsSection, TaggingSection
 from hashtag_core.distributed import tasks as tasks_on_ray
-from hashtag_core.distributed.place import ACTOR_CPUS, received_model, sent_model
+from hashtag_core.distributed.place import received_model, sent_model
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool
+from hashtag_core.distributed.train_resources import grows
 from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.read_posts import OpenedPosts, open_posts
+from hashtag_core.tagging.actor_pool import ActorPool, actor_pool
 from hashtag_core.tagging.joint_tasks import JointOutcome, JointTask
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work
 
@@ -31,46 +33,33 @@ R = TypeVar("R")
 TASK_RETRIES = 2
 """For a task whose actor died; without a limit a post that kills its process never ends."""
 
-STALL_WARNING_S, STALL_TIMEOUT_S = 100, 600
-"""Without a result from any actor: a warning, and the end of the run. A chunk takes seconds, the start of actors a minute."""
+STALL_WARNING_S = 100
+"""Without a result from any actor: a warning."""
 
 
-def cluster_shape(actors: int | None) -> tuple[int, int, str]:
-    """Actors, CPU threads of each, and their device, for the cluster that is connected."""
-    gpus, cpus = int(cluster_gpus()), int(cluster_cpus())
-    count = actors or gpus or max(1, cpus)
-    return count, max(1, cpus // count), "cuda" if gpus else "cpu"
+def cluster_pool(section: TaggingSection) -> ActorPool:
+    """The actors that a run asks of the cluster that is connected; the errors are those of `actor_pool`."""
+    return actor_pool(section, cluster_cpus(), cluster_gpus(), grows())
 
 
-def decode_ahead(actors: int, device: str) -> int:
-    """Batches that are opened ahead for each actor by tasks on CPUs: 0 on CPUs, where an actor that opens its own posts is the
-    faster (299 against 207 images/s on two), and where GPU actors leave no CPU free, since such a task would wait for ever."""
-    if device == "cpu":
-        return 0
-    free = int(cluster_cpus() - actors * ACTOR_CPUS)
-    return -(-free // actors) + 1 if free >= 1 else 0
-
-
-def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkOutcome]:
+def run_tasks(tasks: Sequence[Task], work: Work, actors: ActorPool) -> Iterator[ChunkOutcome]:
     """Run the tasks and give an outcome for each chunk as it is done, in any order.
 
     A chunk whose actor died again after `TASK_RETRIES` has no row: the caller runs it again, alone. HashtagError where an actor
-    cannot load the model, or nothing came back for `STALL_TIMEOUT_S`.
+    cannot load the model, or nothing came back for `actors.end_s`.
     """
-    return _run(tasks, partial(_make_tagger, work, sent_model(work.model_folder)), actors, work.device)
+    return _run(tasks, partial(_make_tagger, work, sent_model(work.model_folder)), actors)
 
 
-def run_joint_tasks(tasks: Sequence[JointTask], works: Sequence[Work], actors: int) -> Iterator[JointOutcome]:
+def run_joint_tasks(tasks: Sequence[JointTask], works: Sequence[Work], actors: ActorPool) -> Iterator[JointOutcome]:
     """As `run_tasks`, with several models in each actor."""
     make = partial(_make_joint_tagger, works, [sent_model(work.model_folder) for work in works])
-    return _run(tasks, make, actors, works[0].device)
+    return _run(tasks, make, actors)
 
 
-def _run(
-    tasks: Sequence[Any], make: Callable[[], Callable[[Any], Iterator[R]]], actors: int, device: str
-) -> Iterator[R]:
-    pool = Pool(min(actors, len(tasks)), ACTOR_CPUS, 1.0 if device == "cuda" else None, retries=TASK_RETRIES)
-    outcomes = tasks_on_ray.run_tasks("tagging", tasks, make, pool, end_s=STALL_TIMEOUT_S, warn_s=STALL_WARNING_S)
+def _run(tasks: Sequence[Any], make: Callable[[], Callable[[Any], Iterator[R]]], actors: ActorPool) -> Iterator[R]:
+    pool = Pool(actors.size(len(tasks)), actors.cpus, actors.gpus, retries=TASK_RETRIES, least=actors.least)
+    outcomes = tasks_on_ray.run_tasks("tagging", tasks, make, pool, end_s=actors.end_s, warn_s=STALL_WARNING_S)
     with closing(outcomes):
         for outcome in outcomes:
             if outcome.died:

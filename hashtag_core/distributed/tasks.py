@@ -60,6 +60,8 @@ class Pool:
     gpus: float | None = None
     actors: bool = True
     retries: int = 2
+    least: int | None = None
+    """Of actors where the cluster grows: from so many to `size`, as it has room for them and tasks wait. None: `size`, always."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,9 @@ def _rows(
                 batch_format="pyarrow",
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus,
-                compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+                compute=ActorPoolStrategy(
+                    min_size=min(size, pool.least or size), max_size=size, max_tasks_in_flight_per_actor=2
+                ),
                 max_restarts=-1,
                 max_task_retries=pool.retries,
             )

@@ -7,21 +7,26 @@ bring, and its `start` first ends every Ray of the machine.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import ray
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import train_resources
 from hashtag_core.distributed.train_resources import check_storage, set_start_timeout, worker_resources
 from hashtag_core.errors import ConfigError
+from tests.tagging.outputs import rows_by_glob
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECT_STORE = 80_000_000
@@ -105,27 +110,38 @@ def test_checkpoints_that_a_node_does_not_see(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a head without CPUs whose autoscaler starts fake nodes; all of its processes end with it."""
-    folder = Path("/tmp", f"as{os.getpid()}")
-    folder.mkdir()
+def at_rest() -> Iterator[str]:
+    with fake_cluster(TYPES, most=2, idle_minutes=10) as address:
+        yield address
+
+
+@contextmanager
+def fake_cluster(resources: dict[str, Any], most: int, idle_minutes: float) -> Iterator[str]:
+    """The address of a head without CPUs whose autoscaler starts at most so many fake nodes of each of the types, and ends those
+    that were idle for so long; all of its processes end with it."""
+    folder = Path(tempfile.mkdtemp(prefix="as", dir="/tmp"))
     types = {
-        name: {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": 2}
-        for name, resources in TYPES.items()
+        name: {"resources": node, "node_config": {}, "min_workers": 0, "max_workers": most}
+        for name, node in resources.items()
     }
     types["ray.head.default"] = {"resources": {"CPU": 0}, "node_config": {}, "min_workers": 0, "max_workers": 0}
-    port = 20_000 + os.getpid() % 20_000
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
     address = f"{ray.util.get_node_ip_address()}:{port}"
     described = {
         "cluster_name": "fake",
         "max_workers": 8,
-        "idle_timeout_minutes": 10,
+        "idle_timeout_minutes": idle_minutes,
         "upscaling_speed": 1.0,
         "provider": {
-            "type": "fake_multinode",
+            "type": "external",  # by its own name Ray looks for a file that its package does not bring
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
             "gcs_address": address,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
+            "launch_multiple": True,
+            "head_node_id": FAKE_HEAD_NODE_ID,
         },
         "head_node_type": "ray.head.default",
         "available_node_types": types,
@@ -142,6 +158,9 @@ def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += [f"--temp-dir={folder}/r", "--num-cpus=0", "--num-gpus=0", "--include-dashboard=false"]
     command += [f"--object-store-memory={OBJECT_STORE}", f"--autoscaling-config={config}"]
     own = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    # The second autoscaler, as KubeRay has it: the first takes fake nodes of one address for one, and ends none that is idle.
+    own |= {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID}
+    own |= {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID}
     with (folder / "head.log").open("w") as log, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         head = subprocess.Popen(
@@ -229,3 +248,54 @@ def test_machines_with_gpus_are_started_for_who_asks(at_rest: str) -> None:
     assert not before.get("GPU"), "machines without one may be up still, of the test before"
     assert asked == {"CPU": 4.0, "GPU": 1.0}
     assert after["GPU"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SOAK_KILLS" not in os.environ, reason="takes minutes: make soak")
+def test_tagging_takes_what_the_cluster_has_and_gives_it_back(
+    tmp_path: Path, write_archive: Any, popularity: Path
+) -> None:
+    """From no machine to four, each of which tags; and back to none."""
+    posts = [
+        {"post_id": f"p{n}", "user_id": f"u{n % 9}", "caption": f"number {n}", "hashtags": []} for n in range(9_600)
+    ]
+    archive, out = write_archive(tmp_path / "archive", posts, parts=8), tmp_path / "out"
+    seen: list[int] = []
+    with fake_cluster({"worker": {"CPU": 1, "object_store_memory": OBJECT_STORE}}, most=4, idle_minutes=0.2) as address:
+        environment = os.environ | {"RAY_ADDRESS": address, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+        command = [sys.executable, str(ROOT / "jobs" / "tag.py"), "--archive", str(archive), "--out", str(out)]
+        command += ["--model", str(popularity), "--chunk-rows", "25", "--set", "tagging.chunks_per_task=2"]
+        watch = subprocess.Popen(
+            [sys.executable, "-c", WATCHED, address], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert watch.stdout is not None
+        try:
+            seen.append(int(watch.stdout.readline()))
+            done = subprocess.run(
+                command, env=environment, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=400
+            )
+            assert done.returncode == 0, done.stderr[-4000:]
+            seen += [
+                int(line) for line in watch.stdout if line.strip().isdigit()
+            ]  # until the last machine is gone, or its time is over
+        finally:
+            watch.kill()
+    assert (seen[0], max(seen), seen[-1]) == (0, 4, 0), seen
+    assert len(rows_by_glob(out)) == len(posts)
+
+
+WATCHED = """
+import os, sys, time, ray
+os.environ["RAY_AUTH_MODE"] = "disabled"
+ray.init(sys.argv[1], log_to_driver=False, logging_level=50)
+last, came, began = None, False, time.time()
+while time.time() - began < 400:
+    up = sum(node["Alive"] and bool(node["Resources"].get("CPU")) for node in ray.nodes())
+    if up != last:
+        print(up, flush=True)
+    came, last = came or up > 0, up
+    if came and not up:
+        break
+    time.sleep(0.5)
+"""
+"""Prints how many machines are up beside the head whenever that changes."""

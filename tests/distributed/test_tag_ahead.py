@@ -19,6 +19,7 @@ from hashtag_core.output.verify import verify_output
 from hashtag_core.recommend.image_uris import ImagePlaces
 from hashtag_core.recommend.read_posts import OpenedPosts, open_posts
 from hashtag_core.tagging import chunk_posts
+from hashtag_core.tagging.actor_pool import ActorPool
 from hashtag_core.tagging.planned_work import Chunk
 from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import Task, Work
@@ -112,26 +113,12 @@ def test_one_post_that_cannot_be_opened_is_rejected_alone(
     assert outcome["rejected"] == {"RuntimeError: its process died": [1, 5]}
 
 
-def test_only_for_gpus_and_with_a_cpu_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cpus, actors, device, expected in [
-        (64, 64, "cpu", 0),
-        (1, 1, "cuda", 0),  # half a CPU is left: no task would ever begin
-        (2, 1, "cuda", 2),
-        (8, 1, "cuda", 8),
-        (16, 4, "cuda", 5),
-        (2, 2, "cuda", 2),
-        (2, 3, "cuda", 0),
-    ]:
-        monkeypatch.setattr(tag_actors, "cluster_cpus", lambda cpus=cpus: float(cpus))
-        assert tag_actors.decode_ahead(actors, device) == expected, (cpus, actors, device)
-
-
 def test_hostile_parts_on_ray_with_cpu_tasks(
     ray_session: None, popularity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every outcome as its maker wrote it down, and as without such tasks."""
     parts: dict[str, HostilePart] = write_hostile_archive(tmp_path / "archive")
-    monkeypatch.setattr(tag_actors, "decode_ahead", lambda actors, device: 2)
+    monkeypatch.setattr(tag_actors, "cluster_pool", lambda section: ActorPool(1, decode_ahead=2))
     out = tmp_path / "out"
     check(out, run(tmp_path / "archive", out, popularity, RECIPE), parts)
     assert verify_output(str(out), str(tmp_path / "archive")).problems == []
@@ -149,7 +136,8 @@ def test_a_post_that_kills_its_process_costs_no_actor(
     (tmp_path / "patched").mkdir()
     (tmp_path / "patched" / "sitecustomize.py").write_text(PATCH)
     driver = (
-        "from hashtag_core.distributed import tag_actors; tag_actors.decode_ahead = lambda actors, device: 2; "
+        "from hashtag_core.distributed import tag_actors; from hashtag_core.tagging.actor_pool import ActorPool; "
+        "tag_actors.cluster_pool = lambda section: ActorPool(1, decode_ahead=2); "
         "from jobs.tag import main; raise SystemExit(main())"
     )
     flags = ["--archive", str(archive), "--out", str(out), "--model", str(popularity), "--chunk-rows", "6"]

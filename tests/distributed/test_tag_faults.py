@@ -22,6 +22,7 @@ from hashtag_core.distributed import tag_actors
 from hashtag_core.distributed.tag import tag
 from hashtag_core.errors import HashtagError, StorageError
 from hashtag_core.output.verify import verify_output
+from hashtag_core.tagging.actor_pool import ActorPool
 from hashtag_core.tagging.planned_work import TagPlan
 from tests.tagging.outputs import plan_for, rows_by_glob, rows_by_table
 
@@ -102,7 +103,7 @@ def test_a_stall_that_lasts_ends_the_run_and_a_rerun_goes_on(
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()
     with monkeypatch.context() as patch:
-        patch.setattr(tag_actors, "STALL_TIMEOUT_S", 30)
+        patch.setattr(tag_actors, "cluster_pool", lambda section: ActorPool(1, end_s=30))
         try:
             with pytest.raises(HashtagError, match="Ray did nothing for 30 s, run again to go on"):
                 tag(job_for(archive, out, popularity))

@@ -22,6 +22,7 @@ from hashtag_core.models import InputSpec, create_model, family, parse_options
 from hashtag_core.models.folder import save_model_folder
 from hashtag_core.recommend.recommender import Recommender
 from hashtag_core.schema import POST
+from hashtag_core.tagging.actor_pool import ActorPool
 from hashtag_core.tagging.run_state import TagSummary
 from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import ChunkOutcome, Task, Work
@@ -82,7 +83,7 @@ def inline(monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Recommender]) -> l
     """Tasks are run in this process, one after the other; the list holds them."""
     done: list[Task] = []
 
-    def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkOutcome]:
+    def run_tasks(tasks: Sequence[Task], work: Work, actors: ActorPool) -> Iterator[ChunkOutcome]:
         tagger = ChunkTagger(work)
         tagger._recommender = loaded.get(work.model_hash)
         loaded[work.model_hash] = tagger.recommender
@@ -91,7 +92,7 @@ def inline(monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Recommender]) -> l
             yield from tagger.run(Task.from_json(task.to_json()))
 
     monkeypatch.setattr(session, "connect", nullcontext)
-    monkeypatch.setattr(tag_actors, "cluster_shape", lambda actors: (1, 1, "cpu"))
+    monkeypatch.setattr(tag_actors, "cluster_pool", lambda section: ActorPool(1))
     monkeypatch.setattr(tag_actors, "run_tasks", run_tasks)
     return done
 
@@ -200,7 +201,7 @@ def test_a_rerun_after_a_stop_gives_the_same_rows(
     run_tasks = tag_actors.run_tasks
 
     def stop_at(encode: bool, number: int) -> None:
-        def stopping(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[ChunkOutcome]:
+        def stopping(tasks: Sequence[Task], work: Work, actors: ActorPool) -> Iterator[ChunkOutcome]:
             for n, outcome in enumerate(run_tasks(tasks, work, actors)):
                 if tasks[0].encode == encode and n == number:
                     raise StorageError("stopped")

@@ -28,6 +28,7 @@ from hashtag_core.output.lease import Lease, LeaseHeldError
 from hashtag_core.output.verify import verify_output
 from hashtag_core.recommend import read_posts
 from hashtag_core.tagging import part_ids
+from hashtag_core.tagging.actor_pool import ActorPool
 from hashtag_core.tagging.chunk_posts import ChunkPosts
 from hashtag_core.tagging.joint_run import ModelRun
 from hashtag_core.tagging.joint_tasks import JointOutcome, JointTask
@@ -234,7 +235,7 @@ def test_what_one_model_has_done_already_is_done_for_the_others_alone(
 def stopping_at(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[Sequence[Work]], None]) -> None:
     """`act` is called once so many chunks were reported."""
 
-    def run_joint_tasks(tasks: Sequence[JointTask], works: Sequence[Work], actors: int) -> Iterator[JointOutcome]:
+    def run_joint_tasks(tasks: Sequence[JointTask], works: Sequence[Work], actors: ActorPool) -> Iterator[JointOutcome]:
         tagger, n = JointTagger(works), 0
         for task in tasks:
             for outcome in tagger.run(task):
@@ -373,7 +374,7 @@ def test_chunks_whose_process_died_are_done_alone_by_each_model(
 ) -> None:
     passes: list[list[JointTask]] = []
 
-    def run_joint_tasks(tasks: Sequence[JointTask], works: Sequence[Work], actors: int) -> Iterator[JointOutcome]:
+    def run_joint_tasks(tasks: Sequence[JointTask], works: Sequence[Work], actors: ActorPool) -> Iterator[JointOutcome]:
         passes.append(list(tasks))
         tagger = JointTagger(works)
         for task in tasks:

@@ -18,6 +18,7 @@ from hashtag_core import storage
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import tag_actors
 from hashtag_core.errors import ConfigError, NotFoundError
+from hashtag_core.tagging.actor_pool import ActorPool
 from hashtag_core.tagging.stop_signal import StoppedError, StopSignal, parse_deadline
 from hashtag_core.tagging.tag_chunks import ChunkTagger
 from hashtag_core.tagging.task import Task, Work
@@ -51,7 +52,7 @@ def at_chunk(inline: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Ca
     """`at_chunk(4, act)`: `act(work)` is called when so many chunks were reported; the tasks run in this process."""
 
     def prepare(number: int, act: Callable[[Work], None]) -> None:
-        def run_tasks(tasks: Sequence[Task], work: Work, actors: int) -> Iterator[dict[str, Any]]:
+        def run_tasks(tasks: Sequence[Task], work: Work, actors: ActorPool) -> Iterator[dict[str, Any]]:
             tagger = ChunkTagger(work)
             for task in tasks:
                 for outcome in tagger.run(task):
