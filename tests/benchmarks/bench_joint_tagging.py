@@ -35,7 +35,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "regression_kriging": {"inputs": ["image", "caption"], "parts": []},
 }
 MOST_TIMES = 1.3
-"""What three models may take of the time of the dearest of them, on two cores."""
+"""What three models may take of the time of `linear` alone, on two cores."""
 
 
 def make_model(folder: Path, name: str) -> Path:
@@ -108,4 +108,4 @@ def test_three_models_and_one(make_jpeg: Callable[..., bytes], tmp_path: Path, r
         print(f"three models are {statistics.median(values):.2f} x {name} ({min(values):.2f} to {max(values):.2f})")
     print(f"and {found['three_is_times_of_three_runs']:.2f} x three runs one after the other")
     if POSTS >= JUDGED_FROM:
-        assert min(statistics.median(values) for values in times.values()) <= MOST_TIMES
+        assert statistics.median(times["linear"]) <= MOST_TIMES

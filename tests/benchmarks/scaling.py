@@ -3,7 +3,7 @@
     python tests/benchmarks/scaling.py [--runs docs/benchmarks/tagging_runs.json] [--price 0.048]   # money a CPU hour
 
 The model. A run costs a start (Ray, plan, actors), and then for every post CPU seconds that add up from what the job does with it:
-decode its picture, encode and score it, carry it through Ray to a file. Parts cost requests, one after another in the driver. A
+decode its picture, encode and score it, carry it through Ray to a file. Parts cost the driver requests. A
 cluster does the CPU seconds side by side, in tasks of a few chunks; what it loses by nodes that are slow, and by nodes that go, is not
 in a formula but in a simulation of the schedule (`simulate`), since it is the last tasks that decide.
 """
@@ -26,7 +26,11 @@ BYTES_A_POST = {"pictures": 20_000, "text": 150}
 TAGGED_BYTES = 120
 """A row of output, compressed."""
 PART_POSTS = 50_000
-REQUESTS_A_PART = 7
+REQUESTS_A_PART, PARTS_AT_ONCE = 7, 16
+ID_CPU_S = 2.1e-6
+"""Of the driver, to read and compare the id of a post that is new (a million of them: 2.13 s)."""
+HEAD_CPUS, MANY_PARTS = 2, 4_000
+"""Processes that share that work, from so many parts on."""
 REQUEST_S = 0.025
 NODE_CPUS = 16
 NODE_START_S = 300.0
@@ -101,8 +105,11 @@ def simulate(tasks: int, task_s: float, cluster: Cluster, rng: np.random.Generat
 
 
 def plan_s(posts: int) -> float:
-    """Requests of the driver before the first task, one after another."""
-    return posts / PART_POSTS * REQUESTS_A_PART * REQUEST_S
+    """The driver's before the first task, where all parts are new: the requests of a part one after another, those of several parts
+    side by side; and their ids."""
+    parts = posts / PART_POSTS
+    processes = HEAD_CPUS if parts >= MANY_PARTS else 1
+    return (parts * REQUESTS_A_PART * REQUEST_S / PARTS_AT_ONCE + posts * ID_CPU_S) / processes
 
 
 def worked_out(cost: Cost, case: str, posts: int, nodes: int, price: float, seeds: int = 20) -> dict[str, float]:
