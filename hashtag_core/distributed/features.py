@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +22,9 @@ from hashtag_core.config import EncodersSection
 from hashtag_core.data.dataset import SPLITS, Dataset, Split
 from hashtag_core.data.feature_cache import DIED, FeatureCache, cache_root
 from hashtag_core.data.features import build_feature_table
-from hashtag_core.distributed.place import ACTOR_CPUS, AT_REST_ACTORS
+from hashtag_core.distributed.place import pool_for
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.distributed.tasks import Pool, run_tasks
-from hashtag_core.distributed.train_resources import grows
 from hashtag_core.encoders import load_encoders
 from hashtag_core.encoders.encode_chunk import EncodeChunk, Slices, read_chunk
 from hashtag_core.errors import HashtagError
@@ -80,11 +80,14 @@ def ensure_features(
         before = posts
         logger.info("encoding %d posts into %s: %s", posts, cache.root, ", ".join(sorted(lacking)))
         on_gpus = max(int(cluster_gpus()), gpus or 0)
-        actors = on_gpus or max(AT_REST_ACTORS if grows() else 1, int(cluster_cpus()))
+        actors = on_gpus or max(1, int(cluster_cpus()))
         size = chunk_posts or int(np.clip(posts // (8 * actors), *CHUNK_POSTS))
         chunks = list(_cut(slices, size))
         make = partial(EncodeChunk, section, frozenset(lacking), FeatureCache(cache.root, kinds))
-        _run(chunks, make, side_px, min(actors, len(chunks)), posts, on_gpus > 0)
+        pool = pool_for(len(chunks), on_gpus)
+        if on_gpus:  # CPUs are for the tasks that read ahead, which need a whole one
+            pool = replace(pool, cpus=None)
+        _run(chunks, make, side_px, pool, posts)
     cache.refresh()
     _, slices = _missing(dataset, splits, cache)
     for kind, keys in _keys_of(slices, cache).items():
@@ -154,13 +157,10 @@ def _cut(slices: Slices, size: int) -> Iterator[Slices]:
         yield chunk
 
 
-def _run(
-    chunks: list[Slices], encode: "Callable[..., EncodeChunk]", side_px: int, actors: int, posts: int, gpus: bool
-) -> None:
+def _run(chunks: list[Slices], encode: "Callable[..., EncodeChunk]", side_px: int, pool: Pool, posts: int) -> None:
     """One round over the chunks, with a progress bar on stderr. Those whose process died are left to the next round."""
-    pool = Pool(actors, None if gpus else ACTOR_CPUS, 1.0 if gpus else None)
-    make = partial(encode, threads=None if gpus else 1)
-    ahead = partial(read_chunk, side_px=side_px) if gpus else None
+    make = partial(encode, threads=None if pool.gpus else 1)
+    ahead = partial(read_chunk, side_px=side_px) if pool.gpus else None
     errors: list[str] = []
     started = time.monotonic()
     unreadable = 0

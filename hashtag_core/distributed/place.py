@@ -3,7 +3,8 @@
 A head node has no CPU for work and little memory: its driver plans, and puts together what comes back. On a single machine the
 driver is a worker like any other, and little work is not worth the start of other processes.
 
-    workers(tasks, few)          what they run on
+    pool_for(tasks, gpus)        the actors that tasks are given to
+    workers(tasks, few)          the same for tasks that this process may do itself
     results_of(tasks, make)      a result of each task, as it is done
     build_folder(build, folder)  a folder of files that is written where the work is, and copied here in pieces
 """
@@ -25,15 +26,10 @@ from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.distributed.train_resources import grows
 from hashtag_core.errors import HashtagError, MachineError
 from hashtag_core.faults import Fault, classify
+from hashtag_core.tagging.actor_pool import SHARED_CPUS, TASKS_PER_ACTOR
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-ACTOR_CPUS = 0.5
-"""What an actor reserves: it uses a whole CPU, and leaves room for Ray and for reading."""
-
-AT_REST_ACTORS = 8
-"""Asked of a cluster of which little or nothing is up: it starts machines for them."""
 
 END_S = 24 * 3600.0
 """Without a result: a fit may take that long. Until then there are warnings."""
@@ -48,10 +44,20 @@ def is_alone() -> bool:
     return not grows() if ray.is_initialized() else not os.environ.get("RAY_ADDRESS")
 
 
+def pool_for(tasks: int, gpus: int) -> Pool:
+    """An actor for each of so many GPUs, or each CPU that is up. On a cluster that grows those are where it begins: as in
+    `tagging.actor_pool`, while tasks wait it is asked for one more for every few of them, of a whole CPU."""
+    up = gpus or max(1, int(cluster_cpus()))
+    if not grows():
+        return Pool(max(1, min(tasks, up)), SHARED_CPUS, 1.0 if gpus else None)
+    size = max(1, min(tasks, max(up, -(-tasks // TASKS_PER_ACTOR))))
+    return Pool(size, SHARED_CPUS if gpus else 1.0, 1.0 if gpus else None, least=up)
+
+
 @contextmanager
 def workers(tasks: int, few: bool) -> Iterator[tuple[Pool | None, int | None]]:
-    """What tasks are to run on for the time of the block, and the threads of each: an actor for each GPU, or each CPU, of the
-    cluster, which is joined (or begun) for that. None and None, this process, for `few` where it is alone."""
+    """What tasks are to run on for the time of the block, and the threads of each, on the cluster, which is joined (or begun) for
+    that. None and None, this process, for `few` where it is alone."""
     if few and is_alone():
         yield None, None
         return
@@ -60,8 +66,9 @@ def workers(tasks: int, few: bool) -> Iterator[tuple[Pool | None, int | None]]:
             yield None, None
             return
         gpus, cpus = int(cluster_gpus()), int(cluster_cpus())
-        actors = max(1, min(tasks, gpus or max(AT_REST_ACTORS if grows() else 1, cpus)))
-        yield Pool(actors, ACTOR_CPUS, 1.0 if gpus else None), max(1, cpus // actors)
+        pool = pool_for(tasks, gpus)
+        alone_on_a_cpu = pool.least is not None and not gpus
+        yield pool, 1 if alone_on_a_cpu else max(1, cpus // min(pool.size, pool.least or pool.size))
 
 
 def results_of(
