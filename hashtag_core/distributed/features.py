@@ -84,7 +84,7 @@ def ensure_features(
         size = chunk_posts or int(np.clip(posts // (8 * actors), *CHUNK_POSTS))
         chunks = list(_cut(slices, size))
         make = partial(EncodeChunk, section, frozenset(lacking), FeatureCache(cache.root, kinds))
-        pool = pool_for(len(chunks), on_gpus)
+        pool, _ = pool_for(len(chunks), on_gpus)
         if on_gpus:  # CPUs are for the tasks that read ahead, which need a whole one
             pool = replace(pool, cpus=None)
         _run(chunks, make, side_px, pool, posts)

@@ -3,7 +3,7 @@
 A head node has no CPU for work and little memory: its driver plans, and puts together what comes back. On a single machine the
 driver is a worker like any other, and little work is not worth the start of other processes.
 
-    pool_for(tasks, gpus)        the actors that tasks are given to
+    pool_for(tasks, gpus)        the actors that tasks are given to, and the threads of each
     workers(tasks, few)          the same for tasks that this process may do itself
     results_of(tasks, make)      a result of each task, as it is done
     build_folder(build, folder)  a folder of files that is written where the work is, and copied here in pieces
@@ -26,7 +26,7 @@ from hashtag_core.distributed.tasks import Pool, run_tasks
 from hashtag_core.distributed.train_resources import grows
 from hashtag_core.errors import HashtagError, MachineError
 from hashtag_core.faults import Fault, classify
-from hashtag_core.tagging.actor_pool import SHARED_CPUS, TASKS_PER_ACTOR
+from hashtag_core.tagging.actor_pool import share_out
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,14 +44,11 @@ def is_alone() -> bool:
     return not grows() if ray.is_initialized() else not os.environ.get("RAY_ADDRESS")
 
 
-def pool_for(tasks: int, gpus: int) -> Pool:
-    """An actor for each of so many GPUs, or each CPU that is up. On a cluster that grows those are where it begins: as in
-    `tagging.actor_pool`, while tasks wait it is asked for one more for every few of them, of a whole CPU."""
-    up = gpus or max(1, int(cluster_cpus()))
-    if not grows():
-        return Pool(max(1, min(tasks, up)), SHARED_CPUS, 1.0 if gpus else None)
-    size = max(1, min(tasks, max(up, -(-tasks // TASKS_PER_ACTOR))))
-    return Pool(size, SHARED_CPUS if gpus else 1.0, 1.0 if gpus else None, least=up)
+def pool_for(tasks: int, gpus: int) -> tuple[Pool, int]:
+    """The actors for so many tasks, on so many GPUs or (0) on CPUs, as `share_out` has it; and the CPU threads of each."""
+    cpus, growing = cluster_cpus(), grows()
+    shared = share_out(cpus, gpus or None, growing, None if growing else min(tasks, gpus or int(cpus)))
+    return Pool(shared.size(tasks), shared.cpus, shared.gpus, least=shared.least), shared.threads
 
 
 @contextmanager
@@ -65,10 +62,7 @@ def workers(tasks: int, few: bool) -> Iterator[tuple[Pool | None, int | None]]:
         if few and is_alone():
             yield None, None
             return
-        gpus, cpus = int(cluster_gpus()), int(cluster_cpus())
-        pool = pool_for(tasks, gpus)
-        alone_on_a_cpu = pool.least is not None and not gpus
-        yield pool, 1 if alone_on_a_cpu else max(1, cpus // min(pool.size, pool.least or pool.size))
+        yield pool_for(tasks, int(cluster_gpus()))
 
 
 def results_of(

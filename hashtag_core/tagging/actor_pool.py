@@ -1,4 +1,4 @@
-"""How many actors a tagging run asks for, what each reserves, and how it is fed.
+"""How many actors work with a model is given, what each reserves, and how it is fed.
 
 A machine that is all there is is divided among its actors. A cluster of several machines, or one at rest, begins with those that
 what is up has room for; while tasks wait, Ray asks its autoscaler for machines, puts actors on what comes, up to as many as the
@@ -6,7 +6,7 @@ work can use, and ends those that no task is left for, so that their machines ca
 were it half a CPU, twice as many would fit the first machine and no second one would start.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hashtag_core.config import TaggingSection
 from hashtag_core.errors import ConfigError
@@ -48,7 +48,7 @@ class ActorPool:
 
     def size(self, tasks: int) -> int:
         """Actors that so many tasks are given to."""
-        return min(tasks, self.actors or max(self.least or 1, -(-tasks // TASKS_PER_ACTOR)))
+        return max(1, min(tasks, self.actors or max(self.least or 1, -(-tasks // TASKS_PER_ACTOR))))
 
 
 def actor_pool(section: TaggingSection, cpus: float, gpus: float, grows: bool) -> ActorPool:
@@ -59,22 +59,28 @@ def actor_pool(section: TaggingSection, cpus: float, gpus: float, grows: bool) -
     if section.gpus == "always" and not grows and not gpus:
         raise ConfigError("tagging.gpus: 'always' needs a GPU, this machine has none")
     on_gpus = section.gpus != "never" and (gpus >= 1 or (grows and section.gpus in ("always", "cluster")))
-    up = int(gpus) if on_gpus else max(1, int(cpus))
+    pool = share_out(cpus, int(gpus) if on_gpus else None, grows, section.actors)
+    return replace(pool, end_s=max(STALL_TIMEOUT_S, section.start_timeout_s)) if grows else pool
+
+
+def share_out(cpus: float, gpus: int | None, grows: bool, actors: int | None = None) -> ActorPool:
+    """Actors on so many GPUs, each with one (0: they are to be started), or on CPUs alone (None); `actors` of them, neither more nor
+    less, or as many as there is room and work for."""
+    up = max(1, int(cpus) if gpus is None else gpus)
+    each = None if gpus is None else 1.0
     if not grows:
-        count = section.actors or up
-        threads = max(1, int(cpus) // count)
-        return ActorPool(count, SHARED_CPUS, float(on_gpus) or None, threads, _ahead(on_gpus, cpus, count))
-    end_s = max(STALL_TIMEOUT_S, section.start_timeout_s)
-    least = None if section.actors else max(1, up)
-    if not on_gpus:
-        return ActorPool(section.actors, 1.0, least=least, end_s=end_s)
-    threads = max(1, int(cpus) // up) if up else GPU_MACHINE_CPUS
-    ahead = _ahead(True, cpus, section.actors or up) if up else GPU_MACHINE_CPUS
-    return ActorPool(section.actors, SHARED_CPUS, 1.0, threads, ahead, least=least, end_s=end_s)
+        count = actors or up
+        return ActorPool(count, SHARED_CPUS, each, max(1, int(cpus) // count), _ahead(cpus, count) if each else 0)
+    least = None if actors else up
+    if gpus is None:
+        return ActorPool(actors, 1.0, least=least)
+    if gpus == 0:
+        return ActorPool(actors, SHARED_CPUS, each, GPU_MACHINE_CPUS, GPU_MACHINE_CPUS, least)
+    return ActorPool(actors, SHARED_CPUS, each, max(1, int(cpus) // gpus), _ahead(cpus, actors or gpus), least)
 
 
-def _ahead(on_gpus: bool, cpus: float, actors: int) -> int:
-    """0 on CPUs, where an actor that opens its own posts is the faster (299 against 207 images/s on two), and where GPU actors leave
-    no CPU free, since such a task would wait for ever."""
+def _ahead(cpus: float, actors: int) -> int:
+    """Beside GPUs; 0 where their actors leave no CPU free, since a task that opens posts would wait for ever. On CPUs an actor that opens
+    its own posts is the faster (299 against 207 images/s on two)."""
     free = int(cpus - actors * SHARED_CPUS)
-    return -(-free // actors) + 1 if on_gpus and free >= 1 else 0
+    return -(-free // actors) + 1 if free >= 1 else 0

@@ -111,6 +111,7 @@ def test_checkpoints_that_a_node_does_not_see(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def at_rest() -> Iterator[str]:
+    """The address of one cluster for the tests of this file that need not see machines go."""
     with fake_cluster(TYPES, most=2, idle_minutes=10) as address:
         yield address
 
@@ -275,9 +276,8 @@ def test_tagging_takes_what_the_cluster_has_and_gives_it_back(
                 command, env=environment, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=400
             )
             assert done.returncode == 0, done.stderr[-4000:]
-            seen += [
-                int(line) for line in watch.stdout if line.strip().isdigit()
-            ]  # until the last machine is gone, or its time is over
+            # until the last machine is gone, or its time is over
+            seen += [int(line) for line in watch.stdout if line.strip().isdigit()]
         finally:
             watch.kill()
     assert (seen[0], max(seen), seen[-1]) == (0, 4, 0), seen

@@ -18,19 +18,19 @@ LARGE = place.PIECE_BYTES + 5
 @pytest.mark.parametrize(
     ("up", "grows", "tasks", "expected"),
     [
-        ((8, 0), False, 100, Pool(8, 0.5)),
-        ((8, 0), False, 3, Pool(3, 0.5)),
-        ((8, 0), False, 0, Pool(1, 0.5)),
-        ((8, 2), False, 100, Pool(2, 0.5, 1.0)),
-        ((0, 0), True, 100, Pool(25, 1.0, least=1)),  # at rest
-        ((16, 0), True, 100, Pool(25, 1.0, least=16)),
-        ((16, 0), True, 20, Pool(16, 1.0, least=16)),
-        ((16, 0), True, 1, Pool(1, 1.0, least=16)),
-        ((16, 4), True, 100, Pool(25, 0.5, 1.0, least=4)),
+        ((8, 0), False, 100, (Pool(8, 0.5), 1)),
+        ((8, 0), False, 3, (Pool(3, 0.5), 2)),
+        ((8, 0), False, 0, (Pool(1, 0.5), 1)),
+        ((8, 2), False, 100, (Pool(2, 0.5, 1.0), 4)),
+        ((0, 0), True, 100, (Pool(25, 1.0, least=1), 1)),  # at rest
+        ((16, 0), True, 100, (Pool(25, 1.0, least=16), 1)),
+        ((16, 0), True, 20, (Pool(16, 1.0, least=16), 1)),
+        ((16, 0), True, 1, (Pool(1, 1.0, least=16), 1)),
+        ((16, 4), True, 100, (Pool(25, 0.5, 1.0, least=4), 4)),
     ],
 )
 def test_what_a_machine_is_divided_into_and_a_cluster_is_asked_for(
-    up: tuple[int, int], grows: bool, tasks: int, expected: Pool, monkeypatch: pytest.MonkeyPatch
+    up: tuple[int, int], grows: bool, tasks: int, expected: tuple[Pool, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(place, "cluster_cpus", lambda: float(up[0]))
     monkeypatch.setattr(place, "grows", lambda: grows)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hashtag_core.tagging import part_ids
+
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("scaling", ROOT / "tests" / "benchmarks" / "scaling.py")
 assert _spec is not None
@@ -71,3 +73,10 @@ def test_the_published_runs_are_fitted_and_the_checks_hold() -> None:
         told = cost.seconds(check["case"], check["posts"], check["cpus"])
         least = told - cost.start_s if check.get("ray_is_up") else told
         assert least * 0.8 <= check["seconds"] <= told * 1.2
+
+
+def test_planning_is_counted_as_it_is_done() -> None:
+    assert (scaling.PARTS_AT_ONCE, scaling.MANY_PARTS) == (part_ids.PARTS_AT_ONCE, part_ids.MANY_PARTS)
+    few, many = 100 * scaling.PART_POSTS, scaling.MANY_PARTS * scaling.PART_POSTS
+    assert scaling.plan_s(few) == pytest.approx(100 * 7 * 0.025 / 16 + few * 2.1e-6)
+    assert scaling.plan_s(many) == pytest.approx((4000 * 7 * 0.025 / 16 + many * 2.1e-6) / 2)

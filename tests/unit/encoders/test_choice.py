@@ -167,7 +167,7 @@ def test_auto_takes_what_is_faster_here_and_gives_the_same_vectors(
 
 def test_models_that_read_different_outputs_are_run_by_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a run of several models has the network run twice, as the noise of two measurements had it."""
-    seconds = iter([2.0, 2.0, 2.0, 1.0, 1.0, 1.0, *[1.0, 1.0, 1.0], *[2.0, 2.0, 2.0]])
+    seconds = iter([2.0] * 3 + [1.0] * 3 + [1.0] * 3 + [2.0] * 3)
     monkeypatch.setattr(choice, "_timed", lambda run: next(seconds))
     found = [
         load_encoders(EncodersSection(), frozenset({needs}), "cpu").backends for needs in ("text_states", "text_vector")
