@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 DRIVER = """
 import json, sys
+from contextlib import nullcontext
 from hashtag_core.config import Recipe
 from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.evaluate import evaluate
@@ -47,12 +48,12 @@ if not here:
             if hasattr(family(name), method):
                 told(family(name), method)
 models, trained = json.loads(sys.argv[5]), []
-for values in [] if here else recipes:
-    with connect():
+with nullcontext() if here else connect():
+    for values in [] if here else recipes:
         summary = train(Recipe.model_validate(values), dataset)
-    models.append(summary.model)
-    trained.append(summary.metrics)
-judged = evaluate(dataset, models, report, Recipe.model_validate(recipes[0]))["models"]
+        models.append(summary.model)
+        trained.append(summary.metrics)
+    judged = evaluate(dataset, models, report, Recipe.model_validate(recipes[0]))["models"]
 print(json.dumps({"models": models, "trained": trained, "judged": judged, "worked": worked}))
 """
 

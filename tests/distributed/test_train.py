@@ -374,7 +374,7 @@ def test_dry_run_describes_and_writes_nothing(place, dataset):
     assert sorted(place.rglob("*")) == before
 
 
-def test_an_encoder_is_trained_with_its_model(inline, place, dataset, tmp_path):
+def test_an_encoder_is_trained_with_its_model(inline, place, dataset, tmp_path, write_archive):
     """On two workers: the folder holds what was trained, and tagging, notebook and evaluation score with it alike."""
     model = {
         "family": "co_attention",
@@ -405,7 +405,8 @@ def test_an_encoder_is_trained_with_its_model(inline, place, dataset, tmp_path):
     cache = recommender.encoders.open_cache(cache_root(dataset, section))
     cached = recommender.recommend(posts, top_k=3, cached=cache)
     assert raw["hashtags"].to_pylist() == cached["hashtags"].to_pylist()
-    request = TagRequest(Recipe.model_validate({"tagging": {"top_k": 3}}), str(place / "archive"), str(tmp_path / "out"),
+    few = write_archive(tmp_path / "few", [_post(n) for n in range(24)])
+    request = TagRequest(Recipe.model_validate({"tagging": {"top_k": 3}}), str(few), str(tmp_path / "out"),
                          resolve_model(summary.model))  # fmt: skip
     tag_archive(plan_tagging(request))
     rows = {row["post_id"]: row for row in rows_by_table(tmp_path / "out")}
