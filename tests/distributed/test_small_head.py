@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from hashtag_core.config import Recipe
+from hashtag_core.distributed.prepare import prepare
+from hashtag_core.preparation.plan import plan_prepare
 from tests.distributed.test_train_nodes import Raylets
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +85,7 @@ def raylets() -> Iterator[Raylets]:
 
 
 @pytest.mark.slow
-def test_the_driver_only_drives(raylets: Raylets, tmp_path: Path, write_archive: Any) -> None:
+def test_the_driver_only_drives(raylets: Raylets, ray_session: None, tmp_path: Path, write_archive: Any) -> None:
     words = ("cat", "dog", "sun", "sea")
     posts = [
         {
@@ -101,8 +104,8 @@ def test_the_driver_only_drives(raylets: Raylets, tmp_path: Path, write_archive:
     alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     alone |= {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db", "PYTHONPATH": str(ROOT)}
     cluster = {**alone, "RAY_ADDRESS": raylets.address, "RAY_AUTH_MODE": "disabled"}
-    prepare = ["jobs/prepare.py", "--archive", str(archive), "--dataset", f"{tmp_path}/dataset"]
-    run(cluster, *prepare, "--set", "vocabulary.min_count=2", "--set", "split.kind=random")
+    prepared = {"vocabulary": {"min_count": 2}, "split": {"kind": "random"}}
+    prepare(plan_prepare(Recipe.model_validate(prepared), str(archive), f"{tmp_path}/dataset"))
 
     def driver(environment: dict[str, str], where: str, models: list[str]) -> dict[str, Any]:
         given = [where, f"{tmp_path}/dataset", f"{tmp_path}/{where}", json.dumps(recipes), json.dumps(models)]
