@@ -50,7 +50,8 @@ ifneq ($(TORCH),)
 endif
 	grep -v $(if $(TORCH),'^torch==','^#') requirements.lock > $(VENV)/requirements.txt
 	@echo "Installing $$(wc -l < $(VENV)/requirements.txt) packages into $(VENV): two minutes, or as long as 1 GB takes to arrive."
-	$(BIN)/python -m $(PIP) install --no-compile -qq -r $(VENV)/requirements.txt
+	@# the lock names all of them
+	$(BIN)/python -m $(PIP) install --no-compile --no-deps -qq -r $(VENV)/requirements.txt
 	@# pip compiles with one process, and all of it; tests of packages are never imported, and some are no Python 3
 	@$(BIN)/python -m compileall -q -q -j 0 -x '/tests?/' $(VENV)/lib || true
 	touch $@

@@ -183,12 +183,12 @@ def _rows(
     items = [
         {"number": number, "task": pickle.dumps(task), "error": None, "fault": None} for number, task in waiting.items()
     ]
-    table = pa.Table.from_pylist(items, schema=_TASK)
     with DataContext.current(context), warnings.catch_warnings():
         # Ray Data has no other place yet for the number of times that a task whose process died is begun anew.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        rows = ray.data.from_arrow([table.slice(number, 1) for number in range(len(table))])
+        # A block a task, described here: of tables Ray would ask its workers for a description, task by task.
+        rows = ray.data.from_items(items, override_num_blocks=len(items))
         if ahead is not None:
             rows = rows.map_batches(
                 _Ahead(ahead), batch_size=1, batch_format="pyarrow", num_cpus=1, max_retries=pool.retries

@@ -11,9 +11,10 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,8 @@ def _train_on_ray(
     log = start_run_log()
     job = TrainJob(**{**vars(job), "log": log, "record_file": record.file, "run_id": record.run_id})
     set_start_timeout(settings)
-    trainer = _Trainer(
+    trainer = partial(
+        _Trainer,
         lambda: train_worker(job),
         scaling_config=ScalingConfig(
             num_workers=settings.workers, use_gpu="GPU" in resources, resources_per_worker=resources
@@ -262,13 +264,19 @@ class _Trainer(TorchTrainer):
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
-def _run_trainer(trainer: Any, max_failures: int) -> Any:
-    """`trainer.fit()`, its errors as ours."""
-    from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+def _run_trainer(make_trainer: Callable[[], Any], max_failures: int, begun_anew: int = 0) -> Any:
+    """`fit()` of what is made, its errors as ours. A worker that dies just as the workers are told to begin is to Ray an error of its
+    controller, which it does not try again: another trainer of the same name goes on from the last checkpoint."""
+    from ray.exceptions import RayActorError
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
     try:
-        return trainer.fit()
+        return make_trainer().fit()
     except TrainingFailedError as error:
+        is_death = isinstance(error, ControllerError) and isinstance(error.controller_failure, RayActorError)
+        if is_death and begun_anew < max_failures:
+            logger.warning("a worker died as training began, beginning anew: %s", " ".join(str(error).split())[:500])
+            return _run_trainer(make_trainer, max_failures, begun_anew + 1)
         causes: list[BaseException] = [error]
         if isinstance(error, WorkerGroupError):
             causes = [getattr(cause, "cause", None) or cause for cause in error.worker_failures.values()]

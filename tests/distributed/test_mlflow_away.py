@@ -196,6 +196,9 @@ def goes_away_once(patch: pytest.MonkeyPatch, server: TrackingServer, module: An
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    AWAY_S < LONG_S, reason="half a minute; tests/unit/tracking/test_make_once.py has the rule: make soak"
+)
 def test_answers_that_are_lost_make_nothing_twice(
     server: TrackingServer, undisturbed: dict[str, Any], whole_path: Callable[[str], None]
 ) -> None:
