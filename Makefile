@@ -89,8 +89,8 @@ ablations: setup
 
 # What runs on Ray waits most of the time for one process to start, and what ends at another machine's word for the other machine.
 # So three run side by side: the tests on a Ray that they share; those that start what they need, beside them; and lint and what
-# needs no Ray. The last two yield to the first a little: more, and they are what is waited for. The threads of three processes would
-# wait for one another on two cores, and turn in circles as they do: each gets one.
+# needs no Ray. The last two yield to the first a little: more, and they are what is waited for. Each has one
+# thread to compute with: they share the cores.
 KILLS := tests/distributed/test_tag_kills.py
 OF_THEIR_OWN := $(KILLS) tests/end_to_end $(foreach name,extreme_posts leaderboard mlflow_away small_head tune,tests/distributed/test_$(name).py)
 LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

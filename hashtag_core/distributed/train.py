@@ -279,12 +279,13 @@ def _run_trainer(make_trainer: Callable[[], Any], max_failures: int, begun_anew:
             return _run_trainer(make_trainer, max_failures, begun_anew + 1)
         causes: list[BaseException] = [error]
         if isinstance(error, WorkerGroupError):
+            begun_anew += max_failures
             causes = [getattr(cause, "cause", None) or cause for cause in error.worker_failures.values()]
         for cause in causes:
             if isinstance(cause, HashtagError):
                 raise cause from None
         raise TrainingError(
-            f"training failed, after {max_failures} new starts: {type(causes[0]).__name__}: {' '.join(str(causes[0]).split())[:2000]}"
+            f"training failed, after {begun_anew} new starts: {type(causes[0]).__name__}: {' '.join(str(causes[0]).split())[:2000]}"
         ) from error
 
 

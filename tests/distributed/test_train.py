@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from ray.exceptions import RayActorError
+from ray.train.v2.api.exceptions import ControllerError
 from safetensors.torch import load_file
 
 from hashtag_core.config import Recipe, read_recipe
@@ -22,7 +25,7 @@ from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.features import cache_root
 from hashtag_core.distributed.prepare import prepare
 from hashtag_core.distributed.tag import tag as tag_archive
-from hashtag_core.distributed.train import train
+from hashtag_core.distributed.train import _run_trainer, train
 from hashtag_core.encoders import load_encoders
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError, TrainingError
 from hashtag_core.models import family, parse_options
@@ -166,34 +169,23 @@ def test_one_worker_with_checkpoints_on_s3_takes_the_same_steps(trained, dataset
     assert RunRecord.find(f"{s3_bucket}/runs", summary.run_id).summary.model == summary.model
 
 
-def _await_checkpoint(root: Path, timeout_s: float = 180) -> str:
+def _await_checkpoint(root: Path, known: Collection[Path] = (), timeout_s: float = 180) -> str:
+    """The run below `root` that has one that is not known."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         for folder in root.glob("*-*"):
-            if list(folder.glob("epoch-*/state.json")):
+            if set(folder.glob("epoch-*/state.json")).difference(known):
                 return folder.name
         time.sleep(0.05)
     raise AssertionError("no checkpoint appeared")
 
 
-def _workers_at_work(timeout_s: float = 180) -> list[psutil.Process]:
-    """Those of this process's Ray, once both train."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        found = [
-            process for process in psutil.Process().children(recursive=True) if _title(process).endswith("run_train_fn")
-        ]
-        if len(found) == 2:
-            return found
-        time.sleep(0.05)
-    raise AssertionError("no two workers train")
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return "".join(process.cmdline()[:1]).strip()
-    except psutil.Error:
-        return ""
+def _workers() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.is_running() and "RayTrainWorker" in " ".join(process.cmdline()[:1])
+    ]
 
 
 def test_a_killed_driver_is_resumed_a_killed_worker_replaced_and_the_model_is_the_same(
@@ -222,10 +214,14 @@ def test_a_killed_driver_is_resumed_a_killed_worker_replaced_and_the_model_is_th
     assert record.summary is None
     with pytest.raises(ConfigError, match=r"cannot be resumed: training\.learning_rate was 0\.01, is 0\.5"):
         train(_recipe(place, workers=2, storage=str(root), learning_rate=0.5), dataset, resume=name)
-    outcome = []
+    known = set(root.glob("*/epoch-*/state.json"))
+    outcome: list[object] = []
     thread = threading.Thread(target=lambda: outcome.append(train(recipe, dataset, resume=record.run_id)))
     thread.start()
-    _workers_at_work()[0].send_signal(signal.SIGKILL)
+    _await_checkpoint(root, known)
+    victims = _workers()
+    assert len(victims) == 2
+    victims[0].send_signal(signal.SIGKILL)
     thread.join(300)
     assert outcome, "the run did not go on"
     summary = outcome[0]
@@ -234,6 +230,30 @@ def test_a_killed_driver_is_resumed_a_killed_worker_replaced_and_the_model_is_th
     assert _history(summary.run_id, "train_loss") == _history(trained.run_id, "train_loss")
     assert _version(summary.model) == _version(trained.model)
     assert train(recipe, dataset, resume=name) == summary, "a finished run says what it made"
+
+
+def test_a_worker_that_dies_as_training_begins_is_replaced_so_many_times(caplog):
+    """Ray does not try again what its controller sees then."""
+    ends: list[Exception | str] = []
+
+    class Trainer:
+        def fit(self) -> str:
+            end = ends.pop(0)
+            if isinstance(end, Exception):
+                raise end
+            return end
+
+    death = ControllerError(RayActorError())
+    ends[:] = [death, death, "trained"]
+    assert _run_trainer(Trainer, 2) == "trained"
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "a worker died as training began, beginning anew"
+    ] * 2
+    for fault, tries in ((death, 3), (ControllerError(ValueError("of its own")), 1)):
+        ends[:] = [fault] * 3
+        with pytest.raises(TrainingError, match=f"after {tries - 1} new starts"):
+            _run_trainer(Trainer, 2)
+        assert len(ends) == 3 - tries
 
 
 def _end(pids: list[int]) -> None:
