@@ -2,7 +2,7 @@
 
     python jobs/leaderboard.py [--archive URI] [--name NAME] [--out DIR] [--split by_user] [--families a,b]
                                [--recipes FILE ...] [--learning-curve A,B] [--pairs FILE] [--publish DIR]
-                               [--seeds N] [--trials N] [--folds N] [--history-posts N]
+                               [--seeds N] [--trials N] [--folds N] [--history-posts N] [--control SYSTEM]
 
 With no argument the sample archive is taken. What is done is kept in DIR, so a run can be stopped and started again; a
 family that fails is reported and the others go on. `--recipe` and `--set` say how the archive is prepared and judged;
@@ -73,6 +73,12 @@ def build_parser() -> JobParser:
         default=HISTORY_POSTS,
         help=f"posts of a user that every family reads that reads any; 0: as its recipe says (default: {HISTORY_POSTS})",
     )
+    parser.add_argument(
+        "--control",
+        metavar="SYSTEM",
+        help="the system that is to be compared with each other one, named before the board is made: its p-values are corrected for "
+        "these comparisons alone (default: the first one is shown, corrected for every two systems)",
+    )
     parser.add_argument("--publish", metavar="DIR", help="copy report.md, report.json and the pictures there too")
     add_common_arguments(parser)
     return parser
@@ -84,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leaderboard(arguments: argparse.Namespace, argv: Sequence[str]) -> Mapping[str, object]:
+    from hashtag_core.leaderboard.compare import with_control
     from hashtag_core.leaderboard.plan import describe_leaderboard, family_recipes, plan_leaderboard
 
     if arguments.split:
@@ -108,6 +115,7 @@ def _leaderboard(arguments: argparse.Namespace, argv: Sequence[str]) -> Mapping[
         arguments.trials,
         arguments.folds,
     )
+    plan = with_control(plan, arguments.control)
     if arguments.dry_run:
         return describe_leaderboard(plan)
     from hashtag_core.distributed.leaderboard import run_leaderboard  # Ray: seconds to import

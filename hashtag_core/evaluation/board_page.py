@@ -11,6 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from typing import cast
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -73,7 +74,7 @@ def side_by_side_markdown(report: BoardReport, figures: Iterable[str]) -> str:
         picture("systems.svg", f"F1@{k} of every system with its interval"),
         f"\n## Against the floors (F1@{k}, protocol headline, paired)\n",
         _against_floors(report),
-        "\n## The first against every other (F1, protocol headline, paired, Holm's correction)\n",
+        f"\n## {_compared(report)} against every other (F1, protocol headline, paired, Holm's correction)\n",
         _against_all(report),
         seeds_section(report),
         trials_section(report),
@@ -212,26 +213,56 @@ def _against_floors(report: BoardReport) -> str:
     return table(header, rows) + f"\nNeural systems more than {NEAR_LINEAR} below `linear`: {listed}.\n"
 
 
+def _compared(report: BoardReport) -> str:
+    """How the heading names the system that the others are compared with."""
+    control = _control(report)
+    return f"The control, `{control}`," if control else "The first"
+
+
+def _control(report: BoardReport) -> str | None:
+    control = report.get("control")
+    return control if any(entry["name"] == control for entry in done_entries(report)) else None
+
+
 def _against_all(report: BoardReport) -> str:
-    """The first system less every other one, at each K that all pairs were compared at; any other two are in report.json."""
+    """The control, or else the first system, less every other one, at each K that all pairs were compared at; any other two are in
+    report.json."""
     done = [entry["name"] for entry in done_entries(report)]
     found = {(row["first"], row["second"], row["k"]): row for row in report.get("comparisons", ())}
     if len(done) < 2 or not found:
         return "There is no other one.\n"
     ks = sorted({k for _, _, k in found})
-    rows = [[name, *[_corrected(found.get((done[0], name, k))) for k in ks]] for name in done[1:]]
+    control = _control(report)
+    ours = control or done[0]
+    others = [name for name in done if name != ours]
+    rows = [[name, *[_corrected(_less(found, ours, name, k)) for k in ks]] for name in others]
+    asked = (
+        f"the {len(rows)} comparisons of this table at that K (Holm 1979, as Demšar 2006 has it for a control that was named beforehand)"
+        if control
+        else f"all {len(done) * (len(done) - 1) // 2} pairs of systems at that K (Holm 1979)"
+    )
     description = (
-        f"`{done[0]}` less each, and how many times its F1 it has; p is corrected for all {len(done) * (len(done) - 1) // 2} pairs of systems at that K "
-        "(Holm 1979). Any two systems: `comparisons` in `report.json`."
+        f"`{ours}` less each, and how many times its F1 it has; p is corrected for {asked}. "
+        "Any two systems, corrected for all pairs: `comparisons` in `report.json`."
     )
     return table(["system", *[f"K = {k}" for k in ks]], rows) + f"\n{description}\n"
+
+
+def _less(found: Mapping[tuple[str, str, int], ComparedPair], one: str, other: str, k: int) -> ComparedPair | None:
+    """`one` less `other`, whichever of them the report has first."""
+    row = found.get((other, one, k))
+    if row is None:
+        return found.get((one, other, k))
+    turned = (row["second_value"], row["first_value"], -row["value"], -row["high"], -row["low"])
+    names = ("first_value", "second_value", "value", "low", "high")
+    return cast(ComparedPair, {**row, "first": one, "second": other, **dict(zip(names, turned, strict=True))})
 
 
 def _corrected(row: ComparedPair | None) -> str:
     if not row:
         return ""
     times = f", {row['first_value'] / row['second_value']:.2f} x" if row.get("second_value") else ""
-    return f"{_difference(row)}<br><sub>p {row['p_holm']:.3f}{times}</sub>"
+    return f"{_difference(row)}<br><sub>p {row.get('p_holm_control', row['p_holm']):.3f}{times}</sub>"
 
 
 def _over_k(report: BoardReport) -> str:

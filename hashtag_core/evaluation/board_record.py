@@ -98,7 +98,7 @@ class Claim(TypedDict):
 
 
 class ComparedPair(DifferenceRecord):
-    """Two systems by F1 at `k`; `p_holm` is corrected for all pairs of that k."""
+    """Two systems by F1 at `k`; `p_holm` is corrected for all pairs of that k, `p_holm_control` for those of the board's control."""
 
     first: str
     second: str
@@ -106,6 +106,7 @@ class ComparedPair(DifferenceRecord):
     first_value: float
     second_value: float
     p_holm: float
+    p_holm_control: NotRequired[float]
 
 
 class BoardFacts(TypedDict):
@@ -135,6 +136,8 @@ class BoardReport(TypedDict):
     entries: list[BoardEntry]
     pairs: list[Claim]
     comparisons: NotRequired[list[ComparedPair]]
+    control: NotRequired[str]
+    """The system that the others were to be compared with."""
     ceiling: NotRequired[Figures]
 
 

@@ -6,12 +6,14 @@ seeds before users are drawn.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from hashtag_core import storage
+from hashtag_core.errors import ConfigError
 from hashtag_core.evaluation import metrics
 from hashtag_core.evaluation.board_record import Claim, ComparedPair, SystemState
 from hashtag_core.evaluation.ground_truth import Truth, image_mask, slices_of
@@ -25,6 +27,14 @@ KS = (1, 2, 3, 5, 7, 10)
 
 
 T = TypeVar("T")
+
+
+def with_control(plan: LeaderboardPlan, control: str | None) -> LeaderboardPlan:
+    """The plan, with the system whose differences from each other one are the board's question. ConfigError where it is none of it."""
+    names = [entry.name for entry in plan.entries if not entry.curve_of and not entry.seed_of]
+    if control is not None and control not in names:
+        raise ConfigError(f"control: no system {control!r} on this board; there are {', '.join(names)}")
+    return replace(plan, control=control)
 
 
 def rounded(value: T) -> T:
@@ -132,7 +142,8 @@ class Comparison:
         self, names: Sequence[str], ks: Sequence[int], protocol: metrics.Protocol = "headline"
     ) -> list[ComparedPair]:
         """Every two of these systems by F1 at each k: `first`, `second`, `k`, their figures (`first_value`, `second_value`, over all
-        seeds), the difference with its interval, its p-value and `p_holm`, which is corrected for all pairs of that k."""
+        seeds), the difference with its interval, its p-value and `p_holm`, which is corrected for all pairs of that k; with a
+        control also its p-values corrected for its own pairs (Demsar 2006, 3.2.2: one asks less often, and finds more)."""
         rows: list[ComparedPair] = []
         if len(names) < 2:
             return rows
@@ -145,22 +156,29 @@ class Comparison:
             scores = {name: {metric: found[metric] for metric in wanted} for name, found in scored.items()}
             pairs = every_pair(scores, users, f"f1_at_{k}", settings.bootstrap_samples, settings.seed)
             corrected = holm([difference.p_value for difference in pairs.values()])
+            asked = {pair: difference.p_value for pair, difference in pairs.items() if self.plan.control in pair}
+            of_control = dict(zip(asked, holm(list(asked.values())), strict=True))
             figures = {
                 name: rounded(float(with_f1({m: np.float64(v.mean()) for m, v in of_system.items()})[f"f1_at_{k}"]))
                 for name, of_system in scores.items()
             }
-            rows += [
-                {
+            for ((one, two), difference), p in zip(pairs.items(), corrected, strict=True):
+                found = rounded(difference.as_record())
+                row: ComparedPair = {
                     "first": one,
                     "second": two,
                     "k": k,
                     "first_value": figures[one],
                     "second_value": figures[two],
-                    **rounded(difference.as_record()),
+                    "value": found["value"],
+                    "low": found["low"],
+                    "high": found["high"],
+                    "p_value": found["p_value"],
                     "p_holm": rounded(p),
                 }
-                for ((one, two), difference), p in zip(pairs.items(), corrected, strict=True)
-            ]
+                if (one, two) in of_control:
+                    row["p_holm_control"] = rounded(of_control[one, two])
+                rows.append(row)
         return rows
 
     def ceiling(self, name: str, ks: Sequence[int], protocol: metrics.Protocol = "headline") -> dict[str, float]:

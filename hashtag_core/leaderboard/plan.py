@@ -102,6 +102,8 @@ class LeaderboardPlan:
     command: str
     trials: int = 0
     """Of each system that has something to search for."""
+    control: str | None = None
+    """The system that the others were to be compared with before any was trained; see `compare.with_control`."""
     fold_name: str = ""
     """Of a plan that is one fold of another."""
     folds: "list[LeaderboardPlan]" = field(default_factory=list)

@@ -58,6 +58,8 @@ def write_report(plan: LeaderboardPlan, parts: Sequence[Part]) -> BoardReport:
         "comparisons": [],
         "ceiling": {},
     }
+    if plan.control:
+        report["control"] = plan.control
     metric = f"f1_at_{main_k(report['ks'])}"
     for row in entries:
         if row["status"] == "done" and not row["curve_of"] and not row["seed_of"]:

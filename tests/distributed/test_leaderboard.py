@@ -14,7 +14,7 @@ from hashtag_core.data.dataset import Dataset
 from hashtag_core.distributed.leaderboard import run_leaderboard
 from hashtag_core.errors import ConfigError, HashtagError, NotFoundError
 from hashtag_core.evaluation.metrics import Judged, judge
-from hashtag_core.leaderboard.compare import Comparison
+from hashtag_core.leaderboard.compare import Comparison, with_control
 from hashtag_core.leaderboard.plan import LeaderboardPlan, family_recipes, plan_leaderboard
 from hashtag_core.tracking.registry import champion
 from hashtag_core.tracking.runs import connect
@@ -88,7 +88,9 @@ def test_systems_side_by_side_and_again(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    plan = make_plan(str(tmp_path / "docs"))
+    plan = with_control(make_plan(str(tmp_path / "docs")), "linear")
+    with pytest.raises(ConfigError, match=r"control: no system 'lineal' on this board; there are .*linear"):
+        with_control(plan, "lineal")
     summary = run_leaderboard(plan)
     assert summary["systems"] == {
         "linear": "done", "tiny": "done", "popularity": "done", "broken": "failed", "nic": "not_applicable",
@@ -126,7 +128,11 @@ def test_systems_side_by_side_and_again(
     assert len(pairs) == 3
     together = pairs.get(("linear", "popularity")) or pairs["popularity", "linear"]
     assert abs(together["value"]) == pytest.approx(abs(gain["value"]), abs=2e-5)
-    assert together["p_holm"] >= together["p_value"]
+    assert together["p_holm"] >= together["p_holm_control"] >= together["p_value"]
+    assert report["control"] == "linear"
+    assert [pair for pair, row in pairs.items() if "p_holm_control" not in row] == [
+        pair for pair in pairs if "linear" not in pair
+    ]
     most = report["ceiling"]["recall_at_5"]
     assert all(most >= entry["metrics"]["headline"]["recall_at_5"] for entry in report["entries"][:3])
     assert all(entry["posts_per_second"] > 0 < entry["megabytes"] for entry in report["entries"][:3])

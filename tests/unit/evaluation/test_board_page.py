@@ -49,6 +49,12 @@ def test_the_first_against_every_other_the_ceiling_and_the_seeds(report: dict[st
     header, row = rows_of(page, "## The first against every other")
     assert header == ["system", "K = 1", "K = 5"]
     assert row == ["popularity", *["+0.250<br><sub>+0.100 .. +0.400</sub><br><sub>p 0.020</sub>"] * 2]
+    assert "corrected for all 1 pairs" in page
+    rows = [{**row, "p_holm_control": 0.015, "first_value": 0.5, "second_value": 0.25} for row in report["comparisons"]]
+    turned = side_by_side_markdown({**report, "comparisons": rows, "control": "popularity"}, [])
+    _, row = rows_of(turned, "## The control, `popularity`, against every other")
+    assert row == ["amnn", *["-0.250<br><sub>-0.400 .. -0.100</sub><br><sub>p 0.015, 0.50 x</sub>"] * 2]
+    assert "corrected for the 1 comparisons of this table" in turned
     *_, last = rows_of(page, "## At K = 5")
     assert last[:4] == ["*the most that the vocabulary allows*", "**0.600**", "**0.500**", "**0.750**"]
     _, row = rows_of(page, "## Over seeds")
