@@ -1,6 +1,8 @@
 """What every entry point shares: flags, exit codes, the JSON summary as the last line of stdout."""
 
 import argparse
+import atexit
+import gc
 import json
 import logging
 import os
@@ -187,6 +189,7 @@ def run(
         print(f"{message} (or LC_ALL=C.UTF-8)", file=sys.stderr)
         return USAGE
     _open_closed_streams()
+    _end_without_search()
     _keep_proxies_off_this_machine()
     given = sys.argv if argv is None else argv
     verbose = "--verbose" in given
@@ -222,6 +225,13 @@ def _open_closed_streams() -> None:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
             setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+def _end_without_search() -> None:
+    """Python looks for reference cycles once more as it ends: among the objects of Ray, torch and MLflow that takes more than a second,
+    of every job, and frees what the system takes back anyway."""
+    atexit.unregister(gc.freeze)  # once, however many jobs a process runs
+    atexit.register(gc.freeze)
 
 
 def _keep_proxies_off_this_machine() -> None:

@@ -88,7 +88,8 @@ def test_it_trains_on_the_sample_and_tags_it(container: Callable[..., str]) -> N
     assert docker("wait", name, timeout_s=600).strip() == "0", docker("logs", name)[-3000:]
     trained, tagged = (json.loads(line) for line in docker("logs", name).splitlines() if line.startswith("{"))
     assert trained["model"] == "models:/hashtag-recommender/1"
-    assert tagged["posts"] == tagged["tagged"] > 0
+    assert tagged["posts"] == tagged["tagged"] + tagged["rejected"]
+    assert tagged["tagged"] > 600
 
 
 def test_the_probes_of_the_manifests_find_a_node(container: Callable[..., str]) -> None:

@@ -177,3 +177,16 @@ def test_a_long_folder_is_not_taken_for_sockets(ray_folder, tmp_path: Path, monk
             ray_folder()
     finally:
         Path("/tmp/ray-987654321").unlink()
+
+
+def test_a_job_ends_without_a_search_for_cycles(repository: Path) -> None:
+    """Registered first, the question is asked last: after all that the job does at its end."""
+    program = (
+        "import atexit, gc, os\n"
+        "atexit.register(lambda: os.write(2, b'frozen' if gc.get_freeze_count() > 1000 else b'searched'))\n"
+        "from jobs.common import JobParser, run\n"
+        "codes = [run(JobParser(prog='toy'), lambda arguments: {'n': 1}, []) for _ in range(2)]\n"
+        "assert codes == [0, 0] and gc.get_freeze_count() == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=repository, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '{"n": 1}\n' * 2, "frozen")
