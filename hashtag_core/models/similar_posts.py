@@ -1,6 +1,6 @@
 """Posts of other users that are like a post: unit vectors in half precision, tags and owners, a part of the model.
 
-Shape legend: `hashtag_core.data.batches`; N posts kept, K neighbours. Up to `EXACT_POSTS` are searched exactly, by one product;
+Shape legend: `hashtag_core.data.batches`; N posts kept, K neighbours, C columns that are read. Up to `EXACT_POSTS` are searched exactly, by one product;
 more by FAISS, an inverted file with 8 bits a number, which is made when the model is loaded and is no file of its own.
 """
 
@@ -38,8 +38,8 @@ class Neighbours(nn.Module):
         self.register_buffer("tag_starts_N1", torch.zeros(1, dtype=torch.int64))
         self.post_ids: list[str] = []
         """Of the posts kept, for those who ask where a tag comes from; saved by the family."""
-        self._ready: tuple[Tensor, Any] | None = None
-        """The vectors that the search was made ready for, and what it searches."""
+        self._ready: tuple[Tensor, Tensor, Any] | None = None
+        """The vectors that the search was made ready for, the columns that it reads, and what it searches."""
 
     def __len__(self) -> int:
         return len(self.owner_N)
@@ -80,14 +80,27 @@ class Neighbours(nn.Module):
         tags_ML = torch.from_numpy(pad_tags(self.tag_starts_N1.numpy(), self.tags_M.numpy(), rows))
         return tags_ML.to(device).view(*rows_BK.shape, -1).masked_fill(rows_BK[..., None] < 0, -1)
 
-    def _search_exactly(self, query_BD: Tensor, owner_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _prepared(self) -> tuple[Tensor, Any]:
+        """The columns in which any post has something, and what is searched in them. Where no post has a picture, four fifths of the
+        default encoders' columns are zeros, which add nothing to a cosine and would cost as much as the others."""
         if self._ready is None or self._ready[0] is not self.vectors_ND:
-            self._ready = (self.vectors_ND, self.vectors_ND.float() if len(self) <= BLOCK_POSTS else None)
+            columns_C = self.vectors_ND.any(dim=0).nonzero()[:, 0]
+            made: Any = None
+            if len(self) > EXACT_POSTS:
+                made = self._index(columns_C)
+            elif len(self) <= BLOCK_POSTS:
+                made = _of(self.vectors_ND, columns_C).float()
+            self._ready = (self.vectors_ND, columns_C, made)
+        return self._ready[1:]
+
+    def _search_exactly(self, query_BD: Tensor, owner_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        columns_C, whole_NC = self._prepared()
+        query_BC = _of(query_BD, columns_C)
         best: tuple[Tensor, Tensor] | None = None
         for start in range(0, len(self), BLOCK_POSTS):
             end = min(start + BLOCK_POSTS, len(self))
-            block = self._ready[1] if self._ready[1] is not None else self.vectors_ND[start:end].float()
-            cosine_BN = query_BD @ block.t()
+            block_NC = whole_NC if whole_NC is not None else _of(self.vectors_ND[start:end], columns_C).float()
+            cosine_BN = query_BC @ block_NC.t()
             cosine_BN[owner_B[:, None] == self.owner_N[start:end]] = -math.inf
             cosine, row = cosine_BN.topk(min(k, end - start), dim=1)
             row = row + start
@@ -100,28 +113,30 @@ class Neighbours(nn.Module):
         return best
 
     def _search_index(self, query_BD: Tensor, owner_B: Tensor, k: int) -> tuple[Tensor, Tensor]:
-
-        if self._ready is None or self._ready[0] is not self.vectors_ND:
-            self._ready = (self.vectors_ND, self._index())
-        index = self._ready[1]
+        columns_C, index = self._prepared()
         asked = min(SPARE * k, len(self))
-        cosine, rows = index.search(query_BD.numpy(), asked)
+        cosine, rows = index.search(_of(query_BD, columns_C).contiguous().numpy(), asked)
         cosine_BA, rows_BA = torch.from_numpy(cosine), torch.from_numpy(rows)
         out_BA = (rows_BA < 0) | (self.owner_N[rows_BA.clamp(min=0)] == owner_B[:, None])
         cosine_BK, place_BK = cosine_BA.masked_fill(out_BA, -math.inf).topk(k, dim=1)
         return rows_BA.gather(1, place_BK), cosine_BK
 
-    def _index(self) -> Any:
+    def _index(self, columns_C: Tensor) -> Any:
         import faiss
 
         lists = int(4 * math.sqrt(len(self)))
-        index: Any = faiss.index_factory(self.vectors_ND.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+        index: Any = faiss.index_factory(len(columns_C), f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
         sample = np.random.default_rng(0).permutation(len(self))[: 40 * lists]
-        index.train(self.vectors_ND[torch.from_numpy(np.sort(sample))].float().numpy())
+        sampled_MD = self.vectors_ND[torch.from_numpy(np.sort(sample))]
+        index.train(_of(sampled_MD, columns_C).float().numpy())
         for start in range(0, len(self), BLOCK_POSTS):
-            index.add(self.vectors_ND[start : start + BLOCK_POSTS].float().numpy())
+            index.add(_of(self.vectors_ND[start : start + BLOCK_POSTS], columns_C).float().numpy())
         index.nprobe = PROBED_LISTS
         return index
+
+
+def _of(values_XD: Tensor, columns_C: Tensor) -> Tensor:
+    return values_XD if len(columns_C) == values_XD.shape[1] else values_XD[:, columns_C]
 
 
 def owners(batch: PostBatch) -> Tensor:

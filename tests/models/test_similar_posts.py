@@ -48,3 +48,23 @@ def test_a_user_s_own_posts_are_never_its_neighbours_while_fitting() -> None:
         reading = model.read(batch)
         mine_B1 = owners(batch)[:, None]
         assert (model.neighbours.owner_N[reading.rows_BK.clamp(min=0)] != mine_B1).all()
+
+
+@pytest.mark.parametrize("exact_posts", [100_000, 100])
+def test_columns_that_no_post_has_are_not_read(exact_posts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No post kept has a picture; the one that asks has. Later all have."""
+    monkeypatch.setattr(similar_posts, "EXACT_POSTS", exact_posts)
+    monkeypatch.setattr(similar_posts, "PROBED_LISTS", 1000)
+    vectors, owner, query = units(300, 8), torch.arange(300), units(6, 8, seed=4)
+    kept = Neighbours(8)
+    for width in (3, 8):
+        vectors[:, :width] = units(300, width, seed=width)
+        vectors[:, width:] = 0
+        kept.keep(vectors, owner, [[0]] * 300, [""] * 300)
+        rows, cosine = kept.nearest(query, torch.full((6,), -5), 4)
+        assert [len(part) for part in kept._prepared()[:1]] == [width]
+        products = query @ kept.vectors_ND.float().t()
+        expected = products.topk(4)
+        torch.testing.assert_close(cosine, expected.values, atol=1e-6 if exact_posts > 300 else 0.02, rtol=0)
+        if exact_posts > 300:
+            assert torch.equal(rows, expected.indices)
