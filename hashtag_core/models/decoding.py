@@ -26,6 +26,9 @@ Ranking = Literal["greedy", "marginal"]
 
 Decoding = Literal["greedy", "beam"]
 
+LEAST_COUNTED = 1e-6
+"""What a tag counts at the least that stands after a sure end: so the likeliest fill the list, and not the first of the vocabulary."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -82,7 +85,7 @@ def beam_decode(step: Step[State], state: State, vocabulary_size: int, steps: in
 
     the mean log-probability of its tags, each counted by the chance that the model has not ended before it. So lists are
     compared without favour for short ones (length-normalised, Wu et al. 2016, with the length that the model expects), and
-    what fills a list after its likely end hardly counts. A beam of 1 is greedy search; one of V! / (V - K)! lists is exact.
+    what fills a list after its likely end hardly counts (`LEAST_COUNTED`; the sums are float64, in which that is not lost). A beam of 1 is greedy search; one of V! / (V - K)! lists is exact.
     A list's share in `inclusion_BV` is softmax(sum_t alive_t log P_t(y_t | y_<t)) over the beam.
 
     B * `beam_width` rows go through each step. ValueError for no step or no tag.
@@ -100,8 +103,9 @@ def beam_decode(step: Step[State], state: State, vocabulary_size: int, steps: in
         posts, width = lists.sums_BW.shape
         shares_BWV = shares_NU[:, END + 1 :].view(posts, width, -1)
         logs_BWV = shares_BWV.clamp(min=torch.finfo(torch.float32).tiny).log()
-        sums_BWV = lists.sums_BW[..., None] + lists.alive_BW[..., None] * logs_BWV
-        counted_BW = lists.counted_BW + lists.alive_BW
+        counts_BW = lists.alive_BW.double().clamp(min=LEAST_COUNTED)
+        sums_BWV = lists.sums_BW[..., None] + counts_BW[..., None] * logs_BWV
+        counted_BW = lists.counted_BW + counts_BW
         quality_BWV = (sums_BWV / counted_BW[..., None]).masked_fill(lists.taken_BWV, -math.inf)
         best_BW = quality_BWV.flatten(1).topk(min(beam_width, width * (vocabulary_size - t)), dim=1).indices
         parent_BW, tag_BW = best_BW // vocabulary_size, best_BW % vocabulary_size
@@ -122,7 +126,7 @@ def beam_decode(step: Step[State], state: State, vocabulary_size: int, steps: in
         state = select_rows(state, rows_N)
         previous = tag_BW.flatten() + 1
     assert lists is not None
-    weights_BW1 = torch.softmax(lists.sums_BW, dim=1)[..., None]
+    weights_BW1 = torch.softmax(lists.sums_BW, dim=1).float()[..., None]
     inclusion_BV = 1 - (weights_BW1 * lists.absent_BWV).sum(1)
     return Decoded(lists.tags_BWK[:, 0], lists.probabilities_BWK[:, 0], inclusion_BV.clamp(0.0, 1.0))
 
@@ -145,7 +149,13 @@ class _Lists:
         none_BWV = torch.zeros_like(shares_BU[:, None, END + 1 :])
         zero_BW = nothing_BW1[..., 0]
         return cls(
-            nothing_BW1[..., :0].long(), nothing_BW1[..., :0], zero_BW, zero_BW, zero_BW + 1, none_BWV > 0, none_BWV + 1
+            nothing_BW1[..., :0].long(),
+            nothing_BW1[..., :0],
+            zero_BW.double(),
+            zero_BW.double(),
+            zero_BW + 1,
+            none_BWV > 0,
+            none_BWV + 1,
         )
 
 
