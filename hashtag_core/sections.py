@@ -240,8 +240,8 @@ class TrainingSection(Section):
     """How workers share the model. `ddp`: each holds it whole. `fsdp`: parameters, gradients and the optimizer's state are spread
     over them, for a model that a card does not hold with these (`training.sharded`)."""
     worker_cpus: float | None = Field(None, gt=0)
-    """CPUs a worker reserves, asked of a cluster as they are. Null: on a cluster 4 beside a GPU, else 2; on a single machine
-    what it has, shared."""
+    """CPUs a worker reserves, asked of a cluster as they are, and its threads. Null: on a cluster 4 beside a GPU, else 2; on a
+    single machine what it has, shared: name it where two trainings run on one machine at once."""
     gpus: Literal["auto", "never", "always", "cluster"] = "auto"
     """Whether each worker has a GPU. `auto`: where so many are up. `always`: a single machine without them is refused, a
     cluster is asked to start some. `cluster`: a cluster is asked to start some, a single machine is taken as it is."""

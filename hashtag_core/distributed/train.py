@@ -33,6 +33,7 @@ from hashtag_core.distributed.train_resources import (
     grows,
     set_start_timeout,
     worker_resources,
+    worker_threads,
 )
 from hashtag_core.distributed.train_worker import BEST, WorkerOutcome, train_worker
 from hashtag_core.encoders import Encoders, load_encoders
@@ -215,9 +216,10 @@ def _train_on_ray(
     log = start_run_log()
     job = TrainJob(**{**vars(job), "log": log, "record_file": record.file, "run_id": record.run_id})
     set_start_timeout(settings)
+    threads = worker_threads(settings, resources)
     trainer = partial(
         _Trainer,
-        lambda: train_worker(job),
+        lambda: train_worker(job, threads),
         scaling_config=ScalingConfig(
             num_workers=settings.workers, use_gpu="GPU" in resources, resources_per_worker=resources
         ),

@@ -9,6 +9,7 @@ has, and what does not fit is refused at once.
 import logging
 import os
 import socket
+from collections.abc import Mapping
 
 import ray
 
@@ -71,6 +72,14 @@ def _of_machine(settings: TrainingSection) -> dict[str, float]:
         )
     use_gpu = settings.gpus != "never" and gpus >= settings.workers
     return {"CPU": share, **({"GPU": 1.0} if use_gpu else {})}
+
+
+def worker_threads(settings: TrainingSection, resources: Mapping[str, float]) -> int:
+    """Threads that each worker computes with on CPUs: as many as the CPUs that it reserved, where others may work on its machine or
+    the recipe says so (`training.worker_cpus`), else its share of the single machine. More threads than cores do not merely share
+    them: each waits for the others without giving its core up, and two trainings at once are a tenth as fast as one after another."""
+    of_machine = cluster_cpus() / settings.workers
+    return max(1, int(resources["CPU"] if grows() or settings.worker_cpus else of_machine))
 
 
 def set_start_timeout(settings: TrainingSection) -> None:

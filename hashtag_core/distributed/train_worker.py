@@ -26,8 +26,8 @@ BEST = "best_epoch_or_minus_one"
 WorkerOutcome = Progress | HashtagError
 
 
-def train_worker(job: TrainJob) -> WorkerOutcome:
-    """The training function of Ray Train.
+def train_worker(job: TrainJob, threads: int) -> WorkerOutcome:
+    """The training function of Ray Train; `threads` of `worker_threads`.
 
     Returns an error that a fresh worker would meet again: raised, it would be taken for a lost worker and tried again.
     All ranks return alike, since none may wait for one that has gone.
@@ -38,7 +38,7 @@ def train_worker(job: TrainJob) -> WorkerOutcome:
     loop: TrainingLoop | None = None
     fault: HashtagError | None = None
     try:
-        loop = _make_loop(job)
+        loop = _make_loop(job, threads)
     except StorageError:
         raise  # it may answer the next worker
     except HashtagError as error:
@@ -52,12 +52,15 @@ def train_worker(job: TrainJob) -> WorkerOutcome:
         return error
 
 
-def _make_loop(job: TrainJob) -> TrainingLoop:
+def _make_loop(job: TrainJob, threads: int) -> TrainingLoop:
     """Tables, model and optimizer of this worker of Ray Train, at the position of the last checkpoint."""
     context = ray.train.get_context()
     check_storage(job.record_file, job.run_id)
     check_disk(job)
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    share = (
+        len(os.sched_getaffinity(0)) // context.get_local_world_size()
+    )  # less than Ray counts where a process is held to some
+    torch.set_num_threads(max(1, min(threads, share)))
     checkpoint = ray.train.get_checkpoint()
     loop = make_loop(
         job,

@@ -24,7 +24,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import train_resources
-from hashtag_core.distributed.train_resources import check_storage, set_start_timeout, worker_resources
+from hashtag_core.distributed.train_resources import check_storage, set_start_timeout, worker_resources, worker_threads
 from hashtag_core.errors import ConfigError
 from tests.tagging.outputs import rows_by_glob
 
@@ -83,6 +83,26 @@ def test_a_single_machine_shares_what_it_has(cluster: Any) -> None:
         worker_resources(recipe(gpus="always"))
     with pytest.raises(ConfigError, match="3 workers of 2 CPUs do not fit"):
         worker_resources(recipe(workers=3, worker_cpus=2))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "nodes", "training", "threads"),
+    [
+        (64, 3, {"workers": 2}, 2),  # others work on these machines: what is reserved
+        (64, 3, {"workers": 2, "gpus": "cluster"}, 4),
+        (0, 1, {"workers": 2, "worker_cpus": 6.5}, 6),
+        (16, 1, {"workers": 2}, 8),
+        (16, 1, {"workers": 2, "worker_cpus": 3}, 3),
+        (2, 1, {"workers": 3}, 1),
+        (2, 1, {"worker_cpus": 0.5}, 1),
+    ],
+)  # fmt: skip
+def test_workers_compute_with_the_cpus_that_they_reserved(
+    cluster: Any, cpus: float, nodes: int, training: Any, threads: int
+) -> None:
+    cluster(cpus, nodes=nodes)
+    wanted = recipe(**training)
+    assert worker_threads(wanted.training, worker_resources(wanted)) == threads
 
 
 def test_machines_are_left_time_to_start(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
