@@ -80,7 +80,9 @@ def _train(arguments: argparse.Namespace) -> Mapping[str, object]:
         return describe_training(plan)
     from hashtag_core.distributed.session import connect
     from hashtag_core.distributed.train import run_training
+    from hashtag_core.tracking.mlflow_import import import_meanwhile
 
+    import_meanwhile()
     with _small_one_named(arguments.recipe), connect():
         return _summary(run_training(plan), plan.dataset.uri)
 

@@ -64,7 +64,9 @@ def _tune(arguments: argparse.Namespace) -> Mapping[str, object]:
         }
     from hashtag_core.distributed.session import connect
     from hashtag_core.distributed.tune import tune
+    from hashtag_core.tracking.mlflow_import import import_meanwhile
 
+    import_meanwhile()
     with connect():
         summary = tune(plan, arguments.trials, arguments.out, arguments.at_once)
     logger.info("train it:     python jobs/train.py --dataset %s --recipe %s", dataset, summary.recipe)

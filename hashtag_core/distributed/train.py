@@ -31,7 +31,7 @@ from hashtag_core.distributed.train_monitor import Watch, start_run_log
 from hashtag_core.distributed.train_resources import (
     CPU_WORKER_CPUS,
     grows,
-    set_start_timeout,
+    set_train_environment,
     worker_resources,
     worker_threads,
 )
@@ -215,7 +215,7 @@ def _train_on_ray(
     filesystem, path = storage.arrow_filesystem(plan.storage)
     log = start_run_log()
     job = TrainJob(**{**vars(job), "log": log, "record_file": record.file, "run_id": record.run_id})
-    set_start_timeout(settings)
+    set_train_environment(settings)
     threads = worker_threads(settings, resources)
     trainer = partial(
         _Trainer,

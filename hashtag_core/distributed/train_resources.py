@@ -21,12 +21,16 @@ from hashtag_core.errors import ConfigError, HashtagError
 logger = logging.getLogger(__name__)
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-"""Ray Train reads it of the environment of the driver."""
+LOOK_INTERVAL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+"""Ray Train reads both of the environment of the driver."""
 
 GPU_WORKER_CPUS = 4.0
 """CPUs of a worker with a GPU: one that drives it, the others read, tokenize and collate ahead."""
 CPU_WORKER_CPUS = 2.0
 SINGLE_MACHINE_START_S = 60
+SINGLE_MACHINE_LOOK_S = 0.25
+"""How often the workers of a single machine are looked at. Ray's own 2 s are meant for many nodes; a worker that has a checkpoint to
+report, or has ended, waits for them: epochs of a second took two, and the end of a run four."""
 
 
 def grows() -> bool:
@@ -82,10 +86,12 @@ def worker_threads(settings: TrainingSection, resources: Mapping[str, float]) ->
     return max(1, int(resources["CPU"] if grows() or settings.worker_cpus else of_machine))
 
 
-def set_start_timeout(settings: TrainingSection) -> None:
-    """Tell Ray Train, which reads it of the environment, how long a worker group may take to start."""
-    wanted = settings.start_timeout_s if grows() else SINGLE_MACHINE_START_S
-    os.environ.setdefault(START_TIMEOUT, str(wanted))
+def set_train_environment(settings: TrainingSection) -> None:
+    """Tell Ray Train, which reads it of the environment, how long a worker group may take to start, and how often to look at it."""
+    growing = grows()
+    os.environ.setdefault(START_TIMEOUT, str(settings.start_timeout_s if growing else SINGLE_MACHINE_START_S))
+    if not growing:
+        os.environ.setdefault(LOOK_INTERVAL, str(SINGLE_MACHINE_LOOK_S))
 
 
 def check_storage(record_file: str, run_id: str) -> None:

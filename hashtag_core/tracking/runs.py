@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from hashtag_core.errors import ConfigError, NotFoundError, StorageError
 from hashtag_core.redaction import redact
 from hashtag_core.tracking.make_once import create_run, over_http
-from hashtag_core.tracking.server_wait import QUIET, check_reachable, wait_until_reachable
+from hashtag_core.tracking.mlflow_import import be_quiet
+from hashtag_core.tracking.server_wait import check_reachable, wait_until_reachable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,10 +72,7 @@ def connect(*, create: bool = True, patient: bool = False) -> "MlflowClient":
     what one wants of a server that is named wrongly. Raises StorageError when the server does not answer or the database cannot be written, and, where
     `create` is False, NotFoundError for a database file that is not there (MLflow would make an empty one).
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    # A warning for every retry, of a server that is away for a while; what fails in the end is told by its error.
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    be_quiet()
     uri = tracking_uri()
     database = _sqlite_file(uri)
     if database is not None:

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
@@ -31,8 +30,12 @@ from hashtag_core.training.loader import BatchLoader, TrainBatch
 from hashtag_core.training.optimizer import make_optimizer, make_schedule
 from hashtag_core.training.ranks import gather, rank, sum_over_ranks, world_size
 from hashtag_core.training.readout import Readout, StepNumbers
-from hashtag_core.training.sharded import ShardedModel
 from hashtag_core.training.utilisation import count_flops, peak_flops
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+    from hashtag_core.training.sharded import ShardedModel
 
 T = TypeVar("T")
 Figures = dict[str, float]
@@ -68,7 +71,7 @@ class TrainingLoop:
         unfreeze_epochs: int = 0,
     ) -> None:
         self.device = torch.device(device)
-        self.sharded = ShardedModel(model, self.device) if settings.parallel == "fsdp" and world_size() > 1 else None
+        self.sharded = _shard(model, self.device) if settings.parallel == "fsdp" and world_size() > 1 else None
         self.model = model.to(self.device)
         self.settings, self.loader, self.select = settings, loader, select
         self.validate, self.on_checkpoint, self.on_step = validate, on_checkpoint, on_step
@@ -266,7 +269,7 @@ class TrainingLoop:
             options["lr"] = options["peak"] * self.factor(update)
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip_norm or math.inf)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = norm if self.sharded is None else cast("DTensor", norm).full_tensor()
         self._readout.push(progress.epoch, progress.step, group, torch.stack([own_loss, loss, norm.float()]))
         self._take(self._readout.due())
         self.scaler.step(self.optimizer)
@@ -371,3 +374,9 @@ class _MovingAverage(AveragedModel):
 
 def _seed(*position: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0]))
+
+
+def _shard(model: NeuralModel, device: torch.device) -> "ShardedModel":
+    from hashtag_core.training.sharded import ShardedModel  # half a second of imports that nothing else needs
+
+    return ShardedModel(model, device)

@@ -24,7 +24,12 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import train_resources
-from hashtag_core.distributed.train_resources import check_storage, set_start_timeout, worker_resources, worker_threads
+from hashtag_core.distributed.train_resources import (
+    check_storage,
+    set_train_environment,
+    worker_resources,
+    worker_threads,
+)
 from hashtag_core.errors import ConfigError
 from tests.tagging.outputs import rows_by_glob
 
@@ -105,14 +110,23 @@ def test_workers_compute_with_the_cpus_that_they_reserved(
     assert worker_threads(wanted.training, worker_resources(wanted)) == threads
 
 
-def test_machines_are_left_time_to_start(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for cpus, given, expected in ((0, None, "700"), (2, None, "60"), (0, "33", "33")):
-        monkeypatch.delenv(train_resources.START_TIMEOUT, raising=False)
-        if given:
-            monkeypatch.setenv(train_resources.START_TIMEOUT, given)
+def test_machines_are_left_time_to_start_and_workers_of_one_are_looked_at_often(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cpus, given, timeout, interval in (
+        (0, None, "700", None),
+        (2, None, "60", "0.25"),
+        (0, "33", "33", "33"),
+        (2, "33", "33", "33"),
+    ):
+        for name in (train_resources.START_TIMEOUT, train_resources.LOOK_INTERVAL):
+            monkeypatch.delenv(name, raising=False)
+            if given:
+                monkeypatch.setenv(name, given)
         cluster(cpus)
-        set_start_timeout(recipe(start_timeout_s=700).training)
-        assert os.environ[train_resources.START_TIMEOUT] == expected
+        set_train_environment(recipe(start_timeout_s=700).training)
+        assert os.environ[train_resources.START_TIMEOUT] == timeout
+        assert os.environ.get(train_resources.LOOK_INTERVAL) == interval
 
 
 def test_checkpoints_that_a_node_does_not_see(tmp_path: Path) -> None:
