@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 LOOK_INTERVAL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
-"""Ray Train reads both of the environment of the driver."""
+WATCHES_NODES = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Ray Train reads these of the environment of the driver."""
 
 GPU_WORKER_CPUS = 4.0
 """CPUs of a worker with a GPU: one that drives it, the others read, tokenize and collate ahead."""
@@ -87,11 +88,13 @@ def worker_threads(settings: TrainingSection, resources: Mapping[str, float]) ->
 
 
 def set_train_environment(settings: TrainingSection) -> None:
-    """Tell Ray Train, which reads it of the environment, how long a worker group may take to start, and how often to look at it."""
+    """Tell Ray Train, which reads it of the environment, how long a worker group may take to start, and how often to look at it;
+    and to start no process that waits for nodes to be taken away where there is one alone."""
     growing = grows()
     os.environ.setdefault(START_TIMEOUT, str(settings.start_timeout_s if growing else SINGLE_MACHINE_START_S))
     if not growing:
         os.environ.setdefault(LOOK_INTERVAL, str(SINGLE_MACHINE_LOOK_S))
+        os.environ.setdefault(WATCHES_NODES, "0")
 
 
 def check_storage(record_file: str, run_id: str) -> None:

@@ -119,7 +119,7 @@ def test_machines_are_left_time_to_start_and_workers_of_one_are_looked_at_often(
         (0, "33", "33", "33"),
         (2, "33", "33", "33"),
     ):
-        for name in (train_resources.START_TIMEOUT, train_resources.LOOK_INTERVAL):
+        for name in (train_resources.START_TIMEOUT, train_resources.LOOK_INTERVAL, train_resources.WATCHES_NODES):
             monkeypatch.delenv(name, raising=False)
             if given:
                 monkeypatch.setenv(name, given)
@@ -127,6 +127,7 @@ def test_machines_are_left_time_to_start_and_workers_of_one_are_looked_at_often(
         set_train_environment(recipe(start_timeout_s=700).training)
         assert os.environ[train_resources.START_TIMEOUT] == timeout
         assert os.environ.get(train_resources.LOOK_INTERVAL) == interval
+        assert os.environ.get(train_resources.WATCHES_NODES) == (given or (None if cpus == 0 else "0"))
 
 
 def test_checkpoints_that_a_node_does_not_see(tmp_path: Path) -> None:
