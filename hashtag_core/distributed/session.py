@@ -69,12 +69,28 @@ def connect(*, num_cpus: int | None = None) -> Iterator[None]:
         }
         _ensure_token()
     with nullcontext() if logger.isEnabledFor(logging.DEBUG) else quietly():
-        _start(address, runtime, settings)
+        with nullcontext() if address else _environment(runtime.pop("env_vars")):
+            _start(address, runtime, settings)
         try:
             with terminated_as_interrupted():
                 yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """This process's environment with these variables for the time of the block: what is started in it keeps them."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
 
 
 @contextmanager

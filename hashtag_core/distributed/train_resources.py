@@ -8,15 +8,13 @@ has, and what does not fit is refused at once.
 
 import logging
 import os
-import socket
 from collections.abc import Mapping
 
 import ray
 
-from hashtag_core import storage
 from hashtag_core.config import Recipe, TrainingSection
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
-from hashtag_core.errors import ConfigError, HashtagError
+from hashtag_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -95,24 +93,3 @@ def set_train_environment(settings: TrainingSection) -> None:
     if not growing:
         os.environ.setdefault(LOOK_INTERVAL, str(SINGLE_MACHINE_LOOK_S))
         os.environ.setdefault(WATCHES_NODES, "0")
-
-
-def check_storage(record_file: str, run_id: str) -> None:
-    """On a worker, before its first step: ConfigError where the checkpoints' folder is not the one that the driver wrote
-    `run.json` to, or cannot be written. Else the first checkpoint would be lost, or the last."""
-    if storage.is_remote(record_file):
-        return
-    folder, host = os.path.dirname(record_file), socket.gethostname()
-    advice = "name a folder that all nodes mount, or an s3:// one (training.storage)"
-    try:
-        here = storage.read_json(record_file).get("run_id")
-    except HashtagError as error:
-        raise ConfigError(f"checkpoints go to {folder}, which node {host} does not see: {error}; {advice}") from None
-    if here != run_id:
-        raise ConfigError(f"checkpoints go to {folder}, which is another folder on node {host}; {advice}")
-    probe = storage.join(folder, f".probe-{host}-{os.getpid()}")
-    try:
-        storage.write_bytes(probe, b"")
-        storage.remove(probe)
-    except HashtagError as error:
-        raise ConfigError(f"checkpoints go to {folder}, which node {host} cannot write: {error}; {advice}") from None

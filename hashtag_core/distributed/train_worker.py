@@ -10,13 +10,13 @@ import ray.train
 import ray.train.torch
 import torch
 
-from hashtag_core.distributed.train_resources import check_storage
 from hashtag_core.errors import HashtagError, StorageError, TrainingError
 from hashtag_core.judging.validation import Validation
 from hashtag_core.training.checkpoint import Progress
 from hashtag_core.training.job import TrainJob, check_disk, make_loop
 from hashtag_core.training.loop import TrainingLoop
 from hashtag_core.training.ranks import gather, rank
+from hashtag_core.training.record import check_storage
 
 STEP_REPORT_S = 0.5
 BEST = "best_epoch_or_minus_one"

@@ -6,7 +6,9 @@ STORAGE/_ids/<MLflow run id>.json        the name of the run with this id
 """
 
 import dataclasses
+import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +16,7 @@ from typing import Any, Self
 
 from hashtag_core import storage
 from hashtag_core.config import Recipe
-from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
+from hashtag_core.errors import ConfigError, HashtagError, IntegrityError, NotFoundError
 from hashtag_core.json_values import JsonObject
 from hashtag_core.training.paths import resolve_paths
 
@@ -132,3 +134,24 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def check_storage(record_file: str, run_id: str) -> None:
+    """On a worker, before its first step: ConfigError where the checkpoints' folder is not the one that the driver wrote
+    `run.json` to, or cannot be written. Else the first checkpoint would be lost, or the last."""
+    if storage.is_remote(record_file):
+        return
+    folder, host = os.path.dirname(record_file), socket.gethostname()
+    advice = "name a folder that all nodes mount, or an s3:// one (training.storage)"
+    try:
+        here = storage.read_json(record_file).get("run_id")
+    except HashtagError as error:
+        raise ConfigError(f"checkpoints go to {folder}, which node {host} does not see: {error}; {advice}") from None
+    if here != run_id:
+        raise ConfigError(f"checkpoints go to {folder}, which is another folder on node {host}; {advice}")
+    probe = storage.join(folder, f".probe-{host}-{os.getpid()}")
+    try:
+        storage.write_bytes(probe, b"")
+        storage.remove(probe)
+    except HashtagError as error:
+        raise ConfigError(f"checkpoints go to {folder}, which node {host} cannot write: {error}; {advice}") from None

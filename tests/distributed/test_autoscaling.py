@@ -25,7 +25,6 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from hashtag_core.config import Recipe
 from hashtag_core.distributed import train_resources
 from hashtag_core.distributed.train_resources import (
-    check_storage,
     set_train_environment,
     worker_resources,
     worker_threads,
@@ -128,20 +127,6 @@ def test_machines_are_left_time_to_start_and_workers_of_one_are_looked_at_often(
         assert os.environ[train_resources.START_TIMEOUT] == timeout
         assert os.environ.get(train_resources.LOOK_INTERVAL) == interval
         assert os.environ.get(train_resources.WATCHES_NODES) == (given or (None if cpus == 0 else "0"))
-
-
-def test_checkpoints_that_a_node_does_not_see(tmp_path: Path) -> None:
-    record = tmp_path / "run" / "run.json"
-    with pytest.raises(ConfigError, match=r"which node .* does not see: .*training\.storage"):
-        check_storage(str(record), "id")
-    record.parent.mkdir()
-    record.write_text('{"run_id": "another"}')
-    with pytest.raises(ConfigError, match="another folder on node"):
-        check_storage(str(record), "id")
-    record.write_text('{"run_id": "id"}')
-    check_storage(str(record), "id")
-    assert [path.name for path in record.parent.iterdir()] == ["run.json"]
-    check_storage("s3://bucket/run/run.json", "id")
 
 
 @pytest.fixture(scope="module")

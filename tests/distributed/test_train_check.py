@@ -129,17 +129,17 @@ def test_the_dry_run_does_all_that(dataset: str, mlflow_store: Path, tmp_path: P
 def test_an_error_that_a_fresh_worker_would_meet_again_is_no_lost_worker(
     error: HashtagError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make_loop(job: Any) -> Any:
+    def make_loop(job: Any, threads: int) -> Any:
         raise error
 
     monkeypatch.setattr(worker_module, "_make_loop", make_loop)
-    assert worker_module.train_worker(None) is error  # type: ignore[arg-type]
+    assert worker_module.train_worker(None, 1) is error  # type: ignore[arg-type]
 
 
 def test_a_store_that_does_not_answer_is_asked_again_by_a_fresh_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make_loop(job: Any) -> Any:
+    def make_loop(job: Any, threads: int) -> Any:
         raise StorageError("no answer")
 
     monkeypatch.setattr(worker_module, "_make_loop", make_loop)
     with pytest.raises(StorageError):
-        worker_module.train_worker(None)  # type: ignore[arg-type]
+        worker_module.train_worker(None, 1)  # type: ignore[arg-type]

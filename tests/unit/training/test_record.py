@@ -6,7 +6,7 @@ import pytest
 
 from hashtag_core.config import Recipe
 from hashtag_core.errors import ConfigError, IntegrityError, NotFoundError
-from hashtag_core.training.record import RunRecord, TrainSummary, new_run_name
+from hashtag_core.training.record import RunRecord, TrainSummary, check_storage, new_run_name
 
 SUMMARY = TrainSummary("id", "linear-1", "models:/m/1", {"f1_at_1": 0.5}, 1.5, parameters=7)
 
@@ -48,3 +48,17 @@ def test_no_two_runs_share_a_name() -> None:
     names = {new_run_name("linear") for _ in range(20)}
     assert len(names) == 20
     assert all(name.startswith("linear-") for name in names)
+
+
+def test_checkpoints_that_a_node_does_not_see(tmp_path: Path) -> None:
+    record = tmp_path / "run" / "run.json"
+    with pytest.raises(ConfigError, match=r"which node .* does not see: .*training\.storage"):
+        check_storage(str(record), "id")
+    record.parent.mkdir()
+    record.write_text('{"run_id": "another"}')
+    with pytest.raises(ConfigError, match="another folder on node"):
+        check_storage(str(record), "id")
+    record.write_text('{"run_id": "id"}')
+    check_storage(str(record), "id")
+    assert [path.name for path in record.parent.iterdir()] == ["run.json"]
+    check_storage("s3://bucket/run/run.json", "id")
