@@ -207,7 +207,10 @@ def test_a_killed_driver_is_resumed_a_killed_worker_replaced_and_the_model_is_th
         name = _await_checkpoint(root)
         family += [process.pid for process in psutil.Process(driver.pid).children(recursive=True)]
     finally:
+        workers = _workers()
         driver.kill()
+        for worker in workers:  # until its Ray has ended by itself they would go on, to the last epoch
+            worker.kill()
         driver.communicate()
         _end(family[1:])
     record = RunRecord.find(str(root), name)
