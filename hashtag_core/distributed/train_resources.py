@@ -15,6 +15,7 @@ import ray
 from hashtag_core.config import Recipe, TrainingSection
 from hashtag_core.distributed.session import cluster_cpus, cluster_gpus
 from hashtag_core.errors import ConfigError
+from hashtag_core.storage.home import SUBMITTED
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,16 @@ def _of_machine(settings: TrainingSection) -> dict[str, float]:
 
 def worker_threads(settings: TrainingSection, resources: Mapping[str, float]) -> int:
     """Threads that each worker computes with on CPUs: as many as the CPUs that it reserved, where others may work on its machine or
-    the recipe says so (`training.worker_cpus`), else its share of the single machine. More threads than cores do not merely share
-    them: each waits for the others without giving its core up, and two trainings at once are a tenth as fast as one after another."""
+    the recipe says so (`training.worker_cpus`), else its share of the single machine; at most OMP_NUM_THREADS, where that is set.
+
+    More threads than cores do not merely share them: each waits for the others without giving its core up, and two trainings at once
+    are a tenth as fast as one after another.
+    """
     of_machine = cluster_cpus() / settings.workers
-    return max(1, int(resources["CPU"] if grows() or settings.worker_cpus else of_machine))
+    found = max(1, int(resources["CPU"] if grows() or settings.worker_cpus else of_machine))
+    # Ray itself gives the driver of a submitted job OMP_NUM_THREADS=1.
+    wanted = "" if SUBMITTED in os.environ else os.environ.get("OMP_NUM_THREADS", "")
+    return min(found, int(wanted)) if wanted.isdecimal() and int(wanted) else found
 
 
 def set_train_environment(settings: TrainingSection) -> None:

@@ -30,6 +30,7 @@ from hashtag_core.distributed.train_resources import (
     worker_threads,
 )
 from hashtag_core.errors import ConfigError
+from hashtag_core.storage.home import SUBMITTED
 from tests.tagging.outputs import rows_by_glob
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,10 +103,15 @@ def test_a_single_machine_shares_what_it_has(cluster: Any) -> None:
     ],
 )  # fmt: skip
 def test_workers_compute_with_the_cpus_that_they_reserved(
-    cluster: Any, cpus: float, nodes: int, training: Any, threads: int
+    cluster: Any, cpus: float, nodes: int, training: Any, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster(cpus, nodes=nodes)
     wanted = recipe(**training)
+    for limit, expected in (("", threads), ("64", threads), ("4,2", threads), ("2", min(2, threads))):
+        monkeypatch.setenv("OMP_NUM_THREADS", limit)
+        assert worker_threads(wanted.training, worker_resources(wanted)) == expected
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(SUBMITTED, "{}")  # there the 1 is Ray's
     assert worker_threads(wanted.training, worker_resources(wanted)) == threads
 
 
