@@ -26,6 +26,7 @@ from hashtag_core.config import Recipe, read_recipe
 from hashtag_core.data.images import decode_image
 from hashtag_core.distributed.features import ensure_features
 from hashtag_core.distributed.prepare import prepare
+from hashtag_core.distributed.session import connect
 from hashtag_core.distributed.train import make_job
 from hashtag_core.encoders import load_encoders
 from hashtag_core.preparation.plan import plan_prepare
@@ -41,7 +42,7 @@ PLAIN = Path(__file__).with_name("plain_training.py")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, ray_session: None, make_posts, write_archive) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def place(tmp_path_factory: pytest.TempPathFactory, make_posts, write_archive) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     """An archive, its dataset and its features, the recipe, and the job that the plain loop reads."""
     folder = tmp_path_factory.mktemp("training")
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
@@ -53,9 +54,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, ray_session: None, make_post
     recipe = read_recipe(Path("jobs/recipes") / f"{FAMILY}.toml", overrides)
     posts = make_posts(POSTS, users=50)
     archive = write_archive(folder / "archive", posts)
-    prepare(plan_prepare(recipe, str(archive), str(folder / "dataset")))
-    plan = plan_training(recipe, str(folder / "dataset"))
-    cache = ensure_features(plan.dataset, recipe.encoders, plan.needs, ("train", "validation"), None)
+    with (
+        connect()
+    ):  # and ended again: a Ray that is up costs the others time, and its port three seconds of their start
+        prepare(plan_prepare(recipe, str(archive), str(folder / "dataset")))
+        plan = plan_training(recipe, str(folder / "dataset"))
+        cache = ensure_features(plan.dataset, recipe.encoders, plan.needs, ("train", "validation"), None)
     job = make_job(plan, load_encoders(recipe.encoders, plan.needs, "cpu"), cache)
     (folder / "job.pickle").write_bytes(pickle.dumps(job))
     return {"folder": folder, "recipe": recipe, "overrides": overrides, "posts": posts, "needs": plan.needs,
