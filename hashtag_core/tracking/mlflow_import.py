@@ -26,7 +26,8 @@ def import_meanwhile() -> threading.Thread:
     def work() -> None:
         with suppress(Exception):
             importlib.import_module("mlflow")
-            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+            if not os.environ.get("MLFLOW_TRACKING_URI", "").startswith(("http://", "https://")):
+                importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
 
     be_quiet()
     thread = threading.Thread(target=work, name="import-mlflow")
