@@ -29,8 +29,8 @@ GPU_WORKER_CPUS = 4.0
 CPU_WORKER_CPUS = 2.0
 SINGLE_MACHINE_START_S = 60
 SINGLE_MACHINE_LOOK_S = 0.25
-"""How often the workers of a single machine are looked at. Ray's own 2 s are meant for many nodes; a worker that has a checkpoint to
-report, or has ended, waits for them: epochs of a second took two, and the end of a run four."""
+"""How often the workers of a single machine are looked at. A worker that has a checkpoint to report, or has ended, waits for that: with
+Ray's own 2 s epochs of a second took two, and the end of a run four more."""
 
 
 def grows() -> bool:
@@ -83,7 +83,7 @@ def worker_threads(settings: TrainingSection, resources: Mapping[str, float]) ->
     the recipe says so (`training.worker_cpus`), else its share of the single machine; at most OMP_NUM_THREADS, where that is set.
 
     More threads than cores do not merely share them: each waits for the others without giving its core up, and two trainings at once
-    are a tenth as fast as one after another.
+    take several times as long as one after the other.
     """
     of_machine = cluster_cpus() / settings.workers
     found = max(1, int(resources["CPU"] if grows() or settings.worker_cpus else of_machine))

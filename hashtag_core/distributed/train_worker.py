@@ -57,9 +57,8 @@ def _make_loop(job: TrainJob, threads: int) -> TrainingLoop:
     context = ray.train.get_context()
     check_storage(job.record_file, job.run_id)
     check_disk(job)
-    share = (
-        len(os.sched_getaffinity(0)) // context.get_local_world_size()
-    )  # less than Ray counts where a process is held to some
+    # Ray counts the machine's cores, also where a process is held to some of them.
+    share = len(os.sched_getaffinity(0)) // context.get_local_world_size()
     torch.set_num_threads(max(1, min(threads, share)))
     checkpoint = ray.train.get_checkpoint()
     loop = make_loop(

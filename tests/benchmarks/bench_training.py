@@ -54,9 +54,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, make_posts, write_archive) -
     recipe = read_recipe(Path("jobs/recipes") / f"{FAMILY}.toml", overrides)
     posts = make_posts(POSTS, users=50)
     archive = write_archive(folder / "archive", posts)
-    with (
-        connect()
-    ):  # and ended again: a Ray that is up costs the others time, and its port three seconds of their start
+    # Ended again: a Ray that is up costs the others time, and its port three seconds of their start.
+    with connect():
         prepare(plan_prepare(recipe, str(archive), str(folder / "dataset")))
         plan = plan_training(recipe, str(folder / "dataset"))
         cache = ensure_features(plan.dataset, recipe.encoders, plan.needs, ("train", "validation"), None)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -134,6 +135,26 @@ def test_an_error_that_a_fresh_worker_would_meet_again_is_no_lost_worker(
 
     monkeypatch.setattr(worker_module, "_make_loop", make_loop)
     assert worker_module.train_worker(None, 1) is error  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("given", "cores", "local", "threads"), [(2, 8, 1, 2), (8, 8, 2, 4), (8, 1, 2, 1)])
+def test_a_worker_computes_with_the_threads_that_it_was_given(
+    given: int, cores: int, local: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most with its share of the cores that its process may use."""
+    context = SimpleNamespace(
+        get_local_world_size=lambda: local, get_world_rank=lambda: 1, get_world_size=lambda: local
+    )
+    monkeypatch.setattr(worker_module.ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(worker_module.ray.train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(worker_module.ray.train.torch, "get_device", lambda: "cpu")
+    monkeypatch.setattr(worker_module.os, "sched_getaffinity", lambda pid: set(range(cores)))
+    for name in ("check_storage", "check_disk", "Validation", "make_loop"):
+        monkeypatch.setattr(worker_module, name, lambda *some, **more: None)
+    found: list[int] = []
+    monkeypatch.setattr(worker_module.torch, "set_num_threads", found.append)
+    worker_module._make_loop(SimpleNamespace(record_file="", run_id=""), given)  # type: ignore[arg-type]
+    assert found == [threads]
 
 
 def test_a_store_that_does_not_answer_is_asked_again_by_a_fresh_worker(monkeypatch: pytest.MonkeyPatch) -> None:
