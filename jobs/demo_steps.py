@@ -1,6 +1,8 @@
 """The steps of the demo, and how their results are shown. `jobs/demo.py` imports it when the demo is run: it brings Ray and torch."""
 
 import argparse
+import atexit
+import gc
 import logging
 import sys
 import time
@@ -134,6 +136,8 @@ def _show_posts(dataset: Dataset, champion: str) -> None:
         for row in table.to_pylist()
         if row["hashtags"]
     }
+    # DuckDB tells at length of what it calls leaked where a process ends without a last search for cycles, as jobs do.
+    atexit.unregister(gc.freeze)
     tagged = dict(
         duckdb.execute(
             "SELECT post_id, hashtags FROM read_parquet(?, hive_partitioning = false) WHERE model_version = ?",
